@@ -1,0 +1,38 @@
+"""Adversarial training that does not overfit, in Keras 3.
+
+`WakeModel` wraps a classifier; `attacks`, `objectives` and `schedules` are
+its parts; `callbacks` switch on the averaged teacher, attribution and the
+collapse monitor.
+"""
+
+from keras_wake import attacks
+from keras_wake import attribution
+from keras_wake import callbacks
+from keras_wake import datasets
+from keras_wake import losses
+from keras_wake import models
+from keras_wake import objectives
+from keras_wake import schedules
+from keras_wake import visualization
+from keras_wake._version import __version__
+from keras_wake.callbacks import CatastrophicOverfitMonitor
+from keras_wake.callbacks import CrossClassAttribution
+from keras_wake.callbacks import EMATeacher
+from keras_wake.wake_model import WakeModel
+
+__all__ = [
+    "CatastrophicOverfitMonitor",
+    "CrossClassAttribution",
+    "EMATeacher",
+    "WakeModel",
+    "__version__",
+    "attacks",
+    "attribution",
+    "callbacks",
+    "datasets",
+    "losses",
+    "models",
+    "objectives",
+    "schedules",
+    "visualization",
+]

@@ -1,0 +1,75 @@
+"""Argument checks shared by every public object of keras-wake.
+
+Each function takes exactly one keyword argument, whose name is the name the
+user knows, and returns the value in its plain Python type. A message says
+what was expected, what was received and, where it is short, what to do.
+"""
+
+import math
+import numbers
+from typing import Any
+
+
+def _name_and_value(kwargs: dict[str, Any]) -> tuple[str, Any]:
+    ((name, value),) = kwargs.items()
+    return name, value
+
+
+def _fail(name: str, expected: str, value: Any, hint: str = "") -> ValueError:
+    hint = f" {hint}" if hint else ""
+    return ValueError(
+        f"`{name}` must be {expected}. Received: {name}={value!r}.{hint}"
+    )
+
+
+def real(hint: str = "", **kwargs: Any) -> float:
+    """A finite real number."""
+    name, value = _name_and_value(kwargs)
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(
+            f"`{name}` must be a real number. Received: {name}={value!r} "
+            f"(of type {type(value).__name__}). {hint}".rstrip()
+        )
+    if not math.isfinite(value):
+        raise _fail(name, "finite", value, hint)
+    return float(value)
+
+
+def positive(hint: str = "", **kwargs: Any) -> float:
+    """A real number above 0."""
+    name, value = _name_and_value(kwargs)
+    number = real(hint, **kwargs)
+    if number <= 0:
+        raise _fail(name, "greater than 0", value, hint)
+    return number
+
+
+def in_range(low: float, high: float, hint: str = "", **kwargs: Any) -> float:
+    """A real number in the closed interval [low, high]."""
+    name, value = _name_and_value(kwargs)
+    number = real(hint, **kwargs)
+    if not low <= number <= high:
+        raise _fail(name, f"between {low:g} and {high:g}", value, hint)
+    return number
+
+
+def integer(minimum: int, hint: str = "", **kwargs: Any) -> int:
+    """A whole number that is at least `minimum`."""
+    name, value = _name_and_value(kwargs)
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(
+            f"`{name}` must be an integer. Received: {name}={value!r} "
+            f"(of type {type(value).__name__}). {hint}".rstrip()
+        )
+    if value < minimum:
+        raise _fail(name, f"at least {minimum}", value, hint)
+    return int(value)
+
+
+def one_of(allowed: Any, hint: str = "", **kwargs: Any) -> Any:
+    """One of the values in `allowed`."""
+    name, value = _name_and_value(kwargs)
+    if value not in tuple(allowed):
+        names = ", ".join(repr(item) for item in allowed)
+        raise _fail(name, f"one of {names}", value, hint)
+    return value

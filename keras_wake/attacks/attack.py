@@ -1,0 +1,160 @@
+"""What all attacks share: checks, compilation, and the final guarantee.
+
+An attack's author writes `run`. Users call the attack on a classifier and a
+batch; a training step calls `perturb` with tensors it has checked already.
+Both end in the same projection, so that no attack leaves its threat model.
+"""
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_wake import _inputs
+from keras_wake import backend
+from keras_wake._random import CounterSeed
+from keras_wake.attacks.threat_model import ThreatModel
+
+
+class Attack:
+    """Base of all attacks.
+
+    Args:
+        norm: `"linf"` or `"l2"`.
+        epsilon: Radius in pixel units.
+        bounds: Smallest and largest pixel value.
+    """
+
+    def __init__(
+        self,
+        norm: str = "linf",
+        epsilon: float = 8 / 255,
+        bounds: tuple[float, float] = (0.0, 1.0),
+    ) -> None:
+        self.threat_model = ThreatModel(norm, epsilon, bounds)
+        self._compiled: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+    @property
+    def norm(self) -> str:
+        """Name of the norm."""
+        return self.threat_model.norm
+
+    @property
+    def epsilon(self) -> float:
+        """Radius in pixel units."""
+        return self.threat_model.epsilon
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Smallest and largest pixel value."""
+        return self.threat_model.bounds
+
+    def run(self, classifier: Callable, x: Any, labels: Any, seed: Any) -> Any:
+        """Finds perturbations; what a subclass defines.
+
+        Args:
+            classifier: Maps images (batch, ...) to logits (batch, K).
+            x: Float32 tensor (batch, ...), clean images.
+            labels: Float32 tensor (batch, K), one-hot or soft.
+            seed: What `keras.random` functions take as `seed`.
+
+        Returns:
+            Float32 tensor of perturbations, same shape as `x`.
+        """
+        raise TypeError(
+            f"`{type(self).__name__}` must define "
+            "`run(classifier, x, labels, seed)`."
+        )
+
+    def perturb(self, classifier: Any, x: Any, labels: Any, seed: Any) -> Any:
+        """Adversarial images inside a step that is being compiled.
+
+        Args:
+            classifier: `keras.Model` that returns logits.
+            x: Float32 tensor (batch, ...), images within the bounds.
+            labels: Float32 tensor (batch, K), one-hot or soft.
+            seed: What `keras.random` functions take as `seed`.
+
+        Returns:
+            Float32 tensor like `x`, inside the ball around `x` and inside
+            the bounds, without a gradient.
+        """
+        self.threat_model.check_images(x)
+        delta = self.run(classifier, x, labels, seed)
+        delta = self.threat_model.project(delta, x)
+        # Once more after the addition, which rounds.
+        return ops.stop_gradient(ops.clip(x + delta, *self.bounds))
+
+    def __call__(
+        self, classifier: Any, x: Any, y: Any, seed: int | None = None
+    ) -> Any:
+        """Attacks one batch of images.
+
+        Args:
+            classifier: Built `keras.Model` that returns logits (batch, K).
+            x: Float array (batch, ...), images within the bounds.
+            y: Integer array (batch,), or one-hot or soft labels (batch, K).
+            seed: Integer for random numbers that are the same in every
+                call. Defaults to `None`: new ones in every call.
+
+        Returns:
+            Float32 tensor like `x`: x + δ, within the threat model.
+
+        Raises:
+            TypeError: If `classifier` is no model, or for a wrong dtype of
+                images or labels.
+            ValueError: If the classifier does not return logits, for images
+                outside the bounds or with NaN, or for labels that name no
+                class.
+        """
+        if classifier not in self._compiled_or_empty(classifier):
+            self._compiled[classifier] = self._compile(classifier)
+        run, num_classes = self._compiled[classifier]
+        data = (ops.convert_to_tensor(x), ops.convert_to_tensor(y))
+        x, labels = next(
+            _inputs.checked_batches(
+                data, num_classes, self.bounds, max(1, len(data[0]))
+            )
+        )
+        if seed is None:
+            seed = keras.random.randint((), 0, 2**31 - 1)
+        return run(x, labels, ops.cast(seed, "uint32"))
+
+    def _compiled_or_empty(self, classifier: Any) -> Any:
+        # A dictionary of weak references refuses what cannot be referenced.
+        return self._compiled if isinstance(classifier, keras.Model) else ()
+
+    def _compile(self, classifier: Any) -> tuple[Callable, int]:
+        num_classes = _inputs.check_classifier(classifier)
+        # The cache must not keep alive a model that the user has let go.
+        reference = weakref.ref(classifier)
+
+        def run(x: Any, labels: Any, seed: Any) -> Any:
+            return self.perturb(reference(), x, labels, CounterSeed(seed))
+
+        return backend.compile(run), num_classes
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Compiled functions can be neither copied nor pickled.
+        state = self.__dict__.copy()
+        state["_compiled"] = weakref.WeakKeyDictionary()
+        return state
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of the constructor."""
+        return {
+            "norm": self.norm,
+            "epsilon": self.epsilon,
+            "bounds": list(self.bounds),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Attack":
+        """Makes the attack again from `get_config()`."""
+        return cls(**config)
+
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{k}={v!r}" for k, v in self.get_config().items())
+        return f"{type(self).__name__}({settings})"

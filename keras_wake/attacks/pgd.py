@@ -1,0 +1,201 @@
+"""Projected gradient descent and its one-step relative, FGSM."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_wake import _validate
+from keras_wake import backend
+from keras_wake.attacks.attack import Attack
+from keras_wake.losses import cross_entropy
+
+
+@keras.saving.register_keras_serializable(package="keras_wake")
+class PGD(Attack):
+    """Projected gradient descent (Madry et al. 2018), untargeted.
+
+    From δ = 0 or a random start, `steps` times:
+
+        δ ← Π_ball(δ + step_size · direction(∇_δ Σ_i CE(f(x_i + δ_i), y_i)))
+        δ ← clip(x + δ, bounds) − x
+
+    The direction is the sign of the gradient for ℓ∞ and the gradient divided
+    by its ℓ2 norm for ℓ2. The sum over samples makes δ_i independent of the
+    other images of the batch. The classifier runs in inference mode, and
+    nothing in it changes: neither batch-norm statistics nor dropout state.
+
+    Args:
+        norm: `"linf"` or `"l2"`. Defaults to `"linf"`.
+        epsilon: Radius in pixel units of [0, 1]. Defaults to `8/255`.
+        step_size: Length of a step in the same units. Defaults to a quarter
+            of `epsilon`.
+        steps: Number of steps. With `steps=0` or `epsilon=0` the attack
+            returns `x`. Defaults to `10`.
+        random_start: Whether to start at a random point of the ball: for ℓ∞
+            uniform in it, for ℓ2 a Gaussian direction with a radius uniform
+            in [0, epsilon]. Defaults to `True`.
+        bounds: Smallest and largest pixel value. Defaults to `(0.0, 1.0)`.
+        training: Whether to run the classifier in training mode instead, with
+            batch statistics and dropout; δ then depends on the whole batch,
+            the state of the classifier still stays as it is. Defaults to
+            `False`.
+
+    Raises:
+        ValueError: For an unknown norm, or a radius, step size or number of
+            steps that is negative or larger than the range of pixels.
+
+    Example:
+
+    ```python
+    classifier = keras_wake.models.SmallCNN()
+    attack = keras_wake.attacks.PGD("linf", epsilon=8/255, step_size=2/255)
+    x = np.random.uniform(size=(8, 32, 32, 3)).astype("float32")
+    y = np.arange(8)
+    x_adv = attack(classifier, x, y, seed=0)  # (8, 32, 32, 3)
+    ```
+    """
+
+    def __init__(
+        self,
+        norm: str = "linf",
+        epsilon: float = 8 / 255,
+        step_size: float | None = None,
+        steps: int = 10,
+        random_start: bool = True,
+        bounds: tuple[float, float] = (0.0, 1.0),
+        training: bool = False,
+    ) -> None:
+        super().__init__(norm, epsilon, bounds)
+        if step_size is None:
+            step_size = self.epsilon / 4
+        self.step_size = self.threat_model.check_length(step_size=step_size)
+        self.steps = _validate.integer(0, steps=steps)
+        self.random_start = bool(random_start)
+        self.training = bool(training)
+
+    def run(self, classifier: Callable, x: Any, labels: Any, seed: Any) -> Any:
+        """Perturbations after `steps` steps, float32 like `x`."""
+        if self.steps == 0 or self.epsilon == 0:
+            return ops.zeros_like(x)
+        threat = self.threat_model
+
+        def total_loss(images: Any) -> Any:
+            # In training mode a call would update statistics and seeds;
+            # the scope takes such updates and drops them.
+            with keras.StatelessScope():
+                logits = classifier(images, training=self.training)
+            return ops.sum(cross_entropy(labels, logits))
+
+        def step(_: Any, delta: Any) -> Any:
+            gradient = backend.input_gradient(total_loss, x + delta)
+            delta = delta + self.step_size * threat.steepest(gradient)
+            return threat.project(delta, x)
+
+        if self.random_start:
+            delta = threat.random_perturbation(x, seed)
+        else:
+            delta = ops.zeros_like(x)
+        return ops.fori_loop(0, self.steps, step, delta)
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of the constructor."""
+        return {
+            **super().get_config(),
+            "step_size": self.step_size,
+            "steps": self.steps,
+            "random_start": self.random_start,
+            "training": self.training,
+        }
+
+    @staticmethod
+    def for_evaluation(attack: Attack, steps: int = 20) -> "PGD":
+        """PGD as it is used to evaluate, in the threat model of `attack`.
+
+        Args:
+            attack: Any attack.
+            steps: Number of steps. Defaults to `20`.
+
+        Returns:
+            A `PGD` with step size epsilon / 4 for ℓ∞ and epsilon / 8 for ℓ2.
+
+        Example:
+
+        >>> PGD.for_evaluation(FGSM(epsilon=8 / 255)).steps
+        20
+        """
+        return PGD(
+            norm=attack.norm,
+            epsilon=attack.epsilon,
+            step_size=attack.epsilon / (4 if attack.norm == "linf" else 8),
+            steps=steps,
+            bounds=attack.bounds,
+        )
+
+
+@keras.saving.register_keras_serializable(package="keras_wake")
+class FGSM(PGD):
+    """Fast gradient sign method (Goodfellow et al. 2015): PGD in one step.
+
+    δ = step_size · direction(∇_x CE(f(x + δ_0), y)) + δ_0, projected, with
+    δ_0 = 0 or random.
+
+    Args:
+        norm: `"linf"` or `"l2"`. Defaults to `"linf"`.
+        epsilon: Radius in pixel units of [0, 1]. Defaults to `8/255`.
+        step_size: Length of the step. Defaults to `epsilon`.
+        random_start: Whether δ_0 is random. Defaults to `False`.
+        bounds: Smallest and largest pixel value. Defaults to `(0.0, 1.0)`.
+        training: Whether to run the classifier in training mode. Defaults to
+            `False`.
+
+    Example:
+
+    >>> FGSM(epsilon=8 / 255).steps
+    1
+    """
+
+    def __init__(
+        self,
+        norm: str = "linf",
+        epsilon: float = 8 / 255,
+        step_size: float | None = None,
+        random_start: bool = False,
+        bounds: tuple[float, float] = (0.0, 1.0),
+        training: bool = False,
+    ) -> None:
+        super().__init__(
+            norm=norm,
+            epsilon=epsilon,
+            step_size=epsilon if step_size is None else step_size,
+            steps=1,
+            random_start=random_start,
+            bounds=bounds,
+            training=training,
+        )
+
+    @classmethod
+    def fast_at(cls, epsilon: float = 8 / 255) -> "FGSM":
+        """FGSM-RS, the attack of Fast-AT (Wong et al. 2020).
+
+        One ℓ∞ step of 1.25 · epsilon from a uniform random start.
+
+        Args:
+            epsilon: Radius in pixel units of [0, 1]. Defaults to `8/255`.
+
+        Returns:
+            An `FGSM`.
+
+        Example:
+
+        >>> FGSM.fast_at(epsilon=8 / 255).random_start
+        True
+        """
+        return cls(epsilon=epsilon, step_size=1.25 * epsilon, random_start=True)
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of the constructor."""
+        config = super().get_config()
+        del config["steps"]
+        return config

@@ -1,0 +1,181 @@
+"""What an adversary may do: a norm, a radius and the bounds of a pixel.
+
+A norm is a small object with four operations and a place in the table
+`NORMS`; a threat model puts a radius and bounds to it. Perturbations are
+float32 tensors of shape (batch, ...), in the units of the images.
+"""
+
+import math
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_wake import _validate
+
+
+def _per_sample(values: Any, like: Any) -> Any:
+    """Reshapes (batch,) so that it broadcasts against (batch, ...)."""
+    return ops.reshape(values, (-1,) + (1,) * (len(like.shape) - 1))
+
+
+class Linf:
+    """The maximum norm: every pixel moves by at most epsilon."""
+
+    name = "linf"
+
+    def size(self, delta: Any) -> Any:
+        """Norm of each sample of `delta`, shape (batch,)."""
+        axes = tuple(range(1, len(delta.shape)))
+        return ops.max(ops.abs(delta), axis=axes)
+
+    def random(self, shape: Any, epsilon: float, seed: Any) -> Any:
+        """Uniform in [-epsilon, epsilon], each pixel for itself."""
+        return keras.random.uniform(
+            shape, -epsilon, epsilon, dtype="float32", seed=seed
+        )
+
+    def steepest(self, gradient: Any) -> Any:
+        """The direction of norm 1 that ascends fastest."""
+        return ops.sign(gradient)
+
+    def project(self, delta: Any, epsilon: float) -> Any:
+        """The point of the ball that is nearest to `delta`."""
+        return ops.clip(delta, -epsilon, epsilon)
+
+    def diameter(self, shape: tuple, width: float) -> float:
+        """Largest distance of two images whose pixels span `width`."""
+        return width
+
+
+class L2:
+    """The Euclidean norm over all pixels and channels of an image."""
+
+    name = "l2"
+
+    def size(self, delta: Any) -> Any:
+        """Norm of each sample of `delta`, shape (batch,)."""
+        axes = tuple(range(1, len(delta.shape)))
+        return ops.sqrt(ops.sum(ops.square(delta), axis=axes))
+
+    def random(self, shape: Any, epsilon: float, seed: Any) -> Any:
+        """Gaussian direction, radius r * epsilon with r uniform in [0, 1]."""
+        direction = keras.random.normal(shape, dtype="float32", seed=seed)
+        radius = keras.random.uniform((shape[0],), dtype="float32", seed=seed)
+        scale = epsilon * radius / (self.size(direction) + 1e-12)
+        return direction * _per_sample(scale, direction)
+
+    def steepest(self, gradient: Any) -> Any:
+        """The direction of norm 1 that ascends fastest."""
+        # 1e-10 keeps a zero gradient at zero.
+        return gradient / _per_sample(self.size(gradient) + 1e-10, gradient)
+
+    def project(self, delta: Any, epsilon: float) -> Any:
+        """The point of the ball that is nearest to `delta`."""
+        scale = epsilon / ops.maximum(self.size(delta), max(epsilon, 1e-12))
+        return delta * _per_sample(scale, delta)
+
+    def diameter(self, shape: tuple, width: float) -> float:
+        """Largest distance of two images whose pixels span `width`."""
+        return width * math.sqrt(math.prod(shape))
+
+
+NORMS = {norm.name: norm for norm in (Linf, L2)}
+
+
+class ThreatModel:
+    """The set of perturbations that an adversary may choose from.
+
+    A perturbation δ of an image x is allowed if ‖δ‖ ≤ epsilon and every
+    pixel of x + δ lies within `bounds`.
+
+    Args:
+        norm: `"linf"` or `"l2"`. Defaults to `"linf"`.
+        epsilon: Radius in pixel units (8/255 is eight grey levels where the
+            bounds are 0 and 1). Defaults to `8/255`.
+        bounds: Pair of floats, the smallest and the largest pixel value.
+            Defaults to `(0.0, 1.0)`.
+
+    Raises:
+        ValueError: For an unknown norm, a negative radius, a radius larger
+            than the range of pixels, or bounds that are not ascending.
+
+    Example:
+
+    >>> threat = ThreatModel("linf", epsilon=8 / 255)
+    >>> threat.norm, threat.bounds
+    ('linf', (0.0, 1.0))
+    """
+
+    def __init__(
+        self,
+        norm: str = "linf",
+        epsilon: float = 8 / 255,
+        bounds: tuple[float, float] = (0.0, 1.0),
+    ) -> None:
+        self.norm = _validate.one_of(NORMS, norm=norm)
+        self._norm = NORMS[norm]()
+        try:
+            low, high = (float(bound) for bound in bounds)
+        except (TypeError, ValueError):
+            low = high = 0.0
+        if not low < high:
+            raise ValueError(
+                "`bounds` must be two ascending numbers, the smallest and the "
+                f"largest pixel value. Received: bounds={bounds!r}."
+            )
+        self.bounds = (low, high)
+        self.epsilon = self.check_length(epsilon=epsilon)
+
+    def check_length(self, **kwargs: Any) -> float:
+        """Checks that a radius or step size fits the range of pixels."""
+        ((name, value),) = kwargs.items()
+        low, high = self.bounds
+        # How long an l2 perturbation may be depends on the image's size.
+        limit = high - low if self.norm == "linf" else math.inf
+        number = _validate.real(**kwargs)
+        if not 0 <= number <= limit * (1 + 1e-6):
+            expected = (
+                f"between 0 and {limit:g}, the range of the pixels"
+                if limit < math.inf
+                else "at least 0"
+            )
+            raise ValueError(
+                f"`{name}` must be {expected}. Received: {name}={value!r}. "
+                "It is in pixel units: eight grey levels of images in "
+                "[0, 1] are 8/255."
+            )
+        return number
+
+    def check_images(self, x: Any) -> None:
+        """Checks that the radius makes sense for images of this shape."""
+        low, high = self.bounds
+        shape = tuple(x.shape[1:])
+        if None in shape:
+            return
+        limit = self._norm.diameter(shape, high - low)
+        if self.epsilon > limit * (1 + 1e-6):
+            raise ValueError(
+                f"`epsilon` must be at most {limit:g}, the largest {self.norm} "
+                f"distance of two images of shape {shape}. Received: "
+                f"epsilon={self.epsilon!r}. It is in pixel units: 128/255, "
+                "not 128."
+            )
+
+    def random_perturbation(self, x: Any, seed: Any) -> Any:
+        """A random allowed perturbation of `x`, same shape."""
+        delta = self._norm.random(ops.shape(x), self.epsilon, seed)
+        return self.project(delta, x)
+
+    def steepest(self, gradient: Any) -> Any:
+        """The direction of norm 1 along which a loss rises fastest."""
+        return self._norm.steepest(gradient)
+
+    def project(self, delta: Any, x: Any) -> Any:
+        """Brings `delta` into the ball, then `x + delta` into the bounds."""
+        delta = self._norm.project(delta, self.epsilon)
+        return ops.clip(x + delta, *self.bounds) - x
+
+    def size(self, delta: Any) -> Any:
+        """Norm of each sample of `delta`, shape (batch,)."""
+        return self._norm.size(delta)

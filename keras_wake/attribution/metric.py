@@ -1,0 +1,57 @@
+"""CAS as a Keras metric, accumulated batch by batch in the validation pass."""
+
+import warnings
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_wake.attribution.correlation import class_sums
+from keras_wake.attribution.correlation import cosine_matrix
+
+
+class ClassAttributionSimilarity(keras.metrics.Metric):
+    """CAS of everything seen since the last reset.
+
+    The state is the sum of attribution vectors of each class and the number
+    of samples, so replicas and batches add up.
+
+    Args:
+        num_classes: K.
+        features: n, the size of g(x).
+        name: Key in the logs.
+    """
+
+    def __init__(self, num_classes: int, features: int, name: str) -> None:
+        super().__init__(name=name, dtype="float32")
+        self.sums = self.add_variable(
+            (num_classes, features), initializer="zeros", name="sums"
+        )
+        self.counts = self.add_variable(
+            (num_classes,), initializer="zeros", name="counts"
+        )
+
+    def update_state(self, labels: Any, features: Any, kernel: Any) -> None:
+        """Adds a batch: labels (batch, K), features (batch, n), kernel (n, K)."""
+        sums, counts = class_sums(labels, features, kernel)
+        self.sums.assign_add(sums)
+        self.counts.assign_add(counts)
+
+    def result(self) -> Any:
+        """CAS, a float32 scalar; classes without a direction are left out."""
+        # The mean of a class has the direction of its sum.
+        sums = ops.convert_to_tensor(self.sums)
+        norms = ops.sqrt(ops.sum(ops.square(sums), axis=1, keepdims=True))
+        # A zero row stays zero and adds nothing.
+        unit = sums / ops.where(norms > 0, norms, ops.ones_like(norms))
+        matrix = ops.maximum(ops.matmul(unit, ops.transpose(unit)), 0.0)
+        return ops.sum(matrix) - ops.sum(ops.diagonal(matrix))
+
+    def matrix(self) -> np.ndarray:
+        """The correlation matrix (K, K) as a float64 array."""
+        sums = ops.convert_to_numpy(ops.convert_to_tensor(self.sums))
+        with warnings.catch_warnings():
+            # The callback warns once, not in every epoch.
+            warnings.simplefilter("ignore")
+            return cosine_matrix(sums)

@@ -1,0 +1,217 @@
+"""Notices the collapse of single-step adversarial training.
+
+In catastrophic overfitting the network learns to fool the single-step attack:
+accuracy under that attack jumps up while accuracy under a multi-step attack
+falls to near 0, often within an epoch. Neither the loss nor the single-step
+accuracy shows it.
+"""
+
+import itertools
+import warnings
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_wake import _inputs
+from keras_wake import _validate
+from keras_wake.attacks import FGSM
+from keras_wake.attacks import PGD
+
+
+class CatastrophicOverfitMonitor(keras.callbacks.Callback):
+    """Compares multi-step with single-step robust accuracy as training runs.
+
+    On a small fixed part of the training data it measures the student's
+    accuracy under one step of the gradient's sign (for ℓ2 its direction) and
+    under PGD. It reports a collapse when
+
+        single − multi ≥ gap   and   multi ≤ ratio · single.
+
+    A sound network loses only a few points from one to the other. The logs
+    get `single_step_accuracy` and `multi_step_accuracy`; `history` holds a
+    dictionary for each check, `collapsed` whether one was bad.
+
+    Args:
+        data: Pair of arrays (x, y), or anything that yields such batches.
+            Defaults to `None`: the first `samples` images of the training
+            data of `fit`.
+        samples: How many images are used. Defaults to `256`.
+        every: `"epoch"`, or an integer n: every n steps. Defaults to
+            `"epoch"`.
+        action: On a collapse `"warn"`, `"stop"` training, or `"rollback"`:
+            go back to student, teacher and optimiser as they were at the
+            last good check, then stop. Defaults to `"warn"`.
+        gap: Least difference of the two accuracies. Defaults to `0.25`.
+        ratio: Largest share of the single-step accuracy that is left under
+            the multi-step attack. Defaults to `0.5`.
+        single_step: Attack in one step. Defaults to `None`: plain FGSM in
+            the threat model of the training attack.
+        multi_step: Stronger attack. Defaults to `None`: PGD with 10 steps
+            in the same threat model.
+
+    Raises:
+        ValueError: For an unknown action or interval, numbers out of range,
+            or, in `fit`, an empty data set.
+
+    Example:
+
+    ```python
+    monitor = keras_wake.callbacks.CatastrophicOverfitMonitor(
+        every=50, action="rollback"
+    )
+    model.fit(train, epochs=30, callbacks=[monitor])
+    ```
+    """
+
+    def __init__(
+        self,
+        data: Any = None,
+        samples: int = 256,
+        every: str | int = "epoch",
+        action: str = "warn",
+        gap: float = 0.25,
+        ratio: float = 0.5,
+        single_step: Any = None,
+        multi_step: Any = None,
+    ) -> None:
+        super().__init__()
+        self.data = data
+        self.samples = _validate.integer(1, samples=samples)
+        if every != "epoch":
+            every = _validate.integer(
+                1, hint='Or pass `every="epoch"`.', every=every
+            )
+        self.every = every
+        actions = ("warn", "stop", "rollback")
+        self.action = _validate.one_of(actions, action=action)
+        self.gap = _validate.in_range(0, 1, gap=gap)
+        self.ratio = _validate.in_range(0, 1, ratio=ratio)
+        self.single_step = single_step
+        self.multi_step = multi_step
+        self._forget()
+
+    def _forget(self) -> None:
+        self.history: list[dict[str, Any]] = []
+        self.collapsed = False
+        self._good: list[tuple[Any, np.ndarray]] | None = None
+        self._epoch = 0
+        self._step = 0
+        self._next_check = 0
+
+    def set_model(self, model: Any) -> None:
+        """Takes the threat model of the training attack."""
+        super().set_model(model)
+        if not hasattr(model, "eval_attack"):
+            raise TypeError(
+                "`CatastrophicOverfitMonitor` works with "
+                "`keras_wake.WakeModel`. Received: a model of type "
+                f"{type(model).__name__}."
+            )
+        attack = model.attack or model.eval_attack
+        threat = {
+            "norm": attack.norm,
+            "epsilon": attack.epsilon,
+            "bounds": attack.bounds,
+        }
+        self._single = self.single_step or FGSM(**threat)
+        self._multi = self.multi_step or PGD.for_evaluation(attack, steps=10)
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Takes the fixed images and starts a new history."""
+        self._forget()
+        data = self.data
+        if data is None:
+            x, y = self.model.fit_data
+            data = x if y is None else (x, y)
+        images, labels, taken = [], [], 0
+        for x, y in _inputs.batches(data, self.samples):
+            images.append(ops.convert_to_numpy(x))
+            labels.append(ops.convert_to_numpy(y))
+            taken += len(images[-1])
+            if taken >= self.samples:
+                break
+        self._x = np.concatenate(images)[: self.samples]
+        self._y = np.concatenate(labels)[: self.samples]
+        classes = self._y if self._y.ndim == 1 else self._y.argmax(axis=1)
+        self._classes = np.reshape(classes, (-1,))
+        if self.every != "epoch":
+            self._next_check = self.every
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Remembers the epoch."""
+        self._epoch = epoch + 1
+        self._epoch_start = self._step
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Checks every n steps, also where one call makes several steps."""
+        self._step = self._epoch_start + batch + 1
+        if self.every != "epoch" and self._step >= self._next_check:
+            self._next_check = self._step + self.every
+            self._check()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Checks once an epoch, and writes the last check into the logs."""
+        if self.every == "epoch":
+            self._check()
+        if logs is not None and self.history:
+            for name in ("single_step_accuracy", "multi_step_accuracy"):
+                logs[name] = self.history[-1][name]
+
+    def _check(self) -> None:
+        if self.collapsed and self.action != "warn":
+            return
+        single = self._accuracy(self._single)
+        multi = self._accuracy(self._multi)
+        bad = single - multi >= self.gap and multi <= self.ratio * single
+        self.history.append(
+            {
+                "epoch": self._epoch,
+                "step": self._step,
+                "single_step_accuracy": single,
+                "multi_step_accuracy": multi,
+                "collapsed": bad,
+            }
+        )
+        if not bad:
+            if self.action == "rollback":
+                self._good = [
+                    (variable, ops.convert_to_numpy(variable))
+                    for variable in itertools.chain(
+                        self.model.variables, self.model.optimizer.variables
+                    )
+                ]
+            return
+        first, self.collapsed = not self.collapsed, True
+        if first:
+            self._report(single, multi)
+
+    def _report(self, single: float, multi: float) -> None:
+        message = (
+            f"Catastrophic overfitting in epoch {self._epoch}, step "
+            f"{self._step}: accuracy on {len(self._x)} training images is "
+            f"{single:.1%} under one step and {multi:.1%} under PGD."
+        )
+        if self.action == "rollback" and self._good is not None:
+            for variable, value in self._good:
+                variable.assign(value)
+            good = [e for e in self.history if not e["collapsed"]][-1]
+            message += (
+                f" The weights are back to those of epoch {good['epoch']}, "
+                f"step {good['step']}."
+            )
+        if self.action != "warn":
+            self.model.stop_training = True
+            message += " Training stops."
+        warnings.warn(
+            message + " A smaller epsilon, a smaller step size or a "
+            "multi-step attack avoids it.",
+            stacklevel=2,
+        )
+
+    def _accuracy(self, attack: Any) -> float:
+        adversarial = attack(self.model.classifier, self._x, self._y, seed=0)
+        logits = self.model.classifier(adversarial, training=False)
+        predicted = np.argmax(ops.convert_to_numpy(logits), axis=1)
+        return float(np.mean(predicted == self._classes))

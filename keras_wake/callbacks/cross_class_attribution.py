@@ -1,0 +1,195 @@
+"""The attribution matrix and CAS, epoch by epoch, during training."""
+
+import os
+import warnings
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_wake import _validate
+from keras_wake import attribution
+
+
+class CrossClassAttribution(keras.callbacks.Callback):
+    """Follows the cross-class attribution matrix and CAS (Algorithm 1).
+
+    Without `data` it rides on the validation pass: the adversarial images
+    that `evaluate` makes anyway give the matrix, at the cost of one product
+    of matrices a batch, and `val_cas` (with a teacher also `val_teacher_cas`)
+    is in the logs for every callback. With `data` it makes its own pass at
+    the end of an epoch and adds the same keys to the logs.
+
+    After each measurement `correlation` is the student's matrix, a NumPy
+    array (K, K), `cas` its score, `teacher_correlation` the teacher's matrix,
+    and `history` a list of dictionaries with `epoch` (counted from 1),
+    `correlation`, `cas` and, with a teacher, `teacher_correlation` and
+    `teacher_cas`.
+
+    Args:
+        data: Pair of arrays or anything that yields (x, y) batches. Defaults
+            to `None`: the validation pass.
+        attack: Attack for `data`. Defaults to `None`: the model's
+            `eval_attack`.
+        every: Measure `data`, and draw, every so many epochs. Defaults to
+            `1`.
+        path: Folder for a PNG of each matrix,
+            `correlation_epoch_0001.png`. Defaults to `None`: no figures. A
+            figure that fails is a warning, never the end of a run.
+        class_names: Names of the classes for the figures.
+        head: Name of the Dense layer for `data`, where it cannot be found.
+            (For the validation pass it is an argument of `WakeModel`.)
+
+    Raises:
+        ValueError: In `fit`, if there is neither `data` nor a validation
+            pass, or if the head is not found.
+
+    Example:
+
+    ```python
+    attribution = keras_wake.callbacks.CrossClassAttribution()
+    model.fit(train, validation_data=validation, callbacks=[attribution])
+    print(attribution.cas, attribution.correlation.shape)
+    ```
+    """
+
+    def __init__(
+        self,
+        data: Any = None,
+        attack: Any = None,
+        every: int = 1,
+        path: str | os.PathLike | None = None,
+        class_names: Any = None,
+        head: Any = None,
+    ) -> None:
+        super().__init__()
+        if data is None and attack is not None:
+            raise ValueError(
+                "`attack` is for `data`; the validation pass uses the model's "
+                f"`eval_attack`. Received: attack={attack!r} without data."
+            )
+        self.data = data
+        self.attack = attack
+        self.every = _validate.integer(1, every=every)
+        self.path = path
+        self.class_names = class_names
+        self.head = head
+        self._forget()
+
+    def _forget(self) -> None:
+        self.history: list[dict[str, Any]] = []
+        self.correlation: np.ndarray | None = None
+        self.teacher_correlation: np.ndarray | None = None
+        self.cas: float | None = None
+        self.teacher_cas: float | None = None
+        self._epoch = 0
+        self._measured = False
+
+    def set_model(self, model: Any) -> None:
+        """Switches on the accumulation, before the step is compiled."""
+        super().set_model(model)
+        if not hasattr(model, "enable_attribution"):
+            raise TypeError(
+                "`CrossClassAttribution` works with `keras_wake.WakeModel`. "
+                f"Received: a model of type {type(model).__name__}. For any "
+                "other model, call "
+                "`keras_wake.attribution.correlation_matrix`."
+            )
+        if self.data is None:
+            model.enable_attribution()
+        else:
+            attribution.find_head(model.classifier, self.head)
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Starts a new history."""
+        self._forget()
+        if self.data is None and not self.model.fit_has_validation:
+            raise ValueError(
+                "`CrossClassAttribution()` measures the validation pass, and "
+                "`fit` has none. Pass `validation_data=` to `fit`, or "
+                "`CrossClassAttribution(data=(x, y))`."
+            )
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Remembers the epoch."""
+        self._epoch = epoch + 1
+        self._measured = False
+
+    def on_test_end(self, logs: Any = None) -> None:
+        """Reads the matrix that the pass has accumulated."""
+        if self.data is None:
+            model = self.model
+            teacher = model.teacher_in_use
+            self._record(
+                model.attribution.matrix(),
+                model.teacher_attribution.matrix() if teacher else None,
+            )
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Measures `data`, and draws."""
+        due = self._epoch % self.every == 0
+        if self.data is not None and due:
+            student = self._matrix_of(self.model.classifier)
+            teacher = None
+            if self.model.teacher_in_use:
+                teacher = self._matrix_of(self.model.teacher)
+            self._record(student, teacher)
+            if logs is not None:
+                logs["val_cas"] = self.cas
+                if teacher is not None:
+                    logs["val_teacher_cas"] = self.teacher_cas
+        if self.path is not None and due and self._measured:
+            self._draw()
+
+    def _matrix_of(self, network: Any) -> np.ndarray:
+        attack = self.attack or self.model.eval_attack
+        with warnings.catch_warnings():
+            # `_record` warns, once.
+            warnings.simplefilter("ignore")
+            return attribution.correlation_matrix(
+                network, self.data, attack, self.head
+            )
+
+    def _record(self, student: np.ndarray, teacher: np.ndarray | None) -> None:
+        missing = int(np.isnan(np.diagonal(student)).sum())
+        if missing and not self.history:
+            warnings.warn(
+                f"{missing} of {len(student)} classes have no samples or a "
+                "zero attribution vector: their entries of the correlation "
+                "matrix are NaN and left out of CAS.",
+                stacklevel=2,
+            )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.correlation = student
+            self.cas = attribution.cas(student)
+            entry = {
+                "epoch": self._epoch,
+                "correlation": student,
+                "cas": self.cas,
+            }
+            if teacher is not None:
+                self.teacher_correlation = teacher
+                self.teacher_cas = attribution.cas(teacher)
+                entry["teacher_correlation"] = teacher
+                entry["teacher_cas"] = self.teacher_cas
+        self.history.append(entry)
+        self._measured = True
+
+    def _draw(self) -> None:
+        name = f"correlation_epoch_{self._epoch:04d}.png"
+        try:
+            from keras_wake import visualization
+
+            visualization.plot_correlation_matrix(
+                self.correlation,
+                class_names=self.class_names,
+                title=f"Epoch {self._epoch}, CAS {self.cas:.1f}",
+                path=os.path.join(os.fspath(self.path), name),
+            )
+        except Exception as error:
+            warnings.warn(
+                f"The figure {name} could not be drawn: {error!r}. Training "
+                "goes on.",
+                stacklevel=2,
+            )

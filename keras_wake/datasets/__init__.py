@@ -1,0 +1,6 @@
+"""Image data as deterministic `tf.data` pipelines with a validation split."""
+
+from keras_wake.datasets.loading import load
+from keras_wake.datasets.splits import Splits
+
+__all__ = ["Splits", "load"]

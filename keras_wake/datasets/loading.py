@@ -1,0 +1,264 @@
+"""`load`: a data set by name, split, shuffled and augmented."""
+
+import numbers
+import os
+from typing import Any
+
+import numpy as np
+
+from keras_wake import _validate
+from keras_wake.datasets import folder, pipeline, sources
+from keras_wake.datasets.sampling import stratified_sample
+from keras_wake.datasets.splits import Splits
+
+DATASETS = ("digits", "cifar10", "cifar100", "folder")
+LABEL_MODES = ("int", "categorical")
+CIFAR_CLASSES = {"cifar10": 10, "cifar100": 100}
+
+
+def load(
+    name: str,
+    *,
+    data_dir: str | os.PathLike | None = None,
+    batch_size: int = 128,
+    validation_split: float | int = 0.1,
+    limit: int | None = None,
+    test_limit: int | None = None,
+    image_size: tuple[int, int] | None = None,
+    augment: str | None = None,
+    seed: int = 0,
+    initial_epoch: int = 0,
+    label_mode: str = "int",
+) -> Splits:
+    """Loads images for training, validation and test.
+
+    The validation images are taken from the training data and the test
+    images are not touched, so the best epoch can be chosen without looking
+    at the test set. All samples keep the proportions of the classes and
+    depend on `seed` alone. Images are kept in memory as uint8.
+
+    Args:
+        name: The data set:
+            "digits", scikit-learn's 8x8 grey digits, which need no download;
+            "cifar10" and "cifar100", through TensorFlow Datasets, or read
+            from `data_dir` where that has the layout of "folder";
+            "folder", JPEG, PNG and BMP images in
+            `data_dir/train/<class>/` and `data_dir/test/<class>/`, labelled
+            in the alphabetical order of the class names.
+        data_dir: Folder of the data. Defaults to None, which for CIFAR is
+            the folder of TensorFlow Datasets.
+        batch_size: Images per batch; the last one of a pass may be smaller.
+            Defaults to 128.
+        validation_split: Part of the training data set aside for
+            validation: a fraction below 1, or an integer number of images.
+            With 0 there are none. Defaults to 0.1.
+        limit: Number of training images to use, of those that validation
+            leaves. Defaults to None, which is all.
+        test_limit: Number of test images to use. Defaults to None, all.
+        image_size: `(height, width)` to which the images of a folder are
+            resized. Defaults to None: they must all have one size.
+        augment: "crop_flip", the published one (random crop after reflecting
+            4 pixels at the edges, horizontal flip with probability 1/2),
+            "flip" or "none". Defaults to None: "none" for digits, else
+            "crop_flip".
+        seed: Decides on samples, order and augmentation. Defaults to 0.
+        initial_epoch: Epoch of the first pass over the training images; a
+            resumed run that passes it sees the batches that the run would
+            have seen without a break. Defaults to 0.
+        label_mode: "int" for int32 labels, "categorical" for one-hot
+            float32. Defaults to "int".
+
+    Returns:
+        `Splits` with the data sets `train`, `validation` and `test`, which
+        yield float32 images in [0, 1] and labels.
+
+    Raises:
+        ValueError: An argument or the content of a folder is not usable.
+        TypeError: An argument has the wrong type.
+        FileNotFoundError: A folder is missing.
+        ImportError: The package that provides the data is not installed.
+        RuntimeError: The data are not there and cannot be downloaded.
+
+    Example:
+
+    ```python
+    import keras_wake as kw
+
+    splits = kw.datasets.load("digits", batch_size=64)
+    images, labels = next(iter(splits.train))  # (64, 8, 8, 1), (64,)
+    ```
+    """
+    _validate.one_of(DATASETS, name=name)
+    batch_size = _validate.integer(1, batch_size=batch_size)
+    limit = _optional_count(limit=limit)
+    test_limit = _optional_count(test_limit=test_limit)
+    image_size = _checked_image_size(image_size)
+    if augment is not None:
+        _validate.one_of(pipeline.AUGMENTATIONS, augment=augment)
+    seed = _validate.integer(0, seed=seed)
+    initial_epoch = _validate.integer(0, initial_epoch=initial_epoch)
+    _validate.one_of(LABEL_MODES, label_mode=label_mode)
+    _checked_split(validation_split)
+
+    source = _open(name, data_dir, image_size)
+    chosen = _choose(source, validation_split, limit, test_limit, seed)
+    arrays, skipped = source.read(chosen)
+    input_shape = arrays["train"].images.shape[1:]
+    augment = source.default_augment if augment is None else augment
+    _check_crop(augment, input_shape)
+
+    num_classes = len(source.class_names)
+    one_hot = num_classes if label_mode == "categorical" else None
+    epoch = pipeline.EpochCounter(initial_epoch)
+    validation = None
+    if "validation" in arrays:
+        validation = pipeline.evaluation_dataset(
+            arrays["validation"], batch_size, one_hot
+        )
+    return Splits(
+        train=pipeline.training_dataset(
+            arrays["train"], batch_size, one_hot, augment, seed, epoch
+        ),
+        validation=validation,
+        test=pipeline.evaluation_dataset(arrays["test"], batch_size, one_hot),
+        class_names=source.class_names,
+        input_shape=tuple(input_shape),
+        train_size=len(arrays["train"]),
+        validation_size=len(arrays.get("validation", ())),
+        test_size=len(arrays["test"]),
+        skipped=skipped,
+        _arrays=arrays,
+        _epoch=epoch,
+    )
+
+
+def _optional_count(**kwargs: Any) -> int | None:
+    (value,) = kwargs.values()
+    return None if value is None else _validate.integer(1, **kwargs)
+
+
+def _checked_image_size(image_size: Any) -> tuple[int, int] | None:
+    if image_size is None:
+        return None
+    if not isinstance(image_size, (tuple, list)) or len(image_size) != 2:
+        raise ValueError(
+            "`image_size` must be (height, width). "
+            f"Received: image_size={image_size!r}."
+        )
+    height, width = (
+        _validate.integer(1, image_size=side) for side in image_size
+    )
+    return height, width
+
+
+def _checked_split(validation_split: float | int) -> None:
+    if isinstance(validation_split, numbers.Integral):
+        _validate.integer(0, validation_split=validation_split)
+        return
+    fraction = _validate.real(validation_split=validation_split)
+    if not 0 <= fraction < 1:
+        raise ValueError(
+            "`validation_split` must be a fraction in [0, 1) or an integer "
+            "number of images. "
+            f"Received: validation_split={validation_split!r}."
+        )
+
+
+def _open(
+    name: str,
+    data_dir: str | os.PathLike | None,
+    image_size: tuple[int, int] | None,
+) -> sources.Source:
+    if name == "folder" and data_dir is None:
+        raise ValueError(
+            "`data_dir` is needed to load a folder of images. "
+            "Received: data_dir=None."
+        )
+    if name == "digits" and data_dir is not None:
+        raise ValueError(
+            "The digits are part of scikit-learn and have no `data_dir`. "
+            f"Received: data_dir={str(data_dir)!r}."
+        )
+    if data_dir is not None:
+        folder.check_exists(data_dir)
+        if name == "folder" or folder.has_layout(data_dir):
+            source = folder.open_folder(data_dir, image_size)
+            expected = CIFAR_CLASSES.get(name, len(source.class_names))
+            if len(source.class_names) != expected:
+                raise ValueError(
+                    f"{name} has {expected} classes, but {data_dir} has "
+                    f"{len(source.class_names)}. Use load('folder', ...) for "
+                    "other data."
+                )
+            return source
+    if image_size is not None:
+        raise ValueError(
+            "`image_size` is only for folders of images. "
+            f"Received: image_size={image_size!r} for {name!r}."
+        )
+    if name == "digits":
+        return sources.digits()
+    return sources.from_tfds(name, data_dir)
+
+
+def _choose(
+    source: sources.Source,
+    validation_split: float | int,
+    limit: int | None,
+    test_limit: int | None,
+    seed: int,
+) -> dict[str, np.ndarray]:
+    """Positions of the images of every split in the source."""
+    labels = source.train_labels
+    chosen = {"train": np.arange(len(labels))}
+    if validation_split:
+        count = _validation_count(validation_split, labels)
+        rng = np.random.default_rng([seed, 1])
+        validation = stratified_sample(labels, count, rng, keep=1)
+        chosen["validation"] = validation
+        chosen["train"] = np.setdiff1d(chosen["train"], validation)
+    chosen["test"] = np.arange(len(source.test_labels))
+    for name, wanted, argument, stream in (
+        ("train", limit, "limit", 2),
+        ("test", test_limit, "test_limit", 3),
+    ):
+        if wanted is None:
+            continue
+        available = chosen[name]
+        if wanted > len(available):
+            raise ValueError(
+                f"`{argument}` must be at most the number of {name} images, "
+                f"{len(available)}"
+                f"{' after validation is set aside' * (name == 'train')}. "
+                f"Received: {argument}={wanted}."
+            )
+        pool = labels if name == "train" else source.test_labels
+        rng = np.random.default_rng([seed, stream])
+        sample = stratified_sample(pool[available], wanted, rng)
+        chosen[name] = available[sample]
+    return chosen
+
+
+def _validation_count(validation_split: float | int, labels: np.ndarray) -> int:
+    count = validation_split
+    if not isinstance(validation_split, numbers.Integral):
+        count = round(validation_split * len(labels))
+    # Every class must keep an image to be learned from.
+    largest = len(labels) - len(np.unique(labels))
+    if not 1 <= count <= largest:
+        raise ValueError(
+            f"`validation_split` must set aside between 1 and {largest} of "
+            f"the {len(labels)} training images, so that each class keeps "
+            f"one. Received: validation_split={validation_split!r}, which is "
+            f"{count} images."
+        )
+    return int(count)
+
+
+def _check_crop(augment: str, input_shape: tuple[int, ...]) -> None:
+    if augment == "crop_flip" and min(input_shape[:2]) <= pipeline.CROP_PADDING:
+        raise ValueError(
+            f"augment='crop_flip' reflects {pipeline.CROP_PADDING} pixels and "
+            f"needs larger images. Received: input_shape={input_shape}. "
+            "Pass augment='flip' or 'none'."
+        )

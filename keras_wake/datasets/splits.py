@@ -1,0 +1,118 @@
+"""The result of `load`: three data sets and what there is to know of them."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from keras_wake import _validate
+from keras_wake.datasets.pipeline import EpochCounter, ImageArrays
+from keras_wake.datasets.sampling import stratified_sample
+
+SPLIT_NAMES = ("train", "validation", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class Splits:
+    """Training, validation and test images, as made by `load`.
+
+    Iterating over `train` to its end is one epoch: the next pass has another
+    order and other augmentation, and both depend on the seed and the number
+    of the epoch alone. A pass that is given up half-way does not count.
+
+    Attributes:
+        train: `tf.data.Dataset` of shuffled, augmented batches: images
+            float32 `(batch, height, width, channels)` in [0, 1], labels
+            int32 `(batch,)` or one-hot float32 `(batch, num_classes)`. The
+            last batch may be smaller.
+        validation: The same without shuffling and augmentation, taken from
+            the training data; None when `validation_split` is 0.
+        test: The test images, without shuffling and augmentation.
+        class_names: Names of the classes in the order of the labels.
+        input_shape: `(height, width, channels)` of an image.
+        train_size: Number of training images.
+        validation_size: Number of validation images.
+        test_size: Number of test images.
+        skipped: Files that could not be read as images.
+    """
+
+    train: Any
+    validation: Any
+    test: Any
+    class_names: tuple[str, ...]
+    input_shape: tuple[int, int, int]
+    train_size: int
+    validation_size: int
+    test_size: int
+    skipped: tuple[str, ...] = ()
+    _arrays: dict[str, ImageArrays] = dataclasses.field(
+        default_factory=dict, repr=False, compare=False
+    )
+    _epoch: EpochCounter | None = dataclasses.field(
+        default=None, repr=False, compare=False
+    )
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    def arrays(
+        self, split: str, *, limit: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """A split as NumPy arrays, in fixed order and without augmentation.
+
+        Args:
+            split: "train", "validation" or "test".
+            limit: Number of images, a stratified part that is always the
+                same one. Defaults to None, which is all of them.
+
+        Returns:
+            Images float32 `(N, height, width, channels)` in [0, 1] and labels
+            int32 `(N,)`.
+
+        Raises:
+            ValueError: The split is unknown or has no images, or `limit` is
+                out of range.
+
+        Example:
+
+        ```python
+        import keras_wake as kw
+
+        splits = kw.datasets.load("digits")
+        x, y = splits.arrays("validation", limit=50)  # (50, 8, 8, 1), (50,)
+        ```
+        """
+        _validate.one_of(SPLIT_NAMES, split=split)
+        if split not in self._arrays:
+            raise ValueError(
+                f"There are no {split} images. Pass `validation_split` "
+                "greater than 0 to `load` to set some aside."
+            )
+        data = self._arrays[split]
+        if limit is not None:
+            limit = _validate.integer(1, limit=limit)
+            if limit > len(data):
+                raise ValueError(
+                    f"`limit` must be at most the number of {split} images, "
+                    f"{len(data)}. Received: limit={limit}."
+                )
+            rng = np.random.default_rng(0)
+            data = data.take(stratified_sample(data.labels, limit, rng))
+        return data.floats(), data.labels.copy()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Makes the passes over `train` those of `epoch`, until called again.
+
+        Only needed where the epoch is not known when `load` is called, as
+        with `keras.callbacks.BackupAndRestore`; call it as an epoch begins:
+        `LambdaCallback(on_epoch_begin=lambda e, logs: splits.set_epoch(e))`.
+        From the first call on, finished passes no longer count by themselves.
+
+        Args:
+            epoch: Number of the epoch, counted from 0.
+        """
+        epoch = _validate.integer(0, epoch=epoch)
+        if self._epoch is not None:
+            self._epoch.pin(epoch)

@@ -1,0 +1,7 @@
+"""Losses, one value per sample, computed in float32 from logits."""
+
+from keras_wake.losses.classification import cross_entropy
+from keras_wake.losses.classification import kl_divergence
+from keras_wake.losses.distillation import distillation_loss
+
+__all__ = ["cross_entropy", "distillation_loss", "kl_divergence"]

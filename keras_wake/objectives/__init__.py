@@ -1,0 +1,40 @@
+"""What the student minimises besides distillation, by name or as an object."""
+
+from typing import Any
+
+from keras_wake import _validate
+from keras_wake.objectives.objective import Objective
+from keras_wake.objectives.supervised import AdversarialTraining
+from keras_wake.objectives.supervised import Standard
+
+_BY_NAME = {"at": AdversarialTraining, "standard": Standard}
+
+
+def get(identifier: Any) -> Objective:
+    """Returns the objective of that name, or the given object itself.
+
+    Args:
+        identifier: `"at"`, `"standard"` or an `Objective`.
+
+    Returns:
+        An `Objective`.
+
+    Raises:
+        ValueError: If no objective has that name.
+
+    Example:
+
+    >>> get("at").name
+    'at'
+    """
+    if isinstance(identifier, Objective):
+        return identifier
+    _validate.one_of(
+        _BY_NAME,
+        hint="An instance of `keras_wake.objectives.Objective` works as well.",
+        objective=identifier,
+    )
+    return _BY_NAME[identifier]()
+
+
+__all__ = ["AdversarialTraining", "Objective", "Standard", "get"]

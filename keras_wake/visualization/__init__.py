@@ -1,0 +1,21 @@
+"""Figures of a run: correlation matrix, curves, adversarial examples.
+
+Every function returns a `matplotlib.figure.Figure` that belongs to no
+window and to no global state, so that figures can be drawn on a machine
+without a display and in the middle of `fit`. Matplotlib is imported at the
+first call, not with keras-wake.
+"""
+
+from keras_wake.visualization.adversarial_examples import (
+    plot_adversarial_examples,
+)
+from keras_wake.visualization.comparison import plot_comparison
+from keras_wake.visualization.correlation_matrix import plot_correlation_matrix
+from keras_wake.visualization.history import plot_history
+
+__all__ = [
+    "plot_adversarial_examples",
+    "plot_comparison",
+    "plot_correlation_matrix",
+    "plot_history",
+]

@@ -1,0 +1,221 @@
+"""Grid of clean images, magnified perturbations and adversarial images."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from keras_wake import _validate
+from keras_wake.visualization import _figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SAMPLES_PER_BAND = 8
+MOST_SAMPLES = 32
+# Rounding in an attack may leave the bounds by this much.
+TOLERANCE = 1e-6
+
+
+def plot_adversarial_examples(
+    images: Any,
+    adversarial: Any,
+    labels: Any,
+    predictions: Any,
+    adversarial_predictions: Any,
+    class_names: Sequence[str] | None = None,
+    magnify: float | None = None,
+    path: _figure.FilePath | None = None,
+) -> "Figure":
+    """Draws samples with their perturbation and what the network saw.
+
+    One column per sample: the clean image with its true class above and the
+    predicted class below, the perturbation (no change is mid-grey), and the
+    adversarial image with the predicted class. A wrong prediction is red and
+    bears a cross.
+
+    Args:
+        images: Clean images `(N, H, W, C)` in [0, 1], with one or three
+            channels; at most 32.
+        adversarial: Adversarial images of the same shape.
+        labels: True classes, `(N,)` numbers or `(N, K)` one-hot.
+        predictions: Classes predicted for `images`, `(N,)` numbers or
+            `(N, K)` logits.
+        adversarial_predictions: The same for `adversarial`.
+        class_names: K names. Defaults to the class numbers.
+        magnify: Factor by which perturbations are enlarged. Defaults to
+            `None`: the largest one just fits between black and white.
+        path: File to write, ending in .png, .pdf or .svg. Defaults to
+            `None`, which writes nothing.
+
+    Returns:
+        The `matplotlib.figure.Figure`.
+
+    Example:
+
+    ```python
+    adversarial = attack(classifier, x[:8], y[:8])
+    keras_wake.visualization.plot_adversarial_examples(
+        x[:8],
+        adversarial,
+        y[:8],
+        classifier.predict(x[:8]),
+        classifier.predict(adversarial),
+        path="examples.png",
+    )
+    ```
+    """
+    clean = _check_images(images=images)
+    changed = _check_images(adversarial=adversarial)
+    _check_same_shape(clean, changed)
+    count = len(clean)
+    truth = _check_classes(count, labels=labels)
+    before = _check_classes(count, predictions=predictions)
+    after = _check_classes(
+        count, adversarial_predictions=adversarial_predictions
+    )
+    names = _class_names(class_names, int(np.max([truth, before, after])))
+    factor = _magnification(changed - clean, magnify)
+    enlarged = np.clip(0.5 + factor * (changed - clean), 0.0, 1.0)
+    shown = (clean, enlarged, changed)
+
+    figure, columns = _grid(count)
+    for sample, panels in enumerate(columns):
+        for panel, pictures in zip(panels, shown, strict=True):
+            _show(panel, pictures[sample])
+        true_class = truth[sample]
+        panels[0].set_title(f"true: {names[true_class]}", fontsize=7, pad=3)
+        _write_prediction(panels[0], names, before[sample], true_class)
+        _write_prediction(panels[2], names, after[sample], true_class)
+        if sample % SAMPLES_PER_BAND == 0:
+            _name_rows(panels, factor)
+    figure.supxlabel("below an image: predicted class, ✗ = wrong", fontsize=7)
+    return _figure.save(figure, path)
+
+
+def _check_images(**kwargs: Any) -> np.ndarray:
+    (name,) = kwargs
+    images = _figure.numbers(**kwargs)
+    if images.ndim != 4 or images.shape[-1] not in (1, 3):
+        raise ValueError(
+            f"`{name}` must be images of shape (N, H, W, C) with one or "
+            f"three channels. Received: shape {images.shape}."
+        )
+    if not 1 <= len(images) <= MOST_SAMPLES:
+        raise ValueError(
+            f"`{name}` must hold between 1 and {MOST_SAMPLES} images. "
+            f"Received: {len(images)}. Pass a part of them."
+        )
+    low, high = float(images.min()), float(images.max())
+    # Written so that NaN, which compares as false, is refused as well.
+    if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):
+        raise ValueError(
+            f"`{name}` must lie in [0, 1]. Received: values from {low:g} to "
+            f"{high:g}."
+        )
+    return np.clip(images, 0.0, 1.0)
+
+
+def _check_same_shape(clean: np.ndarray, changed: np.ndarray) -> None:
+    if clean.shape != changed.shape:
+        raise ValueError(
+            "`images` and `adversarial` must have the same shape. Received: "
+            f"{clean.shape} and {changed.shape}."
+        )
+
+
+def _check_classes(count: int, **kwargs: Any) -> np.ndarray:
+    ((name, value),) = kwargs.items()
+    numbers = _figure.numbers(**kwargs)
+    if numbers.ndim == 2 and numbers.shape[1] > 0:
+        numbers = numbers.argmax(axis=-1).astype("float64")
+    if numbers.shape != (count,):
+        raise ValueError(
+            f"`{name}` must have the shape ({count},) or ({count}, K). "
+            f"Received: shape {np.shape(value)}."
+        )
+    classes = numbers.astype("int64")
+    if (classes != numbers).any() or (classes < 0).any():
+        raise ValueError(
+            f"`{name}` must hold class numbers, integers from 0 on. "
+            f"Received: {value!r}."
+        )
+    return classes
+
+
+def _class_names(class_names: Sequence[str] | None, highest: int) -> list[str]:
+    if class_names is None:
+        return [str(index) for index in range(highest + 1)]
+    names = [str(name) for name in class_names]
+    if isinstance(class_names, str) or len(names) <= highest:
+        raise ValueError(
+            f"`class_names` must name all classes up to number {highest}. "
+            f"Received {len(names)}: class_names={class_names!r}."
+        )
+    return [_figure.shorten(name, 14) for name in names]
+
+
+def _magnification(delta: np.ndarray, magnify: float | None) -> float:
+    if magnify is not None:
+        return _validate.positive(magnify=magnify)
+    largest = float(np.abs(delta).max())
+    if largest <= TOLERANCE:
+        return 1.0
+    factor = 0.5 / largest
+    # Rounded down to a number that reads well: nothing is cut off by it.
+    # The small addition keeps 0.5 / (8 / 256) at 16 after float32 rounding.
+    decimals = 0 if factor >= 10 else 1
+    scale = 10**decimals
+    return max(math.floor(factor * scale * (1 + 1e-5)) / scale, 0.1)
+
+
+def _grid(count: int) -> tuple["Figure", list[list["Axes"]]]:
+    """An empty figure and, for each sample, its three panels."""
+    across = min(count, SAMPLES_PER_BAND)
+    bands = math.ceil(count / across)
+    # Wide enough for the line at the bottom when there is one sample.
+    width = max(0.9 + 1.05 * across, 3.4)
+    figure = _figure.new_figure(width, 3.8 * bands + 0.3)
+    axes = figure.subplots(3 * bands, across, squeeze=False)
+    for panel in axes.flat:
+        panel.set_xticks([])
+        panel.set_yticks([])
+        panel.spines[:].set_visible(False)
+    columns = []
+    for sample in range(count):
+        band, column = divmod(sample, across)
+        columns.append(list(axes[3 * band : 3 * band + 3, column]))
+    return figure, columns
+
+
+def _show(panel: "Axes", image: np.ndarray) -> None:
+    grey = image.shape[-1] == 1
+    panel.imshow(
+        image[..., 0] if grey else image,
+        cmap="gray" if grey else None,
+        vmin=0.0,
+        vmax=1.0,
+        interpolation="nearest",
+    )
+
+
+def _write_prediction(
+    panel: "Axes", names: list[str], predicted: int, truth: int
+) -> None:
+    wrong = predicted != truth
+    name = names[predicted]
+    panel.set_xlabel(
+        f"✗ {name}" if wrong else name,
+        fontsize=7,
+        labelpad=2,
+        color="#B00020" if wrong else "black",
+        fontweight="bold" if wrong else "normal",
+    )
+
+
+def _name_rows(panels: Sequence["Axes"], factor: float) -> None:
+    names = ("clean", f"perturbation\n× {factor:g}", "adversarial")
+    for panel, name in zip(panels, names, strict=True):
+        panel.set_ylabel(name, fontsize=8)

@@ -1,0 +1,671 @@
+"""What happens to a batch, in the order in which it happens.
+
+Images and labels → attack on the student → student (and teacher) → objective
+and distillation → optimiser → teacher average → logs. The compiled step that
+strings these together is in `keras_wake.backend`.
+"""
+
+import inspect
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_wake import _inputs
+from keras_wake import _validate
+from keras_wake import backend
+from keras_wake import objectives
+from keras_wake._random import CounterSeed
+from keras_wake.attacks import PGD
+from keras_wake.attacks import Attack
+from keras_wake.attribution.head import counterpart
+from keras_wake.attribution.head import find_head
+from keras_wake.attribution.head import logits_and_features
+from keras_wake.attribution.metric import ClassAttributionSimilarity
+from keras_wake.callbacks._input_guard import InputGuard
+from keras_wake.losses import distillation_loss
+from keras_wake.schedules import DistillationRamp
+
+# Keeps the random numbers of evaluation apart from those of training.
+_EVALUATION_STREAM = 0x5EED
+
+
+@keras.saving.register_keras_serializable(package="keras_wake")
+class WakeModel(backend.Trainer, keras.Model):
+    """Adversarial training of a classifier, with WAKE (Algorithm 2).
+
+    In each step the attack finds δ on the student; the student then minimises
+
+        (1 − λ_t) · objective + λ_t · KD(f_student(x + δ), f_teacher(x + δ))
+
+    where λ_t is the schedule's weight in epoch t and the teacher is a running
+    average of the student, switched on by a callback
+    (`keras_wake.callbacks.EMATeacher`). Without a schedule and a teacher this
+    is plain adversarial training.
+
+    Calling the model, or `predict`, gives the student's logits. What the
+    algorithm returns is the averaged network, `robust_classifier`.
+
+    Logs of training: `loss`, `robust_accuracy` (on the training batches as
+    attacked; `accuracy` for an objective that sees clean images) and
+    `kd_weight`. Logs of `evaluate`, with the prefix `val_` during `fit`:
+    `loss`, `accuracy` (clean images), `robust_accuracy` (under
+    `eval_attack`), with a teacher in use `teacher_accuracy` and
+    `teacher_robust_accuracy` (attacked on its own), with
+    `CrossClassAttribution` also `cas` and `teacher_cas`. Metrics given to
+    `compile` are computed on clean images in `evaluate`.
+
+    Args:
+        classifier: Built `keras.Model`: float images (batch, ...) within the
+            attack's bounds to logits (batch, K), K ≥ 2.
+        attack: Attack of the training step. May be `None` for an objective
+            that sees only clean images.
+        objective: `"at"`, `"standard"` or an `Objective`. Defaults to
+            `"at"`.
+        eval_attack: Attack of `evaluate`. Defaults to `None`: PGD with 20
+            steps in the threat model of `attack`, step size epsilon / 4
+            (epsilon / 8 for ℓ2).
+        schedule: `DistillationRamp`, or `None` for no distillation. A
+            schedule needs a teacher.
+        temperature: T of the distillation. Defaults to `2.0`.
+        scale_distillation: Whether KD is multiplied by T². Defaults to
+            `True`.
+        head: Name of the Dense layer that makes the logits, for attribution
+            in models where it cannot be found. Defaults to `None`.
+        seed: Integer seed of the attacks' random starts. Defaults to `0`.
+        **kwargs: `name`, as for every Keras model.
+
+    Raises:
+        TypeError: If the classifier is no model, an attack is no attack or a
+            schedule is none.
+        ValueError: If the classifier does not return logits (batch, K), or an
+            argument is out of range.
+
+    Example:
+
+    ```python
+    classifier = keras_wake.models.PreActResNet18(num_classes=10)
+    model = keras_wake.WakeModel(
+        classifier,
+        attack=keras_wake.attacks.PGD(steps=10),
+        schedule=keras_wake.schedules.DistillationRamp(100, 110),
+    )
+    model.compile(optimizer=keras.optimizers.SGD(0.1, momentum=0.9))
+    model.fit(
+        train,
+        validation_data=validation,
+        epochs=200,
+        callbacks=[keras_wake.callbacks.EMATeacher(decay=0.999)],
+    )
+    model.robust_classifier.save("robust.keras")
+    ```
+    """
+
+    def __init__(
+        self,
+        classifier: keras.Model,
+        attack: Attack | None,
+        objective: Any = "at",
+        eval_attack: Attack | None = None,
+        schedule: DistillationRamp | None = None,
+        temperature: float = 2.0,
+        scale_distillation: bool = True,
+        head: Any = None,
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        num_classes = _inputs.check_classifier(classifier)
+        super().__init__(**kwargs)
+        self.num_classes = num_classes
+        self.objective = objectives.get(objective)
+        self.attack = _check_attack(attack=attack)
+        if attack is None and "adversarial" in self.objective.inputs:
+            raise ValueError(
+                f"The objective {self.objective.name!r} trains on adversarial "
+                "images and needs an attack. Received: attack=None."
+            )
+        if eval_attack is None:
+            eval_attack = PGD() if attack is None else attack
+            eval_attack = PGD.for_evaluation(eval_attack)
+        self.eval_attack = _check_attack(eval_attack=eval_attack)
+        if not isinstance(schedule, (DistillationRamp, type(None))):
+            raise TypeError(
+                "`schedule` must be a `DistillationRamp` or None. Received: "
+                f"schedule={schedule!r}."
+            )
+        self.schedule = schedule
+        self.temperature = _validate.positive(temperature=temperature)
+        self.scale_distillation = bool(scale_distillation)
+        self.seed = _validate.integer(0, seed=seed)
+
+        # State cannot be added to a model once it is built, so the teacher
+        # and the accumulators are made here and idle until a callback
+        # switches them on.
+        self.classifier = classifier
+        self.teacher = _copy_of(classifier)
+        self._add_variables()
+        self._add_metrics(head)
+        self._averager: Any = None
+        self._attribution_on = False
+        self._evaluates_teacher = False
+        self._phase = "train"
+        self._compiled_for: dict[str, Any] = {}
+        self.fit_data: Any = None
+        self.built = True
+
+    def _add_variables(self) -> None:
+        """Whatever a callback changes, or a resumed run has to continue."""
+
+        def variable(name: str, dtype: str, value: float = 0) -> Any:
+            return self.add_weight(
+                shape=(),
+                initializer=keras.initializers.Constant(value),
+                dtype=dtype,
+                trainable=False,
+                name=name,
+            )
+
+        self.kd_weight = variable("kd_weight", "float32")
+        self.teacher_averaging = variable("teacher_averaging", "float32")
+        self.teacher_updates = variable("teacher_updates", "int32")
+        self.train_steps = variable("train_steps", "int32")
+        self.input_faults = self.add_weight(
+            shape=(_inputs.FAULTS,),
+            initializer="zeros",
+            dtype="float32",
+            trainable=False,
+            name="input_faults",
+        )
+
+    def _add_metrics(self, head: Any) -> None:
+        mean = keras.metrics.Mean
+        self._loss = mean(name="loss")
+        self._accuracy = mean(name="accuracy")
+        self._robust_accuracy = mean(name="robust_accuracy")
+        self._kd_weight_mean = mean(name="kd_weight")
+        self._teacher_accuracy = mean(name="teacher_accuracy")
+        self._teacher_robust_accuracy = mean(name="teacher_robust_accuracy")
+        try:
+            self.head = find_head(self.classifier, head)
+        except ValueError as error:
+            if head is not None:
+                raise
+            self.head = None
+            self._no_head = str(error)
+            return
+        self.teacher_head = counterpart(
+            self.head, self.classifier, self.teacher
+        )
+        sizes = (self.num_classes, self.head.kernel.shape[0])
+        self.attribution = ClassAttributionSimilarity(*sizes, name="cas")
+        self.teacher_attribution = ClassAttributionSimilarity(
+            *sizes, name="teacher_cas"
+        )
+
+    # What callbacks switch on -------------------------------------------
+
+    @property
+    def teacher_in_use(self) -> bool:
+        """Whether the teacher has ever been averaged, or is about to be."""
+        return self._averager is not None or int(self.teacher_updates) > 0
+
+    @property
+    def robust_classifier(self) -> keras.Model:
+        """What the algorithm returns: the teacher in use, else the student."""
+        return self.teacher if self.teacher_in_use else self.classifier
+
+    def enable_teacher(self, averager: Any) -> None:
+        """Has `averager.average(...)` called after every update.
+
+        Args:
+            averager: The callback that asks; it defines
+                `average(student, teacher, updates, active)`.
+
+        Raises:
+            ValueError: If another callback has asked before.
+        """
+        if self._averager not in (None, averager):
+            raise ValueError(
+                "A model has one teacher, so one callback may average it. "
+                f"Received: {type(self._averager).__name__} and "
+                f"{type(averager).__name__} among the callbacks."
+            )
+        self._averager = averager
+
+    def enable_attribution(self) -> None:
+        """Has the evaluation accumulate attribution vectors.
+
+        Raises:
+            ValueError: If the head of the classifier was not found.
+        """
+        if self.head is None:
+            raise ValueError(
+                f"{self._no_head} For the validation pass, name it here: "
+                "`WakeModel(..., head='layer name')`."
+            )
+        self._attribution_on = True
+
+    # The student is what trains -----------------------------------------
+
+    @property
+    def trainable_variables(self) -> list[Any]:
+        """The student's; the teacher's are averaged, not trained."""
+        return self.classifier.trainable_variables if self.trainable else []
+
+    @property
+    def non_trainable_variables(self) -> list[Any]:
+        """All others, the teacher's among them."""
+        trained = {id(v) for v in self.trainable_variables}
+        return [v for v in self.variables if id(v) not in trained]
+
+    @property
+    def trainable_weights(self) -> list[Any]:
+        """The student's trainable weights."""
+        return self.classifier.trainable_weights if self.trainable else []
+
+    @property
+    def non_trainable_weights(self) -> list[Any]:
+        """All other weights, the teacher's among them."""
+        trained = {id(v) for v in self.trainable_weights}
+        return [v for v in self.weights if id(v) not in trained]
+
+    def build(self, input_shape: Any = None) -> None:
+        """Does nothing: the classifier is built already."""
+
+    # A training step ----------------------------------------------------
+
+    def adversarial_batch(self, data: Any) -> tuple[Any, Any, Any]:
+        """First part of a step: checks the batch and attacks the student."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        x, labels = self._checked(x, y)
+        self.train_steps.assign_add(1)
+        images = {}
+        for name in self.objective.inputs:
+            if name == "clean":
+                images[name] = x
+                continue
+            seed = CounterSeed(
+                self.seed + 7919 * backend.replica_index(), self.train_steps
+            )
+            images[name] = self.attack.perturb(self.classifier, x, labels, seed)
+        return images, labels, sample_weight
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """The student's logits (batch, K); of a dictionary, one for each."""
+        if not isinstance(inputs, dict):
+            return self.classifier(inputs, training=training)
+        return {
+            name: self.classifier(images, training=training)
+            for name, images in inputs.items()
+        }
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        """The blend of objective and distillation, averaged over the batch.
+
+        The average is over the global batch, so that replicas with shares of
+        different size add up to what one replica would have computed.
+        """
+        losses = self.objective.loss(y, y_pred)
+        weight = self.kd_weight
+        if self._averager is not None:
+            distilled = self.objective.inputs[-1]
+            student_logits = y_pred[distilled]
+            losses = (1 - weight) * losses + weight * distillation_loss(
+                student_logits,
+                self._teacher_logits(x[distilled], student_logits),
+                self.temperature,
+                self.scale_distillation,
+            )
+        losses = self._weighted(losses, sample_weight)
+        count = ops.cast(ops.shape(losses)[0], "float32")
+        loss = ops.sum(losses) / backend.global_sum(count)
+
+        # Not `self.losses`, which counts the teacher's regularisers as well.
+        extra = sum((ops.sum(e) for e in self.classifier.losses), 0.0)
+        self._loss.update_state(losses + extra)
+        self._kd_weight_mean.update_state(weight)
+        return loss + extra / backend.global_sum(ops.ones(()))
+
+    def _teacher_logits(self, images: Any, like: Any) -> Any:
+        """The teacher's logits without gradient; zeros while λ_t is 0."""
+        logits = ops.cond(
+            self.kd_weight > 0,
+            lambda: ops.cast(self.teacher(images, training=False), like.dtype),
+            lambda: ops.zeros_like(like),
+        )
+        return ops.stop_gradient(logits)
+
+    def compute_metrics(
+        self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
+    ) -> dict[str, Any]:
+        """Accuracy of the training batch, on the images that were trained."""
+        if not isinstance(y_pred, dict):
+            # Keras builds the compiled metrics from symbolic tensors.
+            return super().compute_metrics(x, y, y_pred, sample_weight)
+        trackers = {
+            "clean": self._accuracy,
+            "adversarial": self._robust_accuracy,
+        }
+        for name, logits in y_pred.items():
+            trackers[name].update_state(_hits(y, logits))
+        return {}
+
+    def optimizer_updates(self) -> Any:
+        """How often the weights were updated; not each step with
+        `gradient_accumulation_steps`."""
+        return ops.cast(self.optimizer.iterations, "int32") + 0
+
+    def average_teacher(self, updated: Any) -> None:
+        """Last part of a step: θ̄ ← α θ̄ + (1 − α) θ, if θ was updated."""
+        if self._averager is None:
+            return
+        active = ops.logical_and(self.teacher_averaging > 0, updated > 0)
+        self._averager.average(
+            self.classifier, self.teacher, self.teacher_updates, active
+        )
+        self.teacher_updates.assign_add(ops.cast(active, "int32"))
+
+    # An evaluation step -------------------------------------------------
+
+    def evaluate_batch(self, data: Any) -> None:
+        """Updates the metrics of `evaluate` with one batch."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        x, labels = self._checked(x, y)
+        clean, robust, features = self._evaluate_network(
+            self.classifier, self.head, x, labels
+        )
+        logits = {"clean": clean, "adversarial": robust}
+        losses = self.objective.loss(labels, logits)
+        self._loss.update_state(self._weighted(losses, sample_weight))
+        self._accuracy.update_state(_hits(labels, clean))
+        self._robust_accuracy.update_state(_hits(labels, robust))
+        if self._compile_metrics is not None:
+            self._compile_metrics.update_state(y, clean, sample_weight)
+        if self._attribution_on:
+            self.attribution.update_state(labels, features, self.head.kernel)
+        if not self._evaluates_teacher:
+            return
+        clean, robust, features = self._evaluate_network(
+            self.teacher,
+            self.teacher_head if self.head is not None else None,
+            x,
+            labels,
+        )
+        self._teacher_accuracy.update_state(_hits(labels, clean))
+        self._teacher_robust_accuracy.update_state(_hits(labels, robust))
+        if self._attribution_on:
+            self.teacher_attribution.update_state(
+                labels, features, self.teacher_head.kernel
+            )
+
+    def _evaluate_network(
+        self, network: Any, head: Any, x: Any, labels: Any
+    ) -> tuple[Any, Any, Any]:
+        """Logits of clean and adversarial images, and features of these."""
+        # The number of images seen in this pass, so that every pass over the
+        # same images makes the same random starts.
+        seed = CounterSeed(
+            self.seed + _EVALUATION_STREAM + 7919 * backend.replica_index(),
+            ops.cast(self._accuracy.count, "int32"),
+        )
+        clean = network(x, training=False)
+        adversarial = self.eval_attack.perturb(network, x, labels, seed)
+        if self._attribution_on:
+            robust, features = logits_and_features(network, head, adversarial)
+            return clean, robust, features
+        return clean, network(adversarial, training=False), None
+
+    def _checked(self, x: Any, y: Any) -> tuple[Any, Any]:
+        """Images as float32 and labels as (batch, K), faults counted."""
+        bounds = (self.attack or self.eval_attack).bounds
+        x = _inputs.check_images(x)
+        labels = _inputs.one_hot_labels(y, self.num_classes)
+        self.input_faults.assign_add(_inputs.count_faults(x, labels, bounds))
+        return x, labels
+
+    def _weighted(self, losses: Any, sample_weight: Any) -> Any:
+        if sample_weight is None:
+            return losses
+        weights = ops.cast(ops.reshape(sample_weight, (-1,)), losses.dtype)
+        return losses * weights
+
+    # Keras's own loop ---------------------------------------------------
+
+    @property
+    def metrics(self) -> list[Any]:
+        """The metrics of what is running: training or evaluation."""
+        if self._phase == "train":
+            trackers = {
+                "clean": self._accuracy,
+                "adversarial": self._robust_accuracy,
+            }
+            seen = [trackers[name] for name in self.objective.inputs]
+            return [self._loss, *seen, self._kd_weight_mean]
+        metrics = [self._loss, self._accuracy, self._robust_accuracy]
+        if self.compiled and self._compile_metrics is not None:
+            metrics.append(self._compile_metrics)
+        if self._evaluates_teacher:
+            metrics += [self._teacher_accuracy, self._teacher_robust_accuracy]
+        if self._attribution_on:
+            metrics.append(self.attribution)
+            if self._evaluates_teacher:
+                metrics.append(self.teacher_attribution)
+        return metrics
+
+    def compile(
+        self,
+        optimizer: Any = "rmsprop",
+        loss: Any = None,
+        metrics: Any = None,
+        jit_compile: Any = "auto",
+        **kwargs: Any,
+    ) -> None:
+        """Configures the model for training, as `keras.Model.compile`.
+
+        Args:
+            optimizer: As in Keras.
+            loss: Must stay `None`: the loss follows from the objective.
+            metrics: Computed on clean images in `evaluate`.
+            jit_compile: `True`, `False` or `"auto"`. Auto takes XLA only
+                where it is faster (on TensorFlow: on GPU and TPU). Defaults
+                to `"auto"`.
+            **kwargs: As in Keras.
+
+        Raises:
+            ValueError: If a loss is given.
+        """
+        if loss is not None:
+            raise ValueError(
+                "WakeModel computes its own loss from its objective. "
+                f"Received: loss={loss!r}. Leave it out, or pass "
+                "`WakeModel(..., objective=)`."
+            )
+        if jit_compile == "auto":
+            jit_compile = backend.use_xla()
+        super().compile(
+            optimizer=optimizer,
+            metrics=metrics,
+            jit_compile=jit_compile,
+            **kwargs,
+        )
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compiles a loaded model as it was compiled when it was saved."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+    def fit(self, *args: Any, **kwargs: Any) -> Any:
+        """Trains the student, as `keras.Model.fit`.
+
+        Raises:
+            TypeError, ValueError: For data that cannot be right: images that
+                are not floating point, outside the bounds or with NaN, labels
+                that name no class, an empty data set; for a schedule without
+                a teacher.
+        """
+        given = inspect.signature(super().fit).bind(*args, **kwargs).arguments
+        _check_not_empty(given.get("x"))
+        _check_not_empty(given.get("validation_data"))
+        # What the callbacks of an earlier fit have switched on is off again:
+        # no trainer calls their `on_train_end` when it raises.
+        self._averager = None
+        self._attribution_on = False
+        self._phase = "train"
+        self.fit_data = (given.get("x"), given.get("y"))
+        self.fit_has_validation = bool(
+            given.get("validation_data") is not None
+            or given.get("validation_split")
+        )
+        given["callbacks"] = _guarded(given.get("callbacks"), self)
+        try:
+            return super().fit(**given)
+        finally:
+            self.fit_data = None
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """Clean and robust accuracy, as `keras.Model.evaluate`.
+
+        Raises:
+            TypeError, ValueError: For data that cannot be right, as `fit`.
+        """
+        within_fit = kwargs.get("_use_cached_eval_dataset", False)
+        if not within_fit:
+            private = {"_use_cached_eval_dataset"}
+            kwargs = {k: v for k, v in kwargs.items() if k not in private}
+            kwargs = dict(
+                inspect.signature(super().evaluate)
+                .bind(*args, **kwargs)
+                .arguments
+            )
+            args = ()
+            _check_not_empty(kwargs.get("x"))
+            self._attribution_on = False
+            kwargs["callbacks"] = _guarded(kwargs.get("callbacks"), self)
+        self._phase = "test"
+        try:
+            return super().evaluate(*args, **kwargs)
+        finally:
+            self._phase = "train"
+
+    def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        """Metrics of a single batch, as `keras.Model.test_on_batch`."""
+        self._phase = "test"
+        try:
+            return super().test_on_batch(*args, **kwargs)
+        finally:
+            self._phase = "train"
+
+    def make_train_function(self, force: bool = False) -> Any:
+        """Compiles the training step, again if its callbacks changed."""
+        if self.schedule is not None and self._averager is None:
+            raise ValueError(
+                "The schedule distils from a teacher, but no callback makes "
+                "one. Add `keras_wake.callbacks.EMATeacher()` to the "
+                "callbacks of `fit`, or pass `schedule=None`."
+            )
+        force = self._changed("train", self._averager) or force
+        return super().make_train_function(force=force)
+
+    def make_test_function(self, force: bool = False) -> Any:
+        """Compiles the test step, again if what it measures changed."""
+        # Read here, because a step that is being compiled cannot.
+        self._evaluates_teacher = self.teacher_in_use
+        measured = (self._evaluates_teacher, self._attribution_on)
+        force = self._changed("test", measured) or force
+        return super().make_test_function(force=force)
+
+    def _changed(self, function: str, setting: Any) -> bool:
+        changed = self._compiled_for.get(function, setting) != setting
+        self._compiled_for[function] = setting
+        return changed
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of the constructor, serialised."""
+        serialize = keras.saving.serialize_keras_object
+        return {
+            "name": self.name,
+            "classifier": serialize(self.classifier),
+            "attack": serialize(self.attack),
+            "objective": serialize(self.objective),
+            "eval_attack": serialize(self.eval_attack),
+            "schedule": serialize(self.schedule),
+            "temperature": self.temperature,
+            "scale_distillation": self.scale_distillation,
+            "head": None if self.head is None else self.head.name,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "WakeModel":
+        """Makes the model again from `get_config()`, without its weights."""
+        config = dict(config)
+        for name in (
+            "classifier",
+            "attack",
+            "objective",
+            "eval_attack",
+            "schedule",
+        ):
+            config[name] = keras.saving.deserialize_keras_object(config[name])
+        return cls(**config)
+
+
+def _hits(labels: Any, logits: Any) -> Any:
+    """1.0 where the largest logit is at the largest label, else 0.0."""
+    hits = ops.argmax(labels, axis=-1) == ops.argmax(logits, axis=-1)
+    return ops.cast(hits, "float32")
+
+
+def _check_attack(**kwargs: Any) -> Any:
+    ((name, attack),) = kwargs.items()
+    if attack is not None and not isinstance(attack, Attack):
+        raise TypeError(
+            f"`{name}` must be an attack such as `keras_wake.attacks.PGD()`. "
+            f"Received: {name}={attack!r}."
+        )
+    return attack
+
+
+def _copy_of(classifier: keras.Model) -> keras.Model:
+    """A second network of the same architecture and the same weights."""
+    copy = keras.models.clone_model(classifier)
+    if not copy.built:
+        copy.build(classifier.input_shape)
+    copy.set_weights(classifier.get_weights())
+    return copy
+
+
+def _guarded(callbacks: Any, model: Any) -> Any:
+    """`callbacks` with the check of input values before all others."""
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        # Made before `fit`, which has since switched everything off.
+        callbacks.set_model(model)
+        callbacks.append(InputGuard())
+        return callbacks
+    if callbacks is None:
+        callbacks = []
+    elif isinstance(callbacks, keras.callbacks.Callback):
+        callbacks = [callbacks]
+    return [InputGuard(), *callbacks]
+
+
+def _check_not_empty(data: Any) -> None:
+    if isinstance(data, (tuple, list)) and data:
+        data = data[0]
+    size = None
+    if hasattr(data, "cardinality"):
+        size = int(data.cardinality())
+    elif hasattr(data, "shape"):
+        size = data.shape[0]
+    if size == 0:
+        raise ValueError(
+            "The data set is empty: it has no images. Received: "
+            f"{type(data).__name__} of size 0."
+        )

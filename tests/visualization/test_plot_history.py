@@ -1,0 +1,139 @@
+"""Curves of one run: which points are drawn, and at which epochs."""
+
+import numpy as np
+import pytest
+
+from keras_wake.visualization import plot_history
+
+FULL = {
+    "loss": [2.0, 1.5, 1.0, 0.5],
+    "robust_accuracy": [0.1, 0.2, 0.3, 0.4],
+    "val_accuracy": [0.2, 0.3, 0.4, 0.5],
+    "val_robust_accuracy": [0.1, 0.2, 0.2, 0.1],
+    "val_teacher_accuracy": [0.2, 0.3, 0.4, 0.4],
+    "val_teacher_robust_accuracy": [0.1, 0.2, 0.25, 0.25],
+    "val_cas": [1.0, 2.0, 3.0, 2.0],
+    "val_teacher_cas": [1.0, 2.0, 2.5, 2.5],
+}
+
+
+def curves(figure):
+    """All curves as {(panel, label): (epochs, values)}."""
+    return {
+        (index, line.get_label()): (
+            list(line.get_xdata()),
+            list(line.get_ydata()),
+        )
+        for index, panel in enumerate(figure.axes)
+        for line in panel.get_lines()
+        if not line.get_label().startswith("_")
+    }
+
+
+def test_all_keys_are_drawn_over_epochs_from_one():
+    found = curves(plot_history(FULL))
+    assert len(found) == 7
+    assert found[0, "teacher, robust"] == (
+        [1, 2, 3, 4],
+        FULL["val_teacher_robust_accuracy"],
+    )
+    assert found[1, "student, CAS"] == ([1, 2, 3, 4], FULL["val_cas"])
+
+
+def test_legend_names_each_network_once():
+    (legend,) = plot_history(FULL).legends
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert "teacher, robust" in texts
+    assert not any("CAS" in text for text in texts)
+    only_student_above = {
+        "val_accuracy": [0.1, 0.2],
+        "val_teacher_cas": [1.0, 2.0],
+    }
+    (legend,) = plot_history(only_student_above).legends
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert texts == ["student, clean", "teacher, CAS"]
+
+
+def test_missing_keys_leave_out_curves_and_panels():
+    figure = plot_history({"val_accuracy": [0.2, 0.3]})
+    assert list(curves(figure)) == [(0, "student, clean")]
+    figure = plot_history({"val_cas": [1.0, 2.0]})
+    assert list(curves(figure)) == [(0, "student, CAS")]
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), "", "NA", "nan"])
+def test_epochs_without_value_are_skipped(missing):
+    history = {"val_accuracy": [missing, 0.3, missing, 0.5]}
+    assert curves(plot_history(history))[0, "student, clean"] == (
+        [2, 4],
+        [0.3, 0.5],
+    )
+
+
+def test_validation_freq_places_the_values():
+    history = {"loss": [1.0] * 5, "val_accuracy": [0.2, 0.4]}
+    found = curves(plot_history(history, validation_freq=2))
+    assert found[0, "student, clean"] == ([2, 4], [0.2, 0.4])
+    with pytest.raises(ValueError, match=r"2 values of 'val_acc.*5 epochs"):
+        plot_history(history)
+
+
+def test_epochs_key_counts_from_one_and_epoch_key_from_zero():
+    values = {"val_accuracy": ["0.2", "0.4"]}
+    expected = ([11, 12], [0.2, 0.4])
+    for epochs in ({"epochs": [11, 12]}, {"epoch": ["10", "11"]}):
+        found = curves(plot_history(epochs | values))
+        assert found[0, "student, clean"] == expected
+
+
+def test_rows_of_a_csv_file():
+    rows = [
+        {"epoch": "0", "loss": "1.0", "val_cas": "NA"},
+        {"epoch": "1", "loss": "0.5", "val_cas": "7.5"},
+    ]
+    assert curves(plot_history(rows))[0, "student, CAS"] == ([2], [7.5])
+
+
+def test_start_and_end_are_marked_in_both_panels():
+    figure = plot_history(FULL, start_epoch=2, end_epoch=3)
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert texts == ["$t_s$ = 2", "$t_e$ = 3"]
+    for panel in figure.axes:
+        marks = [
+            line.get_xdata()[0]
+            for line in panel.get_lines()
+            if line.get_label().startswith("_")
+        ]
+        assert marks == [2, 3]
+
+
+def test_marks_beyond_the_run_do_not_squeeze_it():
+    figure = plot_history(FULL, start_epoch=2, end_epoch=100)
+    assert figure.axes[0].get_xlim()[1] < 5
+    assert len(figure.axes[0].texts) == 1
+
+
+def test_one_epoch_is_visible():
+    (line,) = plot_history({"val_accuracy": [0.3]}).axes[0].get_lines()
+    assert line.get_marker() == "o"
+
+
+@pytest.mark.parametrize(
+    "history, kwargs, message",
+    [
+        ({"loss": [1.0]}, {}, r"val_cas.*Received: keys \['loss'\]"),
+        ({"val_cas": [None]}, {}, r"at least one of.*\['val_cas'\]"),
+        ({"val_cas": [np.nan]}, {}, "at least one of"),
+        ({}, {}, r"Received: keys \[\]"),
+        (3, {}, "dictionary of lists.*Received: int"),
+        ("val_cas", {}, "dictionary of lists.*Received: str"),
+        ({"val_cas": ["high"]}, {}, "'val_cas'.*not a number.*'high'"),
+        (FULL, {"start_epoch": 3, "end_epoch": 3}, "start_epoch=3, end_ep"),
+        (FULL, {"start_epoch": -1}, "`start_epoch`.*-1"),
+        (FULL, {"validation_freq": 0}, "`validation_freq`.*0"),
+        (FULL, {"path": "curves.jpeg"}, "'curves.jpeg'"),
+    ],
+)
+def test_bad_input_is_named(history, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        plot_history(history, **kwargs)
