@@ -13,6 +13,7 @@ from keras_wake.datasets.splits import Splits
 
 DATASETS = ("digits", "cifar10", "cifar100", "folder")
 LABEL_MODES = ("int", "categorical")
+MAX_SEED = 2**63 - 1
 CIFAR_CLASSES = {"cifar10": 10, "cifar100": 100}
 
 
@@ -95,7 +96,7 @@ def load(
     image_size = _checked_image_size(image_size)
     if augment is not None:
         _validate.one_of(pipeline.AUGMENTATIONS, augment=augment)
-    seed = _validate.integer(0, seed=seed)
+    seed = _checked_seed(seed)
     initial_epoch = _validate.integer(0, initial_epoch=initial_epoch)
     _validate.one_of(LABEL_MODES, label_mode=label_mode)
     _checked_split(validation_split)
@@ -103,26 +104,24 @@ def load(
     source = _open(name, data_dir, image_size)
     chosen = _choose(source, validation_split, limit, test_limit, seed)
     arrays, skipped = source.read(chosen)
-    input_shape = arrays["train"].images.shape[1:]
     augment = source.default_augment if augment is None else augment
+    input_shape = arrays["train"].images.shape[1:]
     _check_crop(augment, input_shape)
-
-    num_classes = len(source.class_names)
-    one_hot = num_classes if label_mode == "categorical" else None
+    one_hot = len(source.class_names) if label_mode == "categorical" else None
     epoch = pipeline.EpochCounter(initial_epoch)
-    validation = None
-    if "validation" in arrays:
-        validation = pipeline.evaluation_dataset(
-            arrays["validation"], batch_size, one_hot
-        )
+    pipelines = {
+        split: pipeline.evaluation_dataset(data, batch_size, one_hot)
+        for split, data in arrays.items()
+        if split != "train"
+    }
     return Splits(
         train=pipeline.training_dataset(
             arrays["train"], batch_size, one_hot, augment, seed, epoch
         ),
-        validation=validation,
-        test=pipeline.evaluation_dataset(arrays["test"], batch_size, one_hot),
+        validation=pipelines.get("validation"),
+        test=pipelines["test"],
         class_names=source.class_names,
-        input_shape=tuple(input_shape),
+        input_shape=input_shape,
         train_size=len(arrays["train"]),
         validation_size=len(arrays.get("validation", ())),
         test_size=len(arrays["test"]),
@@ -130,6 +129,15 @@ def load(
         _arrays=arrays,
         _epoch=epoch,
     )
+
+
+def _checked_seed(seed: int) -> int:
+    seed = _validate.integer(0, seed=seed)
+    if seed > MAX_SEED:
+        raise ValueError(
+            f"`seed` must be at most {MAX_SEED}. Received: seed={seed}."
+        )
+    return seed
 
 
 def _optional_count(**kwargs: Any) -> int | None:

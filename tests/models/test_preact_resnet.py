@@ -1,7 +1,6 @@
 """PreActResNet18 against a PyTorch twin that is written out here."""
 
 import os
-import pathlib
 import subprocess
 import sys
 
@@ -10,8 +9,6 @@ import numpy as np
 import pytest
 
 from keras_wake import models
-
-REPO = pathlib.Path(__file__).resolve().parents[2]
 
 LOAD_WITHOUT_KERAS_WAKE = """
 import sys

@@ -1,0 +1,27 @@
+"""WAKE on CIFAR-10 with the published settings: one GPU, or several.
+
+    python examples/cifar10.py
+
+On a CPU, a small part of it (hours become minutes):
+
+    python examples/cifar10.py --model small --limit 3000 --epochs 60
+"""
+
+import runner
+
+if __name__ == "__main__":
+    runner.main(
+        __doc__,
+        {
+            "dataset": "cifar10",
+            "model": "preact_resnet18",
+            "epochs": 200,
+            "batch_size": 128,
+            "learning_rate": 0.1,
+            "epsilon": 8 / 255,
+            "step_size": 2 / 255,
+            "validation": 1000,
+            "start_epoch": 100,
+            "end_epoch": 110,
+        },
+    )

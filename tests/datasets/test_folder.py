@@ -1,0 +1,264 @@
+"""Folders of images: layout, decoding, and what is wrong with them."""
+
+import pathlib
+import tarfile
+import warnings
+
+import keras
+import numpy as np
+import pytest
+
+from keras_wake import datasets
+from keras_wake.datasets import folder as folder_module
+
+pytest.importorskip("tensorflow", reason="pipelines are made of tf.data")
+Image = pytest.importorskip("PIL.Image", reason="Pillow decodes the images")
+
+SHARED_CIFAR10 = (
+    pathlib.Path(__file__).resolve().parents[3]
+    / "shared/data/cifar10-jpeg.tar.xz"
+)
+
+
+def write_image(path, value, side=8, mode="RGB"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(value)
+    pixels = rng.integers(0, 256, (side, side, 3), np.uint8)
+    Image.fromarray(pixels).convert(mode).save(path)
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Two classes, 6 training and 2 test images each, as PNG."""
+    value = 0
+    for split, count in (("train", 6), ("test", 2)):
+        for name in ("dog", "cat"):
+            for number in range(count):
+                value += 1
+                path = tmp_path / split / name / f"{number}.png"
+                write_image(path, value)
+    return tmp_path
+
+
+def load(root, **arguments):
+    defaults = {"validation_split": 4, "augment": "none"}
+    return datasets.load("folder", data_dir=root, **{**defaults, **arguments})
+
+
+def test_reads_every_image_with_its_label(root):
+    splits = load(root)
+    assert splits.class_names == ("cat", "dog")
+    assert splits.input_shape == (8, 8, 3)
+    sizes = (splits.train_size, splits.validation_size, splits.test_size)
+    assert sizes == (8, 4, 4)
+    seen = {}
+    for name in ("train", "validation", "test"):
+        for image, label in zip(*splits.arrays(name), strict=True):
+            seen[image.tobytes()] = (name == "test", label)
+    expected = {}
+    for path in root.rglob("*.png"):
+        pixels = np.asarray(Image.open(path)).astype(np.float32) / 255
+        expected[pixels.tobytes()] = (
+            path.parts[-3] == "test",
+            ("cat", "dog").index(path.parts[-2]),
+        )
+    assert seen == expected
+    assert np.bincount(splits.arrays("validation")[1]).tolist() == [2, 2]
+
+
+def test_default_augmentation_is_the_published_one(root):
+    plain = load(root)
+    default = load(root, augment=None)
+    published = load(root, augment="crop_flip")
+    ((expected, _),) = published.train.as_numpy_iterator()
+    ((images, _),) = default.train.as_numpy_iterator()
+    ((originals, _),) = plain.train.as_numpy_iterator()
+    np.testing.assert_array_equal(images, expected)
+    assert not np.array_equal(images, originals)
+
+
+def test_only_the_chosen_files_are_read(root, monkeypatch):
+    read = []
+    decode = folder_module._decode
+
+    def spy(path, image_size):
+        read.append(path)
+        return decode(path, image_size)
+
+    monkeypatch.setattr(folder_module, "_decode", spy)
+    load(root, limit=2, test_limit=2)
+    assert len(read) == len(set(read)) == 2 + 4 + 2
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "JPEG", "bmp", "PNG"])
+def test_formats_and_nested_folders(tmp_path, suffix):
+    for number in range(8):
+        split = ("train", "test")[number // 4]
+        name = ("a", "b")[number % 2]
+        path = tmp_path / split / name / "images" / f"{number}.{suffix}"
+        write_image(path, number)
+    (tmp_path / "train" / ".cache").mkdir()
+    (tmp_path / "train" / "a" / "notes.txt").write_text("not an image")
+    (tmp_path / "train" / "a" / "._0.png").write_text("left by a Mac")
+    splits = load(tmp_path, validation_split=0)
+    assert (splits.train_size, splits.test_size) == (4, 4)
+    assert splits.skipped == ()
+
+
+def test_grey_images_have_one_channel_unless_mixed_with_colour(root):
+    for path in root.rglob("*.png"):
+        Image.open(path).convert("L").save(path)
+    assert load(root).input_shape == (8, 8, 1)
+    write_image(root / "train/cat/colour.png", 99)
+    splits = load(root, validation_split=0)
+    assert splits.input_shape == (8, 8, 3)
+    images, _ = splits.arrays("test")
+    np.testing.assert_array_equal(images[..., 0], images[..., 2])
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "P", "CMYK"])
+def test_other_modes_become_colour(root, mode):
+    suffix = "jpg" if mode == "CMYK" else "png"
+    write_image(root / f"train/cat/other.{suffix}", 99, mode=mode)
+    splits = load(root, validation_split=0)
+    assert splits.train_size == 13
+    assert splits.input_shape == (8, 8, 3)
+
+
+def test_sizes_must_agree_or_are_made_to(root):
+    write_image(root / "test/cat/large.png", 99, side=16)
+    with pytest.raises(ValueError, match=r"one size.*large\.png.*image_size"):
+        load(root)
+    splits = load(root, image_size=(12, 10))
+    assert splits.input_shape == (12, 10, 3)
+    assert splits.test_size == 5
+
+
+def test_unreadable_images_are_named_skipped_and_counted(root):
+    broken = root / "train/cat/broken.png"
+    broken.write_bytes(b"\x89PNG\r\n\x1a\n and then nothing")
+    truncated = root / "test/dog/truncated.png"
+    truncated.write_bytes((root / "test/dog/0.png").read_bytes()[:100])
+    deep = root / "train/dog/deep.png"
+    Image.fromarray(np.zeros((8, 8), np.uint16)).save(deep)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        splits = load(root, validation_split=0)
+    text = " ".join(str(warning.message) for warning in caught)
+    assert "Skipped 2 unreadable image(s)" in text
+    for path in (broken, truncated, deep):
+        assert str(path) in text
+    assert "not 8 bits per pixel" in text
+    assert set(splits.skipped) == {str(broken), str(truncated), str(deep)}
+    assert (splits.train_size, splits.test_size) == (12, 4)
+
+
+def test_many_unreadable_images_do_not_flood_the_warning(root):
+    for number in range(15):
+        (root / f"train/cat/broken{number}.png").write_bytes(b"")
+    with pytest.warns(UserWarning, match="15 unreadable.*and 5 more"):
+        splits = load(root, validation_split=0)
+    assert len(splits.skipped) == 15
+
+
+def test_class_without_readable_images(root):
+    for path in (root / "train/cat").iterdir():
+        path.write_bytes(b"broken")
+    with (
+        pytest.warns(UserWarning, match="unreadable"),
+        pytest.raises(
+            ValueError, match="None of the images of the class 'cat'"
+        ),
+    ):
+        load(root)
+
+
+def test_progress_is_shown_for_many_files(root, monkeypatch):
+    updates = []
+
+    class Progbar:
+        def __init__(self, target):
+            self.target = target
+
+        def update(self, current):
+            updates.append((current, self.target))
+
+    monkeypatch.setattr(keras.utils, "Progbar", Progbar)
+    load(root, validation_split=0)
+    assert not updates
+    monkeypatch.setattr(folder_module, "PROGRESS_FROM", 5)
+    load(root, validation_split=0)
+    assert updates == [(12, 12)]
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_missing_split(root, split):
+    (root / split).rename(root / "elsewhere")
+    with pytest.raises(
+        FileNotFoundError, match=f"There is no folder .*{split}"
+    ):
+        load(root)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_class_folder_without_images(root, split):
+    (root / split / "cat" / "0.png").parent.rename(root / "elsewhere")
+    (root / split / "cat").mkdir()
+    with pytest.raises(ValueError, match=f"{split}/cat has no images"):
+        load(root)
+
+
+def test_class_only_in_test(root):
+    write_image(root / "test/bird/0.png", 99)
+    with pytest.raises(ValueError, match=r"does not have: \['bird'\]"):
+        load(root)
+
+
+def test_test_without_classes(root):
+    (root / "test").rename(root / "elsewhere")
+    (root / "test").mkdir()
+    with pytest.raises(ValueError, match="test has no class folders"):
+        load(root)
+
+
+def test_one_class_is_too_few(root):
+    (root / "train" / "dog").rename(root / "elsewhere")
+    with pytest.raises(ValueError, match=r"at least 2 class.*\['cat'\]"):
+        load(root)
+
+
+def test_cropping_needs_larger_images(root):
+    with pytest.raises(ValueError, match=r"crop_flip.*\(4, 8, 3\)"):
+        load(root, image_size=(4, 8), augment=None)
+    assert load(root, image_size=(4, 8), augment="flip").train_size == 8
+
+
+def test_cifar10_from_a_folder_must_have_its_classes(root):
+    with pytest.raises(ValueError, match=r"cifar10 has 10 classes, but .* 2"):
+        datasets.load("cifar10", data_dir=root)
+
+
+@pytest.mark.skipif(
+    not SHARED_CIFAR10.exists(), reason="no CIFAR-10 (JPEG) beside the project"
+)
+def test_real_cifar10(tmp_path):
+    def few(member, path):
+        number = pathlib.PurePath(member.name).stem
+        if member.isfile() and int(number) % 1000 >= 8:
+            return None
+        return tarfile.data_filter(member, path)
+
+    with tarfile.open(SHARED_CIFAR10) as archive:
+        archive.extractall(tmp_path, filter=few)
+    splits = datasets.load(
+        "cifar10", data_dir=tmp_path, validation_split=0.25, limit=50
+    )
+    assert splits.num_classes == 10
+    assert splits.class_names[0] == "airplane"
+    assert splits.input_shape == (32, 32, 3)
+    assert np.bincount(splits.arrays("train")[1]).tolist() == [5] * 10
+    images, _ = splits.arrays("test")
+    # The published mean of CIFAR-10, from few images.
+    np.testing.assert_allclose(
+        images.mean((0, 1, 2)), (0.4914, 0.4822, 0.4465), atol=0.08
+    )

@@ -1,0 +1,228 @@
+"""`load`: sizes, splits, errors, and the sources that need no folder."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from keras_wake import datasets
+
+pytest.importorskip("tensorflow", reason="pipelines are made of tf.data")
+pytest.importorskip("sklearn", reason="the digits come from scikit-learn")
+
+
+def rows(images):
+    return {image.tobytes() for image in images}
+
+
+def test_digits():
+    splits = datasets.load("digits", batch_size=100)
+    assert splits.input_shape == (8, 8, 1)
+    assert splits.class_names == tuple("0123456789")
+    assert splits.num_classes == 10
+    assert splits.skipped == ()
+    sizes = (splits.train_size, splits.validation_size, splits.test_size)
+    assert sizes == (1294, 144, 359)
+    for name, size in zip(("train", "validation", "test"), sizes, strict=True):
+        dataset = getattr(splits, name)
+        batches = list(dataset.as_numpy_iterator())
+        assert dataset.cardinality() == len(batches) == -(-size // 100)
+        assert sum(len(labels) for _, labels in batches) == size
+        images, labels = batches[-1]
+        assert images.dtype == np.float32 and labels.dtype == np.int32
+        assert images.shape == (size % 100 or 100, 8, 8, 1)
+        assert 0 <= images.min() and images.max() <= 1
+
+
+def test_digits_equal_scikit_learns():
+    from sklearn.datasets import load_digits
+
+    original = load_digits()
+    expected = {
+        (image / 16).astype(np.float32).tobytes(): label
+        for image, label in zip(original.images, original.target, strict=True)
+    }
+    splits = datasets.load("digits")
+    seen = set()
+    for name in ("train", "validation", "test"):
+        for image, label in zip(*splits.arrays(name), strict=True):
+            assert expected[image.tobytes()] == label
+            seen.add(image.tobytes())
+    assert seen == set(expected)
+
+
+def test_splits_are_disjoint_stratified_and_independent_of_the_limit():
+    whole = datasets.load("digits", validation_split=200)
+    part = datasets.load("digits", validation_split=200, limit=300)
+    x_train, y_train = part.arrays("train")
+    x_validation, y_validation = part.arrays("validation")
+    assert len(y_train) == 300 and len(y_validation) == 200
+    assert np.bincount(y_train).min() >= 28
+    assert np.bincount(y_validation).min() >= 18
+    np.testing.assert_array_equal(x_validation, whole.arrays("validation")[0])
+    train = rows(whole.arrays("train")[0])
+    assert rows(x_train) < train
+    assert not train & rows(x_validation)
+    assert not train & rows(whole.arrays("test")[0])
+
+
+def test_seed_changes_the_samples_but_not_the_test_images():
+    first = datasets.load("digits", limit=50)
+    same = datasets.load("digits", limit=50)
+    other = datasets.load("digits", limit=50, seed=1)
+    for name in ("train", "validation", "test"):
+        np.testing.assert_array_equal(
+            first.arrays(name)[0], same.arrays(name)[0]
+        )
+    for name in ("train", "validation"):
+        assert rows(first.arrays(name)[0]) != rows(other.arrays(name)[0])
+    np.testing.assert_array_equal(
+        first.arrays("test")[0], other.arrays("test")[0]
+    )
+
+
+def test_no_validation_and_limited_test():
+    splits = datasets.load("digits", validation_split=0, test_limit=40)
+    assert splits.validation is None
+    assert splits.validation_size == 0
+    assert splits.train_size == 1438
+    assert np.bincount(splits.arrays("test")[1]).tolist() == [4] * 10
+    with pytest.raises(ValueError, match="There are no validation images"):
+        splits.arrays("validation")
+
+
+def test_part_of_the_arrays_is_stratified_and_always_the_same():
+    splits = datasets.load("digits")
+    images, labels = splits.arrays("train", limit=50)
+    assert np.bincount(labels).tolist() == [5] * 10
+    np.testing.assert_array_equal(images, splits.arrays("train", limit=50)[0])
+    with pytest.raises(ValueError, match="`split` must be one of 'train'"):
+        splits.arrays("training")
+    with pytest.raises(ValueError, match="at most the number of train images"):
+        splits.arrays("train", limit=10_000)
+
+
+def test_categorical_labels():
+    integer = datasets.load("digits", limit=30)
+    one_hot = datasets.load("digits", limit=30, label_mode="categorical")
+    ((_, labels),) = integer.train.as_numpy_iterator()
+    ((_, encoded),) = one_hot.train.as_numpy_iterator()
+    assert encoded.dtype == np.float32
+    np.testing.assert_array_equal(encoded, np.eye(10)[labels])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"name": "mnist"}, ValueError, "'digits', 'cifar10', 'cifar100', "),
+        ({"batch_size": 0}, ValueError, "`batch_size` must be at least 1"),
+        ({"augment": "cutout"}, ValueError, "'crop_flip', 'flip', 'none'"),
+        ({"label_mode": "binary"}, ValueError, "'int', 'categorical'"),
+        ({"seed": -1}, ValueError, "`seed` must be at least 0"),
+        ({"seed": 2**63}, ValueError, "`seed` must be at most"),
+        ({"initial_epoch": -1}, ValueError, "`initial_epoch` must be at"),
+        ({"limit": 0}, ValueError, "`limit` must be at least 1"),
+        ({"limit": 1295}, ValueError, "1294 after validation is set aside"),
+        ({"test_limit": 360}, ValueError, "number of test images, 359"),
+        ({"validation_split": 1.0}, ValueError, r"fraction in \[0, 1\)"),
+        ({"validation_split": -0.1}, ValueError, r"fraction in \[0, 1\)"),
+        ({"validation_split": -1}, ValueError, "must be at least 0"),
+        ({"validation_split": True}, TypeError, "must be an integer"),
+        ({"validation_split": "half"}, TypeError, "must be a real number"),
+        ({"validation_split": 1429}, ValueError, "between 1 and 1428 of"),
+        ({"validation_split": 1e-5}, ValueError, "which is 0 images"),
+        ({"image_size": (8, 8)}, ValueError, "only for folders of images"),
+        ({"image_size": 8}, ValueError, r"must be \(height, width\)"),
+        ({"data_dir": "."}, ValueError, "digits are part of scikit-learn"),
+        (
+            {"name": "folder"},
+            ValueError,
+            "`data_dir` is needed to load a folder",
+        ),
+        (
+            {"name": "folder", "data_dir": "no/such/folder"},
+            FileNotFoundError,
+            "`data_dir` must be a folder that exists",
+        ),
+        (
+            {"name": "cifar10", "data_dir": "no/such/folder"},
+            FileNotFoundError,
+            "`data_dir` must be a folder that exists",
+        ),
+    ],
+)
+def test_refuses_bad_arguments(arguments, error, message):
+    with pytest.raises(error, match=message):
+        datasets.load(**{"name": "digits", **arguments})
+
+
+@pytest.mark.parametrize(
+    ("name", "classes"), [("cifar10", 10), ("cifar100", 100)]
+)
+def test_cifar_through_tfds(name, classes):
+    tfds = pytest.importorskip(
+        "tensorflow_datasets", reason="it provides CIFAR"
+    )
+    with tfds.testing.mock_data(num_examples=60):
+        splits = datasets.load(name, validation_split=10, batch_size=32)
+    assert splits.input_shape == (32, 32, 3)
+    assert splits.num_classes == classes
+    assert (splits.train_size, splits.test_size) == (50, 60)
+    images, labels = next(splits.train.as_numpy_iterator())
+    assert images.shape == (32, 32, 32, 3) and images.max() <= 1
+    assert labels.max() < classes
+    if name == "cifar10":
+        assert splits.class_names[:2] == ("airplane", "automobile")
+
+
+@pytest.mark.parametrize(
+    ("problem", "error", "message"),
+    [
+        (OSError("no route"), RuntimeError, r"\(OSError: no route\).*network"),
+        (
+            ModuleNotFoundError("No module", name="some_package"),
+            ImportError,
+            "pip install some_package",
+        ),
+    ],
+)
+def test_failed_download_says_what_to_do(
+    monkeypatch, tmp_path, problem, error, message
+):
+    tfds = pytest.importorskip(
+        "tensorflow_datasets", reason="it provides CIFAR"
+    )
+
+    def fail(self, **kwargs):
+        raise problem
+
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", fail)
+    with pytest.raises(error, match=message):
+        datasets.load("cifar10", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "message"),
+    [
+        ("digits", "sklearn.datasets", "needs scikit-learn"),
+        ("cifar10", "tensorflow_datasets", "needs tensorflow-datasets"),
+    ],
+)
+def test_missing_package_is_named(monkeypatch, name, package, message):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match=message):
+        datasets.load(name)
+
+
+def test_importing_does_not_import_what_only_some_need():
+    heavy = ("tensorflow_datasets", "sklearn", "PIL.Image", "matplotlib")
+    code = (
+        "import sys; import keras; before = set(sys.modules); "
+        "import keras_wake.datasets, keras_wake.models; "
+        f"print([n for n in {heavy} if n in set(sys.modules) - before])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    )
+    assert result.stdout.strip() == "[]"
