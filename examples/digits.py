@@ -1,6 +1,6 @@
 """WAKE on scikit-learn's real 8x8 digits: minutes on two CPU cores.
 
-    python examples/digits.py
+python examples/digits.py
 """
 
 import runner

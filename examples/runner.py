@@ -22,6 +22,9 @@ from typing import Any
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# TensorFlow leaves oneDNN off on CPUs without AVX-512, where it still makes
+# the input gradient of a convolution up to three times as fast.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 METHODS = ("wake", "at", "standard")
 
@@ -93,7 +96,7 @@ class Record:
         self.csv_path = run_dir / "history.csv"
         self.content: dict[str, Any] = {
             "settings": settings,
-            "started": datetime.datetime.now(datetime.UTC).isoformat("T", "seconds"),
+            "started": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M}",
             "commit": _commit(),
             "device": _device(),
             "versions": {

@@ -16,8 +16,8 @@ from keras_wake import _validate
 from keras_wake import backend
 from keras_wake import objectives
 from keras_wake._random import CounterSeed
-from keras_wake.attacks import PGD
 from keras_wake.attacks import Attack
+from keras_wake.attacks import PGD
 from keras_wake.attribution.head import counterpart
 from keras_wake.attribution.head import find_head
 from keras_wake.attribution.head import logits_and_features
@@ -31,7 +31,7 @@ _EVALUATION_STREAM = 0x5EED
 
 
 @keras.saving.register_keras_serializable(package="keras_wake")
-class WakeModel(backend.Trainer, keras.Model):
+class WakeModel(backend.Trainer):
     """Adversarial training of a classifier, with WAKE (Algorithm 2).
 
     In each step the attack finds δ on the student; the student then minimises

@@ -111,9 +111,8 @@ def logits_and_features(classifier: Any, head: Any, x: Any) -> tuple[Any, Any]:
 
 def _all_layers(classifier: Any) -> Iterator[Any]:
     """All layers, depth first; a model's place is before its layers."""
-    for layer in getattr(classifier, "layers", None) or getattr(
-        classifier, "_layers", ()
-    ):
+    layers = getattr(classifier, "layers", getattr(classifier, "_layers", []))
+    for layer in layers:
         yield layer
         yield from _all_layers(layer)
 

@@ -33,7 +33,7 @@ class ClassAttributionSimilarity(keras.metrics.Metric):
         )
 
     def update_state(self, labels: Any, features: Any, kernel: Any) -> None:
-        """Adds a batch: labels (batch, K), features (batch, n), kernel (n, K)."""
+        """Adds a batch of labels (batch, K) and features (batch, n)."""
         sums, counts = class_sums(labels, features, kernel)
         self.sums.assign_add(sums)
         self.counts.assign_add(counts)

@@ -8,11 +8,11 @@ same few names: `Trainer` (the compiled training and test step), `compile`,
 import keras
 
 if keras.backend.backend() == "tensorflow":
-    from keras_wake.backend.tensorflow import Trainer
     from keras_wake.backend.tensorflow import compile
     from keras_wake.backend.tensorflow import global_sum
     from keras_wake.backend.tensorflow import input_gradient
     from keras_wake.backend.tensorflow import replica_index
+    from keras_wake.backend.tensorflow import Trainer
     from keras_wake.backend.tensorflow import use_xla
 else:
     raise ImportError(

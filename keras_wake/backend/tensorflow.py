@@ -7,6 +7,7 @@ replica's share of the batch.
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 
@@ -55,7 +56,7 @@ def compile(function: Callable) -> Callable:
     )
 
 
-class Trainer:
+class Trainer(keras.Model):
     """The steps that `fit` and `evaluate` compile, for `WakeModel`."""
 
     def train_step(self, data: Any) -> dict[str, Any]:

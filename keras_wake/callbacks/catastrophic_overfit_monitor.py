@@ -79,8 +79,10 @@ class CatastrophicOverfitMonitor(keras.callbacks.Callback):
         super().__init__()
         self.data = data
         self.samples = _validate.integer(1, samples=samples)
+        # The number of steps between checks; None stands for an epoch.
+        self._interval: int | None = None
         if every != "epoch":
-            every = _validate.integer(
+            self._interval = _validate.integer(
                 1, hint='Or pass `every="epoch"`.', every=every
             )
         self.every = every
@@ -136,8 +138,7 @@ class CatastrophicOverfitMonitor(keras.callbacks.Callback):
         self._y = np.concatenate(labels)[: self.samples]
         classes = self._y if self._y.ndim == 1 else self._y.argmax(axis=1)
         self._classes = np.reshape(classes, (-1,))
-        if self.every != "epoch":
-            self._next_check = self.every
+        self._next_check = self._interval or 0
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Remembers the epoch."""
@@ -147,13 +148,13 @@ class CatastrophicOverfitMonitor(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Checks every n steps, also where one call makes several steps."""
         self._step = self._epoch_start + batch + 1
-        if self.every != "epoch" and self._step >= self._next_check:
-            self._next_check = self._step + self.every
+        if self._interval and self._step >= self._next_check:
+            self._next_check = self._step + self._interval
             self._check()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Checks once an epoch, and writes the last check into the logs."""
-        if self.every == "epoch":
+        if self._interval is None:
             self._check()
         if logs is not None and self.history:
             for name in ("single_step_accuracy", "multi_step_accuracy"):

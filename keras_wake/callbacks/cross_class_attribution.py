@@ -139,7 +139,7 @@ class CrossClassAttribution(keras.callbacks.Callback):
                 if teacher is not None:
                     logs["val_teacher_cas"] = self.teacher_cas
         if self.path is not None and due and self._measured:
-            self._draw()
+            self._draw(os.fspath(self.path))
 
     def _matrix_of(self, network: Any) -> np.ndarray:
         attack = self.attack or self.model.eval_attack
@@ -176,7 +176,7 @@ class CrossClassAttribution(keras.callbacks.Callback):
         self.history.append(entry)
         self._measured = True
 
-    def _draw(self) -> None:
+    def _draw(self, folder: str) -> None:
         name = f"correlation_epoch_{self._epoch:04d}.png"
         try:
             from keras_wake import visualization
@@ -185,7 +185,7 @@ class CrossClassAttribution(keras.callbacks.Callback):
                 self.correlation,
                 class_names=self.class_names,
                 title=f"Epoch {self._epoch}, CAS {self.cas:.1f}",
-                path=os.path.join(os.fspath(self.path), name),
+                path=os.path.join(folder, name),
             )
         except Exception as error:
             warnings.warn(

@@ -75,6 +75,7 @@ class EMATeacher(keras.callbacks.Callback):
             )
         self.warmup = bool(warmup)
         self.data = data
+        self._estimated_at: int | None = None
 
     def set_model(self, model: Any) -> None:
         """Switches the teacher on, before the step is compiled."""

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 
 from keras_wake import _validate
-from keras_wake.datasets import folder, pipeline, sources
+from keras_wake.datasets import folder
+from keras_wake.datasets import pipeline
+from keras_wake.datasets import sources
 from keras_wake.datasets.sampling import stratified_sample
 from keras_wake.datasets.splits import Splits
 

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from keras_wake import _validate
-from keras_wake.datasets.pipeline import EpochCounter, ImageArrays
+from keras_wake.datasets.pipeline import EpochCounter
+from keras_wake.datasets.pipeline import ImageArrays
 from keras_wake.datasets.sampling import stratified_sample
 
 SPLIT_NAMES = ("train", "validation", "test")

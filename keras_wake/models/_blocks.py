@@ -9,7 +9,8 @@ network loads where keras-wake is not installed.
 
 import math
 import numbers
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import keras

@@ -6,7 +6,8 @@ counted from 0) and its rows (a list of dictionaries). A curve is a pair of
 arrays, epochs counted from 1 and values, without the missing points.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np

@@ -6,8 +6,10 @@ of colour blindness can tell apart; curves differ in line style as well.
 
 import os
 import pathlib
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from collections.abc import Sequence
+from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 

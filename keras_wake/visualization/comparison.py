@@ -1,12 +1,15 @@
 """Curves of several runs in one figure, with a band over their seeds."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from keras_wake import _validate
-from keras_wake.visualization import _curves, _figure
+from keras_wake.visualization import _curves
+from keras_wake.visualization import _figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

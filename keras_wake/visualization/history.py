@@ -1,9 +1,11 @@
 """Curves of one run: clean and robust accuracy, and CAS, over the epochs."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
+from typing import TYPE_CHECKING
 
 from keras_wake import _validate
-from keras_wake.visualization import _curves, _figure
+from keras_wake.visualization import _curves
+from keras_wake.visualization import _figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

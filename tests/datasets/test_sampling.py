@@ -1,7 +1,8 @@
 """Stratified samples, over random class sizes."""
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from keras_wake.datasets.sampling import stratified_sample
