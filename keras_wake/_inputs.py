@@ -15,7 +15,6 @@ from keras import ops
 
 # Rounding of resizing or normalising makes values like -3e-8.
 BOUNDS_TOLERANCE = 1e-6
-FAULTS = 3
 
 
 def check_classifier(classifier: Any) -> int:
@@ -37,11 +36,7 @@ def check_classifier(classifier: Any) -> int:
             "`classifier` must be a `keras.Model` that maps images to logits. "
             f"Received: {classifier!r} (of type {type(classifier).__name__})."
         )
-    try:
-        shape = classifier.input_shape
-    except AttributeError:
-        shape = getattr(classifier, "_build_shapes_dict", None)
-        shape = next(iter(shape.values()), None) if shape else None
+    shape = _input_shape(classifier)
     if not classifier.built or shape is None:
         raise ValueError(
             f"The classifier {classifier.name!r} is not built yet. Call it on "
@@ -76,16 +71,45 @@ def check_classifier(classifier: Any) -> int:
     return int(logits_shape[1])
 
 
+def _input_shape(classifier: keras.Model) -> Any:
+    try:
+        return classifier.input_shape
+    except AttributeError:
+        shapes = getattr(classifier, "_build_shapes_dict", None)
+        return next(iter(shapes.values()), None) if shapes else None
+
+
+def check_rank(x: Any, classifier: keras.Model) -> None:
+    """Checks that images have as many axes as a checked classifier takes.
+
+    Keras adds or drops a last axis of size 1; a compiled attack cannot.
+    """
+    expected = _input_shape(classifier)
+    if len(x.shape) != len(expected):
+        sizes = ", ".join(str(size) for size in expected[1:])
+        raise ValueError(
+            f"Images must have shape (batch, {sizes}), as the classifier "
+            f"{classifier.name!r} takes them. Received: shape "
+            f"{tuple(x.shape)}."
+        )
+
+
 def check_images(x: Any) -> Any:
-    """Checks the dtype of images and returns them as float32.
+    """Checks dtype and rank of images and returns them as float32.
 
     Raises:
         TypeError: If they are not floating-point numbers.
+        ValueError: If they are not a batch.
     """
     if not hasattr(x, "dtype"):
         raise TypeError(
             "Images must be one tensor or array of shape (batch, ...). "
             f"Received: {type(x).__name__}."
+        )
+    if len(x.shape) < 2:
+        raise ValueError(
+            "Images must have shape (batch, ...). Received: shape "
+            f"{tuple(x.shape)}."
         )
     dtype = keras.backend.standardize_dtype(x.dtype)
     if not keras.backend.is_float_dtype(dtype):
@@ -169,6 +193,26 @@ def count_faults(x: Any, labels: Any, bounds: tuple[float, float]) -> Any:
     return ops.stack([ops.sum(ops.cast(f, "float32")) for f in faults])
 
 
+class InputFaults(keras.metrics.Metric):
+    """The faults of all batches since the last reset, over all replicas.
+
+    A metric, because that is the state that adds up over replicas and that
+    no checkpoint holds. It has no entry in the logs.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(name="input_faults", dtype="float32")
+        self.counts = self.add_variable((3,), initializer="zeros")
+
+    def update_state(self, faults: Any) -> None:
+        """Adds what `count_faults` returns."""
+        self.counts.assign_add(faults)
+
+    def result(self) -> dict[str, Any]:
+        """Nothing for the logs."""
+        return {}
+
+
 def raise_for_faults(
     faults: Any, bounds: tuple[float, float], num_classes: int, where: str
 ) -> None:
@@ -208,11 +252,7 @@ def batches(data: Any, batch_size: int = 128) -> Iterator[tuple[Any, Any]]:
     """
     if _is_pair_of_arrays(data):
         x, y = data
-        if len(x) != len(y):
-            raise ValueError(
-                "Images and labels must be equally many. Received: "
-                f"{len(x)} images and {len(y)} labels."
-            )
+        _check_lengths(x, y)
         starts = range(0, len(x), batch_size)
         pairs: Iterable = (
             (x[i : i + batch_size], y[i : i + batch_size]) for i in starts
@@ -224,15 +264,17 @@ def batches(data: Any, batch_size: int = 128) -> Iterator[tuple[Any, Any]]:
         pairs = data
     else:
         raise TypeError(
-            "`data` must be a pair of arrays (x, y) or yield such batches. "
+            "`data` must be a pair of arrays (x, y) or yield batches "
+            "(images, labels). "
             f"Received: {type(data).__name__}."
         )
     empty = True
     for batch in pairs:
         if not isinstance(batch, (tuple, list)) or len(batch) < 2:
             raise TypeError(
-                "`data` must yield (images, labels). Received: a "
-                f"{type(batch).__name__}."
+                "`data` must be a pair of arrays (x, y) or yield batches "
+                f"(images, labels). Received: a {type(data).__name__} that "
+                f"yields a {type(batch).__name__}."
             )
         empty = False
         yield batch[0], batch[1]
@@ -244,7 +286,7 @@ def _is_pair_of_arrays(data: Any) -> bool:
     return (
         isinstance(data, (tuple, list))
         and len(data) == 2
-        and all(hasattr(part, "shape") for part in data)
+        and all(len(getattr(part, "shape", ())) > 0 for part in data)
     )
 
 
@@ -256,8 +298,28 @@ def checked_batches(
 ) -> Iterator[tuple[Any, Any]]:
     """`batches`, as float32 images and (batch, K) labels, values checked."""
     for number, (x, y) in enumerate(batches(data, batch_size), start=1):
-        x = check_images(ops.convert_to_tensor(x))
-        labels = one_hot_labels(ops.convert_to_tensor(y), num_classes)
-        faults = ops.convert_to_numpy(count_faults(x, labels, bounds))
-        raise_for_faults(faults, bounds, num_classes, f"of batch {number}")
-        yield x, labels
+        where = f"of batch {number}"
+        yield checked_batch(x, y, num_classes, bounds, where)
+
+
+def checked_batch(
+    x: Any, y: Any, num_classes: int, bounds: tuple[float, float], where: str
+) -> tuple[Any, Any]:
+    """One batch as float32 images and (batch, K) labels, values checked."""
+    x = check_images(x if x is None else ops.convert_to_tensor(x))
+    y = y if y is None else ops.convert_to_tensor(y)
+    labels = one_hot_labels(y, num_classes)
+    _check_lengths(x, labels)
+    if len(x) == 0:
+        raise ValueError(f"There are no images: the size {where} is 0.")
+    faults = ops.convert_to_numpy(count_faults(x, labels, bounds))
+    raise_for_faults(faults, bounds, num_classes, where)
+    return x, labels
+
+
+def _check_lengths(x: Any, y: Any) -> None:
+    if len(x) != len(y):
+        raise ValueError(
+            "Images and labels must be equally many. Received: "
+            f"{len(x)} images and {len(y)} labels."
+        )

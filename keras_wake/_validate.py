@@ -9,6 +9,8 @@ import math
 import numbers
 from typing import Any
 
+import numpy as np
+
 
 def _name_and_value(kwargs: dict[str, Any]) -> tuple[str, Any]:
     ((name, value),) = kwargs.items()
@@ -64,6 +66,17 @@ def integer(minimum: int, hint: str = "", **kwargs: Any) -> int:
     if value < minimum:
         raise _fail(name, f"at least {minimum}", value, hint)
     return int(value)
+
+
+def boolean(hint: str = "", **kwargs: Any) -> bool:
+    """True or False, and nothing that merely counts as one of them."""
+    name, value = _name_and_value(kwargs)
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(
+            f"`{name}` must be True or False. Received: {name}={value!r} "
+            f"(of type {type(value).__name__}). {hint}".rstrip()
+        )
+    return bool(value)
 
 
 def one_of(allowed: Any, hint: str = "", **kwargs: Any) -> Any:

@@ -128,6 +128,12 @@ class WakeModel(backend.Trainer):
             eval_attack = PGD() if attack is None else attack
             eval_attack = PGD.for_evaluation(eval_attack)
         self.eval_attack = _check_attack(eval_attack=eval_attack)
+        if attack is not None and attack.bounds != eval_attack.bounds:
+            raise ValueError(
+                "`attack` and `eval_attack` must have the same bounds, those "
+                f"of the images. Received: {attack.bounds} and "
+                f"{eval_attack.bounds}."
+            )
         if not isinstance(schedule, (DistillationRamp, type(None))):
             raise TypeError(
                 "`schedule` must be a `DistillationRamp` or None. Received: "
@@ -169,15 +175,9 @@ class WakeModel(backend.Trainer):
         self.teacher_averaging = variable("teacher_averaging", "float32")
         self.teacher_updates = variable("teacher_updates", "int32")
         self.train_steps = variable("train_steps", "int32")
-        self.input_faults = self.add_weight(
-            shape=(_inputs.FAULTS,),
-            initializer="zeros",
-            dtype="float32",
-            trainable=False,
-            name="input_faults",
-        )
 
     def _add_metrics(self, head: Any) -> None:
+        self.input_faults = _inputs.InputFaults()
         mean = keras.metrics.Mean
         self._loss = mean(name="loss")
         self._accuracy = mean(name="accuracy")
@@ -185,8 +185,9 @@ class WakeModel(backend.Trainer):
         self._kd_weight_mean = mean(name="kd_weight")
         self._teacher_accuracy = mean(name="teacher_accuracy")
         self._teacher_robust_accuracy = mean(name="teacher_robust_accuracy")
+        self._head_name = getattr(head, "name", head)
         try:
-            self.head = find_head(self.classifier, head)
+            self.head = find_head(self.classifier, head, self.num_classes)
         except ValueError as error:
             if head is not None:
                 raise
@@ -207,7 +208,8 @@ class WakeModel(backend.Trainer):
     @property
     def teacher_in_use(self) -> bool:
         """Whether the teacher has ever been averaged, or is about to be."""
-        return self._averager is not None or int(self.teacher_updates) > 0
+        averaged = int(backend.to_numpy(self.teacher_updates))
+        return self._averager is not None or averaged > 0
 
     @property
     def robust_classifier(self) -> keras.Model:
@@ -327,11 +329,14 @@ class WakeModel(backend.Trainer):
         count = ops.cast(ops.shape(losses)[0], "float32")
         loss = ops.sum(losses) / backend.global_sum(count)
 
-        # Not `self.losses`, which counts the teacher's regularisers as well.
-        extra = sum((ops.sum(e) for e in self.classifier.losses), 0.0)
+        extra = self._regularisers()
         self._loss.update_state(losses + extra)
         self._kd_weight_mean.update_state(weight)
         return loss + extra / backend.global_sum(ops.ones(()))
+
+    def _regularisers(self) -> Any:
+        # Not `self.losses`, which counts the teacher's as well.
+        return sum((ops.sum(e) for e in self.classifier.losses), 0.0)
 
     def _teacher_logits(self, images: Any, like: Any) -> Any:
         """The teacher's logits without gradient; zeros while λ_t is 0."""
@@ -383,7 +388,8 @@ class WakeModel(backend.Trainer):
         )
         logits = {"clean": clean, "adversarial": robust}
         losses = self.objective.loss(labels, logits)
-        self._loss.update_state(self._weighted(losses, sample_weight))
+        losses = self._weighted(losses, sample_weight)
+        self._loss.update_state(losses + self._regularisers())
         self._accuracy.update_state(_hits(labels, clean))
         self._robust_accuracy.update_state(_hits(labels, robust))
         if self._compile_metrics is not None:
@@ -423,12 +429,39 @@ class WakeModel(backend.Trainer):
         return clean, network(adversarial, training=False), None
 
     def _checked(self, x: Any, y: Any) -> tuple[Any, Any]:
-        """Images as float32 and labels as (batch, K), faults counted."""
+        """Images as float32 and labels as (batch, K), faults counted.
+
+        A fault is raised only when the step has ended. So that the weights
+        survive it, what is not finite is replaced.
+        """
         bounds = (self.attack or self.eval_attack).bounds
         x = _inputs.check_images(x)
         labels = _inputs.one_hot_labels(y, self.num_classes)
-        self.input_faults.assign_add(_inputs.count_faults(x, labels, bounds))
+        faults = _inputs.count_faults(x, labels, bounds)
+        self.input_faults.update_state(faults)
+        x = ops.where(ops.isfinite(x), x, bounds[0])
+        labels = ops.where(ops.isfinite(labels), labels, 0.0)
         return x, labels
+
+    def raise_for_faults(self, where: str) -> None:
+        """Raises for what the steps since the last call have counted.
+
+        Args:
+            where: Which images were looked at, for the message.
+
+        Raises:
+            ValueError: For images with NaN or outside the bounds and for
+                labels that name no class.
+        """
+        faults = backend.to_numpy(self.input_faults.counts)
+        if faults.any():
+            self.forget_faults()
+            bounds = (self.attack or self.eval_attack).bounds
+            _inputs.raise_for_faults(faults, bounds, self.num_classes, where)
+
+    def forget_faults(self) -> None:
+        """Starts to count from 0."""
+        self.input_faults.reset_state()
 
     def _weighted(self, losses: Any, sample_weight: Any) -> Any:
         if sample_weight is None:
@@ -447,7 +480,7 @@ class WakeModel(backend.Trainer):
                 "adversarial": self._robust_accuracy,
             }
             seen = [trackers[name] for name in self.objective.inputs]
-            return [self._loss, *seen, self._kd_weight_mean]
+            return [self._loss, *seen, self._kd_weight_mean, self.input_faults]
         metrics = [self._loss, self._accuracy, self._robust_accuracy]
         if self.compiled and self._compile_metrics is not None:
             metrics.append(self._compile_metrics)
@@ -457,7 +490,7 @@ class WakeModel(backend.Trainer):
             metrics.append(self.attribution)
             if self._evaluates_teacher:
                 metrics.append(self.teacher_attribution)
-        return metrics
+        return [*metrics, self.input_faults]
 
     def compile(
         self,
@@ -528,6 +561,7 @@ class WakeModel(backend.Trainer):
             return super().fit(**given)
         finally:
             self.fit_data = None
+            self._attribution_on = False
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """Clean and robust accuracy, as `keras.Model.evaluate`.
@@ -546,21 +580,40 @@ class WakeModel(backend.Trainer):
             )
             args = ()
             _check_not_empty(kwargs.get("x"))
-            self._attribution_on = False
             kwargs["callbacks"] = _guarded(kwargs.get("callbacks"), self)
+        # A callback of `fit` may evaluate other data in between.
+        phase, attribution_on = self._phase, self._attribution_on
         self._phase = "test"
         try:
             return super().evaluate(*args, **kwargs)
         finally:
-            self._phase = "train"
+            self._phase, self._attribution_on = phase, attribution_on
+
+    def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        """One step on one batch, as `keras.Model.train_on_batch`.
+
+        Raises:
+            TypeError, ValueError: For data that cannot be right, as `fit`.
+        """
+        self.forget_faults()
+        logs = super().train_on_batch(*args, **kwargs)
+        self.raise_for_faults("of this batch")
+        return logs
 
     def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
-        """Metrics of a single batch, as `keras.Model.test_on_batch`."""
-        self._phase = "test"
+        """Metrics of a single batch, as `keras.Model.test_on_batch`.
+
+        Raises:
+            TypeError, ValueError: For data that cannot be right, as `fit`.
+        """
+        self.forget_faults()
+        phase, self._phase = self._phase, "test"
         try:
-            return super().test_on_batch(*args, **kwargs)
+            logs = super().test_on_batch(*args, **kwargs)
         finally:
-            self._phase = "train"
+            self._phase = phase
+        self.raise_for_faults("of this batch")
+        return logs
 
     def make_train_function(self, force: bool = False) -> Any:
         """Compiles the training step, again if its callbacks changed."""
@@ -598,7 +651,7 @@ class WakeModel(backend.Trainer):
             "schedule": serialize(self.schedule),
             "temperature": self.temperature,
             "scale_distillation": self.scale_distillation,
-            "head": None if self.head is None else self.head.name,
+            "head": self._head_name,
             "seed": self.seed,
         }
 
@@ -647,7 +700,9 @@ def _guarded(callbacks: Any, model: Any) -> Any:
     if isinstance(callbacks, keras.callbacks.CallbackList):
         # Made before `fit`, which has since switched everything off.
         callbacks.set_model(model)
-        callbacks.append(InputGuard())
+        if not any(isinstance(c, InputGuard) for c in callbacks.callbacks):
+            callbacks.append(InputGuard())
+            callbacks.callbacks.insert(0, callbacks.callbacks.pop())
         return callbacks
     if callbacks is None:
         callbacks = []

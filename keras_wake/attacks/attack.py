@@ -5,7 +5,6 @@ batch; a training step calls `perturb` with tensors it has checked already.
 Both end in the same projection, so that no attack leaves its threat model.
 """
 
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +12,9 @@ import keras
 from keras import ops
 
 from keras_wake import _inputs
+from keras_wake import _validate
 from keras_wake import backend
+from keras_wake._per_model import PerModel
 from keras_wake._random import CounterSeed
 from keras_wake.attacks.threat_model import ThreatModel
 
@@ -34,7 +35,7 @@ class Attack:
         bounds: tuple[float, float] = (0.0, 1.0),
     ) -> None:
         self.threat_model = ThreatModel(norm, epsilon, bounds)
-        self._compiled: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+        self._compiled = PerModel()
 
     @property
     def norm(self) -> str:
@@ -109,38 +110,26 @@ class Attack:
                 outside the bounds or with NaN, or for labels that name no
                 class.
         """
-        if classifier not in self._compiled_or_empty(classifier):
-            self._compiled[classifier] = self._compile(classifier)
-        run, num_classes = self._compiled[classifier]
-        data = (ops.convert_to_tensor(x), ops.convert_to_tensor(y))
-        x, labels = next(
-            _inputs.checked_batches(
-                data, num_classes, self.bounds, max(1, len(data[0]))
-            )
+        if not isinstance(classifier, keras.Model):
+            _inputs.check_classifier(classifier)
+        run, num_classes = self._compiled.get(classifier, self._compile)
+        x, labels = _inputs.checked_batch(
+            x, y, num_classes, self.bounds, "of the batch"
         )
+        _inputs.check_rank(x, classifier)
         if seed is None:
             seed = keras.random.randint((), 0, 2**31 - 1)
+        else:
+            seed = _validate.integer(0, seed=seed)
         return run(x, labels, ops.cast(seed, "uint32"))
 
-    def _compiled_or_empty(self, classifier: Any) -> Any:
-        # A dictionary of weak references refuses what cannot be referenced.
-        return self._compiled if isinstance(classifier, keras.Model) else ()
-
-    def _compile(self, classifier: Any) -> tuple[Callable, int]:
-        num_classes = _inputs.check_classifier(classifier)
-        # The cache must not keep alive a model that the user has let go.
-        reference = weakref.ref(classifier)
+    def _compile(self, reference: Callable) -> tuple[Callable, int]:
+        num_classes = _inputs.check_classifier(reference())
 
         def run(x: Any, labels: Any, seed: Any) -> Any:
             return self.perturb(reference(), x, labels, CounterSeed(seed))
 
         return backend.compile(run), num_classes
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Compiled functions can be neither copied nor pickled.
-        state = self.__dict__.copy()
-        state["_compiled"] = weakref.WeakKeyDictionary()
-        return state
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor."""

@@ -72,14 +72,15 @@ class PGD(Attack):
             step_size = self.epsilon / 4
         self.step_size = self.threat_model.check_length(step_size=step_size)
         self.steps = _validate.integer(0, steps=steps)
-        self.random_start = bool(random_start)
-        self.training = bool(training)
+        self.random_start = _validate.boolean(random_start=random_start)
+        self.training = _validate.boolean(training=training)
 
     def run(self, classifier: Callable, x: Any, labels: Any, seed: Any) -> Any:
         """Perturbations after `steps` steps, float32 like `x`."""
         if self.steps == 0 or self.epsilon == 0:
             return ops.zeros_like(x)
         threat = self.threat_model
+        threat.check_images(x, step_size=self.step_size)
 
         def total_loss(images: Any) -> Any:
             # In training mode a call would update statistics and seeds;

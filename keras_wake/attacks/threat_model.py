@@ -6,6 +6,7 @@ float32 tensors of shape (batch, ...), in the units of the images.
 """
 
 import math
+import numbers
 from typing import Any
 
 import keras
@@ -17,6 +18,18 @@ from keras_wake import _validate
 def _per_sample(values: Any, like: Any) -> Any:
     """Reshapes (batch,) so that it broadcasts against (batch, ...)."""
     return ops.reshape(values, (-1,) + (1,) * (len(like.shape) - 1))
+
+
+def _are_ascending(bounds: Any) -> bool:
+    try:
+        low, high = bounds
+    except (TypeError, ValueError):
+        return False
+    return low < high if all(map(_is_number, (low, high))) else False
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 class Linf:
@@ -115,16 +128,13 @@ class ThreatModel:
     ) -> None:
         self.norm = _validate.one_of(NORMS, norm=norm)
         self._norm = NORMS[norm]()
-        try:
-            low, high = (float(bound) for bound in bounds)
-        except (TypeError, ValueError):
-            low = high = 0.0
-        if not low < high:
+        if not _are_ascending(bounds):
             raise ValueError(
                 "`bounds` must be two ascending numbers, the smallest and the "
                 f"largest pixel value. Received: bounds={bounds!r}."
             )
-        self.bounds = (low, high)
+        low, high = bounds
+        self.bounds = (float(low), float(high))
         self.epsilon = self.check_length(epsilon=epsilon)
 
     def check_length(self, **kwargs: Any) -> float:
@@ -147,20 +157,21 @@ class ThreatModel:
             )
         return number
 
-    def check_images(self, x: Any) -> None:
-        """Checks that the radius makes sense for images of this shape."""
+    def check_images(self, x: Any, **lengths: float) -> None:
+        """Checks that the radius, and other lengths, suit images like `x`."""
         low, high = self.bounds
         shape = tuple(x.shape[1:])
         if None in shape:
             return
         limit = self._norm.diameter(shape, high - low)
-        if self.epsilon > limit * (1 + 1e-6):
-            raise ValueError(
-                f"`epsilon` must be at most {limit:g}, the largest {self.norm} "
-                f"distance of two images of shape {shape}. Received: "
-                f"epsilon={self.epsilon!r}. It is in pixel units: 128/255, "
-                "not 128."
-            )
+        for name, value in {"epsilon": self.epsilon, **lengths}.items():
+            if value > limit * (1 + 1e-6):
+                raise ValueError(
+                    f"`{name}` must be at most {limit:g}, the largest "
+                    f"{self.norm} distance of two images of shape {shape}. "
+                    f"Received: {name}={value!r}. It is in pixel units: "
+                    "128/255, not 128."
+                )
 
     def random_perturbation(self, x: Any, seed: Any) -> Any:
         """A random allowed perturbation of `x`, same shape."""

@@ -1,16 +1,24 @@
 """The class-wise attribution matrix and its score CAS (Algorithm 1)."""
 
 import warnings
+import weakref
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 from keras import ops
 
 from keras_wake import _inputs
+from keras_wake import _validate
 from keras_wake import backend
-from keras_wake._random import CounterSeed
+from keras_wake._per_model import PerModel
+from keras_wake.attacks import Attack
 from keras_wake.attribution.head import find_head
 from keras_wake.attribution.head import logits_and_features
+
+# By head: the same network may be analysed at several of them.
+_COMPILED = PerModel()
 
 
 def cosine_matrix(vectors: Any) -> np.ndarray:
@@ -133,26 +141,39 @@ def attribution_vectors(
     ```
     """
     num_classes = _inputs.check_classifier(classifier)
-    head = find_head(classifier, head)
+    head = find_head(classifier, head, num_classes)
+    if not isinstance(attack, (Attack, type(None))):
+        raise TypeError(
+            "`attack` must be an attack such as `keras_wake.attacks.PGD()`, "
+            f"or None for clean images. Received: attack={attack!r}."
+        )
+    batch_size = _validate.integer(1, batch_size=batch_size)
+    seed = _validate.integer(0, seed=seed)
     bounds = attack.bounds if attack is not None else (-np.inf, np.inf)
-
-    def batch_sums(x: Any, labels: Any, number: Any) -> tuple[Any, Any]:
-        if attack is not None:
-            counter = CounterSeed(seed, number)
-            x = attack.perturb(classifier, x, labels, counter)
-        _, features = logits_and_features(classifier, head, x)
-        return class_sums(labels, features, head.kernel)
-
-    compiled = backend.compile(batch_sums)
+    compiled = _COMPILED.get(head, partial(_compile_sums, classifier))
     sums = np.zeros((num_classes, head.kernel.shape[0]))
     counts = np.zeros(num_classes)
     checked = _inputs.checked_batches(data, num_classes, bounds, batch_size)
     for number, (x, labels) in enumerate(checked):
-        batch = compiled(x, labels, ops.convert_to_tensor(number, "int32"))
+        if attack is not None:
+            start = (seed + 7919 * number) % 2**31
+            x = attack(classifier, x, labels, seed=start)
+        batch = compiled(x, labels)
         sums += ops.convert_to_numpy(batch[0])
         counts += ops.convert_to_numpy(batch[1])
     counts[counts == 0] = np.nan
     return sums / counts[:, None]
+
+
+def _compile_sums(classifier: Any, head: Callable) -> Callable:
+    """Compiles `class_sums` of a batch; `head` is a weak reference."""
+    model = weakref.ref(classifier)
+
+    def sums(x: Any, labels: Any) -> tuple[Any, Any]:
+        _, features = logits_and_features(model(), head(), x)
+        return class_sums(labels, features, head().kernel)
+
+    return backend.compile(sums)
 
 
 def class_sums(labels: Any, features: Any, kernel: Any) -> tuple[Any, Any]:

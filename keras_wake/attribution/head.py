@@ -16,7 +16,9 @@ _HOW = (
 )
 
 
-def find_head(classifier: Any, head: Any = None) -> Any:
+def find_head(
+    classifier: Any, head: Any = None, num_classes: int | None = None
+) -> Any:
     """Finds the Dense layer that makes the logits.
 
     In Functional and Sequential models, nested ones included, it is the last
@@ -26,12 +28,15 @@ def find_head(classifier: Any, head: Any = None) -> Any:
         classifier: Built `keras.Model` that returns logits.
         head: Name of the layer or the layer itself, for models in which it
             cannot be found. Defaults to `None`: find it.
+        num_classes: K, where the head is to be checked against it. Defaults
+            to `None`: not checked.
 
     Returns:
         The `keras.layers.Dense` layer.
 
     Raises:
-        ValueError: If there is no such layer, or what is found is not Dense.
+        ValueError: If there is no such layer, or what is found is not Dense
+            or does not make K logits.
 
     Example:
 
@@ -54,6 +59,12 @@ def find_head(classifier: Any, head: Any = None) -> Any:
         raise ValueError(
             f"The classifier {classifier.name!r} has no Dense layer at its "
             f"end that could be found: it ends in {_describe(found)}. {_HOW}"
+        )
+    if num_classes is not None and found.units != num_classes:
+        raise ValueError(
+            f"The head must make one logit for each of {num_classes} classes. "
+            f"Received: the Dense layer {found.name!r} with {found.units} "
+            f"units. {_HOW}"
         )
     return found
 
@@ -118,9 +129,11 @@ def _all_layers(classifier: Any) -> Iterator[Any]:
 
 
 def _layer_of_name(classifier: Any, name: str) -> Any:
-    found = [layer for layer in _all_layers(classifier) if layer.name == name]
+    # By identity: a layer that two models share is one layer.
+    layers = {id(layer): layer for layer in _all_layers(classifier)}.values()
+    found = [layer for layer in layers if layer.name == name]
     if len(found) != 1:
-        names = [layer.name for layer in _all_layers(classifier)]
+        names = [layer.name for layer in layers]
         raise ValueError(
             f"`head` must name one layer of {classifier.name!r}; {len(found)} "
             f"have that name. Received: head={name!r}. Layers: {names[-20:]}."
@@ -131,16 +144,16 @@ def _layer_of_name(classifier: Any, name: str) -> Any:
 def _last_layer(model: Any) -> Any:
     """The last layer that computes logits, behind activations and dropout."""
     if isinstance(model, keras.Sequential):
-        layer, before = model.layers[-1], list(model.layers[:-1])
+        before = list(model.layers)
+        layer = before.pop()
+        while _is_seen_through(layer) and before:
+            layer = before.pop()
     elif hasattr(model, "operations") and hasattr(model, "outputs"):
-        layer, before = _last_of_functional(model.outputs[0])
+        layer, source = _last_of_functional(model.outputs[0])
+        while _is_seen_through(layer) and source is not None:
+            layer, source = _last_of_functional(source)
     else:
         return model
-    while _is_seen_through(layer) and before:
-        if isinstance(before, list):
-            layer = before.pop()
-        else:
-            layer, before = _last_of_functional(before)
     return _last_layer(layer) if isinstance(layer, keras.Model) else layer
 
 

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_wake import backend
 from keras_wake.attribution.correlation import class_sums
 from keras_wake.attribution.correlation import cosine_matrix
 
@@ -50,7 +51,7 @@ class ClassAttributionSimilarity(keras.metrics.Metric):
 
     def matrix(self) -> np.ndarray:
         """The correlation matrix (K, K) as a float64 array."""
-        sums = ops.convert_to_numpy(ops.convert_to_tensor(self.sums))
+        sums = backend.to_numpy(self.sums)
         with warnings.catch_warnings():
             # The callback warns once, not in every epoch.
             warnings.simplefilter("ignore")

@@ -38,6 +38,15 @@ def replica_index() -> Any:
     return tf.cast(context.replica_id_in_sync_group, tf.int32)
 
 
+def to_numpy(value: Any) -> Any:
+    """A variable or tensor as a NumPy array, outside a compiled step.
+
+    Under replicas it is the value that they have in common; of a metric's
+    variable, the sum of theirs.
+    """
+    return tf.convert_to_tensor(value).numpy()
+
+
 def use_xla() -> bool:
     """Whether XLA pays off here.
 

@@ -7,9 +7,6 @@ callback before all others, so that no checkpoint is written after a fault.
 from typing import Any
 
 import keras
-import numpy as np
-
-from keras_wake import _inputs
 
 
 class InputGuard(keras.callbacks.Callback):
@@ -20,6 +17,10 @@ class InputGuard(keras.callbacks.Callback):
         self._epoch = 0
         self._batches = 0
 
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Counts anew, also after a run that was broken off."""
+        self.model.forget_faults()
+
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Remembers the epoch, for the message."""
         self._epoch = epoch
@@ -28,7 +29,9 @@ class InputGuard(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Checks a batch of training."""
         self._batches += 1
-        self._check(f"of epoch {self._epoch + 1}, batch {batch + 1}")
+        self.model.raise_for_faults(
+            f"of epoch {self._epoch + 1}, batch {batch + 1}"
+        )
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Refuses an epoch without a batch."""
@@ -36,12 +39,13 @@ class InputGuard(keras.callbacks.Callback):
 
     def on_test_begin(self, logs: Any = None) -> None:
         """Counts anew."""
+        self.model.forget_faults()
         self._trained_batches, self._batches = self._batches, 0
 
     def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
         """Checks a batch of evaluation."""
         self._batches += 1
-        self._check(f"of evaluation batch {batch + 1}")
+        self.model.raise_for_faults(f"of evaluation batch {batch + 1}")
 
     def on_test_end(self, logs: Any = None) -> None:
         """Refuses an evaluation without a batch."""
@@ -53,11 +57,3 @@ class InputGuard(keras.callbacks.Callback):
             raise ValueError(
                 f"The {phase} data set is empty: it yielded no batch."
             )
-
-    def _check(self, where: str) -> None:
-        model = self.model
-        faults = np.asarray(model.input_faults)
-        if faults.any():
-            model.input_faults.assign(np.zeros_like(faults))
-            bounds = (model.attack or model.eval_attack).bounds
-            _inputs.raise_for_faults(faults, bounds, model.num_classes, where)

@@ -16,6 +16,7 @@ from keras import ops
 
 from keras_wake import _inputs
 from keras_wake import _validate
+from keras_wake import backend
 from keras_wake.attacks import FGSM
 from keras_wake.attacks import PGD
 
@@ -178,7 +179,7 @@ class CatastrophicOverfitMonitor(keras.callbacks.Callback):
         if not bad:
             if self.action == "rollback":
                 self._good = [
-                    (variable, ops.convert_to_numpy(variable))
+                    (variable, backend.to_numpy(variable))
                     for variable in itertools.chain(
                         self.model.variables, self.model.optimizer.variables
                     )

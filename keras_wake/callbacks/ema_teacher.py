@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_wake import _inputs
 from keras_wake import _validate
+from keras_wake import backend
 
 
 class EMATeacher(keras.callbacks.Callback):
@@ -120,7 +121,7 @@ class EMATeacher(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Lets a teacher that was never averaged start as the student."""
-        if int(self.model.teacher_updates) == 0:
+        if int(backend.to_numpy(self.model.teacher_updates)) == 0:
             self.model.teacher.set_weights(self.model.classifier.get_weights())
         self._estimated_at = None
 
@@ -141,7 +142,7 @@ class EMATeacher(keras.callbacks.Callback):
         self._reestimate()
 
     def _reestimate(self) -> None:
-        updates = int(self.model.teacher_updates)
+        updates = int(backend.to_numpy(self.model.teacher_updates))
         if self.batch_norm == "reestimate" and updates != self._estimated_at:
             reestimate_batch_norm(self.model.teacher, self.data)
             self._estimated_at = updates
@@ -180,7 +181,7 @@ def reestimate_batch_norm(network: Any, data: Any) -> None:
             network(x, training=True)
             images += x.shape[0]
             for total, variable in zip(sums, statistics, strict=True):
-                total += x.shape[0] * ops.convert_to_numpy(variable)
+                total += x.shape[0] * backend.to_numpy(variable)
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
