@@ -18,10 +18,7 @@ if __name__ == "__main__":
             "epochs": 200,
             "batch_size": 128,
             "learning_rate": 0.1,
-            "epsilon": 8 / 255,
-            "step_size": 2 / 255,
+            "epsilons": {"linf": 8 / 255, "l2": 128 / 255},
             "validation": 1000,
-            "start_epoch": 100,
-            "end_epoch": 110,
         },
     )

@@ -11,10 +11,10 @@ if __name__ == "__main__":
         {
             "dataset": "digits",
             "model": "small",
-            "epochs": 30,
+            "epochs": 24,
             "batch_size": 64,
             "learning_rate": 0.1,
-            "epsilon": 0.15,
+            "epsilons": {"linf": 0.15, "l2": 0.75},
             "validation": 0.2,
             "decay": 0.99,
             "ema_warmup": True,
