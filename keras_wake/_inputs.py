@@ -203,10 +203,12 @@ class InputFaults(keras.metrics.Metric):
     def __init__(self) -> None:
         super().__init__(name="input_faults", dtype="float32")
         self.counts = self.add_variable((3,), initializer="zeros")
+        self.empty = self.add_variable((), initializer="zeros")
 
-    def update_state(self, faults: Any) -> None:
-        """Adds what `count_faults` returns."""
+    def update_state(self, faults: Any, size: Any) -> None:
+        """Adds what `count_faults` returns of a batch of `size` images."""
         self.counts.assign_add(faults)
+        self.empty.assign_add(ops.cast(ops.equal(size, 0), "float32"))
 
     def result(self) -> dict[str, Any]:
         """Nothing for the logs."""
@@ -257,9 +259,6 @@ def batches(data: Any, batch_size: int = 128) -> Iterator[tuple[Any, Any]]:
         pairs: Iterable = (
             (x[i : i + batch_size], y[i : i + batch_size]) for i in starts
         )
-    elif isinstance(data, keras.utils.PyDataset):
-        # Python's fallback iteration would not stop at the last batch.
-        pairs = (data[i] for i in range(data.num_batches))
     elif hasattr(data, "__iter__"):
         pairs = data
     else:

@@ -5,7 +5,6 @@ and distillation → optimiser → teacher average → logs. The compiled step t
 strings these together is in `keras_wake.backend`.
 """
 
-import inspect
 from typing import Any
 
 import keras
@@ -16,13 +15,11 @@ from keras_wake import _validate
 from keras_wake import backend
 from keras_wake import objectives
 from keras_wake._random import CounterSeed
+from keras_wake._student_teacher import StudentAndTeacher
 from keras_wake.attacks import Attack
 from keras_wake.attacks import PGD
-from keras_wake.attribution.head import counterpart
-from keras_wake.attribution.head import find_head
 from keras_wake.attribution.head import logits_and_features
 from keras_wake.attribution.metric import ClassAttributionSimilarity
-from keras_wake.callbacks._input_guard import InputGuard
 from keras_wake.losses import distillation_loss
 from keras_wake.schedules import DistillationRamp
 
@@ -31,7 +28,7 @@ _EVALUATION_STREAM = 0x5EED
 
 
 @keras.saving.register_keras_serializable(package="keras_wake")
-class WakeModel(backend.Trainer):
+class WakeModel(StudentAndTeacher):
     """Adversarial training of a classifier, with WAKE (Algorithm 2).
 
     In each step the attack finds δ on the student; the student then minimises
@@ -147,37 +144,12 @@ class WakeModel(backend.Trainer):
         # State cannot be added to a model once it is built, so the teacher
         # and the accumulators are made here and idle until a callback
         # switches them on.
-        self.classifier = classifier
-        self.teacher = _copy_of(classifier)
-        self._add_variables()
-        self._add_metrics(head)
-        self._averager: Any = None
-        self._attribution_on = False
-        self._evaluates_teacher = False
-        self._phase = "train"
-        self._compiled_for: dict[str, Any] = {}
-        self.fit_data: Any = None
+        self._prepare_loop(classifier)
+        self._add_networks(classifier, head)
+        self._add_metrics()
         self.built = True
 
-    def _add_variables(self) -> None:
-        """Whatever a callback changes, or a resumed run has to continue."""
-
-        def variable(name: str, dtype: str, value: float = 0) -> Any:
-            return self.add_weight(
-                shape=(),
-                initializer=keras.initializers.Constant(value),
-                dtype=dtype,
-                trainable=False,
-                name=name,
-            )
-
-        self.kd_weight = variable("kd_weight", "float32")
-        self.teacher_averaging = variable("teacher_averaging", "float32")
-        self.teacher_updates = variable("teacher_updates", "int32")
-        self.train_steps = variable("train_steps", "int32")
-
-    def _add_metrics(self, head: Any) -> None:
-        self.input_faults = _inputs.InputFaults()
+    def _add_metrics(self) -> None:
         mean = keras.metrics.Mean
         self._loss = mean(name="loss")
         self._accuracy = mean(name="accuracy")
@@ -185,94 +157,13 @@ class WakeModel(backend.Trainer):
         self._kd_weight_mean = mean(name="kd_weight")
         self._teacher_accuracy = mean(name="teacher_accuracy")
         self._teacher_robust_accuracy = mean(name="teacher_robust_accuracy")
-        self._head_name = getattr(head, "name", head)
-        try:
-            self.head = find_head(self.classifier, head, self.num_classes)
-        except ValueError as error:
-            if head is not None:
-                raise
-            self.head = None
-            self._no_head = str(error)
+        if self.head is None:
             return
-        self.teacher_head = counterpart(
-            self.head, self.classifier, self.teacher
-        )
         sizes = (self.num_classes, self.head.kernel.shape[0])
         self.attribution = ClassAttributionSimilarity(*sizes, name="cas")
         self.teacher_attribution = ClassAttributionSimilarity(
             *sizes, name="teacher_cas"
         )
-
-    # What callbacks switch on -------------------------------------------
-
-    @property
-    def teacher_in_use(self) -> bool:
-        """Whether the teacher has ever been averaged, or is about to be."""
-        averaged = int(backend.to_numpy(self.teacher_updates))
-        return self._averager is not None or averaged > 0
-
-    @property
-    def robust_classifier(self) -> keras.Model:
-        """What the algorithm returns: the teacher in use, else the student."""
-        return self.teacher if self.teacher_in_use else self.classifier
-
-    def enable_teacher(self, averager: Any) -> None:
-        """Has `averager.average(...)` called after every update.
-
-        Args:
-            averager: The callback that asks; it defines
-                `average(student, teacher, updates, active)`.
-
-        Raises:
-            ValueError: If another callback has asked before.
-        """
-        if self._averager not in (None, averager):
-            raise ValueError(
-                "A model has one teacher, so one callback may average it. "
-                f"Received: {type(self._averager).__name__} and "
-                f"{type(averager).__name__} among the callbacks."
-            )
-        self._averager = averager
-
-    def enable_attribution(self) -> None:
-        """Has the evaluation accumulate attribution vectors.
-
-        Raises:
-            ValueError: If the head of the classifier was not found.
-        """
-        if self.head is None:
-            raise ValueError(
-                f"{self._no_head} For the validation pass, name it here: "
-                "`WakeModel(..., head='layer name')`."
-            )
-        self._attribution_on = True
-
-    # The student is what trains -----------------------------------------
-
-    @property
-    def trainable_variables(self) -> list[Any]:
-        """The student's; the teacher's are averaged, not trained."""
-        return self.classifier.trainable_variables if self.trainable else []
-
-    @property
-    def non_trainable_variables(self) -> list[Any]:
-        """All others, the teacher's among them."""
-        trained = {id(v) for v in self.trainable_variables}
-        return [v for v in self.variables if id(v) not in trained]
-
-    @property
-    def trainable_weights(self) -> list[Any]:
-        """The student's trainable weights."""
-        return self.classifier.trainable_weights if self.trainable else []
-
-    @property
-    def non_trainable_weights(self) -> list[Any]:
-        """All other weights, the teacher's among them."""
-        trained = {id(v) for v in self.trainable_weights}
-        return [v for v in self.weights if id(v) not in trained]
-
-    def build(self, input_shape: Any = None) -> None:
-        """Does nothing: the classifier is built already."""
 
     # A training step ----------------------------------------------------
 
@@ -400,7 +291,7 @@ class WakeModel(backend.Trainer):
             return
         clean, robust, features = self._evaluate_network(
             self.teacher,
-            self.teacher_head if self.head is not None else None,
+            self.teacher_head,
             x,
             labels,
         )
@@ -438,38 +329,16 @@ class WakeModel(backend.Trainer):
         x = _inputs.check_images(x)
         labels = _inputs.one_hot_labels(y, self.num_classes)
         faults = _inputs.count_faults(x, labels, bounds)
-        self.input_faults.update_state(faults)
+        self.input_faults.update_state(faults, ops.shape(x)[0])
         x = ops.where(ops.isfinite(x), x, bounds[0])
         labels = ops.where(ops.isfinite(labels), labels, 0.0)
         return x, labels
-
-    def raise_for_faults(self, where: str) -> None:
-        """Raises for what the steps since the last call have counted.
-
-        Args:
-            where: Which images were looked at, for the message.
-
-        Raises:
-            ValueError: For images with NaN or outside the bounds and for
-                labels that name no class.
-        """
-        faults = backend.to_numpy(self.input_faults.counts)
-        if faults.any():
-            self.forget_faults()
-            bounds = (self.attack or self.eval_attack).bounds
-            _inputs.raise_for_faults(faults, bounds, self.num_classes, where)
-
-    def forget_faults(self) -> None:
-        """Starts to count from 0."""
-        self.input_faults.reset_state()
 
     def _weighted(self, losses: Any, sample_weight: Any) -> Any:
         if sample_weight is None:
             return losses
         weights = ops.cast(ops.reshape(sample_weight, (-1,)), losses.dtype)
         return losses * weights
-
-    # Keras's own loop ---------------------------------------------------
 
     @property
     def metrics(self) -> list[Any]:
@@ -491,153 +360,6 @@ class WakeModel(backend.Trainer):
             if self._evaluates_teacher:
                 metrics.append(self.teacher_attribution)
         return [*metrics, self.input_faults]
-
-    def compile(
-        self,
-        optimizer: Any = "rmsprop",
-        loss: Any = None,
-        metrics: Any = None,
-        jit_compile: Any = "auto",
-        **kwargs: Any,
-    ) -> None:
-        """Configures the model for training, as `keras.Model.compile`.
-
-        Args:
-            optimizer: As in Keras.
-            loss: Must stay `None`: the loss follows from the objective.
-            metrics: Computed on clean images in `evaluate`.
-            jit_compile: `True`, `False` or `"auto"`. Auto takes XLA only
-                where it is faster (on TensorFlow: on GPU and TPU). Defaults
-                to `"auto"`.
-            **kwargs: As in Keras.
-
-        Raises:
-            ValueError: If a loss is given.
-        """
-        if loss is not None:
-            raise ValueError(
-                "WakeModel computes its own loss from its objective. "
-                f"Received: loss={loss!r}. Leave it out, or pass "
-                "`WakeModel(..., objective=)`."
-            )
-        if jit_compile == "auto":
-            jit_compile = backend.use_xla()
-        super().compile(
-            optimizer=optimizer,
-            metrics=metrics,
-            jit_compile=jit_compile,
-            **kwargs,
-        )
-
-    def compile_from_config(self, config: dict[str, Any]) -> None:
-        """Compiles a loaded model as it was compiled when it was saved."""
-        self.compile(**keras.saving.deserialize_keras_object(config))
-        self.optimizer.build(self.trainable_variables)
-
-    def fit(self, *args: Any, **kwargs: Any) -> Any:
-        """Trains the student, as `keras.Model.fit`.
-
-        Raises:
-            TypeError, ValueError: For data that cannot be right: images that
-                are not floating point, outside the bounds or with NaN, labels
-                that name no class, an empty data set; for a schedule without
-                a teacher.
-        """
-        given = inspect.signature(super().fit).bind(*args, **kwargs).arguments
-        _check_not_empty(given.get("x"))
-        _check_not_empty(given.get("validation_data"))
-        # What the callbacks of an earlier fit have switched on is off again:
-        # no trainer calls their `on_train_end` when it raises.
-        self._averager = None
-        self._attribution_on = False
-        self._phase = "train"
-        self.fit_data = (given.get("x"), given.get("y"))
-        self.fit_has_validation = bool(
-            given.get("validation_data") is not None
-            or given.get("validation_split")
-        )
-        given["callbacks"] = _guarded(given.get("callbacks"), self)
-        try:
-            return super().fit(**given)
-        finally:
-            self.fit_data = None
-            self._attribution_on = False
-
-    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        """Clean and robust accuracy, as `keras.Model.evaluate`.
-
-        Raises:
-            TypeError, ValueError: For data that cannot be right, as `fit`.
-        """
-        within_fit = kwargs.get("_use_cached_eval_dataset", False)
-        if not within_fit:
-            private = {"_use_cached_eval_dataset"}
-            kwargs = {k: v for k, v in kwargs.items() if k not in private}
-            kwargs = dict(
-                inspect.signature(super().evaluate)
-                .bind(*args, **kwargs)
-                .arguments
-            )
-            args = ()
-            _check_not_empty(kwargs.get("x"))
-            kwargs["callbacks"] = _guarded(kwargs.get("callbacks"), self)
-        # A callback of `fit` may evaluate other data in between.
-        phase, attribution_on = self._phase, self._attribution_on
-        self._phase = "test"
-        try:
-            return super().evaluate(*args, **kwargs)
-        finally:
-            self._phase, self._attribution_on = phase, attribution_on
-
-    def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
-        """One step on one batch, as `keras.Model.train_on_batch`.
-
-        Raises:
-            TypeError, ValueError: For data that cannot be right, as `fit`.
-        """
-        self.forget_faults()
-        logs = super().train_on_batch(*args, **kwargs)
-        self.raise_for_faults("of this batch")
-        return logs
-
-    def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
-        """Metrics of a single batch, as `keras.Model.test_on_batch`.
-
-        Raises:
-            TypeError, ValueError: For data that cannot be right, as `fit`.
-        """
-        self.forget_faults()
-        phase, self._phase = self._phase, "test"
-        try:
-            logs = super().test_on_batch(*args, **kwargs)
-        finally:
-            self._phase = phase
-        self.raise_for_faults("of this batch")
-        return logs
-
-    def make_train_function(self, force: bool = False) -> Any:
-        """Compiles the training step, again if its callbacks changed."""
-        if self.schedule is not None and self._averager is None:
-            raise ValueError(
-                "The schedule distils from a teacher, but no callback makes "
-                "one. Add `keras_wake.callbacks.EMATeacher()` to the "
-                "callbacks of `fit`, or pass `schedule=None`."
-            )
-        force = self._changed("train", self._averager) or force
-        return super().make_train_function(force=force)
-
-    def make_test_function(self, force: bool = False) -> Any:
-        """Compiles the test step, again if what it measures changed."""
-        # Read here, because a step that is being compiled cannot.
-        self._evaluates_teacher = self.teacher_in_use
-        measured = (self._evaluates_teacher, self._attribution_on)
-        force = self._changed("test", measured) or force
-        return super().make_test_function(force=force)
-
-    def _changed(self, function: str, setting: Any) -> bool:
-        changed = self._compiled_for.get(function, setting) != setting
-        self._compiled_for[function] = setting
-        return changed
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor, serialised."""
@@ -684,43 +406,3 @@ def _check_attack(**kwargs: Any) -> Any:
             f"Received: {name}={attack!r}."
         )
     return attack
-
-
-def _copy_of(classifier: keras.Model) -> keras.Model:
-    """A second network of the same architecture and the same weights."""
-    copy = keras.models.clone_model(classifier)
-    if not copy.built:
-        copy.build(classifier.input_shape)
-    copy.set_weights(classifier.get_weights())
-    return copy
-
-
-def _guarded(callbacks: Any, model: Any) -> Any:
-    """`callbacks` with the check of input values before all others."""
-    if isinstance(callbacks, keras.callbacks.CallbackList):
-        # Made before `fit`, which has since switched everything off.
-        callbacks.set_model(model)
-        if not any(isinstance(c, InputGuard) for c in callbacks.callbacks):
-            callbacks.append(InputGuard())
-            callbacks.callbacks.insert(0, callbacks.callbacks.pop())
-        return callbacks
-    if callbacks is None:
-        callbacks = []
-    elif isinstance(callbacks, keras.callbacks.Callback):
-        callbacks = [callbacks]
-    return [InputGuard(), *callbacks]
-
-
-def _check_not_empty(data: Any) -> None:
-    if isinstance(data, (tuple, list)) and data:
-        data = data[0]
-    size = None
-    if hasattr(data, "cardinality"):
-        size = int(data.cardinality())
-    elif hasattr(data, "shape"):
-        size = data.shape[0]
-    if size == 0:
-        raise ValueError(
-            "The data set is empty: it has no images. Received: "
-            f"{type(data).__name__} of size 0."
-        )

@@ -131,6 +131,15 @@ class Attack:
 
         return backend.compile(run), num_classes
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # A change would reach some compiled steps and not others.
+        if not name.startswith("_") and name in self.__dict__:
+            raise AttributeError(
+                f"The settings of an attack are fixed. Make another one: "
+                f"`{type(self).__name__}(..., {name}={value!r})`."
+            )
+        super().__setattr__(name, value)
+
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor."""
         return {

@@ -17,7 +17,8 @@ from keras_wake.attacks import Attack
 from keras_wake.attribution.head import find_head
 from keras_wake.attribution.head import logits_and_features
 
-# By head: the same network may be analysed at several of them.
+# By classifier and then by head: a network may be analysed at several heads,
+# and several networks may share one.
 _COMPILED = PerModel()
 
 
@@ -150,11 +151,14 @@ def attribution_vectors(
     batch_size = _validate.integer(1, batch_size=batch_size)
     seed = _validate.integer(0, seed=seed)
     bounds = attack.bounds if attack is not None else (-np.inf, np.inf)
-    compiled = _COMPILED.get(head, partial(_compile_sums, classifier))
+    by_head = _COMPILED.get(classifier, lambda _: PerModel())
+    compile_sums = partial(_compile_sums, weakref.ref(classifier))
+    compiled = by_head.get(head, compile_sums)
     sums = np.zeros((num_classes, head.kernel.shape[0]))
     counts = np.zeros(num_classes)
     checked = _inputs.checked_batches(data, num_classes, bounds, batch_size)
     for number, (x, labels) in enumerate(checked):
+        _inputs.check_rank(x, classifier)
         if attack is not None:
             start = (seed + 7919 * number) % 2**31
             x = attack(classifier, x, labels, seed=start)
@@ -165,12 +169,11 @@ def attribution_vectors(
     return sums / counts[:, None]
 
 
-def _compile_sums(classifier: Any, head: Callable) -> Callable:
-    """Compiles `class_sums` of a batch; `head` is a weak reference."""
-    model = weakref.ref(classifier)
+def _compile_sums(classifier: Callable, head: Callable) -> Callable:
+    """Compiles `class_sums` of a batch; the arguments are weak references."""
 
     def sums(x: Any, labels: Any) -> tuple[Any, Any]:
-        _, features = logits_and_features(model(), head(), x)
+        _, features = logits_and_features(classifier(), head(), x)
         return class_sums(labels, features, head().kernel)
 
     return backend.compile(sums)

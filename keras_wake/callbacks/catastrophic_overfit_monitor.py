@@ -128,6 +128,12 @@ class CatastrophicOverfitMonitor(keras.callbacks.Callback):
         if data is None:
             x, y = self.model.fit_data
             data = x if y is None else (x, y)
+            if hasattr(data, "__next__"):
+                raise ValueError(
+                    "`CatastrophicOverfitMonitor()` would use up the first "
+                    f"batches of this {type(data).__name__}, which gives each "
+                    "only once. Pass `CatastrophicOverfitMonitor(data=(x, y))`."
+                )
         images, labels, taken = [], [], 0
         for x, y in _inputs.batches(data, self.samples):
             images.append(ops.convert_to_numpy(x))
@@ -137,8 +143,10 @@ class CatastrophicOverfitMonitor(keras.callbacks.Callback):
                 break
         self._x = np.concatenate(images)[: self.samples]
         self._y = np.concatenate(labels)[: self.samples]
-        classes = self._y if self._y.ndim == 1 else self._y.argmax(axis=1)
-        self._classes = np.reshape(classes, (-1,))
+        classes = self._y.reshape(len(self._y), -1)
+        if classes.shape[1] > 1:
+            classes = classes.argmax(axis=1)
+        self._classes = classes.reshape(-1)
         self._next_check = self._interval or 0
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -203,6 +211,8 @@ class CatastrophicOverfitMonitor(keras.callbacks.Callback):
                 f" The weights are back to those of epoch {good['epoch']}, "
                 f"step {good['step']}."
             )
+        elif self.action == "rollback":
+            message += " No check before was good, so the weights stay."
         if self.action != "warn":
             self.model.stop_training = True
             message += " Training stops."

@@ -1,0 +1,297 @@
+"""Keras's loop around the steps of a `WakeModel`.
+
+`fit`, `evaluate` and their relatives do here what they do in Keras, and three
+things more: refuse data that cannot be right, start with everything off that
+the callbacks of an earlier call have switched on, and compile a step again
+when what it has to do has changed.
+"""
+
+import inspect
+from typing import Any
+
+import keras
+
+from keras_wake import _inputs
+from keras_wake import backend
+from keras_wake.callbacks._input_guard import InputGuard
+
+
+class KerasLoop(backend.Trainer):
+    """Base of `WakeModel`: everything that is not about what a step does."""
+
+    # Set by `WakeModel`.
+    attack: Any
+    eval_attack: Any
+    schedule: Any
+    num_classes: int
+    teacher_updates: Any
+
+    def _prepare_loop(self, classifier: Any) -> None:
+        """Sets what the loop remembers; for the constructor."""
+        self.input_faults = _inputs.InputFaults()
+        self._averager: Any = None
+        self._attribution_on = False
+        self._evaluates_teacher = False
+        self._phase = "train"
+        # Batch norm makes NaN of a replica's share without an image.
+        self._needs_images = any(
+            isinstance(layer, keras.layers.BatchNormalization)
+            and not layer.synchronized
+            for layer in classifier._flatten_layers()
+        )
+        self._compiled_for: dict[str, Any] = {}
+        self._labels: Any = None
+        self.fit_data: Any = None
+        self.fit_has_validation = False
+
+    @property
+    def teacher_in_use(self) -> bool:
+        """Whether the teacher has ever been averaged, or is about to be."""
+        averaged = int(backend.to_numpy(self.teacher_updates))
+        return self._averager is not None or averaged > 0
+
+    def compile(
+        self,
+        optimizer: Any = "rmsprop",
+        loss: Any = None,
+        metrics: Any = None,
+        jit_compile: Any = "auto",
+        **kwargs: Any,
+    ) -> None:
+        """Configures the model for training, as `keras.Model.compile`.
+
+        Args:
+            optimizer: As in Keras.
+            loss: Must stay `None`: the loss follows from the objective.
+            metrics: Computed on clean images in `evaluate`.
+            jit_compile: `True`, `False` or `"auto"`. Auto takes XLA only
+                where it is faster (on TensorFlow: on GPU and TPU). Defaults
+                to `"auto"`.
+            **kwargs: As in Keras.
+
+        Raises:
+            ValueError: If a loss is given.
+        """
+        if loss is not None:
+            raise ValueError(
+                "WakeModel computes its own loss from its objective. "
+                f"Received: loss={loss!r}. Leave it out, or pass "
+                "`WakeModel(..., objective=)`."
+            )
+        if jit_compile == "auto":
+            jit_compile = backend.use_xla()
+        super().compile(
+            optimizer=optimizer,
+            metrics=metrics,
+            jit_compile=jit_compile,
+            **kwargs,
+        )
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compiles a loaded model as it was compiled when it was saved."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+    def fit(self, *args: Any, **kwargs: Any) -> Any:
+        """Trains the student, as `keras.Model.fit`.
+
+        Raises:
+            TypeError, ValueError: For data that cannot be right: images that
+                are not floating point, outside the bounds or with NaN, labels
+                that name no class, an empty data set; for a schedule without
+                a teacher.
+        """
+        given = inspect.signature(super().fit).bind(*args, **kwargs).arguments
+        _check_not_empty(given.get("x"))
+        _check_not_empty(given.get("validation_data"))
+        # What the callbacks of an earlier fit have switched on is off again:
+        # no trainer calls their `on_train_end` when it raises.
+        self._averager = None
+        self._attribution_on = False
+        self._phase = "train"
+        self.fit_data = (given.get("x"), given.get("y"))
+        self.fit_has_validation = bool(
+            given.get("validation_data") is not None
+            or given.get("validation_split")
+        )
+        self._labels = _label_spec(given.get("x"), given.get("y"))
+        given["callbacks"] = _guarded(given.get("callbacks"), self)
+        try:
+            return super().fit(**given)
+        finally:
+            self.fit_data = None
+            self._attribution_on = False
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """Clean and robust accuracy, as `keras.Model.evaluate`.
+
+        Raises:
+            TypeError, ValueError: For data that cannot be right, as `fit`.
+        """
+        within_fit = kwargs.get("_use_cached_eval_dataset", False)
+        if not within_fit:
+            private = {"_use_cached_eval_dataset"}
+            kwargs = {k: v for k, v in kwargs.items() if k not in private}
+            kwargs = dict(
+                inspect.signature(super().evaluate)
+                .bind(*args, **kwargs)
+                .arguments
+            )
+            args = ()
+            _check_not_empty(kwargs.get("x"))
+            kwargs["callbacks"] = _guarded(kwargs.get("callbacks"), self)
+        self._labels = _label_spec(kwargs.get("x"), kwargs.get("y"))
+        # A callback of `fit` may evaluate other data in between.
+        phase, attribution_on = self._phase, self._attribution_on
+        self._phase = "test"
+        try:
+            return super().evaluate(*args, **kwargs)
+        finally:
+            self._phase, self._attribution_on = phase, attribution_on
+
+    def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        """One step on one batch, as `keras.Model.train_on_batch`.
+
+        Raises:
+            TypeError, ValueError: For data that cannot be right, as `fit`.
+        """
+        self.forget_faults()
+        given = inspect.signature(super().train_on_batch).bind(*args, **kwargs)
+        self._labels = _label_spec(None, given.arguments.get("y"))
+        logs = super().train_on_batch(*args, **kwargs)
+        self.raise_for_faults("of this batch")
+        return logs
+
+    def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        """Metrics of a single batch, as `keras.Model.test_on_batch`.
+
+        Raises:
+            TypeError, ValueError: For data that cannot be right, as `fit`.
+        """
+        self.forget_faults()
+        given = inspect.signature(super().test_on_batch).bind(*args, **kwargs)
+        self._labels = _label_spec(None, given.arguments.get("y"))
+        phase, self._phase = self._phase, "test"
+        try:
+            logs = super().test_on_batch(*args, **kwargs)
+        finally:
+            self._phase = phase
+        self.raise_for_faults("of this batch")
+        return logs
+
+    def make_train_function(self, force: bool = False) -> Any:
+        """Compiles the training step, again if its callbacks changed."""
+        if self.schedule is not None and self._averager is None:
+            raise ValueError(
+                "The schedule distils from a teacher, but no callback makes "
+                "one. Add `keras_wake.callbacks.EMATeacher()` to the "
+                "callbacks of `fit`, or pass `schedule=None`."
+            )
+        setting = (self._averager, self._labels)
+        force = self._changed("train", setting) or force
+        return super().make_train_function(force=force)
+
+    def make_test_function(self, force: bool = False) -> Any:
+        """Compiles the test step, again if what it measures changed."""
+        # Read here, because a step that is being compiled cannot.
+        self._evaluates_teacher = self.teacher_in_use
+        setting = (self._evaluates_teacher, self._attribution_on, self._labels)
+        force = self._changed("test", setting) or force
+        return super().make_test_function(force=force)
+
+    def _changed(self, function: str, setting: Any) -> bool:
+        changed = self._compiled_for.get(function, setting) != setting
+        self._compiled_for[function] = setting
+        return changed
+
+    def raise_for_faults(self, where: str) -> None:
+        """Raises for what the steps since the last call have counted.
+
+        Args:
+            where: Which images were looked at, for the message.
+
+        Raises:
+            ValueError: For images with NaN or outside the bounds and for
+                labels that name no class.
+        """
+        faults = backend.to_numpy(self.input_faults.counts)
+        if faults.any():
+            self.forget_faults()
+            bounds = (self.attack or self.eval_attack).bounds
+            _inputs.raise_for_faults(faults, bounds, self.num_classes, where)
+        if self._phase == "train" and self._needs_images:
+            empty = int(backend.to_numpy(self.input_faults.empty))
+            if empty:
+                self.forget_faults()
+                raise ValueError(
+                    f"{empty} replica(s) got no image {where}, and the batch "
+                    "norm there has no statistics. Choose a batch size that "
+                    "leaves at least one image for each replica, drop the "
+                    "remainder, or use `BatchNormalization(synchronized=True)`."
+                )
+
+    def forget_faults(self) -> None:
+        """Starts to count from 0."""
+        self.input_faults.reset_state()
+
+
+def _guarded(callbacks: Any, model: Any) -> Any:
+    """`callbacks` with the check of input values before all others."""
+    is_list = isinstance(callbacks, keras.callbacks.CallbackList)
+    given = callbacks.callbacks if is_list else callbacks
+    for callback in keras.tree.flatten(given or []):
+        _set_direction(callback)
+    if is_list:
+        # Made before `fit`, which has since switched everything off.
+        callbacks.set_model(model)
+        if not any(isinstance(c, InputGuard) for c in callbacks.callbacks):
+            guard = InputGuard()
+            guard.set_model(model)
+            callbacks.callbacks.insert(0, guard)
+        return callbacks
+    if callbacks is None:
+        callbacks = []
+    elif isinstance(callbacks, keras.callbacks.Callback):
+        callbacks = [callbacks]
+    return [InputGuard(), *callbacks]
+
+
+def _set_direction(callback: Any) -> None:
+    """Tells a callback that accuracy is better when it is higher.
+
+    For Keras, `mode="auto"` is an error unless the metric is one of those
+    given to `compile`.
+    """
+    monitor = getattr(callback, "monitor", None)
+    accuracy = isinstance(monitor, str) and monitor.endswith("accuracy")
+    if accuracy and getattr(callback, "mode", None) == "auto":
+        callback.mode = "max"
+
+
+def _label_spec(x: Any, y: Any) -> Any:
+    """Shape and dtype of one label, where they are known without a batch.
+
+    A compiled step that is given labels of another form drops what it knew
+    of their shape instead of being compiled again.
+    """
+    if y is None:
+        spec = getattr(x, "element_spec", None)
+        y = spec[1] if isinstance(spec, tuple) and len(spec) > 1 else None
+    if not hasattr(y, "shape") or not hasattr(y, "dtype"):
+        return None
+    return str(y.shape[1:]), keras.backend.standardize_dtype(y.dtype)
+
+
+def _check_not_empty(data: Any) -> None:
+    if isinstance(data, (tuple, list)) and data:
+        data = data[0]
+    size = None
+    if hasattr(data, "cardinality"):
+        size = int(data.cardinality())
+    elif hasattr(data, "shape"):
+        size = data.shape[0]
+    if size == 0:
+        raise ValueError(
+            "The data set is empty: it has no images. Received: "
+            f"{type(data).__name__} of size 0."
+        )

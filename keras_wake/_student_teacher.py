@@ -1,0 +1,142 @@
+"""The two networks of a `WakeModel`: the student trains, the teacher averages.
+
+What counts as trainable, what callbacks switch on, and what a checkpoint
+holds follows from that.
+"""
+
+from typing import Any
+
+import keras
+
+from keras_wake import backend
+from keras_wake._keras_loop import KerasLoop
+from keras_wake.attribution.head import counterpart
+from keras_wake.attribution.head import find_head
+
+
+class StudentAndTeacher(KerasLoop):
+    """Base of `WakeModel`: its networks and the state beside them."""
+
+    def _add_networks(self, classifier: Any, head: Any) -> None:
+        """Makes the teacher, finds the heads, adds the variables."""
+        self.classifier = classifier
+        self.teacher = _copy_of(classifier)
+        self.head: Any = None
+        self.teacher_head: Any = None
+        self._head_name = getattr(head, "name", head)
+        try:
+            self.head = find_head(classifier, head, self.num_classes)
+            self.teacher_head = counterpart(self.head, classifier, self.teacher)
+        except ValueError as error:
+            if head is not None:
+                raise
+            self._no_head = str(error)
+        self._add_variables()
+
+    def _add_variables(self) -> None:
+        """Whatever a callback changes, or a resumed run has to continue."""
+
+        def variable(name: str, dtype: str) -> Any:
+            return self.add_weight(
+                shape=(),
+                initializer="zeros",
+                dtype=dtype,
+                trainable=False,
+                name=name,
+            )
+
+        self.kd_weight = variable("kd_weight", "float32")
+        self.teacher_averaging = variable("teacher_averaging", "float32")
+        self.teacher_updates = variable("teacher_updates", "int32")
+        self.train_steps = variable("train_steps", "int32")
+
+    @property
+    def robust_classifier(self) -> keras.Model:
+        """What the algorithm returns: the teacher in use, else the student."""
+        return self.teacher if self.teacher_in_use else self.classifier
+
+    def enable_teacher(self, averager: Any) -> None:
+        """Has `averager.average(...)` called after every update.
+
+        Args:
+            averager: The callback that asks; it defines
+                `average(student, teacher, updates, active)`.
+
+        Raises:
+            ValueError: If another callback has asked before.
+        """
+        if self._averager not in (None, averager):
+            raise ValueError(
+                "A model has one teacher, so one callback may average it. "
+                f"Received: {type(self._averager).__name__} and "
+                f"{type(averager).__name__} among the callbacks."
+            )
+        self._averager = averager
+
+    def enable_attribution(self) -> None:
+        """Has the evaluation accumulate attribution vectors.
+
+        Raises:
+            ValueError: If the head of the classifier was not found.
+        """
+        if self.head is None:
+            raise ValueError(
+                f"{self._no_head} For the validation pass, name it here: "
+                "`WakeModel(..., head='layer name')`."
+            )
+        self._attribution_on = True
+
+    @property
+    def trainable_variables(self) -> list[Any]:
+        """The student's; the teacher's are averaged, not trained."""
+        return self.classifier.trainable_variables if self.trainable else []
+
+    @property
+    def non_trainable_variables(self) -> list[Any]:
+        """All others, the teacher's among them."""
+        trained = {id(v) for v in self.trainable_variables}
+        return [v for v in self.variables if id(v) not in trained]
+
+    @property
+    def trainable_weights(self) -> list[Any]:
+        """The student's trainable weights."""
+        return self.classifier.trainable_weights if self.trainable else []
+
+    @property
+    def non_trainable_weights(self) -> list[Any]:
+        """All other weights, the teacher's among them."""
+        trained = {id(v) for v in self.trainable_weights}
+        return [v for v in self.weights if id(v) not in trained]
+
+    def build(self, input_shape: Any = None) -> None:
+        """Does nothing: the classifier is built already."""
+
+    def save_own_variables(self, store: Any) -> None:
+        """Also saves the random states, of dropout say, which Keras forgets."""
+        super().save_own_variables(store)
+        for name, variable in self._random_states().items():
+            store[name] = backend.to_numpy(variable)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Loads what `save_own_variables` has saved."""
+        states = self._random_states()
+        super().load_own_variables(
+            {key: store[key] for key in store.keys() if key not in states}
+        )
+        for name, variable in states.items():
+            if name in store.keys():
+                variable.assign(store[name])
+
+    def _random_states(self) -> dict[str, Any]:
+        weights = {id(weight) for weight in self.weights}
+        states = [v for v in self.variables if id(v) not in weights]
+        return {f"random_state_{n}": v for n, v in enumerate(states)}
+
+
+def _copy_of(classifier: keras.Model) -> keras.Model:
+    """A second network of the same architecture and the same weights."""
+    copy = keras.models.clone_model(classifier)
+    if not copy.built:
+        copy.build(classifier.input_shape)
+    copy.set_weights(classifier.get_weights())
+    return copy

@@ -1,0 +1,93 @@
+"""FGSM against its closed form for a linear classifier."""
+
+import keras
+import numpy as np
+import pytest
+from scipy import special
+
+from keras_wake._random import CounterSeed
+from keras_wake.attacks import FGSM
+
+FEATURES = 12
+
+
+@pytest.fixture
+def linear():
+    model = keras.Sequential(
+        [keras.Input((FEATURES,)), keras.layers.Dense(3, name="head")]
+    )
+    rng = np.random.default_rng(0)
+    model.set_weights([rng.normal(size=(FEATURES, 3)), rng.normal(size=3)])
+    return model
+
+
+@pytest.fixture
+def vectors():
+    return np.random.default_rng(1).random((6, FEATURES)).astype("float32")
+
+
+def _gradient(linear, x, labels):
+    """∇_x CE(W x + b, y) = W (softmax − y), in float64."""
+    kernel, bias = (w.astype("float64") for w in linear.get_weights())
+    probabilities = special.softmax(x.astype("float64") @ kernel + bias, axis=1)
+    return (probabilities - labels) @ kernel.T
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_equals_the_closed_form(linear, vectors, norm, soft):
+    labels = np.eye(3)[[0, 1, 2, 0, 1, 2]]
+    if soft:
+        labels = 0.9 * labels + 0.1 * np.random.default_rng(2).dirichlet(
+            np.ones(3), size=6
+        )
+    gradient = _gradient(linear, vectors, labels)
+    epsilon = 0.3
+    if norm == "linf":
+        delta = epsilon * np.sign(gradient)
+    else:
+        length = np.linalg.norm(gradient, axis=1, keepdims=True)
+        delta = epsilon * gradient / length
+    expected = np.clip(vectors + delta, 0, 1)
+    found = FGSM(norm, epsilon)(linear, vectors, labels)
+    # Float32 against float64.
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_equals_the_closed_form_from_a_random_start(linear, vectors):
+    y = np.array([0, 1, 2, 0, 1, 2])
+    attack = FGSM(epsilon=0.2, step_size=0.25, random_start=True)
+    start = np.asarray(
+        attack.threat_model.random_perturbation(vectors, CounterSeed(7))
+    )
+    gradient = _gradient(linear, vectors + start, np.eye(3)[y])
+    delta = np.clip(start + 0.25 * np.sign(gradient), -0.2, 0.2)
+    expected = np.clip(vectors + delta, 0, 1)
+    # The start decides where the step of 0.25 does not reach the ball's end.
+    inside = (np.abs(delta) < 0.19) & (expected > 0) & (expected < 1)
+    assert inside.sum() > 3
+    found = attack(linear, vectors, y, seed=7)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_defaults_are_one_whole_step_from_the_image():
+    attack = FGSM(epsilon=0.1)
+    assert (attack.steps, attack.step_size) == (1, 0.1)
+    assert not attack.random_start
+
+
+def test_fast_at_is_the_published_preset():
+    attack = FGSM.fast_at()
+    assert (attack.norm, attack.epsilon) == ("linf", 8 / 255)
+    assert (attack.steps, attack.step_size) == (1, 10 / 255)
+    assert attack.random_start
+    assert FGSM.fast_at(epsilon=16 / 255).step_size == 20 / 255
+
+
+def test_refuses_bad_arguments():
+    with pytest.raises(ValueError, match="`epsilon` must be between 0 and 1"):
+        FGSM(epsilon=8)
+    with pytest.raises(ValueError, match="`step_size` must be between"):
+        FGSM(step_size=-1)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'steps'"):
+        FGSM(steps=2)

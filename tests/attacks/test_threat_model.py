@@ -1,0 +1,158 @@
+"""The threat model: distributions, projections, and arguments it refuses."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from keras_wake._random import CounterSeed
+from keras_wake.attacks import ThreatModel
+
+# Below this a distribution test fails. Of some ten comparisons a right
+# distribution fails one with probability 1 %; a wrong one (a Gaussian radius,
+# directions from a cube) is at 1e-10 and less. The seeds are fixed.
+SIGNIFICANCE = 1e-3
+
+
+def _draw(norm, epsilon, shape, seed=0):
+    threat = ThreatModel(norm, epsilon, bounds=(-10.0, 10.0))
+    images = np.zeros(shape, "float32")
+    return np.asarray(threat.random_perturbation(images, CounterSeed(seed)))
+
+
+def test_linf_start_is_uniform_in_the_cube():
+    delta = _draw("linf", 0.3, (500, 4, 2, 1)).reshape(500, 8)
+    result = stats.kstest(delta.ravel(), "uniform", (-0.3, 0.6))
+    assert result.pvalue > SIGNIFICANCE
+    # Pixels, and images, are drawn each for themselves.
+    assert stats.pearsonr(delta[:, 0], delta[:, 1]).pvalue > SIGNIFICANCE
+    assert stats.pearsonr(delta[:-1, 0], delta[1:, 0]).pvalue > SIGNIFICANCE
+
+
+def test_l2_start_has_a_uniform_radius():
+    radii = np.linalg.norm(_draw("l2", 0.7, (20000, 5)), axis=1)
+    result = stats.kstest(radii, "uniform", (0, 0.7))
+    assert result.pvalue > SIGNIFICANCE
+
+
+def test_l2_start_has_an_isotropic_direction_of_any_radius():
+    delta = _draw("l2", 0.7, (20000, 1, 3, 1)).reshape(20000, 3)
+    radii = np.linalg.norm(delta, axis=1)
+    direction = delta / radii[:, None]
+    # On the sphere in three dimensions each coordinate is uniform
+    # (Archimedes), along any axis.
+    for axis in (*np.eye(3), np.ones(3) / math.sqrt(3)):
+        result = stats.kstest(direction @ axis, "uniform", (-1, 2))
+        assert result.pvalue > SIGNIFICANCE
+    assert stats.pearsonr(radii, direction[:, 0]).pvalue > SIGNIFICANCE
+
+
+def test_a_start_stays_within_the_bounds():
+    threat = ThreatModel("linf", 0.5)
+    images = np.zeros((100, 3), "float32")
+    delta = np.asarray(threat.random_perturbation(images, CounterSeed(0)))
+    assert delta.min() == 0
+    assert 0.4 < delta.max() <= 0.5
+
+
+def test_linf_projects_onto_ball_and_bounds():
+    threat = ThreatModel("linf", 0.25)
+    images = np.array([[0.5, 0.125, 0.875, 0.5]], "float32")
+    delta = np.array([[0.375, -0.375, 0.25, 0.125]], "float32")
+    projected = threat.project(delta, images)
+    # Exact: all values are binary fractions.
+    np.testing.assert_array_equal(projected, [[0.25, -0.125, 0.125, 0.125]])
+
+
+def test_l2_projects_onto_ball_and_bounds():
+    threat = ThreatModel("l2", 1.0, bounds=(-1.0, 1.0))
+    images = np.array([[0.0, 0.0], [0.0, 0.0], [0.75, 0.0]], "float32")
+    delta = np.array([[3.0, 4.0], [0.3, 0.4], [3.0, -4.0]], "float32")
+    projected = threat.project(delta, images)
+    # The last: (0.6, −0.8) after the ball, then cut off at 1 − 0.75. The
+    # tolerance is float32's.
+    np.testing.assert_allclose(
+        projected, [[0.6, 0.8], [0.3, 0.4], [0.25, -0.8]], atol=1e-7
+    )
+
+
+def test_steepest_has_norm_one_and_leaves_a_zero_gradient():
+    gradient = np.array([[3.0, -4.0], [0.0, 0.0]], "float32")
+    linf = ThreatModel("linf").steepest(gradient)
+    np.testing.assert_array_equal(linf, [[1, -1], [0, 0]])
+    l2 = ThreatModel("l2").steepest(gradient)
+    np.testing.assert_allclose(l2, [[0.6, -0.8], [0, 0]], atol=1e-7)
+
+
+def test_size_is_the_norm_of_each_sample():
+    delta = np.random.default_rng(0).normal(size=(3, 2, 4, 1))
+    flat = delta.reshape(3, 8)
+    for norm, order in (("linf", np.inf), ("l2", 2)):
+        # Float32 against float64.
+        np.testing.assert_allclose(
+            ThreatModel(norm).size(delta.astype("float32")),
+            np.linalg.norm(flat, order, axis=1),
+            rtol=1e-6,
+        )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (
+            {"norm": "l1"},
+            ValueError,
+            "`norm` must be one of 'linf', 'l2'.*'l1'",
+        ),
+        ({"norm": 2}, ValueError, "`norm` must be one of.*norm=2"),
+        (
+            {"epsilon": -0.1},
+            ValueError,
+            r"`epsilon` must be between 0 and 1, the range of the pixels\. "
+            r"Received: epsilon=-0\.1",
+        ),
+        ({"epsilon": 8}, ValueError, r"between 0 and 1.*epsilon=8\..*8/255"),
+        (
+            {"epsilon": 2.5, "bounds": (-1, 1)},
+            ValueError,
+            "between 0 and 2, the range",
+        ),
+        ({"norm": "l2", "epsilon": -1}, ValueError, "must be at least 0"),
+        ({"epsilon": math.nan}, ValueError, "`epsilon` must be finite"),
+        ({"norm": "l2", "epsilon": math.inf}, ValueError, "must be finite"),
+        ({"epsilon": True}, TypeError, "`epsilon` must be a real number.*True"),
+        ({"epsilon": "8/255"}, TypeError, "a real number.*of type str"),
+        ({"epsilon": None}, TypeError, "a real number.*None"),
+        (
+            {"bounds": (1.0, 0.0)},
+            ValueError,
+            r"`bounds` must be two ascending numbers.*\(1\.0, 0\.0\)",
+        ),
+        ({"bounds": (0.5, 0.5)}, ValueError, "two ascending numbers"),
+        ({"bounds": (0.0, math.nan)}, ValueError, "two ascending numbers"),
+        ({"bounds": (0, 1, 2)}, ValueError, "two ascending numbers"),
+        ({"bounds": 1.0}, ValueError, "two ascending numbers"),
+        ({"bounds": None}, ValueError, "two ascending numbers"),
+        ({"bounds": "01"}, ValueError, "two ascending numbers"),
+        ({"bounds": (False, True)}, ValueError, "two ascending numbers"),
+    ],
+)
+def test_refuses_bad_arguments(arguments, error, message):
+    with pytest.raises(error, match=message):
+        ThreatModel(**arguments)
+
+
+def test_the_whole_range_is_allowed():
+    assert ThreatModel("linf", 1).epsilon == 1
+    assert ThreatModel("linf", 255, bounds=(0, 255)).epsilon == 255
+    ThreatModel("l2", 2.0).check_images(np.zeros((1, 2, 2, 1)))
+
+
+def test_refuses_a_radius_that_no_two_images_have():
+    with pytest.raises(
+        ValueError,
+        match=r"`epsilon` must be at most 2, the largest l2 distance of two "
+        r"images of shape \(2, 2, 1\)\. Received: epsilon=128\.0.*128/255",
+    ):
+        ThreatModel("l2", 128).check_images(np.zeros((1, 2, 2, 1)))

@@ -1,0 +1,393 @@
+"""Attribution vectors, correlation matrix and CAS against NumPy."""
+
+import gc
+import weakref
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_wake import attribution
+from keras_wake.attacks import PGD
+
+CLASSES, MAPS = 4, 5
+
+
+@pytest.fixture
+def network():
+    """A convolution without padding, ReLU, mean over the pixels, a head."""
+    model = keras.Sequential(
+        [
+            keras.Input((5, 5, 2)),
+            keras.layers.Conv2D(MAPS, 3, activation="relu", name="conv"),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(CLASSES, name="head"),
+        ]
+    )
+    rng = np.random.default_rng(0)
+    model.set_weights([rng.normal(size=w.shape) for w in model.get_weights()])
+    return model
+
+
+@pytest.fixture
+def data():
+    rng = np.random.default_rng(1)
+    x = rng.random((13, 5, 5, 2)).astype("float32")
+    # Of unequal number, so that a mean is not a sum.
+    y = np.array([0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 3, 3], "int32")
+    return x, y[rng.permutation(13)]
+
+
+def _features(network, x):
+    """g(x) in NumPy, float64."""
+    kernel, bias = network.get_layer("conv").get_weights()
+    windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), axis=(1, 2))
+    maps = np.einsum("bhwcij,ijco->bhwo", windows.astype("float64"), kernel)
+    return np.maximum(maps + bias, 0).mean(axis=(1, 2))
+
+
+def _vectors(network, x, y):
+    """Algorithm 1, sample by sample."""
+    kernel, _ = network.get_layer("head").get_weights()
+    samples = [
+        features * kernel[:, label]
+        for features, label in zip(_features(network, x), y, strict=True)
+    ]
+    return np.array(
+        [
+            np.mean([a for a, c in zip(samples, y, strict=True) if c == k], 0)
+            for k in range(CLASSES)
+        ]
+    )
+
+
+def _cosines(vectors):
+    return np.array(
+        [[a @ b / np.sqrt((a @ a) * (b @ b)) for b in vectors] for a in vectors]
+    )
+
+
+def _cas(matrix):
+    total = 0.0
+    for i in range(len(matrix)):
+        for j in range(len(matrix)):
+            if i != j and matrix[i, j] > 0:
+                total += matrix[i, j]
+    return total
+
+
+@pytest.mark.parametrize(
+    "attack", [None, PGD(epsilon=0.2, steps=4, random_start=False)]
+)
+def test_equals_numpy(network, data, attack):
+    x, y = data
+    x_adv = x if attack is None else np.asarray(attack(network, x, y))
+    expected = _vectors(network, x_adv, y)
+    # Float32 features and sums against float64, here and below.
+    found = attribution.attribution_vectors(network, data, attack)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    matrix = attribution.correlation_matrix(network, data, attack)
+    np.testing.assert_allclose(matrix, _cosines(expected), atol=1e-5)
+    assert matrix.dtype == "float64" and matrix.shape == (CLASSES, CLASSES)
+    np.testing.assert_array_equal(matrix, matrix.T)
+    np.testing.assert_array_equal(np.diagonal(matrix), 1)
+    score = attribution.cas(matrix)
+    assert score == pytest.approx(_cas(_cosines(expected)), abs=1e-5)
+    assert 0 < score < CLASSES * (CLASSES - 1)
+
+
+def test_the_attack_makes_a_difference(network, data):
+    # Otherwise an attack that is not passed on would go unseen.
+    clean = attribution.correlation_matrix(network, data)
+    attacked = attribution.correlation_matrix(
+        network, data, PGD(epsilon=0.2, steps=4, random_start=False)
+    )
+    assert np.max(np.abs(clean - attacked)) > 0.01
+
+
+def test_the_bias_takes_no_part(network, data):
+    expected = attribution.correlation_matrix(network, data)
+    head = network.get_layer("head")
+    head.set_weights([head.get_weights()[0], np.arange(4) * 10.0])
+    found = attribution.correlation_matrix(network, data)
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 13, 100])
+def test_does_not_depend_on_the_batch_size(network, data, batch_size):
+    attack = PGD(epsilon=0.1, steps=2, random_start=False)
+    expected = attribution.correlation_matrix(network, data, attack)
+    found = attribution.correlation_matrix(
+        network, data, attack, batch_size=batch_size
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+class Batches(keras.utils.PyDataset):
+    """Slices of arrays."""
+
+    def __init__(self, x, y):
+        super().__init__()
+        self.x, self.y = x, y
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        part = slice(5 * index, 5 * index + 5)
+        return self.x[part], self.y[part]
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda x, y: [x, y],
+        lambda x, y: (x, y[:, None]),
+        lambda x, y: (x, np.eye(CLASSES, dtype="float32")[y]),
+        lambda x, y: (x, 0.6 * np.eye(CLASSES)[y] + 0.1),
+        lambda x, y: tf.data.Dataset.from_tensor_slices((x, y)).batch(5),
+        lambda x, y: ((x[i : i + 5], y[i : i + 5]) for i in (0, 5, 10)),
+        lambda x, y: [(x[:5], y[:5], np.ones(5)), (x[5:], y[5:], np.ones(8))],
+        Batches,
+    ],
+    ids=[
+        "list",
+        "column",
+        "one-hot",
+        "soft",
+        "tf.data",
+        "generator",
+        "sample-weights",
+        "PyDataset",
+    ],
+)
+def test_takes_data_of_every_kind(network, data, form):
+    expected = attribution.correlation_matrix(network, data)
+    found = attribution.correlation_matrix(network, form(*data))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_the_seed_decides_the_random_starts(network, data):
+    attack = PGD(epsilon=0.3, steps=1, step_size=0.01)
+
+    def run(seed):
+        return attribution.correlation_matrix(
+            network, data, attack, batch_size=5, seed=seed
+        )
+
+    np.testing.assert_array_equal(run(0), run(0))
+    assert not np.array_equal(run(0), run(1))
+
+
+def test_networks_that_share_a_head_are_kept_apart(network, data):
+    x, y = data
+    attribution.correlation_matrix(network, data)
+    halved = keras.Sequential(
+        [keras.Input((5, 5, 2)), keras.layers.Rescaling(0.5), network]
+    )
+    assert attribution.find_head(halved) is attribution.find_head(network)
+    found = attribution.attribution_vectors(halved, data)
+    expected = _vectors(network, x * np.float32(0.5), y)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    # Nor does the one that is gone leave the shared head without a network.
+    del halved
+    gc.collect()
+    found = attribution.attribution_vectors(network, data)
+    np.testing.assert_allclose(
+        found, _vectors(network, x, y), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_runs_on_the_weights_of_now(network, data):
+    x, y = data
+    attribution.attribution_vectors(network, data)
+    rng = np.random.default_rng(5)
+    network.set_weights(
+        [rng.normal(size=w.shape) for w in network.get_weights()]
+    )
+    found = attribution.attribution_vectors(network, data)
+    np.testing.assert_allclose(
+        found, _vectors(network, x, y), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_does_not_keep_a_classifier_alive(data):
+    model = keras.Sequential(
+        [
+            keras.Input((5, 5, 2)),
+            keras.layers.Flatten(),
+            keras.layers.Dense(CLASSES),
+        ]
+    )
+    attribution.attribution_vectors(model, data)
+    reference = weakref.ref(model)
+    assert reference() is not None
+    del model
+    gc.collect()
+    assert reference() is None
+
+
+def test_does_not_depend_on_the_order_or_scale_of_features():
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(5, 8))
+    expected = _cosines(vectors)
+    matrix = attribution.cosine_matrix(vectors)
+    np.testing.assert_allclose(matrix, expected, atol=1e-14)
+    shuffled = vectors[:, rng.permutation(8)]
+    np.testing.assert_allclose(
+        attribution.cosine_matrix(shuffled), expected, atol=1e-14
+    )
+    scaled = vectors * np.array([1e-6, 0.5, 1, 3, 1e6])[:, None]
+    np.testing.assert_allclose(
+        attribution.cosine_matrix(scaled), expected, atol=1e-14
+    )
+    # A negative scale turns a class round: the invariance ends there.
+    turned = attribution.cosine_matrix(vectors * [[-1], [1], [1], [1], [1]])
+    np.testing.assert_allclose(turned[0, 1:], -expected[0, 1:], atol=1e-14)
+
+
+def test_cosines_stay_within_one():
+    # Rounding of equal rows gives 1 + 2e-16 without a limit.
+    rows = np.repeat(np.random.default_rng(0).normal(size=(1, 7)), 50, axis=0)
+    matrix = attribution.cosine_matrix(
+        rows * np.random.default_rng(1).uniform(0.1, 10, (50, 1))
+    )
+    assert matrix.max() == 1
+    np.testing.assert_allclose(matrix, 1, atol=1e-14)
+
+
+def test_a_class_without_samples_is_nan_with_a_warning(network, data):
+    x, y = data
+    kept = y != 2
+    with pytest.warns(UserWarning, match=r"1 of 4 classes.*Classes: \[2\]"):
+        matrix = attribution.correlation_matrix(network, (x[kept], y[kept]))
+    vectors = attribution.attribution_vectors(network, (x[kept], y[kept]))
+    np.testing.assert_array_equal(np.isnan(vectors).all(1), np.arange(4) == 2)
+    missing = np.zeros((4, 4), bool)
+    missing[2, :] = missing[:, 2] = True
+    np.testing.assert_array_equal(np.isnan(matrix), missing)
+    whole = attribution.correlation_matrix(network, data)
+    np.testing.assert_allclose(matrix[~missing], whole[~missing], atol=1e-5)
+
+
+@pytest.mark.parametrize("row", [0.0, np.nan, np.inf])
+def test_a_vector_without_direction_is_nan_with_a_warning(row):
+    vectors = np.array([[1.0, 0.0], [row, row], [1.0, 1.0], [0.0, row]])
+    with pytest.warns(UserWarning, match=r"2 of 4 classes.*: \[1, 3\]\."):
+        matrix = attribution.cosine_matrix(vectors)
+    half = 1 / np.sqrt(2)
+    expected = np.full((4, 4), np.nan)
+    expected[np.ix_([0, 2], [0, 2])] = [[1, half], [half, 1]]
+    np.testing.assert_allclose(matrix, expected, atol=1e-15)
+
+
+def test_cas_counts_positive_entries_off_the_diagonal():
+    matrix = np.array([[1, 0.5, -0.25], [0.5, 1, 0.125], [-0.25, 0.125, 1]])
+    assert attribution.cas(matrix) == 1.25
+    # The instance-wise matrix is not symmetric: both halves count.
+    matrix[0, 1] = 0.75
+    assert attribution.cas(matrix.tolist()) == 1.5
+    assert attribution.cas(np.ones((10, 10))) == 90
+    assert attribution.cas(np.eye(10)) == 0
+    assert type(attribution.cas(matrix)) is float
+
+
+def test_cas_leaves_out_nan_with_a_warning():
+    matrix = np.array([[1, np.nan, 0.5], [np.nan] * 3, [0.5, np.nan, 1]])
+    with pytest.warns(UserWarning, match="4 of 6 entries of the matrix are"):
+        assert attribution.cas(matrix) == 1.0
+    with pytest.warns(UserWarning, match="6 of 6 entries"):
+        assert attribution.cas(np.full((3, 3), np.nan)) == 0.0
+
+
+@pytest.mark.filterwarnings("error")
+def test_nothing_missing_warns_of_nothing(network, data):
+    attribution.cas(attribution.correlation_matrix(network, data))
+
+
+def test_refuses_arrays_of_the_wrong_shape():
+    with pytest.raises(ValueError, match=r"\(classes, features\).*\(3,\)"):
+        attribution.cosine_matrix(np.ones(3))
+    for shape in ((2, 3), (3,), (2, 2, 2)):
+        with pytest.raises(ValueError, match="`matrix` must be square"):
+            attribution.cas(np.ones(shape))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda x, y: (x[:0], y[:0]), ValueError, "data set is empty"),
+        (lambda x, y: [], ValueError, "data set is empty"),
+        (lambda x, y: iter(()), ValueError, "data set is empty"),
+        (lambda x, y: (x, y[:5]), ValueError, "13 images and 5 labels"),
+        (lambda x, y: [(x, y[:5])], ValueError, "13 images and 5 labels"),
+        (lambda x, y: x, TypeError, "pair of arrays.*yields a ndarray"),
+        (lambda x, y: 3, TypeError, r"pair of arrays.*Received: int\."),
+        (lambda x, y: None, TypeError, "pair of arrays.*NoneType"),
+        (lambda x, y: "data", TypeError, "a str that yields a str"),
+        (lambda x, y: {"x": x, "y": y}, TypeError, "a dict that yields a str"),
+        (lambda x, y: [(x,)], TypeError, "a list that yields a tuple"),
+        (lambda x, y: [(x, None)], ValueError, "Labels are missing"),
+        (lambda x, y: (x * 255, y), ValueError, r"13 image.*batch 1.*\[0, 1\]"),
+        (lambda x, y: (x.astype("uint8"), y), TypeError, "dtype uint8"),
+        (
+            lambda x, y: (x[..., 0], y),
+            ValueError,
+            r"\(batch, 5, 5, 2\).*5, 5\)",
+        ),
+        (lambda x, y: (x * np.nan, y), ValueError, "13 image.*NaN"),
+        (lambda x, y: [(x, y), (x, y + 1)], ValueError, "label.*of batch 2"),
+        (lambda x, y: (x, y.astype("float64")), TypeError, "dtype float64"),
+    ],
+)
+def test_refuses_bad_data(network, data, change, error, message):
+    with pytest.raises(error, match=message):
+        attribution.correlation_matrix(network, change(*data), PGD(steps=0))
+
+
+def test_clean_images_have_no_bounds(network, data):
+    # Without an attack there is no threat model that could name them.
+    x, y = data
+    matrix = attribution.correlation_matrix(network, (x * 3 - 1, y))
+    expected = _cosines(_vectors(network, x * 3 - 1, y))
+    np.testing.assert_allclose(matrix, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"attack": "pgd"}, TypeError, "`attack` must be an attack.*'pgd'"),
+        ({"attack": PGD}, TypeError, "`attack` must be an attack.*class"),
+        ({"batch_size": 0}, ValueError, "`batch_size` must be at least 1"),
+        ({"seed": 0.5}, TypeError, "`seed` must be an integer"),
+        ({"head": "conv"}, ValueError, r"ends in Conv2D 'conv'.*head='layer"),
+        ({"head": "neck"}, ValueError, "0 have that name.*head='neck'"),
+    ],
+)
+def test_refuses_bad_arguments(network, data, arguments, error, message):
+    with pytest.raises(error, match=message):
+        attribution.correlation_matrix(network, data, **arguments)
+
+
+def test_refuses_a_head_that_makes_no_logits(data):
+    model = keras.Sequential(
+        [
+            keras.Input((5, 5, 2)),
+            keras.layers.Flatten(),
+            keras.layers.Dense(7, name="hidden"),
+            keras.layers.Dense(CLASSES),
+        ]
+    )
+    with pytest.raises(
+        ValueError, match=r"each of 4 classes.*'hidden' with 7 units"
+    ):
+        attribution.correlation_matrix(model, data, head="hidden")
+
+
+def test_refuses_what_is_no_classifier(network, data):
+    with pytest.raises(TypeError, match=r"must be a `keras\.Model`"):
+        attribution.correlation_matrix(network.call, data)
+    softmax = keras.Sequential([network, keras.layers.Softmax()])
+    with pytest.raises(ValueError, match="returns probabilities"):
+        attribution.correlation_matrix(softmax, data)

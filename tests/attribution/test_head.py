@@ -1,0 +1,255 @@
+"""Finding the head: models in which it is found, named and refused."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from keras import ops
+
+from keras_wake.attribution import find_head
+from keras_wake.attribution.head import counterpart
+from keras_wake.attribution.head import logits_and_features
+
+
+def _functional(*after):
+    """Functional model: Dense head, then `after`."""
+    head = layers.Dense(3, name="head")
+    inputs = keras.Input((4,))
+    outputs = head(layers.Dense(5, name="hidden")(inputs))
+    for layer in after:
+        outputs = layer(outputs)
+    return keras.Model(inputs, outputs), head
+
+
+def _sequential(*after):
+    head = layers.Dense(3, name="head")
+    first = [keras.Input((4,)), layers.Dense(5, name="hidden")]
+    return keras.Sequential([*first, head, *after]), head
+
+
+def _nested_in_functional(*after):
+    inner, head = _sequential(*after)
+    inputs = keras.Input((4,))
+    return keras.Model(inputs, inner(layers.Rescaling(2.0)(inputs))), head
+
+
+def _nested_in_sequential(*after):
+    inner, head = _functional(*after)
+    outer = [keras.Input((4,)), layers.Rescaling(2.0), inner]
+    return keras.Sequential([*outer, layers.Activation("linear")]), head
+
+
+def _branches(*after):
+    """A residual connection before the head, two inputs to one layer."""
+    head = layers.Dense(3, name="head")
+    inputs = keras.Input((4,))
+    outputs = head(layers.Add()([inputs, layers.Dense(4)(inputs)]))
+    for layer in after:
+        outputs = layer(outputs)
+    return keras.Model(inputs, outputs), head
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        _functional,
+        _sequential,
+        _nested_in_functional,
+        _nested_in_sequential,
+        _branches,
+    ],
+)
+@pytest.mark.parametrize(
+    "after",
+    [
+        lambda: [],
+        lambda: [layers.Activation("linear")],
+        lambda: [layers.Activation("tanh", dtype="float32")],
+        lambda: [layers.Dropout(0.5), layers.Identity()],
+        lambda: [layers.ReLU()],
+        lambda: [layers.LeakyReLU()],
+    ],
+    ids=["plain", "linear", "tanh", "two", "relu", "leaky"],
+)
+def test_is_found(make, after):
+    model, head = make(*after())
+    assert find_head(model) is head
+    assert find_head(model, num_classes=3) is head
+
+
+def test_is_the_layer_that_makes_the_output_not_the_last_one_made():
+    # `model.layers` ends in the layer of the other branch.
+    inputs = keras.Input((4,))
+    hidden = layers.Dense(5)(inputs)
+    head = layers.Dense(3)
+    logits = head(hidden)
+    other = layers.Dense(2)(layers.Dense(2)(layers.Dense(2)(hidden)))
+    model = keras.Model(inputs, [logits, other])
+    assert find_head(keras.Model(inputs, model.outputs[0])) is head
+
+
+class Subclassed(keras.Model):
+    """A model that does not say how its layers are connected."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.head = layers.Dense(3, name="head")
+        self.hidden = layers.Dense(5, name="hidden")
+
+    def call(self, x, training=False):
+        return ops.tanh(self.head(ops.relu(self.hidden(x))))
+
+
+@pytest.fixture
+def subclassed():
+    keras.utils.set_random_seed(0)
+    model = Subclassed(name="mine")
+    model(np.zeros((1, 4), "float32"))
+    return model
+
+
+def test_of_a_subclassed_model_is_named_or_given(subclassed):
+    assert find_head(subclassed, "head") is subclassed.head
+    assert find_head(subclassed, subclassed.head) is subclassed.head
+    with pytest.raises(
+        ValueError,
+        match=r"'mine' has no Dense layer at its end that could be found: it "
+        r"ends in Subclassed 'mine'\. Name the Dense layer.*head='layer name'",
+    ):
+        find_head(subclassed)
+
+
+def test_is_named_inside_nested_models_and_wrappers():
+    inner, head = _sequential()
+    model = keras.Sequential([keras.Input((4,)), inner, layers.Rescaling(2.0)])
+    with pytest.raises(ValueError, match="ends in Rescaling"):
+        find_head(model)
+    assert find_head(model, "head") is head
+    dense = layers.Dense(3, name="dense")
+    wrapped = keras.Sequential(
+        [keras.Input((4,)), layers.SpectralNormalization(dense)]
+    )
+    with pytest.raises(ValueError, match="ends in SpectralNormalization"):
+        find_head(wrapped)
+    assert find_head(wrapped, "dense") is dense
+
+
+def test_a_layer_that_two_models_share_has_one_name():
+    class Shared(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.whole, self.head = _sequential()
+
+        def call(self, x):
+            return self.whole(x)
+
+    model = Shared()
+    model(np.zeros((1, 4), "float32"))
+    assert find_head(model, "head") is model.head
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        (
+            "neck",
+            r"one layer of 'mine'; 0 have.*\['head', 'hidden'\]",
+        ),
+        (layers.Dense(3, name="other"), "must be a layer of 'mine'.*other"),
+        (3, "must be a layer of 'mine'. Received: head=3"),
+    ],
+)
+def test_refuses_a_head_that_the_model_does_not_have(subclassed, head, message):
+    with pytest.raises(ValueError, match=message):
+        find_head(subclassed, head)
+
+
+def test_refuses_a_name_that_two_layers_have():
+    class Twice(keras.Model):
+        def __init__(self):
+            super().__init__(name="mine")
+            self.first = layers.Dense(3, name="head")
+            self.second = layers.Dense(3, name="head")
+
+        def call(self, x):
+            return self.second(self.first(x))
+
+    model = Twice()
+    model(np.zeros((1, 4), "float32"))
+    with pytest.raises(ValueError, match="'mine'; 2 have that name"):
+        find_head(model, "head")
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        layers.Conv2D(3, 4, name="last"),
+        layers.Rescaling(1.0, name="last"),
+        layers.EinsumDense("bhwc,co->bo", 3, name="last"),
+    ],
+)
+def test_refuses_an_end_that_is_not_dense(last):
+    model = keras.Sequential([keras.Input((4, 4, 2)), last])
+    kind = type(last).__name__
+    with pytest.raises(ValueError, match=f"it ends in {kind} 'last'"):
+        find_head(model)
+    with pytest.raises(ValueError, match=f"it ends in {kind} 'last'"):
+        find_head(model, "last")
+
+
+def test_refuses_a_head_with_another_number_of_units(subclassed):
+    with pytest.raises(
+        ValueError, match=r"each of 3 classes.*'hidden' with 5 units\. Name"
+    ):
+        find_head(subclassed, "hidden", num_classes=3)
+
+
+def test_features_are_what_goes_into_the_head(subclassed):
+    x = np.random.default_rng(0).normal(size=(6, 4)).astype("float32")
+    first, bias1, second, bias2 = (
+        weight.astype("float64")
+        for layer in (subclassed.hidden, subclassed.head)
+        for weight in layer.get_weights()
+    )
+    expected = np.maximum(x @ first + bias1, 0)
+    logits, features = logits_and_features(subclassed, subclassed.head, x)
+    # Float32 against float64.
+    np.testing.assert_allclose(features, expected, atol=1e-6)
+    np.testing.assert_allclose(
+        logits, np.tanh(expected @ second + bias2), atol=1e-6
+    )
+
+
+def test_recording_leaves_the_head_as_it_was(subclassed):
+    x = np.ones((2, 4), "float32")
+    before = vars(subclassed.head).keys() | set()
+    logits_and_features(subclassed, subclassed.head, x)
+    assert vars(subclassed.head).keys() == before
+    with pytest.raises(ValueError):
+        logits_and_features(subclassed, subclassed.head, np.ones((2, 9)))
+    assert vars(subclassed.head).keys() == before
+
+
+def test_refuses_a_head_that_is_called_twice_or_never(subclassed):
+    class Twice(Subclassed):
+        def call(self, x, training=False):
+            return self.head(self.hidden(x)) + self.head(self.hidden(-x))
+
+    x = np.ones((2, 4), "float32")
+    model = Twice()
+    model(x)
+    with pytest.raises(
+        ValueError,
+        match=r"'head' must be called once.*2 call\(s\).*\(2, 5\), \(2, 5\)\]",
+    ):
+        logits_and_features(model, model.head, x)
+    with pytest.raises(ValueError, match=r"0 call\(s\)"):
+        logits_and_features(subclassed, model.head, x)
+
+
+def test_counterpart_is_in_the_same_place_of_the_copy():
+    model, _ = _nested_in_functional(layers.Activation("linear"))
+    copy = keras.models.clone_model(model)
+    head = counterpart(find_head(model), model, copy)
+    assert head is find_head(copy)
+    assert head is not find_head(model)

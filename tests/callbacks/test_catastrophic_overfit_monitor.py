@@ -1,0 +1,282 @@
+"""CatastrophicOverfitMonitor: its rule, its actions, and a real collapse."""
+
+import warnings
+
+import keras
+import numpy as np
+import pytest
+
+import keras_wake as kw
+
+COUNT = 20
+GOOD, BAD = (0.9, 0.8), (0.9, 0.1)
+
+
+def data():
+    rng = np.random.default_rng(0)
+    x = rng.random((COUNT, 1, 1, 3), np.float32)
+    return x, (np.arange(COUNT) % 3).astype("int32")
+
+
+def wake(steps_per_execution=1):
+    """The logits are the three pixels, as long as little is learnt."""
+    head = keras.layers.Dense(3, kernel_initializer="identity")
+    classifier = keras.Sequential(
+        [keras.Input((1, 1, 3)), keras.layers.Flatten(), head]
+    )
+    model = kw.WakeModel(classifier, kw.attacks.FGSM(epsilon=0.1))
+    model.compile(
+        keras.optimizers.SGD(1e-4, momentum=0.9),
+        steps_per_execution=steps_per_execution,
+    )
+    return model
+
+
+class Scripted:
+    """Stands for an attack under which accuracy is as planned."""
+
+    def __init__(self, accuracies):
+        self.accuracies = list(accuracies)
+        self.images = []
+
+    def __call__(self, classifier, x, y, seed=None):
+        self.images.append(x)
+        classes = y.reshape(-1) if y.shape[-1:] != (3,) else y.argmax(1)
+        hit = np.arange(len(x)) < round(self.accuracies.pop(0) * len(x))
+        seen = np.where(hit, classes, (classes + 1) % 3)
+        return np.eye(3, dtype="float32")[seen].reshape(-1, 1, 1, 3)
+
+
+def scripted(*accuracies, **kwargs):
+    single, multi = zip(*accuracies, strict=True)
+    return kw.callbacks.CatastrophicOverfitMonitor(
+        single_step=Scripted(single), multi_step=Scripted(multi), **kwargs
+    )
+
+
+def fit(model, callbacks, epochs=1):
+    x, y = data()
+    return model.fit(
+        x,
+        y,
+        batch_size=5,
+        epochs=epochs,
+        verbose=0,
+        callbacks=callbacks,
+    )
+
+
+@pytest.fixture(scope="module")
+def model():
+    return wake()
+
+
+@pytest.mark.parametrize(
+    ("single", "multi", "collapsed"),
+    [
+        (0.9, 0.1, True),
+        (0.5, 0.25, True),  # both conditions just met
+        (0.9, 0.5, False),  # more than half is left
+        (0.4, 0.2, False),  # the difference is below a quarter
+        (0.3, 0.0, True),
+        (0.2, 0.0, False),
+        (0.1, 0.9, False),
+    ],
+)
+def test_rule(model, single, multi, collapsed):
+    monitor = scripted((single, multi))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        logs = fit(model, [monitor]).history
+    messages = [str(w.message) for w in caught]
+    assert any("Catastrophic" in m for m in messages) == collapsed
+    assert monitor.collapsed == collapsed
+    assert monitor.history == [
+        {
+            "epoch": 1,
+            "step": 4,
+            "single_step_accuracy": single,
+            "multi_step_accuracy": multi,
+            "collapsed": collapsed,
+        }
+    ]
+    assert logs["single_step_accuracy"] == [single]
+    assert logs["multi_step_accuracy"] == [multi]
+
+
+def test_thresholds_are_arguments(model):
+    monitor = scripted((0.4, 0.3), gap=0.1, ratio=0.75)
+    with pytest.warns(UserWarning, match="Catastrophic overfitting"):
+        fit(model, [monitor])
+
+
+def test_warn_says_it_once_and_goes_on(model):
+    monitor = scripted(GOOD, BAD, BAD, GOOD)
+    with pytest.warns(
+        UserWarning,
+        match=r"in epoch 2, step 8: accuracy on 20 training images is 90.0% "
+        r"under one step and 10.0% under PGD\. A smaller epsilon",
+    ) as caught:
+        history = fit(model, [monitor], epochs=4)
+    assert sum("Catastrophic" in str(w.message) for w in caught) == 1
+    assert history.epoch == [0, 1, 2, 3]
+    assert [entry["collapsed"] for entry in monitor.history] == [
+        False,
+        True,
+        True,
+        False,
+    ]
+    # The next fit starts anew.
+    monitor.single_step.accuracies = [0.9]
+    monitor.multi_step.accuracies = [0.8]
+    fit(model, [monitor])
+    assert not monitor.collapsed
+    assert len(monitor.history) == 1
+
+
+def test_stop(model):
+    monitor = scripted(GOOD, BAD, action="stop")
+    with pytest.warns(UserWarning, match=r"under PGD\. Training stops\."):
+        history = fit(model, [monitor], epochs=5)
+    assert history.epoch == [0, 1]
+
+
+class Recorder(keras.callbacks.Callback):
+    """Copies everything that training changes, after every epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.states = []
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.states.append(state(self.model))
+
+
+def state(model):
+    variables = [*model.variables, *model.optimizer.variables]
+    return [np.array(keras.ops.convert_to_numpy(v)) for v in variables]
+
+
+def test_rollback_restores_student_teacher_and_optimiser():
+    model = wake()
+    recorder = Recorder()
+    monitor = scripted(GOOD, GOOD, BAD, action="rollback")
+    with pytest.warns(
+        UserWarning, match=r"back to those of epoch 2, step 8\. Training stops"
+    ):
+        history = fit(
+            model,
+            [kw.callbacks.EMATeacher(0.5), recorder, monitor],
+            epochs=5,
+        )
+    assert history.epoch == [0, 1, 2]
+    after = state(model)
+    for value, good in zip(after, recorder.states[1], strict=True):
+        np.testing.assert_array_equal(value, good)
+    assert int(model.optimizer.iterations) == 8 == int(model.teacher_updates)
+    # It went on from there, so there was something to take back.
+    moved = [
+        np.abs(value - bad).max() > 0
+        for value, bad in zip(after, recorder.states[2], strict=True)
+    ]
+    kernels = {id(model.classifier.weights[0]), id(model.teacher.weights[0])}
+    assert all(
+        changed
+        for variable, changed in zip(model.variables, moved, strict=False)
+        if id(variable) in kernels
+    )
+
+
+def test_rollback_without_a_good_check_says_so(model):
+    monitor = scripted(BAD, action="rollback")
+    with pytest.warns(UserWarning, match="No check before was good"):
+        history = fit(model, [monitor], epochs=3)
+    assert history.epoch == [0]
+
+
+def test_every_n_steps_stops_within_the_epoch(model):
+    # Four steps an epoch: checks after steps 3, 6 and 9.
+    monitor = scripted(GOOD, GOOD, BAD, every=3, action="stop")
+    with pytest.warns(UserWarning, match="in epoch 3, step 9"):
+        history = fit(model, [monitor], epochs=5)
+    assert [e["step"] for e in monitor.history] == [3, 6, 9]
+    assert history.epoch == [0, 1, 2]
+    assert history.history["multi_step_accuracy"] == [0.8, 0.8, 0.1]
+
+
+def test_every_n_steps_with_several_steps_a_call():
+    monitor = scripted(*[GOOD] * 4, every=3)
+    fit(wake(steps_per_execution=2), [monitor], epochs=4)
+    # A call ends after every second step; the first that is due counts.
+    assert [e["step"] for e in monitor.history] == [4, 8, 12, 16]
+
+
+def dataset(x, y):
+    tf = pytest.importorskip("tensorflow")
+    return tf.data.Dataset.from_tensor_slices((x, y)).batch(5)
+
+
+@pytest.mark.parametrize("labels", ["int", "column", "one_hot"])
+@pytest.mark.parametrize("form", ["arrays", "tf.data", "given"])
+def test_takes_the_first_images_from_every_form_of_data(model, form, labels):
+    x, y = data()
+    y = {"int": y, "column": y[:, None], "one_hot": np.eye(3, dtype="f")[y]}[
+        labels
+    ]
+    monitor = scripted((0.5, 0.75), samples=8)
+    arguments = {"x": x, "y": y, "batch_size": 5}
+    if form == "tf.data":
+        arguments = {"x": dataset(x, y)}
+    if form == "given":
+        monitor.data = (x[10:], y[10:])
+        x = x[10:]
+    model.fit(**arguments, verbose=0, callbacks=[monitor])
+    np.testing.assert_array_equal(monitor.single_step.images[0], x[:8])
+    # Accuracy is right only if the labels were understood.
+    assert monitor.history[0]["single_step_accuracy"] == 0.5
+    assert monitor.history[0]["multi_step_accuracy"] == 0.75
+
+
+def test_a_generator_is_not_used_up(model):
+    def generator():
+        yield data()
+
+    batches = generator()
+    with pytest.raises(ValueError, match=r"gives each only once.*data=\(x, y"):
+        model.fit(batches, verbose=0, callbacks=[scripted(GOOD)])
+
+
+def test_default_attacks_are_in_the_threat_model_of_training():
+    model = kw.WakeModel(
+        wake().classifier, kw.attacks.FGSM("l2", 0.5, random_start=True)
+    )
+    model.compile("sgd")
+    monitor = kw.callbacks.CatastrophicOverfitMonitor()
+    monitor.set_model(model)
+    assert monitor._single.get_config() == (
+        kw.attacks.FGSM("l2", 0.5).get_config()
+    )
+    assert monitor._multi.get_config() == (
+        kw.attacks.PGD("l2", 0.5, 0.5 / 8, steps=10).get_config()
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"action": "panic"}, ValueError, "'warn', 'stop', 'rollback'.*'pan"),
+        ({"every": 0}, ValueError, '`every` must be at least 1.*"epoch"'),
+        ({"every": "step"}, TypeError, "`every` must be an integer"),
+        ({"samples": 0}, ValueError, "`samples` must be at least 1"),
+        ({"gap": 25}, ValueError, "`gap` must be between 0 and 1"),
+        ({"ratio": -0.1}, ValueError, "`ratio` must be between 0 and 1"),
+    ],
+)
+def test_refuses(arguments, error, message):
+    with pytest.raises(error, match=message):
+        kw.callbacks.CatastrophicOverfitMonitor(**arguments)
+
+
+def test_refuses_empty_data(model):
+    with pytest.raises(ValueError, match="The data set is empty"):
+        fit(model, [kw.callbacks.CatastrophicOverfitMonitor(data=[])])

@@ -1,0 +1,173 @@
+"""EMATeacher: batch-norm modes, and what it refuses.
+
+The average itself is compared with its closed form and with a reference in
+`tests/test_train_step.py`.
+"""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_wake as kw
+from keras_wake.callbacks.ema_teacher import reestimate_batch_norm
+
+SHAPE = (4, 4, 1)
+EPSILON = 1e-3
+
+
+def network():
+    """Two batch norms, so that the second sees the first's batch statistics."""
+    keras.utils.set_random_seed(0)
+    return keras.Sequential(
+        [
+            keras.Input(SHAPE),
+            keras.layers.Flatten(),
+            keras.layers.BatchNormalization(epsilon=EPSILON, momentum=0.9),
+            keras.layers.Dense(5, name="hidden"),
+            keras.layers.BatchNormalization(epsilon=EPSILON, momentum=0.7),
+            keras.layers.ReLU(),
+            keras.layers.Dense(3),
+        ]
+    )
+
+
+def data(count=13):
+    rng = np.random.default_rng(0)
+    x = rng.random((count, *SHAPE), np.float32)
+    return x, (np.arange(count) % 3).astype("int32")
+
+
+def batches(x, y, size=5):
+    return [(x[n : n + size], y[n : n + size]) for n in range(0, len(x), size)]
+
+
+def norms(model):
+    return [
+        layer
+        for layer in model.layers
+        if isinstance(layer, keras.layers.BatchNormalization)
+    ]
+
+
+def statistics(model):
+    return [
+        np.asarray(v)
+        for layer in norms(model)
+        for v in (layer.moving_mean, layer.moving_variance)
+    ]
+
+
+def statistics_by_hand(model, x, size):
+    """Means over batches, weighted by size, of each batch's statistics."""
+    first, _ = norms(model)
+    kernel, bias = (
+        w.astype("float64") for w in model.get_layer("hidden").get_weights()
+    )
+    total = [0.0] * 4
+    for images, _ in batches(x, x, size):
+        features = images.reshape(len(images), -1).astype("float64")
+        seen = [features.mean(0), features.var(0)]
+        gamma, beta = (np.asarray(w) for w in (first.gamma, first.beta))
+        features = (features - seen[0]) / np.sqrt(seen[1] + EPSILON)
+        features = (gamma * features + beta) @ kernel + bias
+        seen += [features.mean(0), features.var(0)]
+        total = [t + len(images) * s for t, s in zip(total, seen, strict=True)]
+    return [t / len(x) for t in total]
+
+
+def assert_equal(values, expected):
+    # Variances of order 1 in float32, as the mean of thirteen numbers.
+    for value, other in zip(values, expected, strict=True):
+        np.testing.assert_allclose(value, other, rtol=0, atol=2e-5)
+
+
+def test_reestimate_is_the_mean_over_one_pass():
+    model = network()
+    x, y = data()
+    weights = model.trainable_weights
+    before = [np.asarray(w) for w in weights]
+    # Thirteen images: the last batch of three counts less than five.
+    reestimate_batch_norm(model, batches(x, y))
+    assert_equal(statistics(model), statistics_by_hand(model, x, 5))
+    for value, other in zip(weights, before, strict=True):
+        np.testing.assert_array_equal(value, other)
+    assert [layer.momentum for layer in norms(model)] == [0.9, 0.7]
+
+
+def test_reestimate_refuses_empty_data_and_restores_the_momentum():
+    model = network()
+    with pytest.raises(ValueError, match="data set is empty"):
+        reestimate_batch_norm(model, [])
+    assert [layer.momentum for layer in norms(model)] == [0.9, 0.7]
+
+
+class AtValidation(keras.callbacks.Callback):
+    """Looks at the teacher while the validation runs."""
+
+    def __init__(self, x):
+        super().__init__()
+        self.x = x
+        self.seen = []
+
+    def on_test_batch_end(self, batch, logs=None):
+        teacher = self.model.teacher
+        self.seen.append(
+            (statistics(teacher), statistics_by_hand(teacher, self.x, 5))
+        )
+
+
+def test_statistics_are_fresh_in_every_validation_and_at_the_end():
+    x, y = data()
+    model = kw.WakeModel(
+        network(),
+        kw.attacks.FGSM(epsilon=0.1),
+        schedule=kw.schedules.DistillationRamp(1, 3),
+    )
+    model.compile(keras.optimizers.SGD(0.1))
+    callback = AtValidation(x)
+    model.fit(
+        x,
+        y,
+        epochs=4,
+        batch_size=13,
+        validation_data=(x, y),
+        verbose=0,
+        callbacks=[
+            kw.callbacks.EMATeacher(
+                0.5, batch_norm="reestimate", data=batches(x, y)
+            ),
+            callback,
+        ],
+    )
+    assert len(callback.seen) == 4
+    for seen, expected in callback.seen:
+        assert_equal(seen, expected)
+    # They moved with the weights before them, and froze with these.
+    moved = np.abs(callback.seen[0][0][3] - callback.seen[1][0][3]).max()
+    assert moved > 1e-4
+    assert_equal(statistics(model.teacher), callback.seen[1][0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"decay": 1.0}, ValueError, "`decay` must be below 1.*decay=1.0"),
+        ({"decay": -0.1}, ValueError, "`decay` must be between 0 and 1"),
+        ({"decay": 1.5}, ValueError, "`decay` must be between 0 and 1"),
+        ({"decay": "0.9"}, TypeError, "`decay` must be a real number"),
+        (
+            {"batch_norm": "none"},
+            ValueError,
+            "one of 'average', 'copy', 'reestimate'.*'none'",
+        ),
+        (
+            {"batch_norm": "reestimate"},
+            ValueError,
+            "`data` is for.*needs it.*data=None",
+        ),
+        ({"data": [1]}, ValueError, "`data` is for.*batch_norm='average'"),
+    ],
+)
+def test_refuses(arguments, error, message):
+    with pytest.raises(error, match=message):
+        kw.callbacks.EMATeacher(**arguments)

@@ -1,0 +1,61 @@
+"""Which backend the tests run on, and small things that they share."""
+
+import contextlib
+import os
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+# Before TensorFlow: the two clash in the other order, as Keras's own tests
+# say. Where PyTorch is missing, what compares with it skips.
+with contextlib.suppress(ImportError):
+    import torch  # noqa: F401
+
+import keras
+import numpy as np
+import pytest
+
+NUM_CLASSES = 3
+IMAGE_SHAPE = (6, 6, 1)
+
+
+@pytest.fixture
+def images():
+    """Ten images (10, 6, 6, 1), float32 in [0, 1]."""
+    return np.random.default_rng(0).random((10, *IMAGE_SHAPE), np.float32)
+
+
+@pytest.fixture
+def labels():
+    """Class numbers (10,) in which each of the three classes occurs."""
+    return np.arange(10, dtype="int32") % NUM_CLASSES
+
+
+@pytest.fixture
+def classifier():
+    """A convolution, batch norm, dropout and a head, none at its default."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input(IMAGE_SHAPE),
+            keras.layers.Conv2D(4, 3, padding="same", name="conv"),
+            keras.layers.BatchNormalization(epsilon=1e-5, name="norm"),
+            keras.layers.ReLU(),
+            keras.layers.Dropout(0.25, seed=1),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(NUM_CLASSES, name="head"),
+        ]
+    )
+    rng = np.random.default_rng(1)
+    model.get_layer("norm").set_weights(
+        [
+            rng.uniform(0.5, 1.5, 4),
+            rng.normal(0, 0.2, 4),
+            rng.normal(0, 0.2, 4),
+            rng.uniform(0.5, 1.5, 4),
+        ]
+    )
+    model.get_layer("head").set_weights(
+        [rng.normal(0, 1, (4, NUM_CLASSES)), rng.normal(0, 1, NUM_CLASSES)]
+    )
+    return model

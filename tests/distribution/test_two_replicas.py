@@ -1,0 +1,105 @@
+"""One replica and two: the same losses, metrics, CAS, student and teacher."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import keras_wake
+
+# Batches of 10 out of 39 leave 9, five on one replica and four on the other;
+# batches of 12 out of 37 leave one image, and the second replica has none.
+CASES = ("uneven_last_batch", "single_image_last", "batch_norm")
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """What `replica_run.py` found, for every case and number of replicas."""
+    path = tmp_path_factory.mktemp("replicas") / "results.json"
+    root = pathlib.Path(keras_wake.__file__).parents[1]
+    done = subprocess.run(
+        [
+            sys.executable,
+            str(pathlib.Path(__file__).with_name("replica_run.py")),
+            str(path),
+        ],
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(path.read_text())
+
+
+def assert_equal(one, two):
+    # The sums of a batch are taken in another order, in float32; seen: 1e-6.
+    np.testing.assert_allclose(one, two, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_replicas_train_as_one(results, case):
+    one, two = results[f"{case}_1"], results[f"{case}_2"]
+    assert "error" not in one, one.get("error")
+    assert "error" not in two, two.get("error")
+    assert set(one["history"]) == set(two["history"])
+    assert {"val_cas", "val_teacher_robust_accuracy"} <= set(one["history"])
+    for key, values in one["history"].items():
+        assert_equal(values, two["history"][key])
+    for name in ("student", "teacher"):
+        for value, other in zip(one[name], two[name], strict=True):
+            assert_equal(value, other)
+    assert_equal(one["correlation"], two["correlation"])
+    assert one["steps"] == two["steps"] == 16
+    assert one["updates"] == two["updates"] == 8
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_there_is_something_to_compare(results, case):
+    history = results[f"{case}_1"]["history"]
+    for key in ("loss", "val_cas", "val_teacher_cas", "val_loss"):
+        assert np.ptp(history[key]) > 0.01, key
+    assert np.ptp(history["robust_accuracy"]) > 0
+    student, teacher = (results[f"{case}_1"][n] for n in ("student", "teacher"))
+    assert np.abs(np.subtract(student[0], teacher[0])).max() > 0.001
+
+
+def test_evaluation_outside_fit_agrees(results):
+    one, two = (results[f"single_image_last_{n}"] for n in (1, 2))
+    assert set(one["evaluated"]) == {
+        "loss",
+        "accuracy",
+        "robust_accuracy",
+        "teacher_accuracy",
+        "teacher_robust_accuracy",
+    }
+    for key, value in one["evaluated"].items():
+        assert_equal(value, two["evaluated"][key])
+        assert_equal(value, two["history"][f"val_{key}"][-1])
+
+
+def test_monitor_sees_the_same(results):
+    for name in ("single_step_accuracy", "multi_step_accuracy"):
+        one, two = (
+            results[f"single_image_last_{n}"]["history"][name] for n in (1, 2)
+        )
+        assert len(one) == 4
+        assert_equal(one, two)
+
+
+def test_a_fault_on_the_second_replica_is_found(results):
+    assert results["nan_2"]["error"].startswith(
+        "ValueError: 1 image(s) of epoch 1, batch 2 contain NaN"
+    )
+
+
+def test_batch_norm_without_images_is_refused(results):
+    # A replica with nothing to take the mean of would make all weights NaN.
+    assert results["batch_norm_alone_2"]["error"].startswith(
+        "ValueError: 1 replica(s) got no image of epoch 1, batch 3, and the "
+        "batch norm there has no statistics."
+    )

@@ -1,0 +1,98 @@
+"""Cross-entropy and divergence of logits against PyTorch and SciPy."""
+
+import numpy as np
+import pytest
+from keras import ops
+from scipy import special
+from scipy import stats
+
+from keras_wake import backend
+from keras_wake.losses import cross_entropy
+from keras_wake.losses import kl_divergence
+
+
+@pytest.fixture
+def logits():
+    return np.random.default_rng(0).normal(0, 4, (7, 4)).astype("float32")
+
+
+@pytest.fixture
+def one_hot():
+    return np.eye(4, dtype="float32")[[0, 1, 2, 3, 0, 1, 2]]
+
+
+@pytest.fixture
+def soft():
+    rng = np.random.default_rng(1)
+    return rng.dirichlet(np.ones(4), 7).astype("float32")
+
+
+@pytest.mark.parametrize("kind", ["one_hot", "soft"])
+def test_cross_entropy_equals_pytorch_with_gradients(logits, kind, request):
+    torch = pytest.importorskip(
+        "torch", reason="the reference is PyTorch's cross_entropy"
+    )
+    labels = request.getfixturevalue(kind)
+    reference = torch.tensor(logits, dtype=torch.float64, requires_grad=True)
+    values = torch.nn.functional.cross_entropy(
+        reference, torch.tensor(labels, dtype=torch.float64), reduction="none"
+    )
+    values.sum().backward()
+    # Float32 against float64, here and below.
+    np.testing.assert_allclose(
+        cross_entropy(labels, logits), values.detach().numpy(), rtol=1e-5
+    )
+    gradient = backend.input_gradient(
+        lambda x: ops.sum(cross_entropy(labels, x)),
+        ops.convert_to_tensor(logits),
+    )
+    np.testing.assert_allclose(gradient, reference.grad.numpy(), atol=1e-6)
+
+
+def test_cross_entropy_equals_scipy(logits, soft):
+    log_p = special.log_softmax(logits.astype("float64"), axis=1)
+    np.testing.assert_allclose(
+        cross_entropy(soft, logits), -(soft * log_p).sum(1), rtol=1e-5
+    )
+
+
+def test_kl_divergence_equals_scipy(logits):
+    other = np.random.default_rng(2).normal(0, 4, logits.shape)
+    expected = stats.entropy(
+        special.softmax(logits.astype("float64"), axis=1),
+        special.softmax(other, axis=1),
+        axis=1,
+    )
+    found = kl_divergence(logits, other.astype("float32"))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    # Not symmetric: the other direction would fail above.
+    assert np.max(np.abs(kl_divergence(other, logits) - expected)) > 0.1
+
+
+def test_kl_divergence_of_equal_logits_is_zero(logits):
+    np.testing.assert_array_equal(kl_divergence(logits, logits), 0)
+
+
+@pytest.mark.parametrize("size", [1e4, 1e30])
+def test_extreme_logits_stay_finite(size):
+    logits = ops.convert_to_tensor([[size, -size], [-size, size]])
+    labels = np.array([[1.0, 0.0], [1.0, 0.0]], "float32")
+    np.testing.assert_allclose(
+        cross_entropy(labels, logits), [0, 2 * size], rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        kl_divergence(logits, -logits), [2 * size, 2 * size], rtol=1e-6
+    )
+    gradient = backend.input_gradient(
+        lambda x: ops.sum(cross_entropy(labels, x)), logits
+    )
+    np.testing.assert_allclose(gradient, [[0, 0], [-1, 1]], atol=1e-6)
+
+
+def test_float16_logits_are_computed_in_float32(logits, one_hot):
+    half = logits.astype("float16")
+    losses = np.asarray(cross_entropy(one_hot, half))
+    assert losses.dtype == "float32"
+    np.testing.assert_array_equal(
+        losses, cross_entropy(one_hot, half.astype("float32"))
+    )

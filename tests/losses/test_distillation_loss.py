@@ -1,0 +1,131 @@
+"""The distillation loss against PyTorch's `kl_div`, gradients included."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from keras import ops
+
+from keras_wake import backend
+from keras_wake.losses import distillation_loss
+
+
+@pytest.fixture
+def pair():
+    rng = np.random.default_rng(0)
+    student = rng.normal(0, 3, (6, 5)).astype("float32")
+    return student, rng.normal(0, 3, (6, 5)).astype("float32")
+
+
+def _torch_kl_div(student, teacher, temperature, scale):
+    """Per-sample values and the two gradients of their sum, in float64."""
+    torch = pytest.importorskip(
+        "torch", reason="the reference is PyTorch's kl_div"
+    )
+    student, teacher = (
+        torch.tensor(logits, dtype=torch.float64, requires_grad=True)
+        for logits in (student, teacher)
+    )
+    divergence = torch.nn.functional.kl_div(
+        torch.log_softmax(student / temperature, dim=1),
+        torch.softmax(teacher / temperature, dim=1),
+        reduction="none",
+    )
+    values = divergence.sum(1) * (temperature**2 if scale else 1)
+    gradients = torch.autograd.grad(values.sum(), (student, teacher))
+    return values.detach().numpy(), *(g.numpy() for g in gradients)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1, 2.0, 10])
+@pytest.mark.parametrize("scale", [True, False])
+def test_equals_pytorch_with_gradients(pair, temperature, scale):
+    student, teacher = (ops.convert_to_tensor(logits) for logits in pair)
+    values, by_student, by_teacher = _torch_kl_div(*pair, temperature, scale)
+    arguments = {"temperature": temperature, "scale": scale}
+
+    found = distillation_loss(student, teacher, **arguments)
+    # Float32 against float64; values and gradients are up to about 20.
+    np.testing.assert_allclose(found, values, rtol=1e-5, atol=1e-5)
+    gradient = backend.input_gradient(
+        lambda s: ops.sum(distillation_loss(s, teacher, **arguments)), student
+    )
+    np.testing.assert_allclose(gradient, by_student, rtol=1e-5, atol=1e-5)
+    # It does not stop the teacher's gradient; that is the caller's choice.
+    gradient = backend.input_gradient(
+        lambda t: ops.sum(distillation_loss(student, t, **arguments)), teacher
+    )
+    np.testing.assert_allclose(gradient, by_teacher, rtol=1e-5, atol=1e-5)
+
+
+def test_defaults_are_temperature_2_and_scaled(pair):
+    np.testing.assert_array_equal(
+        distillation_loss(*pair), distillation_loss(*pair, 2.0, True)
+    )
+    unscaled = distillation_loss(*pair, temperature=2.0, scale=False)
+    np.testing.assert_allclose(
+        distillation_loss(*pair), 4 * np.asarray(unscaled), rtol=1e-6
+    )
+
+
+def test_is_zero_for_equal_logits_with_a_zero_gradient(pair):
+    teacher = ops.convert_to_tensor(pair[1])
+    np.testing.assert_array_equal(distillation_loss(teacher, teacher), 0)
+    # Softmax does not see a constant. Float32 rounds 1000 + x to 6e-5.
+    shifted = distillation_loss(teacher + 1000, teacher)
+    np.testing.assert_allclose(shifted, 0, atol=1e-6)
+    gradient = backend.input_gradient(
+        lambda s: ops.sum(distillation_loss(s, teacher)), teacher
+    )
+    np.testing.assert_allclose(gradient, 0, atol=1e-6)
+
+
+LOGITS = hnp.arrays("float32", (2, 3), elements=st.floats(-50, 50, width=32))
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(student=LOGITS, teacher=LOGITS, temperature=st.floats(0.5, 10))
+def test_is_never_negative(student, teacher, temperature):
+    losses = np.asarray(distillation_loss(student, teacher, temperature))
+    # Terms of a size up to 100 · T cancel in float32.
+    assert losses.min() >= -1e-5 * temperature**2
+    assert np.all(np.isfinite(losses))
+
+
+def test_is_finite_for_extreme_logits():
+    student = ops.convert_to_tensor([[1e4, -1e4, 0.0], [-1e30, 0.0, 1e30]])
+    teacher = ops.convert_to_tensor([[-1e4, 1e4, 0.0], [-1e30, 0.0, 1e30]])
+    losses = np.asarray(distillation_loss(student, teacher))
+    # p is 1 for class 1, where log q is −2e4 / 2; times T² = 4.
+    np.testing.assert_allclose(losses, [4e4, 0], rtol=1e-6)
+    gradient = backend.input_gradient(
+        lambda s: ops.sum(distillation_loss(s, teacher)), student
+    )
+    # T² / T · (q − p).
+    np.testing.assert_allclose(gradient, [[2, -2, 0], [0, 0, 0]], atol=1e-6)
+
+
+def test_computes_float16_logits_in_float32(pair):
+    student, teacher = (logits.astype("float16") for logits in pair)
+    losses = np.asarray(distillation_loss(student, teacher))
+    assert losses.dtype == "float32"
+    expected = distillation_loss(
+        student.astype("float32"), teacher.astype("float32")
+    )
+    np.testing.assert_array_equal(losses, expected)
+
+
+@pytest.mark.parametrize(
+    ("temperature", "error", "message"),
+    [
+        (0, ValueError, "`temperature` must be greater than 0.*=0"),
+        (-2.0, ValueError, r"`temperature` must be greater than 0.*-2\.0"),
+        (float("nan"), ValueError, "`temperature` must be finite"),
+        (True, TypeError, "`temperature` must be a real number.*bool"),
+        ("2", TypeError, "`temperature` must be a real number.*str"),
+    ],
+)
+def test_refuses_a_bad_temperature(pair, temperature, error, message):
+    with pytest.raises(error, match=message):
+        distillation_loss(*pair, temperature=temperature)

@@ -1,0 +1,251 @@
+"""Saving and loading: everything comes back, and training goes on."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+import keras_wake as kw
+
+SHAPE = (5, 5, 1)
+
+
+def network():
+    keras.utils.set_random_seed(0)
+    return keras.Sequential(
+        [
+            keras.Input(SHAPE),
+            keras.layers.Flatten(),
+            keras.layers.Dense(6),
+            keras.layers.BatchNormalization(),
+            keras.layers.ReLU(),
+            # Random numbers whose state must come back as well.
+            keras.layers.Dropout(0.2, seed=1),
+            keras.layers.Dense(3, name="logits"),
+        ]
+    )
+
+
+def data(seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.random((14, *SHAPE), np.float32)
+    return x, (np.arange(14) % 3).astype("int32")
+
+
+def make():
+    """No argument at its default, and random starts."""
+    model = kw.WakeModel(
+        network(),
+        kw.attacks.FGSM("l2", 0.5, step_size=0.6, random_start=True),
+        objective=kw.objectives.AdversarialTraining(),
+        eval_attack=kw.attacks.PGD("l2", 0.4, 0.1, steps=2),
+        schedule=kw.schedules.DistillationRamp(1, 4, 0.8, 0.9),
+        temperature=3.0,
+        scale_distillation=False,
+        head="logits",
+        seed=5,
+        name="saved",
+    )
+    model.compile(
+        keras.optimizers.Adam(0.01),
+        metrics=[keras.metrics.SparseTopKCategoricalAccuracy(2, name="two")],
+    )
+    return model
+
+
+def train(model, first, last):
+    return model.fit(
+        *data(),
+        batch_size=5,
+        initial_epoch=first,
+        epochs=last,
+        shuffle=False,
+        validation_data=data(1),
+        verbose=0,
+        callbacks=[kw.callbacks.EMATeacher(0.6, warmup=True)],
+    ).history
+
+
+def state(model):
+    """Every number that training depends on, by name."""
+    found = {v.path: np.asarray(v) for v in model.optimizer.variables}
+    for name in ("classifier", "teacher"):
+        # Dropout's random state is among the variables, not the weights.
+        for n, variable in enumerate(getattr(model, name).variables):
+            found[f"{name} {n}"] = np.asarray(variable)
+    for name in ("teacher_updates", "train_steps"):
+        found[name] = np.asarray(getattr(model, name))
+    return found
+
+
+def assert_states_equal(model, other):
+    one, two = list(state(model).values()), list(state(other).values())
+    for value, expected in zip(one, two, strict=True):
+        np.testing.assert_array_equal(value, expected)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted():
+    """Four epochs in one run."""
+    model = make()
+    return model, train(model, 0, 4)
+
+
+@pytest.fixture(scope="module")
+def halfway():
+    """Two epochs."""
+    model = make()
+    return model, train(model, 0, 2)
+
+
+def test_the_file_brings_back_everything(tmp_path, halfway, uninterrupted):
+    model, history = halfway
+    path = tmp_path / "wake.keras"
+    model.save(path)
+    loaded = keras.saving.load_model(path)
+    assert isinstance(loaded, kw.WakeModel)
+    configs = [m.get_config() for m in (loaded, model)]
+    for config in configs:
+        # It holds how Keras built it, besides what it is.
+        config.pop("classifier")
+    assert configs[0] == configs[1]
+    for name in ("temperature", "scale_distillation", "seed", "name"):
+        assert getattr(loaded, name) == getattr(model, name)
+    assert loaded.head.name == "logits"
+    assert loaded.attack.get_config() == model.attack.get_config()
+    assert loaded.eval_attack.get_config() == model.eval_attack.get_config()
+    assert [loaded.schedule(t) for t in range(6)] == [
+        model.schedule(t) for t in range(6)
+    ]
+    assert loaded.teacher_in_use
+    assert loaded.robust_classifier is loaded.teacher
+    assert_states_equal(loaded, model)
+    assert int(loaded.teacher_updates) == int(loaded.train_steps) == 6
+    x, _ = data()
+    np.testing.assert_array_equal(
+        loaded.predict(x, verbose=0), model.predict(x, verbose=0)
+    )
+    model, whole = uninterrupted
+    rest = train(loaded, 2, 4)
+    assert set(rest) == set(whole)
+    for key, values in whole.items():
+        assert history[key] + rest[key] == values, key
+    assert_states_equal(loaded, model)
+
+
+def test_weights_alone_bring_back_every_number(tmp_path, halfway):
+    model, _ = halfway
+    path = tmp_path / "wake.weights.h5"
+    fresh = make()
+    fresh.optimizer.build(fresh.trainable_variables)
+    model.save_weights(path)
+    fresh.load_weights(path)
+    assert_states_equal(fresh, model)
+
+
+def test_config_alone_makes_the_same_model():
+    model = make()
+    again = kw.WakeModel.from_config(model.get_config())
+    assert again.get_config() == model.get_config()
+    standard = kw.WakeModel(network(), None, objective="standard")
+    again = kw.WakeModel.from_config(standard.get_config())
+    assert again.attack is None
+    assert again.schedule is None
+    assert again.objective.name == "standard"
+
+
+def test_an_interrupted_run_resumes_as_if_it_was_not(tmp_path, uninterrupted):
+    class Interrupt(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if self.model.train_steps == 8:
+                raise KeyboardInterrupt
+
+    model, whole = uninterrupted
+    arguments = {
+        "batch_size": 5,
+        "epochs": 4,
+        "shuffle": False,
+        "validation_data": data(1),
+        "verbose": 0,
+    }
+
+    def callbacks(*more):
+        return [
+            kw.callbacks.EMATeacher(0.6, warmup=True),
+            keras.callbacks.BackupAndRestore(tmp_path / "backup"),
+            *more,
+        ]
+
+    with pytest.raises(KeyboardInterrupt):
+        make().fit(*data(), **arguments, callbacks=callbacks(Interrupt()))
+    # Another process would make the model anew.
+    resumed = make()
+    history = resumed.fit(*data(), **arguments, callbacks=callbacks())
+    # Broken off in the third epoch, of which three steps are repeated.
+    assert history.epoch == [2, 3]
+    for key, values in history.history.items():
+        assert values == whole[key][2:], key
+    assert_states_equal(resumed, model)
+
+
+LOADS_ALONE = """
+import sys
+
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "keras_wake":
+            raise ImportError("keras-wake is not installed here")
+
+
+sys.meta_path.insert(0, Blocker())
+
+import keras
+import numpy as np
+
+try:
+    import keras_wake
+except ImportError:
+    pass
+else:
+    raise SystemExit("keras_wake was importable")
+folder = sys.argv[1]
+model = keras.saving.load_model(folder + "/robust.keras")
+x, y = np.load(folder + "/x.npy"), np.load(folder + "/y.npy")
+np.save(folder + "/logits.npy", model.predict(x, verbose=0))
+before = model.get_weights()[0]
+model.compile(
+    "sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+)
+model.fit(x, y, verbose=0)
+assert np.abs(model.get_weights()[0] - before).max() > 0
+assert len(model.trainable_variables) == 6
+"""
+
+
+def test_the_robust_classifier_needs_no_keras_wake(tmp_path, halfway):
+    model, _ = halfway
+    x, y = data()
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "y.npy", y)
+    model.robust_classifier.save(tmp_path / "robust.keras")
+    root = pathlib.Path(kw.__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", LOADS_ALONE, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    expected = keras.ops.convert_to_numpy(model.teacher(x, training=False))
+    # The same network in another graph.
+    np.testing.assert_allclose(
+        np.load(tmp_path / "logits.npy"), expected, atol=1e-6
+    )
+    student = keras.ops.convert_to_numpy(model.classifier(x, training=False))
+    assert np.abs(expected - student).max() > 1e-3

@@ -1,0 +1,488 @@
+"""WakeModel: its logs against stand-alone computation, and its refusals."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_wake as kw
+
+CLASSES = 3
+SHAPE = (6, 6, 1)
+ATTACK = kw.attacks.PGD(epsilon=0.1, steps=3, random_start=False)
+
+# One float32 sum of at most a few hundred numbers, in another order.
+TOLERANCE = 1e-5
+
+
+def network(seed=0):
+    """Two layers with weights, and batch norm away from its defaults."""
+    keras.utils.set_random_seed(seed)
+    model = keras.Sequential(
+        [
+            keras.Input(SHAPE),
+            keras.layers.Conv2D(4, 3),
+            keras.layers.BatchNormalization(name="norm"),
+            keras.layers.ELU(),
+            keras.layers.Flatten(),
+            keras.layers.Dense(CLASSES, name="logits"),
+        ]
+    )
+    model.get_layer("norm").moving_mean.assign([0.1, -0.1, 0.2, 0.0])
+    return model
+
+
+def data(count=22, seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.random((count, *SHAPE), np.float32)
+    y = np.concatenate([np.arange(CLASSES), rng.integers(0, CLASSES, count)])
+    return x, y[:count].astype("int32")
+
+
+def logits_of(classifier, x):
+    return keras.ops.convert_to_numpy(classifier(x, training=False))
+
+
+def cross_entropy(labels, logits):
+    logits = logits.astype("float64")
+    log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    return -log_p[np.arange(len(labels)), labels]
+
+
+def measured(classifier, x, y, attack=ATTACK):
+    """Clean and robust accuracy and the robust loss, on all images at once."""
+    adversarial = attack(classifier, x, y)
+    clean, robust = logits_of(classifier, x), logits_of(classifier, adversarial)
+    return {
+        "accuracy": np.mean(clean.argmax(1) == y),
+        "robust_accuracy": np.mean(robust.argmax(1) == y),
+        "loss": np.mean(cross_entropy(y, robust)),
+    }
+
+
+def wake(**kwargs):
+    compiling = {"metrics": kwargs.pop("metrics", None)}
+    kwargs = {"attack": ATTACK, "eval_attack": ATTACK, **kwargs}
+    model = kw.WakeModel(kwargs.pop("classifier", None) or network(), **kwargs)
+    model.compile(keras.optimizers.SGD(0.05, momentum=0.9), **compiling)
+    return model
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A model trained with everything on, and what was seen on the way."""
+    x, y = data()
+    validation = data(22, seed=1)
+    seen = {}
+
+    class Elsewhere(keras.callbacks.Callback):
+        """Evaluates other data in between, as users do."""
+
+        def on_epoch_end(self, epoch, logs=None):
+            seen[epoch] = self.model.evaluate(
+                x[:8], y[:8], batch_size=4, verbose=0, return_dict=True
+            )
+            seen[epoch, "matrix"] = attribution.correlation
+
+    model = wake(
+        schedule=kw.schedules.DistillationRamp(1, 3, final=0.5),
+        metrics=[
+            keras.metrics.SparseTopKCategoricalAccuracy(2, name="top_two")
+        ],
+    )
+    attribution = kw.callbacks.CrossClassAttribution()
+    callbacks = [kw.callbacks.EMATeacher(0.5), attribution, Elsewhere()]
+    history = model.fit(
+        x,
+        y,
+        batch_size=5,
+        epochs=3,
+        validation_data=validation,
+        verbose=0,
+        callbacks=callbacks,
+    ).history
+    return model, history, validation, attribution, seen
+
+
+def test_logs_have_the_documented_keys(trained):
+    _, history, _, _, _ = trained
+    assert set(history) == {
+        "loss",
+        "robust_accuracy",
+        "kd_weight",
+        "val_loss",
+        "val_accuracy",
+        "val_robust_accuracy",
+        "val_teacher_accuracy",
+        "val_teacher_robust_accuracy",
+        "val_cas",
+        "val_teacher_cas",
+        "val_top_two",
+    }
+    assert history["kd_weight"] == pytest.approx([0.0, 0.5, 0.5])
+
+
+def test_validation_logs_equal_stand_alone_computation(trained):
+    model, history, (x, y), attribution, _ = trained
+    expected = {
+        f"val_{key}": value
+        for key, value in measured(model.classifier, x, y).items()
+    }
+    of_teacher = measured(model.teacher, x, y)
+    expected["val_teacher_accuracy"] = of_teacher["accuracy"]
+    expected["val_teacher_robust_accuracy"] = of_teacher["robust_accuracy"]
+    ranks = (-logits_of(model.classifier, x)).argsort(1)[:, :2]
+    expected["val_top_two"] = np.mean((ranks == y[:, None]).any(1))
+    matrices = [
+        kw.attribution.correlation_matrix(network, (x, y), attack=ATTACK)
+        for network in (model.classifier, model.teacher)
+    ]
+    expected["val_cas"], expected["val_teacher_cas"] = map(
+        kw.attribution.cas, matrices
+    )
+    for key, value in expected.items():
+        assert history[key][-1] == pytest.approx(value, abs=TOLERANCE), key
+    np.testing.assert_allclose(
+        attribution.correlation, matrices[0], atol=TOLERANCE
+    )
+    np.testing.assert_allclose(
+        attribution.teacher_correlation, matrices[1], atol=TOLERANCE
+    )
+    # Student and teacher must differ, or the comparison shows little.
+    assert abs(expected["val_cas"] - expected["val_teacher_cas"]) > 1e-3
+
+
+def test_another_evaluation_during_fit_leaves_attribution_alone(trained):
+    _, history, _, attribution, seen = trained
+    assert [entry["epoch"] for entry in attribution.history] == [1, 2, 3]
+    for epoch, entry in enumerate(attribution.history):
+        assert np.isfinite(entry["correlation"]).all()
+        assert entry["cas"] == pytest.approx(
+            history["val_cas"][epoch], abs=TOLERANCE
+        )
+        np.testing.assert_array_equal(
+            entry["correlation"], seen[epoch, "matrix"]
+        )
+        assert "accuracy" in seen[epoch]
+
+
+def test_evaluate_outside_fit(trained):
+    model, history, (x, y), _, _ = trained
+    keys = [
+        "loss",
+        "accuracy",
+        "robust_accuracy",
+        "top_two",
+        "teacher_accuracy",
+        "teacher_robust_accuracy",
+    ]
+    # Another batch size, so another last batch; the same numbers.
+    logs = model.evaluate(x, y, batch_size=7, verbose=0, return_dict=True)
+    assert set(logs) == set(keys)
+    for key in keys:
+        assert logs[key] == pytest.approx(
+            history[f"val_{key}"][-1], abs=TOLERANCE
+        )
+    values = model.evaluate(x, y, batch_size=7, verbose=0)
+    assert values == pytest.approx([logs[key] for key in keys], abs=1e-6)
+
+
+def test_evaluate_outside_fit_with_attribution(trained):
+    model, history, (x, y), _, _ = trained
+    callback = kw.callbacks.CrossClassAttribution()
+    logs = model.evaluate(
+        x, y, batch_size=7, verbose=0, return_dict=True, callbacks=[callback]
+    )
+    for key in ("cas", "teacher_cas"):
+        assert logs[key] == pytest.approx(
+            history[f"val_{key}"][-1], abs=TOLERANCE
+        )
+        assert getattr(callback, key) == pytest.approx(logs[key], abs=TOLERANCE)
+    again = model.evaluate(x, y, batch_size=7, verbose=0, return_dict=True)
+    assert "cas" not in again
+
+
+def test_predict_and_call_give_the_students_logits(trained):
+    model, _, (x, _), _, _ = trained
+    expected = logits_of(model.classifier, x)
+    np.testing.assert_allclose(model(x), expected, atol=TOLERANCE)
+    np.testing.assert_allclose(
+        model.predict(x, batch_size=7, verbose=0), expected, atol=TOLERANCE
+    )
+
+
+def test_robust_classifier_is_the_teacher_once_it_is_in_use(trained):
+    model, _, _, _, _ = trained
+    assert model.robust_classifier is model.teacher
+    fresh = wake()
+    assert fresh.robust_classifier is fresh.classifier
+
+
+def test_single_batches():
+    model = wake()
+    x, y = data(8)
+    expected = measured(model.classifier, x, y)
+    logs = model.test_on_batch(x, y, return_dict=True)
+    assert set(logs) == set(expected)
+    for key, value in expected.items():
+        assert logs[key] == pytest.approx(value, abs=TOLERANCE)
+    before = model.classifier.get_weights()
+    model.reset_metrics()
+    trained = model.train_on_batch(x, y, return_dict=True)
+    assert set(trained) == {"loss", "robust_accuracy", "kd_weight"}
+    assert int(model.train_steps) == 1
+    assert np.abs(model.classifier.get_weights()[0] - before[0]).max() > 0
+    with pytest.raises(ValueError, match=r"1 image\(s\) of this batch contain"):
+        model.test_on_batch(np.where(x == x[2, 1, 1, 0], np.nan, x), y)
+    with pytest.raises(ValueError, match=r"8 image\(s\) of this batch lie"):
+        model.train_on_batch(x + 2, y)
+    # What was wrong then is not held against what comes now.
+    model.fit(x, y, verbose=0)
+
+
+def test_evaluate_of_a_standard_objective():
+    model = kw.WakeModel(network(), attack=None, objective="standard")
+    model.compile()
+    x, y = data()
+    weights = np.linspace(0.1, 2, len(x))
+    logs = model.evaluate(
+        x, y, sample_weight=weights, batch_size=5, verbose=0, return_dict=True
+    )
+    clean = logits_of(model.classifier, x)
+    assert model.eval_attack.steps == 20
+    assert logs["loss"] == pytest.approx(
+        np.mean(weights * cross_entropy(y, clean)), abs=TOLERANCE
+    )
+    # Accuracy counts images; it has no weights.
+    assert logs["accuracy"] == pytest.approx(
+        np.mean(clean.argmax(1) == y), abs=TOLERANCE
+    )
+
+
+@pytest.mark.parametrize(
+    ("norm", "epsilon", "share"), [("linf", 0.1, 4), ("l2", 0.5, 8)]
+)
+def test_default_evaluation_is_pgd_20_in_the_same_threat_model(
+    norm, epsilon, share
+):
+    attack = kw.attacks.FGSM(norm, epsilon, bounds=(-1, 1))
+    model = kw.WakeModel(network(), attack)
+    assert model.eval_attack.get_config() == {
+        "norm": norm,
+        "epsilon": epsilon,
+        "bounds": [-1.0, 1.0],
+        "step_size": epsilon / share,
+        "steps": 20,
+        "random_start": True,
+        "training": False,
+    }
+
+
+def test_evaluation_repeats_itself_with_random_starts():
+    start = kw.attacks.PGD(epsilon=0.3, steps=1, step_size=0.01)
+    model = wake(eval_attack=start)
+    x, y = data()
+    first, second = (model.evaluate(x, y, verbose=0) for _ in range(2))
+    assert first == second
+
+
+def test_teacher_starts_as_a_copy_that_is_not_trained():
+    model = wake()
+    for own, copied in zip(
+        model.classifier.weights, model.teacher.weights, strict=True
+    ):
+        assert own is not copied
+        np.testing.assert_array_equal(own, copied)
+    trained = {id(v) for v in model.trainable_variables}
+    assert trained == {id(v) for v in model.classifier.trainable_variables}
+    frozen = {id(v) for v in model.non_trainable_variables}
+    assert not trained & frozen
+    assert trained | frozen == {id(v) for v in model.variables}
+
+
+class Subclassed(keras.Model):
+    """A model in which the head cannot be found."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.flatten = keras.layers.Flatten()
+        self.head = keras.layers.Dense(CLASSES, name="the_head")
+
+    def call(self, inputs):
+        return self.head(self.flatten(inputs))
+
+
+def subclassed():
+    keras.utils.set_random_seed(0)
+    model = Subclassed()
+    model(np.zeros((1, *SHAPE), "float32"))
+    return model
+
+
+def test_a_subclassed_model_works_with_its_head_named():
+    model = wake(classifier=subclassed(), head="the_head")
+    attribution = kw.callbacks.CrossClassAttribution()
+    x, y = data()
+    model.fit(
+        x,
+        y,
+        validation_data=(x, y),
+        verbose=0,
+        callbacks=[kw.callbacks.EMATeacher(0.5), attribution],
+    )
+    expected = kw.attribution.correlation_matrix(
+        model.teacher, (x, y), attack=ATTACK, head="the_head"
+    )
+    np.testing.assert_allclose(
+        attribution.teacher_correlation, expected, atol=TOLERANCE
+    )
+
+
+def test_a_head_that_is_not_found_is_refused_when_it_is_needed():
+    model = wake(classifier=subclassed())
+    x, y = data()
+    model.fit(x, y, verbose=0)
+    with pytest.raises(ValueError, match=r"WakeModel\(..., head='layer name'"):
+        model.fit(
+            x,
+            y,
+            validation_data=(x, y),
+            verbose=0,
+            callbacks=[kw.callbacks.CrossClassAttribution()],
+        )
+    with pytest.raises(ValueError, match="must name one layer"):
+        wake(classifier=subclassed(), head="no_such_layer")
+
+
+def softmax_network():
+    inputs = keras.Input(SHAPE)
+    flat = keras.layers.Flatten()(inputs)
+    return keras.Model(
+        inputs, keras.layers.Dense(CLASSES, activation="softmax")(flat)
+    )
+
+
+def convolution():
+    return keras.Sequential([keras.Input(SHAPE), keras.layers.Conv2D(4, 3)])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"classifier": softmax_network}, ValueError, "probabilities, not"),
+        ({"classifier": convolution}, ValueError, r"logits of shape \(batch"),
+        (
+            {"classifier": lambda: keras.Sequential([keras.layers.Dense(3)])},
+            ValueError,
+            "is not built yet",
+        ),
+        (
+            {"classifier": lambda: "resnet"},
+            TypeError,
+            "must be a `keras.Model`",
+        ),
+        (
+            {"attack": None},
+            ValueError,
+            "'at' trains on adversarial.*attack=None",
+        ),
+        ({"attack": "pgd"}, TypeError, "`attack` must be an attack.*'pgd'"),
+        ({"eval_attack": 3}, TypeError, "`eval_attack` must be an attack.*3"),
+        (
+            {"objective": "free"},
+            ValueError,
+            "`objective` must be one of.*'free'",
+        ),
+        ({"schedule": 0.5}, TypeError, "must be a `DistillationRamp`.*0.5"),
+        (
+            {"temperature": 0},
+            ValueError,
+            "`temperature` must be greater than 0",
+        ),
+        ({"temperature": -1.0}, ValueError, "temperature=-1.0"),
+        (
+            {"eval_attack": kw.attacks.PGD(bounds=(0, 2))},
+            ValueError,
+            r"the same bounds.*\(0.0, 1.0\) and \(0.0, 2.0\)",
+        ),
+        ({"seed": -1}, ValueError, "`seed` must be at least 0"),
+    ],
+)
+def test_constructor_refuses(arguments, error, message):
+    arguments = {"classifier": network, "attack": ATTACK, **arguments}
+    arguments["classifier"] = arguments["classifier"]()
+    with pytest.raises(error, match=message):
+        kw.WakeModel(**arguments)
+
+
+def test_compile_refuses_a_loss():
+    model = kw.WakeModel(network(), ATTACK)
+    with pytest.raises(ValueError, match=r"its own loss.*loss='mse'"):
+        model.compile("sgd", loss="mse")
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [
+        lambda: kw.callbacks.EMATeacher(),
+        lambda: kw.callbacks.CrossClassAttribution(),
+        lambda: kw.callbacks.CatastrophicOverfitMonitor(),
+    ],
+)
+def test_callbacks_refuse_any_other_model(callback):
+    model = network()
+    model.compile(loss="mse")
+    with pytest.raises(TypeError, match=r"works with `keras_wake\.WakeModel`"):
+        model.fit(*data(), verbose=0, callbacks=[callback()])
+
+
+def test_two_teachers_are_refused():
+    callbacks = [kw.callbacks.EMATeacher(0.9), kw.callbacks.EMATeacher(0.99)]
+    with pytest.raises(ValueError, match=r"one teacher.*EMATeacher and EMAT"):
+        wake().fit(*data(), verbose=0, callbacks=callbacks)
+
+
+def test_a_schedule_without_a_teacher_is_refused():
+    model = wake(schedule=kw.schedules.DistillationRamp(1, 3))
+    with pytest.raises(ValueError, match=r"no callback makes.*EMATeacher\(\)"):
+        model.fit(*data(), verbose=0)
+    # Also when an earlier fit had one.
+    model.fit(*data(), verbose=0, callbacks=[kw.callbacks.EMATeacher()])
+    with pytest.raises(ValueError, match="no callback makes"):
+        model.fit(*data(), verbose=0)
+
+
+def test_a_second_fit_goes_on_and_one_without_teacher_leaves_it():
+    model = wake()
+    callback = kw.callbacks.EMATeacher(0.5)
+    fitting = {"batch_size": 11, "verbose": 0}
+    model.fit(*data(), callbacks=[callback], **fitting)
+    assert int(model.teacher_updates) == 2
+    model.fit(*data(), callbacks=[callback], **fitting)
+    assert int(model.teacher_updates) == 4
+    teacher = model.teacher.get_weights()
+    student = model.classifier.get_weights()
+    history = model.fit(*data(), validation_data=data(), **fitting).history
+    assert int(model.teacher_updates) == 4
+    for before, after in zip(teacher, model.teacher.get_weights(), strict=True):
+        np.testing.assert_array_equal(before, after)
+    assert np.abs(student[0] - model.classifier.get_weights()[0]).max() > 0
+    # It is what the algorithm returns, so it is still evaluated.
+    assert model.robust_classifier is model.teacher
+    assert "val_teacher_robust_accuracy" in history
+
+
+def test_a_callback_list_works_in_place_of_a_list():
+    model = wake()
+    teacher = kw.callbacks.EMATeacher(0.5)
+    callbacks = keras.callbacks.CallbackList(
+        [teacher], add_history=True, model=model
+    )
+    history = model.fit(*data(), verbose=0, callbacks=callbacks)
+    assert "robust_accuracy" in history.history
+    assert int(model.teacher_updates) == 1
+    x, y = data()
+    x[5] = 2.0
+    with pytest.raises(
+        ValueError, match=r"1 image\(s\) of epoch 1, batch 1 lie"
+    ):
+        model.fit(x, y, verbose=0, callbacks=callbacks)
