@@ -280,3 +280,54 @@ def test_refuses(arguments, error, message):
 def test_refuses_empty_data(model):
     with pytest.raises(ValueError, match="The data set is empty"):
         fit(model, [kw.callbacks.CatastrophicOverfitMonitor(data=[])])
+
+
+def train_on_digits(attack, **kwargs):
+    """Trains a small dense network on real digits, watched as by default."""
+    x, y = pytest.importorskip("sklearn.datasets").load_digits(return_X_y=True)
+    keras.utils.set_random_seed(0)
+    classifier = keras.Sequential(
+        [
+            keras.Input((64,)),
+            keras.layers.Dense(256, "relu"),
+            keras.layers.Dense(256, "relu"),
+            keras.layers.Dense(10),
+        ]
+    )
+    model = kw.WakeModel(classifier, attack)
+    model.compile(keras.optimizers.Adam(0.003))
+    monitor = kw.callbacks.CatastrophicOverfitMonitor(**kwargs)
+    model.fit(
+        (x[:1000] / 16).astype("float32"),
+        y[:1000].astype("int32"),
+        batch_size=32,
+        epochs=10,
+        verbose=0,
+        callbacks=[monitor],
+    )
+    return monitor
+
+
+def test_sees_a_real_collapse():
+    # Fast-AT with a large epsilon and a step that always reaches its border.
+    attack = kw.attacks.FGSM(epsilon=0.35, step_size=0.7, random_start=True)
+    with pytest.warns(UserWarning, match="Catastrophic overfitting in epoch"):
+        monitor = train_on_digits(attack)
+    first, last = monitor.history[0], monitor.history[-1]
+    assert not first["collapsed"]
+    assert last["collapsed"]
+    # Seen: 45 % after one step and 0 % after ten; ten classes, so that
+    # guessing would be right in 10 %.
+    assert last["single_step_accuracy"] > 0.3
+    assert last["single_step_accuracy"] > 2 * first["single_step_accuracy"]
+    assert last["multi_step_accuracy"] < 0.05
+
+
+def test_is_silent_when_the_same_network_trains_on_pgd():
+    attack = kw.attacks.PGD(epsilon=0.2, step_size=0.07, steps=7)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Catastrophic")
+        monitor = train_on_digits(attack)
+    assert not monitor.collapsed
+    assert len(monitor.history) == 10
+    assert monitor.history[-1]["multi_step_accuracy"] > 0.3
