@@ -204,11 +204,19 @@ class InputFaults(keras.metrics.Metric):
         super().__init__(name="input_faults", dtype="float32")
         self.counts = self.add_variable((3,), initializer="zeros")
         self.empty = self.add_variable((), initializer="zeros")
+        self.weights = self.add_variable((), initializer="zeros")
 
-    def update_state(self, faults: Any, size: Any) -> None:
-        """Adds what `count_faults` returns of a batch of `size` images."""
+    def update_state(self, faults: Any, size: Any, bad_weights: Any) -> None:
+        """Adds a batch.
+
+        Args:
+            faults: What `count_faults` returns.
+            size: Number of images.
+            bad_weights: Number of sample weights that cannot be right.
+        """
         self.counts.assign_add(faults)
         self.empty.assign_add(ops.cast(ops.equal(size, 0), "float32"))
+        self.weights.assign_add(bad_weights)
 
     def result(self) -> dict[str, Any]:
         """Nothing for the logs."""
@@ -279,6 +287,16 @@ def batches(data: Any, batch_size: int = 128) -> Iterator[tuple[Any, Any]]:
         yield batch[0], batch[1]
     if empty:
         raise ValueError("The data set is empty: it yields no batch.")
+
+
+def check_reusable(owner: str, data: Any) -> None:
+    """Refuses what gives its batches only once, where they are needed again."""
+    if hasattr(data, "__next__"):
+        raise ValueError(
+            f"`{owner}` needs its data more than once, and this "
+            f"{type(data).__name__} gives them only once. Pass "
+            f"`{owner}(data=(x, y))` or a data set that can be read again."
+        )
 
 
 def _is_pair_of_arrays(data: Any) -> bool:

@@ -45,6 +45,11 @@ class KerasLoop(backend.Trainer):
         self.fit_has_validation = False
 
     @property
+    def metrics_names(self) -> list[str]:
+        """Names of the metrics that `evaluate` returns."""
+        return [m.name for m in self.metrics if m is not self.input_faults]
+
+    @property
     def teacher_in_use(self) -> bool:
         """Whether the teacher has ever been averaged, or is about to be."""
         averaged = int(backend.to_numpy(self.teacher_updates))
@@ -78,14 +83,27 @@ class KerasLoop(backend.Trainer):
                 f"Received: loss={loss!r}. Leave it out, or pass "
                 "`WakeModel(..., objective=)`."
             )
-        if jit_compile == "auto":
-            jit_compile = backend.use_xla()
+        if kwargs.get("loss_weights") is not None:
+            raise ValueError(
+                "`loss_weights` has no use in WakeModel, which has one loss. "
+                f"Received: loss_weights={kwargs['loss_weights']!r}."
+            )
+        self._jit_compile_given = jit_compile
+        if jit_compile == "auto" and not backend.use_xla():
+            jit_compile = False
         super().compile(
             optimizer=optimizer,
             metrics=metrics,
             jit_compile=jit_compile,
             **kwargs,
         )
+
+    def get_compile_config(self) -> Any:
+        """The arguments of `compile`; `"auto"` is decided again on loading."""
+        config = super().get_compile_config()
+        if config:
+            config["jit_compile"] = self._jit_compile_given
+        return config
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compiles a loaded model as it was compiled when it was saved."""
@@ -219,6 +237,13 @@ class KerasLoop(backend.Trainer):
             self.forget_faults()
             bounds = (self.attack or self.eval_attack).bounds
             _inputs.raise_for_faults(faults, bounds, self.num_classes, where)
+        weights = int(backend.to_numpy(self.input_faults.weights))
+        if weights:
+            self.forget_faults()
+            raise ValueError(
+                f"{weights} sample weight(s) {where} are negative, NaN or "
+                "infinite. They must be finite and at least 0."
+            )
         if self._phase == "train" and self._needs_images:
             empty = int(backend.to_numpy(self.input_faults.empty))
             if empty:

@@ -25,7 +25,7 @@ class CounterSeed(keras.random.SeedGenerator):
 
     def __init__(self, seed: Any, counter: Any = 0) -> None:
         # `SeedGenerator.__init__` would make a variable; this seed has none.
-        self._seed = ops.cast(seed, keras.backend.standardize_dtype("uint32"))
+        self._seed = ops.cast(seed, "uint32")
         self._counter = ops.cast(counter, "uint32")
         self._draws = 0
 

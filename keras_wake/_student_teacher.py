@@ -135,7 +135,14 @@ class StudentAndTeacher(KerasLoop):
 
 def _copy_of(classifier: keras.Model) -> keras.Model:
     """A second network of the same architecture and the same weights."""
-    copy = keras.models.clone_model(classifier)
+    try:
+        copy = keras.models.clone_model(classifier)
+    except (NotImplementedError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"The classifier {classifier.name!r} could not be copied for the "
+            "teacher. A subclassed model needs `get_config`, and `from_config` "
+            f"that makes it again. Keras says: {error}"
+        ) from error
     if not copy.built:
         copy.build(classifier.input_shape)
     copy.set_weights(classifier.get_weights())

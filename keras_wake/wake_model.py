@@ -46,9 +46,9 @@ class WakeModel(StudentAndTeacher):
     Logs of training: `loss`, `robust_accuracy` (on the training batches as
     attacked; `accuracy` for an objective that sees clean images) and
     `kd_weight`. Logs of `evaluate`, with the prefix `val_` during `fit`:
-    `loss`, `accuracy` (clean images), `robust_accuracy` (under
-    `eval_attack`), with a teacher in use `teacher_accuracy` and
-    `teacher_robust_accuracy` (attacked on its own), with
+    `loss` (the objective without distillation), `accuracy` (clean images),
+    `robust_accuracy` (under `eval_attack`), with a teacher in use
+    `teacher_accuracy` and `teacher_robust_accuracy` (attacked on its own), with
     `CrossClassAttribution` also `cas` and `teacher_cas`. Metrics given to
     `compile` are computed on clean images in `evaluate`.
 
@@ -169,8 +169,7 @@ class WakeModel(StudentAndTeacher):
 
     def adversarial_batch(self, data: Any) -> tuple[Any, Any, Any]:
         """First part of a step: checks the batch and attacks the student."""
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        x, labels = self._checked(x, y)
+        x, labels, sample_weight = self._checked(data)
         self.train_steps.assign_add(1)
         images = {}
         for name in self.objective.inputs:
@@ -216,7 +215,8 @@ class WakeModel(StudentAndTeacher):
                 self.temperature,
                 self.scale_distillation,
             )
-        losses = self._weighted(losses, sample_weight)
+        if sample_weight is not None:
+            losses = losses * sample_weight
         count = ops.cast(ops.shape(losses)[0], "float32")
         loss = ops.sum(losses) / backend.global_sum(count)
 
@@ -272,18 +272,19 @@ class WakeModel(StudentAndTeacher):
 
     def evaluate_batch(self, data: Any) -> None:
         """Updates the metrics of `evaluate` with one batch."""
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        x, labels = self._checked(x, y)
+        x, labels, sample_weight = self._checked(data)
         clean, robust, features = self._evaluate_network(
             self.classifier, self.head, x, labels
         )
         logits = {"clean": clean, "adversarial": robust}
         losses = self.objective.loss(labels, logits)
-        losses = self._weighted(losses, sample_weight)
+        if sample_weight is not None:
+            losses = losses * sample_weight
         self._loss.update_state(losses + self._regularisers())
         self._accuracy.update_state(_hits(labels, clean))
         self._robust_accuracy.update_state(_hits(labels, robust))
         if self._compile_metrics is not None:
+            _, y, _ = keras.utils.unpack_x_y_sample_weight(data)
             self._compile_metrics.update_state(y, clean, sample_weight)
         if self._attribution_on:
             self.attribution.update_state(labels, features, self.head.kernel)
@@ -319,26 +320,27 @@ class WakeModel(StudentAndTeacher):
             return clean, robust, features
         return clean, network(adversarial, training=False), None
 
-    def _checked(self, x: Any, y: Any) -> tuple[Any, Any]:
-        """Images as float32 and labels as (batch, K), faults counted.
+    def _checked(self, data: Any) -> tuple[Any, Any, Any]:
+        """Images, labels (batch, K) and weights of a batch, faults counted.
 
         A fault is raised only when the step has ended. So that the weights
-        survive it, what is not finite is replaced.
+        of the network survive it, what is not finite is replaced.
         """
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         bounds = (self.attack or self.eval_attack).bounds
         x = _inputs.check_images(x)
         labels = _inputs.one_hot_labels(y, self.num_classes)
         faults = _inputs.count_faults(x, labels, bounds)
-        self.input_faults.update_state(faults, ops.shape(x)[0])
         x = ops.where(ops.isfinite(x), x, bounds[0])
         labels = ops.where(ops.isfinite(labels), labels, 0.0)
-        return x, labels
-
-    def _weighted(self, losses: Any, sample_weight: Any) -> Any:
-        if sample_weight is None:
-            return losses
-        weights = ops.cast(ops.reshape(sample_weight, (-1,)), losses.dtype)
-        return losses * weights
+        bad_weights = ops.zeros(())
+        if sample_weight is not None:
+            weights = ops.cast(ops.reshape(sample_weight, (-1,)), "float32")
+            good = ops.logical_and(ops.isfinite(weights), weights >= 0)
+            sample_weight = ops.where(good, weights, 0.0)
+            bad_weights = ops.sum(1 - ops.cast(good, "float32"))
+        self.input_faults.update_state(faults, ops.shape(x)[0], bad_weights)
+        return x, labels, sample_weight
 
     @property
     def metrics(self) -> list[Any]:

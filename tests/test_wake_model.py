@@ -486,3 +486,61 @@ def test_a_callback_list_works_in_place_of_a_list():
         ValueError, match=r"1 image\(s\) of epoch 1, batch 1 lie"
     ):
         model.fit(x, y, verbose=0, callbacks=callbacks)
+
+
+def test_names_of_metrics_go_with_what_evaluate_returns():
+    model = kw.WakeModel(network(), ATTACK)
+    model.compile(keras.optimizers.SGD(0.1))
+    values = model.evaluate(*data(), verbose=0)
+    assert model.metrics_names[:2] == ["loss", "robust_accuracy"]
+    assert "input_faults" not in model.metrics_names
+    assert len(values) == 3
+
+
+def test_loss_weights_are_refused():
+    model = kw.WakeModel(network(), ATTACK)
+    with pytest.raises(ValueError, match="`loss_weights` has no use"):
+        model.compile(keras.optimizers.SGD(0.1), loss_weights=[2.0])
+
+
+@pytest.mark.parametrize("given", ["auto", True, False])
+def test_the_choice_of_jit_compile_is_saved_as_it_was_given(given, tmp_path):
+    model = kw.WakeModel(network(), ATTACK)
+    model.compile(keras.optimizers.SGD(0.1), jit_compile=given)
+    # There is no GPU where this runs, so "auto" is no.
+    assert model.jit_compile is (given is True)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert loaded.get_compile_config()["jit_compile"] == given
+    assert loaded.jit_compile is (given is True)
+
+
+class WithoutConfig(keras.Model):
+    """A subclassed model as many are written: it cannot be made again."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def call(self, x):
+        return self.layer(keras.ops.reshape(x, (-1, 36)))
+
+
+def test_a_classifier_that_cannot_be_copied_is_refused():
+    classifier = WithoutConfig(keras.layers.Dense(CLASSES))
+    classifier(data()[0])
+    with pytest.raises(ValueError, match=r"copied for the teacher.*get_config"):
+        kw.WakeModel(classifier, ATTACK)
+
+
+@pytest.mark.parametrize("weight", [np.nan, np.inf, -1.0])
+def test_a_bad_sample_weight_is_refused_and_the_network_survives(weight):
+    model = kw.WakeModel(network(), ATTACK)
+    model.compile(keras.optimizers.SGD(0.1))
+    x, y = data()
+    weights = np.ones(len(x), "float32")
+    weights[7] = weight
+    with pytest.raises(ValueError, match=r"1 sample weight\(s\) of epoch 1"):
+        model.fit(x, y, sample_weight=weights, batch_size=5, verbose=0)
+    for value in model.get_weights():
+        assert np.isfinite(value).all()

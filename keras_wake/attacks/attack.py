@@ -24,14 +24,15 @@ class Attack:
 
     Args:
         norm: `"linf"` or `"l2"`.
-        epsilon: Radius in pixel units.
+        epsilon: Radius in pixel units of [0, 1]. Defaults to `None`: 8/255
+            for ℓ∞, 128/255 for ℓ2.
         bounds: Smallest and largest pixel value.
     """
 
     def __init__(
         self,
         norm: str = "linf",
-        epsilon: float = 8 / 255,
+        epsilon: float | None = None,
         bounds: tuple[float, float] = (0.0, 1.0),
     ) -> None:
         self.threat_model = ThreatModel(norm, epsilon, bounds)
@@ -98,7 +99,8 @@ class Attack:
             x: Float array (batch, ...), images within the bounds.
             y: Integer array (batch,), or one-hot or soft labels (batch, K).
             seed: Integer for random numbers that are the same in every
-                call. Defaults to `None`: new ones in every call.
+                call. Defaults to `None`: new ones in every call, drawn from
+                Keras's global generator (`keras.utils.set_random_seed`).
 
         Returns:
             Float32 tensor like `x`: x + δ, within the threat model.

@@ -9,6 +9,7 @@ from keras import ops
 from keras_wake import _validate
 from keras_wake import backend
 from keras_wake.attacks.attack import Attack
+from keras_wake.attacks.threat_model import ThreatModel
 from keras_wake.losses import cross_entropy
 
 
@@ -28,9 +29,10 @@ class PGD(Attack):
 
     Args:
         norm: `"linf"` or `"l2"`. Defaults to `"linf"`.
-        epsilon: Radius in pixel units of [0, 1]. Defaults to `8/255`.
-        step_size: Length of a step in the same units. Defaults to a quarter
-            of `epsilon`.
+        epsilon: Radius in pixel units of [0, 1]. Defaults to `None`: 8/255
+            for ℓ∞, 128/255 for ℓ2.
+        step_size: Length of a step in the same units. Defaults to `None`:
+            epsilon / 4 for ℓ∞, epsilon / 8 for ℓ2.
         steps: Number of steps. With `steps=0` or `epsilon=0` the attack
             returns `x`. Defaults to `10`.
         random_start: Whether to start at a random point of the ball: for ℓ∞
@@ -60,7 +62,7 @@ class PGD(Attack):
     def __init__(
         self,
         norm: str = "linf",
-        epsilon: float = 8 / 255,
+        epsilon: float | None = None,
         step_size: float | None = None,
         steps: int = 10,
         random_start: bool = True,
@@ -69,7 +71,7 @@ class PGD(Attack):
     ) -> None:
         super().__init__(norm, epsilon, bounds)
         if step_size is None:
-            step_size = self.epsilon / 4
+            step_size = self.threat_model.usual_step_size
         self.step_size = self.threat_model.check_length(step_size=step_size)
         self.steps = _validate.integer(0, steps=steps)
         self.random_start = _validate.boolean(random_start=random_start)
@@ -119,7 +121,7 @@ class PGD(Attack):
             steps: Number of steps. Defaults to `20`.
 
         Returns:
-            A `PGD` with step size epsilon / 4 for ℓ∞ and epsilon / 8 for ℓ2.
+            A `PGD` with its usual step size and a random start.
 
         Example:
 
@@ -129,7 +131,6 @@ class PGD(Attack):
         return PGD(
             norm=attack.norm,
             epsilon=attack.epsilon,
-            step_size=attack.epsilon / (4 if attack.norm == "linf" else 8),
             steps=steps,
             bounds=attack.bounds,
         )
@@ -144,8 +145,9 @@ class FGSM(PGD):
 
     Args:
         norm: `"linf"` or `"l2"`. Defaults to `"linf"`.
-        epsilon: Radius in pixel units of [0, 1]. Defaults to `8/255`.
-        step_size: Length of the step. Defaults to `epsilon`.
+        epsilon: Radius in pixel units of [0, 1]. Defaults to `None`: 8/255
+            for ℓ∞, 128/255 for ℓ2.
+        step_size: Length of the step. Defaults to `None`: epsilon.
         random_start: Whether δ_0 is random. Defaults to `False`.
         bounds: Smallest and largest pixel value. Defaults to `(0.0, 1.0)`.
         training: Whether to run the classifier in training mode. Defaults to
@@ -160,16 +162,18 @@ class FGSM(PGD):
     def __init__(
         self,
         norm: str = "linf",
-        epsilon: float = 8 / 255,
+        epsilon: float | None = None,
         step_size: float | None = None,
         random_start: bool = False,
         bounds: tuple[float, float] = (0.0, 1.0),
         training: bool = False,
     ) -> None:
+        if step_size is None:
+            step_size = ThreatModel(norm, epsilon, bounds).epsilon
         super().__init__(
             norm=norm,
             epsilon=epsilon,
-            step_size=epsilon if step_size is None else step_size,
+            step_size=step_size,
             steps=1,
             random_start=random_start,
             bounds=bounds,
@@ -177,13 +181,19 @@ class FGSM(PGD):
         )
 
     @classmethod
-    def fast_at(cls, epsilon: float = 8 / 255) -> "FGSM":
+    def fast_at(
+        cls,
+        epsilon: float = 8 / 255,
+        bounds: tuple[float, float] = (0.0, 1.0),
+    ) -> "FGSM":
         """FGSM-RS, the attack of Fast-AT (Wong et al. 2020).
 
         One ℓ∞ step of 1.25 · epsilon from a uniform random start.
 
         Args:
             epsilon: Radius in pixel units of [0, 1]. Defaults to `8/255`.
+            bounds: Smallest and largest pixel value. Defaults to
+                `(0.0, 1.0)`.
 
         Returns:
             An `FGSM`.
@@ -193,7 +203,12 @@ class FGSM(PGD):
         >>> FGSM.fast_at(epsilon=8 / 255).random_start
         True
         """
-        return cls(epsilon=epsilon, step_size=1.25 * epsilon, random_start=True)
+        return cls(
+            epsilon=epsilon,
+            step_size=1.25 * epsilon,
+            random_start=True,
+            bounds=bounds,
+        )
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor."""

@@ -36,6 +36,8 @@ class Linf:
     """The maximum norm: every pixel moves by at most epsilon."""
 
     name = "linf"
+    usual_epsilon = 8 / 255
+    usual_step = 1 / 4  # of epsilon
 
     def size(self, delta: Any) -> Any:
         """Norm of each sample of `delta`, shape (batch,)."""
@@ -65,6 +67,8 @@ class L2:
     """The Euclidean norm over all pixels and channels of an image."""
 
     name = "l2"
+    usual_epsilon = 128 / 255
+    usual_step = 1 / 8  # of epsilon
 
     def size(self, delta: Any) -> Any:
         """Norm of each sample of `delta`, shape (batch,)."""
@@ -105,7 +109,8 @@ class ThreatModel:
     Args:
         norm: `"linf"` or `"l2"`. Defaults to `"linf"`.
         epsilon: Radius in pixel units (8/255 is eight grey levels where the
-            bounds are 0 and 1). Defaults to `8/255`.
+            bounds are 0 and 1). Defaults to `None`: 8/255 for ℓ∞, 128/255
+            for ℓ2.
         bounds: Pair of floats, the smallest and the largest pixel value.
             Defaults to `(0.0, 1.0)`.
 
@@ -123,7 +128,7 @@ class ThreatModel:
     def __init__(
         self,
         norm: str = "linf",
-        epsilon: float = 8 / 255,
+        epsilon: float | None = None,
         bounds: tuple[float, float] = (0.0, 1.0),
     ) -> None:
         self.norm = _validate.one_of(NORMS, norm=norm)
@@ -135,7 +140,14 @@ class ThreatModel:
             )
         low, high = bounds
         self.bounds = (float(low), float(high))
+        if epsilon is None:
+            epsilon = self._norm.usual_epsilon
         self.epsilon = self.check_length(epsilon=epsilon)
+
+    @property
+    def usual_step_size(self) -> float:
+        """Step size that is usual for PGD: ε / 4 for ℓ∞, ε / 8 for ℓ2."""
+        return self.epsilon * self._norm.usual_step
 
     def check_length(self, **kwargs: Any) -> float:
         """Checks that a radius or step size fits the range of pixels."""

@@ -1,5 +1,6 @@
 """The class-wise attribution matrix and its score CAS (Algorithm 1)."""
 
+import math
 import warnings
 import weakref
 from collections.abc import Callable
@@ -71,7 +72,7 @@ def cas(matrix: Any) -> float:
     """Class attribution similarity: how much the classes share features.
 
     CAS = Σ_{i≠j} max(C[i, j], 0), from 0 to K(K − 1). NaN entries are left
-    out, and their number is reported by a warning.
+    out, and their number is reported by a warning; if all are NaN, so is CAS.
 
     Args:
         matrix: Float array (K, K), a correlation matrix.
@@ -101,6 +102,8 @@ def cas(matrix: Any) -> float:
             "left out of CAS.",
             stacklevel=2,
         )
+    if left_out and left_out == others.size:
+        return math.nan
     return float(np.maximum(others[~np.isnan(others)], 0).sum())
 
 

@@ -44,8 +44,9 @@ class ClassAttributionSimilarity(keras.metrics.Metric):
         # The mean of a class has the direction of its sum.
         sums = ops.convert_to_tensor(self.sums)
         norms = ops.sqrt(ops.sum(ops.square(sums), axis=1, keepdims=True))
-        # A zero row stays zero and adds nothing.
-        unit = sums / ops.where(norms > 0, norms, ops.ones_like(norms))
+        # A class without a direction, or one that is not finite, adds nothing.
+        valid = ops.logical_and(norms > 0, ops.isfinite(norms))
+        unit = ops.where(valid, sums / ops.where(valid, norms, 1.0), 0.0)
         matrix = ops.maximum(ops.matmul(unit, ops.transpose(unit)), 0.0)
         return ops.sum(matrix) - ops.sum(ops.diagonal(matrix))
 

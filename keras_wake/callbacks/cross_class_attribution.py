@@ -7,8 +7,11 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_wake import _inputs
 from keras_wake import _validate
 from keras_wake import attribution
+from keras_wake.attribution.head import counterpart
+from keras_wake.attribution.head import find_head
 
 
 class CrossClassAttribution(keras.callbacks.Callback):
@@ -18,7 +21,8 @@ class CrossClassAttribution(keras.callbacks.Callback):
     that `evaluate` makes anyway give the matrix, at the cost of one product
     of matrices a batch, and `val_cas` (with a teacher also `val_teacher_cas`)
     is in the logs for every callback. With `data` it makes its own pass at
-    the end of an epoch and adds the same keys to the logs.
+    the end of an epoch and adds the same keys to the logs; callbacks that are
+    to see them must come after it.
 
     After each measurement `correlation` is the student's matrix, a NumPy
     array (K, K), `cas` its score, `teacher_correlation` the teacher's matrix,
@@ -37,8 +41,9 @@ class CrossClassAttribution(keras.callbacks.Callback):
             `correlation_epoch_0001.png`. Defaults to `None`: no figures. A
             figure that fails is a warning, never the end of a run.
         class_names: Names of the classes for the figures.
-        head: Name of the Dense layer for `data`, where it cannot be found.
-            (For the validation pass it is an argument of `WakeModel`.)
+        head: Name of the Dense layer for `data`. Defaults to `None`: the
+            head of the `WakeModel`. (For the validation pass it is an
+            argument of `WakeModel`.)
 
     Raises:
         ValueError: In `fit`, if there is neither `data` nor a validation
@@ -63,11 +68,13 @@ class CrossClassAttribution(keras.callbacks.Callback):
         head: Any = None,
     ) -> None:
         super().__init__()
-        if data is None and attack is not None:
+        if data is None and (attack is not None or head is not None):
             raise ValueError(
-                "`attack` is for `data`; the validation pass uses the model's "
-                f"`eval_attack`. Received: attack={attack!r} without data."
+                "`attack` and `head` are for `data`; the validation pass uses "
+                "the `eval_attack` and the `head` of the model. Received: "
+                f"attack={attack!r}, head={head!r} without data."
             )
+        _inputs.check_reusable("CrossClassAttribution", data)
         self.data = data
         self.attack = attack
         self.every = _validate.integer(1, every=every)
@@ -84,6 +91,7 @@ class CrossClassAttribution(keras.callbacks.Callback):
         self.teacher_cas: float | None = None
         self._epoch = 0
         self._measured = False
+        self._missing = 0
 
     def set_model(self, model: Any) -> None:
         """Switches on the accumulation, before the step is compiled."""
@@ -97,8 +105,12 @@ class CrossClassAttribution(keras.callbacks.Callback):
             )
         if self.data is None:
             model.enable_attribution()
-        else:
-            attribution.find_head(model.classifier, self.head)
+            return
+        network = model.classifier
+        self._head = model.head
+        if self.head is not None or self._head is None:
+            self._head = find_head(network, self.head, model.num_classes)
+        self._teacher_head = counterpart(self._head, network, model.teacher)
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Starts a new history."""
@@ -129,10 +141,12 @@ class CrossClassAttribution(keras.callbacks.Callback):
         """Measures `data`, and draws."""
         due = self._epoch % self.every == 0
         if self.data is not None and due:
-            student = self._matrix_of(self.model.classifier)
+            student = self._matrix_of(self.model.classifier, self._head)
             teacher = None
             if self.model.teacher_in_use:
-                teacher = self._matrix_of(self.model.teacher)
+                teacher = self._matrix_of(
+                    self.model.teacher, self._teacher_head
+                )
             self._record(student, teacher)
             if logs is not None:
                 logs["val_cas"] = self.cas
@@ -141,24 +155,25 @@ class CrossClassAttribution(keras.callbacks.Callback):
         if self.path is not None and due and self._measured:
             self._draw(os.fspath(self.path))
 
-    def _matrix_of(self, network: Any) -> np.ndarray:
+    def _matrix_of(self, network: Any, head: Any) -> np.ndarray:
         attack = self.attack or self.model.eval_attack
         with warnings.catch_warnings():
             # `_record` warns, once.
             warnings.simplefilter("ignore")
             return attribution.correlation_matrix(
-                network, self.data, attack, self.head
+                network, self.data, attack, head
             )
 
     def _record(self, student: np.ndarray, teacher: np.ndarray | None) -> None:
         missing = int(np.isnan(np.diagonal(student)).sum())
-        if missing and not self.history:
+        if missing and missing != self._missing:
             warnings.warn(
                 f"{missing} of {len(student)} classes have no samples or a "
                 "zero attribution vector: their entries of the correlation "
                 "matrix are NaN and left out of CAS.",
                 stacklevel=2,
             )
+        self._missing = missing
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self.correlation = student

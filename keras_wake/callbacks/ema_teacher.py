@@ -1,5 +1,6 @@
 """The teacher of WAKE: a running average of the student's weights."""
 
+import warnings
 from typing import Any
 
 import keras
@@ -20,8 +21,9 @@ class EMATeacher(keras.callbacks.Callback):
         θ̄ ← α θ̄ + (1 − α) θ
 
     The teacher starts as a copy of the student; a second `fit` goes on with
-    the average of the first. With `gradient_accumulation_steps` the average
-    moves when the weights do.
+    the average of the first. A schedule counts the epochs of `fit`, so a
+    second one continues it with `initial_epoch=`. With
+    `gradient_accumulation_steps` the average moves when the weights do.
 
     Args:
         decay: α in [0, 1). Defaults to `0.999`.
@@ -34,7 +36,10 @@ class EMATeacher(keras.callbacks.Callback):
             counted from 0, so that a short run is not dominated by its first
             weights. Defaults to `False`.
         data: Training images for `"reestimate"`: anything that yields (x, y)
-            batches, or a pair of arrays. Defaults to `None`.
+            batches more than once, or a pair of arrays. A pass over
+            `Splits.train` counts as an epoch of it, unless `set_epoch` pins
+            the epoch; `Splits.arrays("train")` has no such effect. Defaults
+            to `None`.
 
     Raises:
         ValueError: If `decay` is outside [0, 1), for an unknown `batch_norm`,
@@ -74,9 +79,11 @@ class EMATeacher(keras.callbacks.Callback):
                 f"pass both or neither. Received: batch_norm={batch_norm!r}, "
                 f"data={'None' if data is None else type(data).__name__}."
             )
+        _inputs.check_reusable("EMATeacher", data)
         self.warmup = bool(warmup)
         self.data = data
         self._estimated_at: int | None = None
+        self._first_epoch = True
 
     def set_model(self, model: Any) -> None:
         """Switches the teacher on, before the step is compiled."""
@@ -124,6 +131,17 @@ class EMATeacher(keras.callbacks.Callback):
         if int(backend.to_numpy(self.model.teacher_updates)) == 0:
             self.model.teacher.set_weights(self.model.classifier.get_weights())
         self._estimated_at = None
+        self._first_epoch = True
+
+    def _warn_of_restart(self, t: int) -> None:
+        frozen = float(backend.to_numpy(self.model.teacher_averaging)) == 0
+        if frozen and int(backend.to_numpy(self.model.teacher_updates)) > 0:
+            warnings.warn(
+                f"The schedule starts again at epoch {t}, and the teacher, "
+                "which was frozen, is averaged again. To continue instead, "
+                "pass `initial_epoch=` to `fit`.",
+                stacklevel=2,
+            )
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Sets λ_t, and freezes the teacher from epoch t_e on."""
@@ -131,6 +149,9 @@ class EMATeacher(keras.callbacks.Callback):
         schedule = self.model.schedule
         self.model.kd_weight.assign(0.0 if schedule is None else schedule(t))
         averaging = schedule is None or t < schedule.end_epoch
+        if self._first_epoch and averaging and schedule is not None:
+            self._warn_of_restart(t)
+        self._first_epoch = False
         self.model.teacher_averaging.assign(float(averaging))
 
     def on_test_begin(self, logs: Any = None) -> None:

@@ -376,3 +376,18 @@ def test_refuses_a_length_that_the_images_do_not_have(
         ValueError, match=rf"`{name}` must be at most 6.*{name}=128\.0.*128/255"
     ):
         attack(classifier, images, labels)
+
+
+@pytest.mark.parametrize(
+    ("norm", "epsilon", "step_size"),
+    # Section 7 of the source: eight and two grey levels, 128 and 16 in l2.
+    [("linf", 8 / 255, 2 / 255), ("l2", 128 / 255, 16 / 255)],
+)
+def test_the_defaults_are_the_published_ones(norm, epsilon, step_size):
+    attack = PGD(norm)
+    assert attack.epsilon == pytest.approx(epsilon, rel=1e-12)
+    assert attack.step_size == pytest.approx(step_size, rel=1e-12)
+    assert attack.steps == 10
+    evaluation = PGD.for_evaluation(attack)
+    assert evaluation.step_size == pytest.approx(step_size, rel=1e-12)
+    assert evaluation.steps == 20

@@ -123,7 +123,7 @@ def test_size_is_the_norm_of_each_sample():
         ({"norm": "l2", "epsilon": math.inf}, ValueError, "must be finite"),
         ({"epsilon": True}, TypeError, "`epsilon` must be a real number.*True"),
         ({"epsilon": "8/255"}, TypeError, "a real number.*of type str"),
-        ({"epsilon": None}, TypeError, "a real number.*None"),
+        ({"epsilon": "8/255"}, TypeError, "a real number.*'8/255'"),
         (
             {"bounds": (1.0, 0.0)},
             ValueError,

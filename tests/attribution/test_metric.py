@@ -79,3 +79,18 @@ def test_leaves_out_a_class_without_samples(batches, kernel):
     np.testing.assert_allclose(metric.matrix(), matrix, atol=1e-6)
     expected = attribution.cas(matrix)
     assert float(metric.result()) == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_vector_that_is_not_finite_is_left_out():
+    metric = ClassAttributionSimilarity(3, 2, name="cas")
+    metric.sums.assign([[1.0, 0.0], [1.0, 1.0], [np.nan, 1.0]])
+    # cos of 45 degrees, counted for both orders; float32.
+    expected = pytest.approx(np.sqrt(2), abs=1e-6)
+    assert float(metric.result()) == expected
+    with pytest.warns(UserWarning, match="NaN"):
+        assert attribution.cas(metric.matrix()) == expected
+
+
+def test_nothing_left_is_not_the_best_score():
+    with pytest.warns(UserWarning, match="NaN"):
+        assert np.isnan(attribution.cas(np.full((3, 3), np.nan)))

@@ -133,7 +133,54 @@ def test_refuses_fit_without_validation():
 
 
 def test_refuses_an_attack_without_data_and_a_bad_interval():
-    with pytest.raises(ValueError, match=r"`attack` is for `data`.*PGD\("):
+    with pytest.raises(ValueError, match=r"`head` are for `data`.*PGD\("):
         kw.callbacks.CrossClassAttribution(attack=ATTACK)
     with pytest.raises(ValueError, match="`every` must be at least 1"):
         kw.callbacks.CrossClassAttribution(every=0)
+
+
+class Subclassed(keras.Model):
+    """A classifier whose head cannot be found."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.flatten = keras.layers.Flatten()
+        self.logits = keras.layers.Dense(3, name="logits")
+
+    def call(self, x):
+        return self.logits(self.flatten(x))
+
+
+@pytest.mark.parametrize("where", ["model", "callback", "layer"])
+def test_a_named_head_serves_student_and_teacher(where):
+    keras.utils.set_random_seed(0)
+    classifier = Subclassed()
+    classifier(data()[0])
+    head = "logits" if where != "layer" else classifier.logits
+    model = kw.WakeModel(
+        classifier,
+        ATTACK,
+        eval_attack=ATTACK,
+        head="logits" if where == "model" else None,
+    )
+    model.compile(keras.optimizers.SGD(0.3))
+    callback = kw.CrossClassAttribution(
+        data=data(), head=None if where == "model" else head
+    )
+    fit(model, [kw.EMATeacher(0.5), callback], epochs=2)
+    expected = kw.attribution.correlation_matrix(
+        model.teacher, data(), ATTACK, head=model.teacher.logits
+    )
+    # The same images, attack and weights, summed in the same order.
+    np.testing.assert_allclose(callback.teacher_correlation, expected)
+
+
+def test_a_head_without_data_is_refused():
+    with pytest.raises(ValueError, match="`head` are for `data`"):
+        kw.CrossClassAttribution(head="logits")
+
+
+def test_data_that_can_be_read_once_are_refused():
+    generator = (batch for batch in [data()])
+    with pytest.raises(ValueError, match=r"more than once.*generator"):
+        kw.CrossClassAttribution(data=generator)

@@ -171,3 +171,33 @@ def test_statistics_are_fresh_in_every_validation_and_at_the_end():
 def test_refuses(arguments, error, message):
     with pytest.raises(error, match=message):
         kw.callbacks.EMATeacher(**arguments)
+
+
+def test_data_that_can_be_read_once_are_refused():
+    generator = (batch for batch in [data()])
+    with pytest.raises(ValueError, match=r"more than once.*generator"):
+        kw.EMATeacher(batch_norm="reestimate", data=generator)
+
+
+def test_a_second_fit_continues_the_schedule_or_warns():
+    model = kw.WakeModel(
+        network(),
+        kw.attacks.PGD(epsilon=0.1, steps=1),
+        schedule=kw.schedules.DistillationRamp(1, 3),
+    )
+    model.compile(keras.optimizers.SGD(0.1))
+
+    def fit(**kwargs):
+        return model.fit(
+            *data(), callbacks=[kw.EMATeacher(0.5)], verbose=0, **kwargs
+        ).history["kd_weight"]
+
+    assert fit(epochs=3) == [0.0, 0.5, 1.0]
+    updates = int(model.teacher_updates)
+    assert fit(epochs=5, initial_epoch=3) == [1.0, 1.0]
+    assert int(model.teacher_updates) == updates
+    with pytest.warns(
+        UserWarning, match=r"starts again at epoch 1.*initial_ep"
+    ):
+        assert fit(epochs=2) == [0.0, 0.5]
+    assert int(model.teacher_updates) > updates
