@@ -1,7 +1,7 @@
 """Robust overfitting and its cure: AT against WAKE from records of runs.
 
 Each run is one command, here for seed 0 (three seeds were run); on two CPU
-cores it takes half an hour to an hour:
+cores it took 25 to 50 minutes:
 
     python examples/cifar10.py --method wake --seed 0 --model small \\
         --limit 3000 --validation 1000 --test-limit 1000 --augment flip \\
@@ -32,6 +32,11 @@ NETWORKS = {
 ROBUST, CLEAN, CAS = "val_robust_accuracy", "val_accuracy", "val_cas"
 
 
+def number(value):
+    """A value of a record, where JSON has null for NaN."""
+    return float("nan") if value is None else value
+
+
 def read(paths):
     """Records by label: a list of histories, one for each seed."""
     records = [json.loads(path.read_text()) for path in paths]
@@ -44,10 +49,12 @@ def read(paths):
             rows = [e for e in record["epochs"] if "val_accuracy" in e]
             histories.setdefault(label, []).append(
                 {
+                    "seed": record["settings"]["seed"],
+                    # Counted from 1, in records and in `plot_comparison`.
                     "epochs": [row["epoch"] for row in rows],
                     CLEAN: [row[f"{prefix}accuracy"] for row in rows],
                     ROBUST: [row[f"{prefix}robust_accuracy"] for row in rows],
-                    CAS: [row[f"{prefix}cas"] for row in rows],
+                    CAS: [number(row[f"{prefix}cas"]) for row in rows],
                 }
             )
     return records, histories
@@ -62,7 +69,7 @@ def table(histories) -> str:
     ]
     for label, runs in histories.items():
         rows = []
-        for seed, run in enumerate(runs):
+        for run in runs:
             peak = int(np.argmax(run[ROBUST]))
             row = [
                 100 * run[ROBUST][peak],
@@ -75,7 +82,7 @@ def table(histories) -> str:
             rows.append(row)
             cells = [f"{value:.1f}" for value in row]
             cells[0] += f" ({run['epochs'][peak]})"
-            lines.append(f"| {label} | {seed} | {' | '.join(cells)} |")
+            lines.append(f"| {label} | {run['seed']} | {' | '.join(cells)} |")
         means = [
             f"**{mean:.1f} ± {deviation:.1f}**"
             for mean, deviation in zip(
@@ -92,8 +99,8 @@ def test_table(records) -> str:
     for record in records:
         for row in record["table"] or ():
             key = (record["settings"]["method"], row["network"], row["epoch"])
-            measured = [100 * row["clean"], 100 * row["robust"], row["cas"]]
-            values.setdefault(key, []).append(measured)
+            measured = 100 * row["clean"], 100 * row["robust"]
+            values.setdefault(key, []).append([*measured, number(row["cas"])])
     lines = [
         "| method | network | epoch | clean | robust | CAS |",
         "|---|---|---|---|---|---|",
@@ -109,7 +116,7 @@ def test_table(records) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
+def main(argv=None) -> None:
     """Reads the records, prints the tables, draws the figure."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("records", nargs="+", type=pathlib.Path)
@@ -118,8 +125,11 @@ def main() -> None:
         type=pathlib.Path,
         default=pathlib.Path("robust_overfitting.png"),
     )
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     paths = [path for path in args.records if path.suffix == ".json"]
+    if not paths:
+        names = ", ".join(map(str, args.records))
+        parser.error(f"there is no record (*.json) among {names}.")
     records, histories = read(paths)
     print("Validation images (held out of the training data):\n")
     print(table(histories))

@@ -1,0 +1,183 @@
+"""`record.json` and `history.csv`: what is known of a run."""
+
+import csv
+import datetime
+import importlib.metadata
+import io
+import json
+import math
+import os
+import pathlib
+import subprocess
+import tempfile
+from typing import Any
+
+RECORD = "record.json"
+
+
+def check_folder(run_dir: pathlib.Path, resume: bool) -> None:
+    """Makes the folder of a run, and sees that it can be written.
+
+    Raises:
+        ValueError: There is a run and it is not to be resumed, or the other
+            way round.
+        OSError: The folder cannot be written.
+    """
+    exists = (run_dir / RECORD).exists()
+    if exists and not resume:
+        raise ValueError(
+            f"--run-dir {run_dir} already holds a run. Continue it with "
+            "--resume, or choose another folder."
+        )
+    if resume and not exists:
+        raise ValueError(f"--resume: there is no run in {run_dir}.")
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=run_dir):
+            pass
+    except OSError as error:
+        raise OSError(
+            f"--run-dir {run_dir} cannot be written: {error}."
+        ) from error
+
+
+class Record:
+    """Both files of a run, rewritten whole each time.
+
+    Args:
+        run_dir: Folder of the run.
+        settings: What makes the run what it is.
+        device: On what it runs, in words.
+    """
+
+    def __init__(
+        self, run_dir: pathlib.Path, settings: dict[str, Any], device: str
+    ):
+        self.path = run_dir / RECORD
+        self.csv_path = run_dir / "history.csv"
+        self.content: dict[str, Any] = {
+            "settings": settings,
+            "started": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M}",
+            "commit": _commit(),
+            "resumed_commits": [],
+            "device": device,
+            "versions": {
+                name: importlib.metadata.version(name)
+                for name in ("keras-wake", "keras", "tensorflow", "numpy")
+            },
+            "seconds": 0.0,
+            "epochs": [],
+            "table": None,
+        }
+
+    def load(self) -> None:
+        """Takes over what an earlier, interrupted run has written.
+
+        Raises:
+            ValueError: That run had other settings.
+        """
+        there = json.loads(self.path.read_text())
+        here = self.content
+        keys = sorted({*there["settings"], *here["settings"]})
+        differing = [
+            f"{key}: {there['settings'].get(key)!r} there, "
+            f"{here['settings'].get(key)!r} here"
+            for key in keys
+            if there["settings"].get(key) != here["settings"].get(key)
+        ]
+        if differing:
+            raise ValueError(
+                "--resume needs the settings of the run it continues. "
+                f"Differing: {'; '.join(differing)}."
+            )
+        resumed = [*there.get("resumed_commits", ()), here["commit"]]
+        self.content = {**there, "resumed_commits": resumed}
+
+    def keep_epochs(self, count: int) -> None:
+        """Forgets the epoch after `count`, if any: it will come again.
+
+        Raises:
+            ValueError: More than one would have to come again, or an epoch
+                is not known.
+        """
+        epochs = self.content["epochs"]
+        if not count <= len(epochs) <= count + 1:
+            raise ValueError(
+                f"--resume: {self.path} has {len(epochs)} epochs, but the "
+                f"backup beside it is that of epoch {count}. This run cannot "
+                "be continued; start another one."
+            )
+        del epochs[count:]
+
+    def add_epoch(self, logs: dict[str, Any], seconds: float) -> None:
+        """Adds an epoch and writes the files."""
+        epochs = self.content["epochs"]
+        row = {key: float(value) for key, value in logs.items()}
+        epochs.append({"epoch": len(epochs) + 1, **row})
+        self.content["seconds"] += seconds
+        self.write()
+
+    def write(self) -> None:
+        """Writes both files."""
+        content = json.dumps(_strict(self.content), indent=1, allow_nan=False)
+        write_aside(self.path, content + "\n")
+        epochs = self.content["epochs"]
+        if epochs:
+            write_aside(self.csv_path, _csv(epochs))
+
+    def columns(self) -> dict[str, list[Any]]:
+        """The epochs as `visualization.plot_history` takes them.
+
+        There, `epochs` are counted from 1 as here, and `epoch` from 0.
+        """
+        return _columns(self.content["epochs"])
+
+
+def write_aside(path: pathlib.Path, text: str) -> None:
+    """Writes a file under another name and moves it into place.
+
+    A run that is killed in between leaves no half file.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def _columns(epochs: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    keys = dict.fromkeys(key for epoch in epochs for key in epoch)
+    columns = {key: [epoch.get(key) for epoch in epochs] for key in keys}
+    return {"epochs": columns.pop("epoch"), **columns}
+
+
+def _csv(epochs: list[dict[str, Any]]) -> str:
+    columns = _columns(_strict(epochs))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
+    return text.getvalue()
+
+
+def _strict(value: Any) -> Any:
+    """`value` with None for what JSON has no number for."""
+    if isinstance(value, dict):
+        return {key: _strict(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _commit() -> str:
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(
+            command,
+            cwd=pathlib.Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

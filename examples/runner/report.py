@@ -1,0 +1,120 @@
+"""What a run ends with: table, figures and the network."""
+
+import pathlib
+import sys
+import traceback
+from typing import Any
+
+import numpy as np
+
+import keras_wake as kw
+from runner.record import Record
+from runner.training import best_path
+
+# (epoch, network): the class-wise correlation matrix.
+Matrices = dict[tuple[str, str], Any]
+
+
+def report(
+    run_dir: pathlib.Path, model: Any, splits: Any, record: Record
+) -> None:
+    """Evaluates best and last epoch on the test images, draws and saves."""
+    print("Evaluating on the test images ...", flush=True)
+    model.robust_classifier.save(run_dir / "robust.keras")
+    networks = ("student", "teacher") if model.teacher_in_use else ("student",)
+    rows, matrices = [], {}
+
+    def measure(epoch: str, networks: tuple[str, ...]) -> None:
+        attribution = kw.CrossClassAttribution()
+        logs = model.evaluate(
+            splits.test,
+            callbacks=[attribution],
+            return_dict=True,
+            verbose=1 if sys.stdout.isatty() else 0,
+        )
+        for network in networks:
+            prefix = _prefix(network)
+            row = {
+                "clean": logs[f"{prefix}accuracy"],
+                "robust": logs[f"{prefix}robust_accuracy"],
+                "cas": logs[f"{prefix}cas"],
+            }
+            rows.append({"epoch": epoch, "network": network, **row})
+            matrices[epoch, network] = getattr(
+                attribution, f"{prefix}correlation"
+            )
+
+    measure("last", networks)
+    last = model.get_weights()
+    for network in networks:
+        path = best_path(run_dir, f"val_{_prefix(network)}robust_accuracy")
+        if path.exists():
+            model.load_weights(path)
+            measure("best", (network,))
+    model.set_weights(last)
+    rows.sort(key=lambda row: (row["epoch"], row["network"]))
+    record.content["table"] = rows
+    record.write()
+    print_table(rows, splits)
+    try:
+        draw(run_dir, model, splits, record, matrices)
+    except Exception:
+        # What has been computed is kept; a figure is not worth a run.
+        traceback.print_exc()
+        print("Not all figures could be drawn; everything else is complete.")
+
+
+def _prefix(network: str) -> str:
+    return "teacher_" if network == "teacher" else ""
+
+
+def print_table(rows: list[dict[str, Any]], splits: Any) -> None:
+    """The table that a run ends with."""
+    print(
+        f"\nTest set of {splits.test_size} images; the best epoch was chosen "
+        f"on {splits.validation_size} held-out training images."
+    )
+    print(f"{'epoch':6} {'network':8} {'clean':>7} {'robust':>7} {'CAS':>6}")
+    for row in rows:
+        print(
+            f"{row['epoch']:6} {row['network']:8} {row['clean']:7.1%} "
+            f"{row['robust']:7.1%} {row['cas']:6.1f}"
+        )
+
+
+def draw(
+    run_dir: pathlib.Path,
+    model: Any,
+    splits: Any,
+    record: Record,
+    matrices: Matrices,
+) -> None:
+    """Figures of a run: curves, matrices, adversarial examples."""
+    schedule = model.schedule
+    kw.visualization.plot_history(
+        record.columns(),
+        start_epoch=None if schedule is None else schedule.start_epoch,
+        end_epoch=None if schedule is None else schedule.end_epoch,
+        path=run_dir / "curves.png",
+    )
+    for (epoch, network), matrix in matrices.items():
+        kw.visualization.plot_correlation_matrix(
+            matrix,
+            class_names=splits.class_names,
+            title=f"{network}, {epoch} epoch, "
+            f"CAS {kw.attribution.cas(matrix):.1f}",
+            path=run_dir / f"correlation_{epoch}_{network}.png",
+        )
+    x, y = splits.arrays("test")
+    x, y = x[:6], y[:6]
+    network = model.robust_classifier
+    adversarial = np.asarray(model.eval_attack(network, x, y, seed=0))
+    kw.visualization.plot_adversarial_examples(
+        x,
+        adversarial,
+        y,
+        np.asarray(network(x, training=False)),
+        np.asarray(network(adversarial, training=False)),
+        class_names=splits.class_names,
+        path=run_dir / "adversarial_examples.png",
+    )

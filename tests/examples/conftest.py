@@ -1,0 +1,81 @@
+"""The example scripts, imported by path, and a small finished run."""
+
+import contextlib
+import importlib
+import io
+import json
+import os
+import pathlib
+import shutil
+import sys
+import types
+from unittest import mock
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+# Three steps an epoch, and an epoch in each part of the ramp.
+SMALL = (
+    "--limit=60 --test-limit=30 --validation=30 --batch-size=20 "
+    "--epochs=3 --steps=1 --eval-steps=1"
+).split()
+
+
+@pytest.fixture(scope="session")
+def examples():
+    """The modules `runner`, `digits` and `cifar10` of the examples."""
+    # The runner chooses settings of TensorFlow for processes of its own.
+    with (
+        mock.patch.dict(os.environ),
+        mock.patch.object(sys, "path", [str(ROOT / "examples"), *sys.path]),
+    ):
+        return types.SimpleNamespace(
+            **{
+                name.replace("runner.", ""): importlib.import_module(name)
+                for name in (
+                    "runner",
+                    "runner.devices",
+                    "runner.flags",
+                    "runner.record",
+                    "runner.training",
+                    "digits",
+                    "cifar10",
+                )
+            }
+        )
+
+
+@pytest.fixture(scope="session")
+def small_setting():
+    """Flags of a run of seconds."""
+    return SMALL
+
+
+@pytest.fixture(scope="session")
+def start(examples):
+    """Runs an example as its script does, in a small setting."""
+
+    def run(run_dir, *arguments, example="digits"):
+        script = getattr(examples, example)
+        argv = [*SMALL, f"--run-dir={run_dir}", *arguments]
+        examples.runner.main(script.__doc__, script.DEFAULTS, argv)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def finished_run(start, tmp_path_factory):
+    """A finished run: its folder, its record and what it printed."""
+    run_dir = tmp_path_factory.mktemp("runs") / "finished"
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        start(run_dir)
+    record = json.loads((run_dir / "record.json").read_text())
+    return types.SimpleNamespace(
+        run_dir=run_dir, record=record, printed=printed.getvalue()
+    )
+
+
+@pytest.fixture
+def copy_of_run(finished_run, tmp_path):
+    """The folder of a finished run, to be changed."""
+    return shutil.copytree(finished_run.run_dir, tmp_path / "copy")
