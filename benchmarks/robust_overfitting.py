@@ -6,7 +6,7 @@ cores it took 25 to 50 minutes:
     python examples/cifar10.py --method wake --seed 0 --model small \\
         --limit 3000 --validation 1000 --test-limit 1000 --augment flip \\
         --epochs 60 --eval-every 4 --decay 0.99 --ema-warmup --peak 0.95 \\
-        --start-epoch 27 --end-epoch 31 --data-dir FOLDER --run-dir runs/wake-0
+        --start-epoch 16 --end-epoch 20 --data-dir FOLDER --run-dir runs/wake-0
 
 This script reads `record.json` of such runs, prints how far robust accuracy
 and CAS fall from their peak, and draws the curves:

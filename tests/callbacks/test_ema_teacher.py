@@ -196,8 +196,6 @@ def test_a_second_fit_continues_the_schedule_or_warns():
     updates = int(model.teacher_updates)
     assert fit(epochs=5, initial_epoch=3) == [1.0, 1.0]
     assert int(model.teacher_updates) == updates
-    with pytest.warns(
-        UserWarning, match=r"starts again at epoch 1"
-    ):
+    with pytest.warns(UserWarning, match=r"starts again at epoch 1"):
         assert fit(epochs=2) == [0.0, 0.5]
     assert int(model.teacher_updates) > updates
