@@ -83,14 +83,16 @@ def table(histories) -> str:
             cells = [f"{value:.1f}" for value in row]
             cells[0] += f" ({run['epochs'][peak]})"
             lines.append(f"| {label} | {run['seed']} | {' | '.join(cells)} |")
-        means = [
-            f"**{mean:.1f} ± {deviation:.1f}**"
-            for mean, deviation in zip(
-                np.mean(rows, axis=0), np.std(rows, axis=0), strict=True
-            )
-        ]
+        means = [f"**{cell}**" for cell in over_seeds(rows)]
         lines.append(f"| {label} | mean | {' | '.join(means)} |")
     return "\n".join(lines)
+
+
+def over_seeds(rows) -> list[str]:
+    """Mean and standard deviation of each column, as text."""
+    means, deviations = np.mean(rows, axis=0), np.std(rows, axis=0)
+    pairs = zip(means, deviations, strict=True)
+    return [f"{mean:.1f} ± {deviation:.1f}" for mean, deviation in pairs]
 
 
 def test_table(records) -> str:
@@ -106,13 +108,7 @@ def test_table(records) -> str:
         "|---|---|---|---|---|---|",
     ]
     for key, rows in sorted(values.items()):
-        cells = [
-            f"{mean:.1f} ± {deviation:.1f}"
-            for mean, deviation in zip(
-                np.mean(rows, axis=0), np.std(rows, axis=0), strict=True
-            )
-        ]
-        lines.append(f"| {' | '.join([*key, *cells])} |")
+        lines.append(f"| {' | '.join([*key, *over_seeds(rows)])} |")
     return "\n".join(lines)
 
 

@@ -2,7 +2,7 @@
 
     python examples/cifar10.py
 
-On a CPU, a small part of it; this took 25 to 50 minutes on two cores:
+On a CPU, a small part of it:
 
     python examples/cifar10.py --model small --limit 3000 --epochs 60
 """

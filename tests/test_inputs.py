@@ -301,7 +301,8 @@ def test_faults_are_named(faults, message):
 
 
 def test_no_fault_is_no_error():
-    _inputs.raise_for_faults(np.zeros(3), (0, 1), 10, "of batch 1")
+    none = np.zeros(3)
+    assert _inputs.raise_for_faults(none, (0, 1), 10, "of batch 1") is None
 
 
 # Data sets ----------------------------------------------------------------

@@ -113,4 +113,4 @@ def test_rounding_outside_the_bounds_is_no_error():
     data = samples()
     data["images"][0, 0, 0, 0] = -5e-7
     data["adversarial"][0, 0, 0, 1] = 1 + 5e-7
-    plot_adversarial_examples(**data)
+    assert plot_adversarial_examples(**data).axes
