@@ -4,10 +4,11 @@
     python benchmarks/train_step.py --output benchmarks/results/train_step.json
 
 The work is PreActResNet-18 at width 16, batch 64, PGD-10 on random images of
-CIFAR's size. Each contender runs in a process of its own, the processes take
-turns for some rounds, and the median time of a step counts. The PyTorch step
-is the plain eager implementation of the same thing. Ratios are what is
-claimed; the seconds are this machine's.
+CIFAR's size. Each contender runs in a process of its own and they take turns,
+one step each, so that a machine that slows down for a while slows all of them
+down. A ratio is the median over the turns; ratios are what is claimed, the
+seconds are this machine's. The PyTorch step is the plain eager implementation
+of the same thing.
 """
 
 import argparse
@@ -19,11 +20,13 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
 import numpy as np
 
 WIDTH, BATCH, STEPS = 16, 64, 10
+WARM_UP = 2  # steps that compile, allocate and fill caches
 EPSILON, STEP_SIZE = 8 / 255, 2 / 255
 CONTENDERS = (
     "torch",
@@ -92,7 +95,17 @@ def torch_network():
     return Network()
 
 
-def run_torch(batches: int, channels_last: bool) -> dict:
+def wait_for_turn() -> None:
+    """Waits for the parent to say that it is this contender's turn."""
+    sys.stdin.readline()
+
+
+def report(**values) -> None:
+    """Tells the parent what came out."""
+    print(json.dumps(values), flush=True)
+
+
+def run_torch(batches: int, channels_last: bool) -> None:
     """Times the eager adversarial training step."""
     import torch
     from torch.nn import functional as F
@@ -108,8 +121,8 @@ def run_torch(batches: int, channels_last: bool) -> dict:
     x, y = images(batches)
     x = torch.tensor(x).permute(0, 3, 1, 2).contiguous()
     y = torch.tensor(y)
-    times = []
     for start in range(0, len(x), BATCH):
+        wait_for_turn()
         clean = x[start : start + BATCH].contiguous(memory_format=memory_format)
         labels = y[start : start + BATCH]
         begin = time.perf_counter()
@@ -133,8 +146,7 @@ def run_torch(batches: int, channels_last: bool) -> dict:
         optimizer.step()
         loss.item()
         (logits.argmax(1) == labels).float().mean().item()
-        times.append(time.perf_counter() - begin)
-    return {"times": times[2:]}
+        report(seconds=time.perf_counter() - begin)
 
 
 def wake_model(kind: str):
@@ -159,102 +171,157 @@ def wake_model(kind: str):
     return model, [kw.EMATeacher()] if kind == "WAKE" else []
 
 
-def run_wake(batches: int, kind: str) -> dict:
+def run_wake(batches: int, kind: str) -> None:
     """Times the steps of `fit`, and takes the peak of memory."""
     import resource
 
     import keras
 
-    class Clock(keras.callbacks.Callback):
-        def __init__(self):
-            super().__init__()
-            self.times = []
+    def peak():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
+    class Clock(keras.callbacks.Callback):
         def on_train_batch_begin(self, batch, logs=None):
+            wait_for_turn()
             self.begin = time.perf_counter()
 
         def on_train_batch_end(self, batch, logs=None):
             float(logs["loss"])
-            self.times.append(time.perf_counter() - self.begin)
-
-    def peak():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            report(
+                seconds=time.perf_counter() - self.begin,
+                peak_mib=peak(),
+                grown_mib=peak() - before,
+            )
 
     model, callbacks = wake_model(kind)
     x, y = images(batches)
     before = peak()
-    clock = Clock()
-    model.fit(x, y, batch_size=BATCH, verbose=0, callbacks=[*callbacks, clock])
-    return {
-        "times": clock.times[2:],
-        "peak_mib": peak(),
-        "before_mib": before,
-    }
+    model.fit(
+        x, y, batch_size=BATCH, verbose=0, callbacks=[*callbacks, Clock()]
+    )
 
 
-def run_validation(batches: int) -> dict:
+def run_validation(batches: int) -> None:
     """Times a validation pass with and without attribution, in turns."""
     import keras_wake as kw
 
     x, y = images(batches)
     # The step is compiled anew whenever attribution is switched on or off,
     # so one model is timed for each.
-    plain_model, attributed_model = wake_model("AT")[0], wake_model("AT")[0]
+    plain, attributed = wake_model("AT")[0], wake_model("AT")[0]
 
     def seconds(model, callbacks):
         begin = time.perf_counter()
         model.evaluate(x, y, batch_size=BATCH, verbose=0, callbacks=callbacks)
         return time.perf_counter() - begin
 
-    plain, attributed = [], []
-    for _ in range(5):
-        plain.append(seconds(plain_model, []))
-        attributed.append(
-            seconds(attributed_model, [kw.CrossClassAttribution()])
+    while True:
+        wait_for_turn()
+        report(
+            plain=seconds(plain, []),
+            attributed=seconds(attributed, [kw.CrossClassAttribution()]),
         )
-    # The first turn compiles.
-    plain, attributed = plain[1:], attributed[1:]
-    return {"plain": plain, "attributed": attributed}
 
 
-def run_import() -> dict:
+def run_import() -> None:
     """Seconds of `import keras_wake` on top of Keras and TensorFlow."""
     import keras  # noqa: F401
     import tensorflow  # noqa: F401
 
+    wait_for_turn()
     begin = time.perf_counter()
     import keras_wake  # noqa: F401
 
-    return {"seconds": time.perf_counter() - begin}
+    report(seconds=time.perf_counter() - begin)
 
 
-def child(name: str, batches: int) -> dict:
+def run_contender(name: str, batches: int) -> None:
     """Runs one contender; the entry point of a process."""
     if name.startswith("torch"):
-        return run_torch(batches, channels_last=name != "torch")
-    if name == "validation":
-        return run_validation(batches)
-    if name == "import":
-        return run_import()
-    return run_wake(batches, name.split()[-1])
+        run_torch(batches, channels_last=name != "torch")
+    elif name == "validation":
+        run_validation(batches)
+    elif name == "import":
+        run_import()
+    else:
+        run_wake(batches, name.split()[-1])
 
 
-def measure(name: str, batches: int) -> dict:
-    """Runs a contender in a process of its own."""
-    environment = dict(os.environ)
-    environment.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    environment["KERAS_BACKEND"] = "tensorflow"
-    command = [sys.executable, __file__, "--child", name]
-    done = subprocess.run(
-        [*command, "--batches", str(batches)],
-        capture_output=True,
-        text=True,
-        env=environment,
-    )
-    if done.returncode:
-        sys.exit(f"{name} failed:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+class Contender:
+    """A process that does one step whenever it is told to."""
+
+    def __init__(self, name: str, batches: int = 1) -> None:
+        environment = dict(os.environ)
+        # The settings of the examples (`examples/runner`).
+        half = max(1, (os.cpu_count() or 1) // 2)
+        environment.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+        environment.setdefault("TF_NUM_INTRAOP_THREADS", str(half))
+        environment.setdefault("TF_NUM_INTEROP_THREADS", "2")
+        environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        environment["KERAS_BACKEND"] = "tensorflow"
+        command = [sys.executable, __file__, "--contender", name]
+        self.name = name
+        self.errors = tempfile.TemporaryFile("w+")
+        self.process = subprocess.Popen(
+            [*command, "--turns", str(batches)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            text=True,
+            env=environment,
+        )
+
+    def step(self) -> dict:
+        """One turn: what `report` was called with."""
+        try:
+            self.process.stdin.write("\n")
+            self.process.stdin.flush()
+            return json.loads(self.process.stdout.readline())
+        except (BrokenPipeError, json.JSONDecodeError):
+            self.process.wait()
+            self.errors.seek(0)
+            sys.exit(f"{self.name} failed:\n{self.errors.read()[-2000:]}")
+
+    def stop(self) -> None:
+        """Ends the process."""
+        self.process.kill()
+        self.process.wait()
+
+
+def take_turns(turns: int) -> dict[str, list[dict]]:
+    """All contenders, one step each in every turn."""
+    contenders = [Contender(name, turns + WARM_UP) for name in CONTENDERS]
+    steps = {name: [] for name in CONTENDERS}
+    for turn in range(turns + WARM_UP):
+        for contender in contenders:
+            result = contender.step()
+            if turn >= WARM_UP:
+                steps[contender.name].append(result)
+        seconds = [f"{v[-1]['seconds']:.2f}" for v in steps.values() if v]
+        print(
+            f"turn {turn + 1}: {' '.join(seconds) or 'warming up'}",
+            file=sys.stderr,
+            flush=True,
+        )
+    for contender in contenders:
+        contender.stop()
+    return steps
+
+
+def validate(passes: int = 4, batches: int = 4) -> list[dict]:
+    """Seconds of some validation passes, without the one that compiles."""
+    contender = Contender("validation", batches)
+    results = [contender.step() for _ in range(passes + 1)]
+    contender.stop()
+    return results[1:]
+
+
+def import_seconds() -> float:
+    """The time of one import in a fresh process."""
+    contender = Contender("import")
+    seconds = contender.step()["seconds"]
+    contender.stop()
+    return seconds
 
 
 def versions() -> dict:
@@ -264,55 +331,58 @@ def versions() -> dict:
     return {name: version(name) for name in ("keras", "tensorflow", "torch")}
 
 
+def median_ratio(numerators: list, denominators: list) -> float:
+    """The median of the ratios of what was measured in the same turn."""
+    pairs = zip(numerators, denominators, strict=True)
+    return statistics.median(above / below for above, below in pairs)
+
+
 def main() -> None:
     """Measures everything and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--batches", type=int, default=8)
+    parser.add_argument("--turns", type=int, default=20)
     parser.add_argument("--output", type=pathlib.Path)
-    parser.add_argument("--child")
+    parser.add_argument("--contender", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.child:
-        print(json.dumps(child(args.child, args.batches)))
+    if args.contender:
+        run_contender(args.contender, args.turns)
         return
 
-    times = {name: [] for name in CONTENDERS}
-    memory = {}
-    for turn in range(args.rounds):
-        for name in CONTENDERS:
-            print(f"round {turn + 1}: {name}", file=sys.stderr, flush=True)
-            result = measure(name, args.batches)
-            times[name] += result["times"]
-            if "peak_mib" in result:
-                peak, before = result["peak_mib"], result["before_mib"]
-                memory.setdefault(name, []).append((peak, peak - before))
-    validation = measure("validation", args.batches)
-    imports = [measure("import", 0)["seconds"] for _ in range(3)]
+    steps = take_turns(args.turns)
+    validation = validate()
+    imports = [import_seconds() for _ in range(3)]
 
-    step = {name: statistics.median(t) for name, t in times.items()}
-    at = step["keras-wake AT"]
-    peak = {k: statistics.median(p for p, _ in v) for k, v in memory.items()}
-    grown = {k: statistics.median(g for _, g in v) for k, v in memory.items()}
+    def column(name: str, key: str) -> list:
+        return [step[key] for step in steps[name]]
+
+    def ratio(name: str, peer: str, key: str = "seconds") -> float:
+        return median_ratio(column(name, key), column(peer, key))
+
+    at, wake = "keras-wake AT", "keras-wake WAKE"
+    standard = "keras-wake standard"
     ratios = {
-        "AT step / torch eager step": at / step["torch"],
-        "AT step / torch eager step, channels_last": at
-        / step["torch channels_last"],
-        "WAKE step / AT step": step["keras-wake WAKE"] / at,
-        "validation with / without attribution": statistics.median(
-            validation["attributed"]
-        )
-        / statistics.median(validation["plain"]),
-        "peak memory, AT / standard": peak["keras-wake AT"]
-        / peak["keras-wake standard"],
-        "memory above the start, AT / standard": grown["keras-wake AT"]
-        / grown["keras-wake standard"],
+        "AT step / torch eager step": ratio(at, "torch"),
+        "AT step / torch eager step, channels_last": ratio(
+            at, "torch channels_last"
+        ),
+        "WAKE step / AT step": ratio(wake, at),
+        "validation with / without attribution": median_ratio(
+            [v["attributed"] for v in validation],
+            [v["plain"] for v in validation],
+        ),
+        "peak memory, AT / standard": ratio(at, standard, "peak_mib"),
+        "memory above the start, AT / standard": ratio(
+            at, standard, "grown_mib"
+        ),
+    }
+    step = {
+        name: statistics.median(column(name, "seconds")) for name in CONTENDERS
     }
     print(f"\nPreActResNet-18 width {WIDTH}, batch {BATCH}, PGD-{STEPS}")
     for name, seconds in step.items():
-        note = f"{peak[name]:8.0f} MiB at peak" if name in peak else ""
-        print(f"{name:24} {seconds:7.3f} s a step {note}")
-    for name, ratio in ratios.items():
-        print(f"{name:48} {ratio:6.2f}")
+        print(f"{name:24} {seconds:7.3f} s a step")
+    for name, value in ratios.items():
+        print(f"{name:48} {value:6.2f}")
     print(f"{'import keras_wake, seconds':48} {min(imports):6.2f}")
     if args.output:
         record = {
@@ -320,13 +390,11 @@ def main() -> None:
             "command": " ".join(["python", *sys.argv]),
             "device": f"{os.cpu_count()} CPU cores, {platform.machine()}",
             "versions": versions(),
-            "seconds_per_step": step,
-            "all_steps": times,
-            "peak_mib": peak,
-            "grown_mib": grown,
-            "validation_seconds": validation,
-            "import_seconds": imports,
             "ratios": ratios,
+            "seconds_per_step": step,
+            "import_seconds": imports,
+            "validation": validation,
+            "steps": steps,
         }
         args.output.parent.mkdir(parents=True, exist_ok=True)
         args.output.write_text(json.dumps(record, indent=1) + "\n")

@@ -39,7 +39,7 @@ def main(description: str, defaults: dict[str, Any], argv: Any = None) -> None:
     from runner import report
     from runner import training
 
-    devices.limit_threads(args.threads)
+    devices.set_threads(args.threads)
     try:
         parts = training.Parts(args)
         record = Record(

@@ -8,11 +8,22 @@ from collections.abc import Iterator
 import tensorflow as tf
 
 
-def limit_threads(threads: int) -> None:
-    """Uses so many CPU threads; 0 leaves the choice to TensorFlow."""
-    if threads:
-        tf.config.threading.set_intra_op_parallelism_threads(threads)
-        tf.config.threading.set_inter_op_parallelism_threads(threads)
+def set_threads(threads: int) -> None:
+    """Shares out so many CPU threads; 0 means all cores.
+
+    On a CPU an attack computes the two halves of a batch next to each other,
+    so an operation gets half of the threads. With GPUs and without a wish the
+    choice is TensorFlow's.
+    """
+    if not threads:
+        if tf.config.list_physical_devices("GPU"):
+            return
+        threads = os.cpu_count() or 1
+    with contextlib.suppress(RuntimeError):  # TensorFlow runs already.
+        tf.config.threading.set_intra_op_parallelism_threads(
+            max(1, threads // 2)
+        )
+        tf.config.threading.set_inter_op_parallelism_threads(min(2, threads))
 
 
 def describe() -> str:

@@ -84,6 +84,25 @@ class PGD(Attack):
         threat = self.threat_model
         threat.check_images(x, step_size=self.step_size)
 
+        if self.random_start:
+            delta = threat.random_perturbation(x, seed)
+        else:
+            delta = ops.zeros_like(x)
+
+        def ascend(delta: Any, x: Any, labels: Any) -> Any:
+            return self._ascend(classifier, delta, x, labels)
+
+        if self.training:
+            # Batch statistics need the batch as a whole.
+            return ascend(delta, x, labels)
+        return backend.side_by_side(ascend, delta, x, labels)
+
+    def _ascend(
+        self, classifier: Callable, delta: Any, x: Any, labels: Any
+    ) -> Any:
+        """The steps from `delta` on."""
+        threat = self.threat_model
+
         def total_loss(images: Any) -> Any:
             # In training mode a call would update statistics and seeds;
             # the scope takes such updates and drops them.
@@ -96,10 +115,6 @@ class PGD(Attack):
             delta = delta + self.step_size * threat.steepest(gradient)
             return threat.project(delta, x)
 
-        if self.random_start:
-            delta = threat.random_perturbation(x, seed)
-        else:
-            delta = ops.zeros_like(x)
         return ops.fori_loop(0, self.steps, step, delta)
 
     def get_config(self) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 Everything else is written in `keras.ops`. Each backend is one file with the
 same few names: `Trainer` (the compiled training and test step), `compile`,
-`input_gradient`, `global_sum`, `replica_index`, `to_numpy` and `use_xla`.
+`input_gradient`, `side_by_side`, `global_sum`, `replica_index`, `to_numpy`
+and `use_xla`.
 """
 
 import keras
@@ -12,6 +13,7 @@ if keras.backend.backend() == "tensorflow":
     from keras_wake.backend.tensorflow import global_sum
     from keras_wake.backend.tensorflow import input_gradient
     from keras_wake.backend.tensorflow import replica_index
+    from keras_wake.backend.tensorflow import side_by_side
     from keras_wake.backend.tensorflow import to_numpy
     from keras_wake.backend.tensorflow import Trainer
     from keras_wake.backend.tensorflow import use_xla
@@ -28,6 +30,7 @@ __all__ = [
     "global_sum",
     "input_gradient",
     "replica_index",
+    "side_by_side",
     "to_numpy",
     "use_xla",
 ]

@@ -9,6 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from keras import ops
 
+from keras_wake import backend
 from keras_wake._random import CounterSeed
 from keras_wake.attacks import FGSM
 from keras_wake.attacks import PGD
@@ -391,3 +392,11 @@ def test_the_defaults_are_the_published_ones(norm, epsilon, step_size):
     evaluation = PGD.for_evaluation(attack)
     assert evaluation.step_size == pytest.approx(step_size, rel=1e-12)
     assert evaluation.steps == 20
+
+
+@pytest.mark.parametrize("images", [1, 2, 7])
+def test_puts_the_halves_of_a_batch_together(images):
+    x = ops.reshape(ops.arange(images * 3, dtype="float32"), (images, 3))
+    y = ops.arange(images, dtype="float32")
+    sums = backend.side_by_side(lambda x, y: x + y[:, None], x, y)
+    np.testing.assert_array_equal(sums, x + y[:, None])

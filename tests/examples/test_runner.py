@@ -255,6 +255,9 @@ import runner
 from runner import devices
 devices.replica_devices = lambda: ["CPU:0", "CPU:1"]
 runner.main(digits.__doc__, digits.DEFAULTS, sys.argv[1:])
+threads = tf.config.threading
+print("One operation:", threads.get_intra_op_parallelism_threads())
+print("Operations:", threads.get_inter_op_parallelism_threads())
 """
 
 
@@ -262,7 +265,8 @@ def test_trains_on_several_devices(small_setting, tmp_path):
     done = subprocess.run(
         [
             *(sys.executable, "-c", REPLICAS, *small_setting),
-            *("--method=at", "--epochs=2", f"--run-dir={tmp_path}"),
+            *("--method=at", "--epochs=2", "--threads=4"),
+            f"--run-dir={tmp_path}",
         ],
         env={
             **os.environ,
@@ -274,6 +278,8 @@ def test_trains_on_several_devices(small_setting, tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "2 replicas;" in done.stdout
+    # Two operations at a time, each with half of the threads.
+    assert "One operation: 2\nOperations: 2\n" in done.stdout
     record = strict_json(tmp_path / "record.json")
     assert len(record["epochs"]) == 2
     assert [row["epoch"] for row in record["table"]] == ["best", "last"]
