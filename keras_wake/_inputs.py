@@ -42,9 +42,7 @@ def check_classifier(classifier: Any) -> int:
             f"The classifier {classifier.name!r} is not built yet. Call it on "
             "a batch of images, or `build` it, before you pass it on."
         )
-    if isinstance(shape, (list, dict)) or not all(
-        size is None or isinstance(size, int) for size in shape
-    ):
+    if not isinstance(shape, tuple):
         raise ValueError(
             f"The classifier {classifier.name!r} must take one batch of "
             f"images. Received: a classifier with inputs of shape {shape!r}."
@@ -52,7 +50,15 @@ def check_classifier(classifier: Any) -> int:
     # Four fixed random images; an unknown height or width is taken as 32.
     sizes = [32 if size is None else size for size in shape[1:]]
     probe = np.random.default_rng(0).uniform(size=(4, *sizes))
-    logits = classifier(ops.convert_to_tensor(probe, "float32"), training=False)
+    probe = ops.convert_to_tensor(probe, "float32")
+    try:
+        logits = classifier(probe, training=False)
+    except Exception as error:
+        raise ValueError(
+            f"The classifier {classifier.name!r} could not be called on 4 "
+            f"images of shape {tuple(sizes)}. It must take batches of any "
+            f"size: leave the batch axis free. Its error: {error}"
+        ) from error
     logits_shape = getattr(logits, "shape", None)
     if logits_shape is None or len(logits_shape) != 2 or logits_shape[1] < 2:
         raise ValueError(
@@ -68,15 +74,30 @@ def check_classifier(classifier: Any) -> int:
             "softmax (`activation=None` in the last layer); gradients of an "
             "attack vanish behind it."
         )
+    # The layers of a subclassed model are in no order.
+    last = classifier.layers[-1] if hasattr(classifier, "outputs") else None
+    if getattr(last, "activation", None) is keras.activations.sigmoid:
+        raise ValueError(
+            f"The classifier {classifier.name!r} returns the sigmoid of its "
+            "logits. Remove it (`activation=None` in the last layer)."
+        )
     return int(logits_shape[1])
 
 
 def _input_shape(classifier: keras.Model) -> Any:
+    """The tuple of one input's sizes; something else for several inputs."""
     try:
         return classifier.input_shape
     except AttributeError:
         shapes = getattr(classifier, "_build_shapes_dict", None)
-        return next(iter(shapes.values()), None) if shapes else None
+    if not shapes or len(shapes) > 1:
+        return shapes or None
+    (shape,) = shapes.values()
+    # A loaded model has a list, as JSON has no tuples.
+    sizes = isinstance(shape, (tuple, list)) and all(
+        size is None or isinstance(size, int) for size in shape
+    )
+    return tuple(shape) if sizes else shape
 
 
 def check_rank(x: Any, classifier: keras.Model) -> None:
@@ -140,7 +161,7 @@ def one_hot_labels(y: Any, num_classes: int) -> Any:
     if y is None:
         raise ValueError("Labels are missing: the data must yield (x, y).")
     shape = tuple(y.shape)
-    dtype = keras.backend.standardize_dtype(y.dtype)
+    dtype = _number_type(y)
     if len(shape) == 2 and shape[1] == num_classes:
         return ops.cast(y, "float32")
     if len(shape) == 1 or (len(shape) == 2 and shape[1] == 1):
@@ -159,6 +180,31 @@ def one_hot_labels(y: Any, num_classes: int) -> Any:
         "Labels must be class numbers of shape (batch,) or one-hot or soft "
         f"labels of shape (batch, {num_classes}). Received: shape {shape}."
     )
+
+
+def _number_type(y: Any) -> str:
+    try:
+        dtype = keras.backend.standardize_dtype(y.dtype)
+    except ValueError:  # NumPy's words
+        dtype = "string"
+    if dtype == "string":
+        raise TypeError(
+            "Labels must be class numbers, or one-hot or soft labels. "
+            "Received: strings. Number the classes: "
+            "`np.unique(y, return_inverse=True)[1]`."
+        )
+    return dtype
+
+
+def check_weights(sample_weight: Any) -> Any:
+    """Checks that there is one weight for each sample, as float32 (batch,)."""
+    shape = tuple(sample_weight.shape)
+    if len(shape) > 2 or (len(shape) == 2 and shape[1] != 1):
+        raise ValueError(
+            "`sample_weight` must have one number for each image, shape "
+            f"(batch,). Received: shape {shape}."
+        )
+    return ops.cast(ops.reshape(sample_weight, (-1,)), "float32")
 
 
 def count_faults(x: Any, labels: Any, bounds: tuple[float, float]) -> Any:

@@ -7,6 +7,7 @@ when what it has to do has changed.
 """
 
 import inspect
+import warnings
 from typing import Any
 
 import keras
@@ -204,6 +205,13 @@ class KerasLoop(backend.Trainer):
                 "The schedule distils from a teacher, but no callback makes "
                 "one. Add `keras_wake.callbacks.EMATeacher()` to the "
                 "callbacks of `fit`, or pass `schedule=None`."
+            )
+        if self._averager is None and self.teacher_in_use:
+            warnings.warn(
+                "The teacher of an earlier `fit` stays as it is, and stays "
+                "the `robust_classifier`: no callback of this `fit` averages "
+                "it. Add the same `keras_wake.callbacks.EMATeacher` to go on.",
+                stacklevel=2,
             )
         setting = (self._averager, self._labels)
         force = self._changed("train", setting) or force

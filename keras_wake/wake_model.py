@@ -335,7 +335,7 @@ class WakeModel(StudentAndTeacher):
         labels = ops.where(ops.isfinite(labels), labels, 0.0)
         bad_weights = ops.zeros(())
         if sample_weight is not None:
-            weights = ops.cast(ops.reshape(sample_weight, (-1,)), "float32")
+            weights = _inputs.check_weights(sample_weight)
             good = ops.logical_and(ops.isfinite(weights), weights >= 0)
             sample_weight = ops.where(good, weights, 0.0)
             bad_weights = ops.sum(1 - ops.cast(good, "float32"))

@@ -40,7 +40,6 @@ def test_every_kind_of_model_is_accepted():
     subclassed(np.zeros((1, 4), "float32"))
     for model, classes in (
         (_dense(3), 3),
-        (_dense(2, "sigmoid"), 2),
         (keras.Model(inputs, layers.Dense(7)(pooled)), 7),
         (keras.Model([inputs], layers.Dense(7)(pooled)), 7),
         (subclassed, 3),
@@ -81,6 +80,12 @@ def _two_outputs():
     inputs = keras.Input((4,))
     outputs = [layers.Dense(3)(inputs), layers.Dense(3)(inputs)]
     return keras.Model(inputs, outputs, name="mine")
+
+
+def _fixed_batch():
+    images = keras.Input((4, 4, 1))
+    flat = keras.ops.reshape(images, (8, 16))
+    return keras.Model(images, layers.Dense(3)(flat))
 
 
 @pytest.mark.parametrize(
@@ -134,6 +139,16 @@ def _two_outputs():
             lambda: keras.Sequential([_dense(), layers.Softmax()]),
             ValueError,
             "returns probabilities",
+        ),
+        (
+            lambda: keras.Sequential([_dense(), layers.Activation("sigmoid")]),
+            ValueError,
+            "returns the sigmoid of its logits",
+        ),
+        (
+            _fixed_batch,
+            ValueError,
+            r"could not be called on 4 images of shape \(4, 4, 1\).*any size",
         ),
     ],
 )

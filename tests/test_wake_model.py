@@ -461,7 +461,8 @@ def test_a_second_fit_goes_on_and_one_without_teacher_leaves_it():
     assert int(model.teacher_updates) == 4
     teacher = model.teacher.get_weights()
     student = model.classifier.get_weights()
-    history = model.fit(*data(), validation_data=data(), **fitting).history
+    with pytest.warns(UserWarning, match="teacher of an earlier `fit` stays"):
+        history = model.fit(*data(), validation_data=data(), **fitting).history
     assert int(model.teacher_updates) == 4
     for before, after in zip(teacher, model.teacher.get_weights(), strict=True):
         np.testing.assert_array_equal(before, after)
@@ -544,3 +545,17 @@ def test_a_bad_sample_weight_is_refused_and_the_network_survives(weight):
         model.fit(x, y, sample_weight=weights, batch_size=5, verbose=0)
     for value in model.get_weights():
         assert np.isfinite(value).all()
+
+
+def test_two_weights_for_an_image_are_refused():
+    model = kw.WakeModel(network(), ATTACK)
+    model.compile(keras.optimizers.SGD(0.1))
+    x, y = data()
+    with pytest.raises(ValueError, match=r"one number for each image.*2\)"):
+        model.fit(x, y, sample_weight=np.ones((len(x), 2)), verbose=0)
+
+
+def test_labels_in_words_are_refused():
+    x, y = data()
+    with pytest.raises(TypeError, match="Number the classes"):
+        ATTACK(network(), x, np.array(["cat"] * len(y)))

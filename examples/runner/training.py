@@ -204,6 +204,7 @@ def train(
     callbacks.append(KeepEpoch(args.run_dir, record))
     model.fit(
         splits.train,
+        shuffle=False,  # The pipeline shuffles.
         epochs=args.epochs,
         initial_epoch=finished,
         validation_data=splits.validation,

@@ -33,10 +33,13 @@ def side_by_side(function: Callable, *tensors: Any) -> Any:
     """
     if use_xla():
         return function(*tensors)
-    middle = (tf.shape(tensors[0])[0] + 1) // 2
+    size = tf.shape(tensors[0])[0]
+    middle = (size + 1) // 2
+    # A single image goes both ways: convolutions fail on no image.
+    start = tf.maximum(tf.minimum(middle, size - 1), 0)
     first = function(*(tensor[:middle] for tensor in tensors))
-    second = function(*(tensor[middle:] for tensor in tensors))
-    return tf.concat([first, second], axis=0)
+    second = function(*(tensor[start:] for tensor in tensors))
+    return tf.concat([first, second], axis=0)[:size]
 
 
 def global_sum(value: Any) -> Any:

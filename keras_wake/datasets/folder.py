@@ -209,6 +209,16 @@ def open_folder(
         )
     if not test_folders:
         raise ValueError(f"{root / 'test'} has no class folders.")
+    missing = sorted(
+        set(class_names) - {folder.name for folder in test_folders}
+    )
+    if missing:
+        warnings.warn(
+            f"{root / 'test'} has no folder for these classes of "
+            f"{root / 'train'}: {missing}. Accuracy on the test images leaves "
+            "them out.",
+            stacklevel=2,
+        )
     train = _files(train_folders, class_names)
     test = _files(test_folders, class_names)
 

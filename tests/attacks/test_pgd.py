@@ -398,5 +398,13 @@ def test_the_defaults_are_the_published_ones(norm, epsilon, step_size):
 def test_puts_the_halves_of_a_batch_together(images):
     x = ops.reshape(ops.arange(images * 3, dtype="float32"), (images, 3))
     y = ops.arange(images, dtype="float32")
-    sums = backend.side_by_side(lambda x, y: x + y[:, None], x, y)
+    sizes = []
+
+    def add(x, y):
+        sizes.append(len(x))
+        return x + y[:, None]
+
+    sums = backend.side_by_side(add, x, y)
     np.testing.assert_array_equal(sums, x + y[:, None])
+    # oneDNN fails on a batch without images.
+    assert min(sizes) > 0

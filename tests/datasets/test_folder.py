@@ -214,6 +214,13 @@ def test_class_only_in_test(root):
         load(root)
 
 
+def test_class_only_in_train(root):
+    (root / "test" / "cat").rename(root / "elsewhere")
+    with pytest.warns(UserWarning, match=r"test has no folder.*\['cat'\]"):
+        splits = load(root)
+    assert splits.num_classes == 2
+
+
 def test_test_without_classes(root):
     (root / "test").rename(root / "elsewhere")
     (root / "test").mkdir()

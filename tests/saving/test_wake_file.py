@@ -249,3 +249,26 @@ def test_the_robust_classifier_needs_no_keras_wake(tmp_path, halfway):
     )
     student = keras.ops.convert_to_numpy(model.classifier(x, training=False))
     assert np.abs(expected - student).max() > 1e-3
+
+
+@keras.saving.register_keras_serializable(package="keras_wake_tests")
+class Subclassed(keras.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.flatten = keras.layers.Flatten()
+        self.logits = keras.layers.Dense(3, name="logits")
+
+    def call(self, x):
+        return self.logits(self.flatten(x))
+
+
+def test_a_subclassed_classifier_comes_back(tmp_path):
+    classifier = Subclassed()
+    x, _ = data()
+    classifier(x)
+    model = kw.WakeModel(classifier, kw.attacks.PGD(steps=1), head="logits")
+    model.save(tmp_path / "wake.keras")
+    loaded = keras.models.load_model(tmp_path / "wake.keras")
+    np.testing.assert_array_equal(
+        loaded.predict(x, verbose=0), model.predict(x, verbose=0)
+    )
