@@ -1,6 +1,6 @@
 """Time and memory of a training step, against PyTorch, measured in one run.
 
-    pip install torch==2.13.0 && pip install -e '.[tensorflow]' psutil
+    pip install torch==2.13.0 && pip install -e '.[tensorflow]'
     python benchmarks/train_step.py --output benchmarks/results/train_step.json
 
 The work is PreActResNet-18 at width 16, batch 64, PGD-10 on random images of
@@ -215,12 +215,16 @@ def run_validation(batches: int) -> None:
         model.evaluate(x, y, batch_size=BATCH, verbose=0, callbacks=callbacks)
         return time.perf_counter() - begin
 
+    turns = {
+        "plain": lambda: seconds(plain, []),
+        "attributed": lambda: seconds(attributed, [kw.CrossClassAttribution()]),
+    }
+    order = list(turns)
     while True:
         wait_for_turn()
-        report(
-            plain=seconds(plain, []),
-            attributed=seconds(attributed, [kw.CrossClassAttribution()]),
-        )
+        report(**{name: turns[name]() for name in order})
+        # Neither is always the first.
+        order.reverse()
 
 
 def run_import() -> None:
@@ -308,7 +312,7 @@ def take_turns(turns: int) -> dict[str, list[dict]]:
     return steps
 
 
-def validate(passes: int = 4, batches: int = 4) -> list[dict]:
+def validate(passes: int = 16, batches: int = 2) -> list[dict]:
     """Seconds of some validation passes, without the one that compiles."""
     contender = Contender("validation", batches)
     results = [contender.step() for _ in range(passes + 1)]
@@ -329,6 +333,17 @@ def versions() -> dict:
     from importlib.metadata import version
 
     return {name: version(name) for name in ("keras", "tensorflow", "torch")}
+
+
+def commit() -> str:
+    """The commit that is measured; `+` if files differ from it."""
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty=+"],
+        cwd=pathlib.Path(__file__).parent,
+        capture_output=True,
+        text=True,
+    )
+    return done.stdout.strip() or "unknown"
 
 
 def median_ratio(numerators: list, denominators: list) -> float:
@@ -389,6 +404,7 @@ def main() -> None:
             "date": datetime.date.today().isoformat(),
             "command": " ".join(["python", *sys.argv]),
             "device": f"{os.cpu_count()} CPU cores, {platform.machine()}",
+            "commit": commit(),
             "versions": versions(),
             "ratios": ratios,
             "seconds_per_step": step,

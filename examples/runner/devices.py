@@ -20,9 +20,7 @@ def set_threads(threads: int) -> None:
             return
         threads = os.cpu_count() or 1
     with contextlib.suppress(RuntimeError):  # TensorFlow runs already.
-        tf.config.threading.set_intra_op_parallelism_threads(
-            max(1, threads // 2)
-        )
+        tf.config.threading.set_intra_op_parallelism_threads((threads + 1) // 2)
         tf.config.threading.set_inter_op_parallelism_threads(min(2, threads))
 
 

@@ -293,10 +293,14 @@ def digits():
     return images, y[:1400].astype("int32")
 
 
-def train_on_digits(classifier, attack, epochs, rate, **kwargs):
+def sgd(rate):
+    return keras.optimizers.SGD(rate, momentum=0.9)
+
+
+def train_on_digits(classifier, attack, epochs, optimizer, **kwargs):
     """Trains on real digits, watched as by default."""
     model = kw.WakeModel(classifier, attack)
-    model.compile(keras.optimizers.SGD(rate, momentum=0.9))
+    model.compile(optimizer)
     monitor = kw.callbacks.CatastrophicOverfitMonitor(**kwargs)
     x, y = digits()
     model.fit(
@@ -327,7 +331,9 @@ def robust():
     attack = kw.attacks.PGD(epsilon=EPSILON, steps=7)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="Catastrophic")
-        monitor = train_on_digits(classifier, attack, epochs=8, rate=0.05)
+        monitor = train_on_digits(
+            classifier, attack, epochs=8, optimizer=sgd(0.05)
+        )
     return classifier, monitor
 
 
@@ -347,7 +353,9 @@ def test_sees_a_real_collapse(robust):
     sound = robust[1].history[-1]
     attack = kw.attacks.FGSM(epsilon=EPSILON)
     with pytest.warns(UserWarning, match="Catastrophic overfitting in epoch"):
-        monitor = train_on_digits(classifier, attack, epochs=15, rate=0.1)
+        monitor = train_on_digits(
+            classifier, attack, epochs=15, optimizer=sgd(0.1)
+        )
     # Seen: from 46 % to 77 % under one step, from 36 % to 12 % under ten.
     # Single epochs vary, so the last five count together.
     single, multi = (
@@ -365,7 +373,7 @@ def test_goes_back_from_a_real_collapse(robust):
     attack = kw.attacks.FGSM(epsilon=EPSILON)
     with pytest.warns(UserWarning, match="weights are back to those of epoch"):
         monitor = train_on_digits(
-            classifier, attack, epochs=15, rate=0.1, action="rollback"
+            classifier, attack, epochs=15, optimizer=sgd(0.1), action="rollback"
         )
     assert len(monitor.history) < 15
     good, bad = monitor.history[-2:]
@@ -377,3 +385,38 @@ def test_goes_back_from_a_real_collapse(robust):
     adversarial = strong(classifier, x[:256], y[:256], seed=0)
     predicted = np.argmax(classifier(adversarial, training=False), axis=1)
     assert np.mean(predicted == y[:256]) == good["multi_step_accuracy"]
+
+
+def train_by_fast_at(epsilon, step_size):
+    """A dense network, by Fast-AT from its first step on."""
+    keras.utils.set_random_seed(0)
+    classifier = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            keras.layers.Flatten(),
+            keras.layers.Dense(256, "relu"),
+            keras.layers.Dense(256, "relu"),
+            keras.layers.Dense(10),
+        ]
+    )
+    attack = kw.attacks.FGSM("linf", epsilon, step_size, random_start=True)
+    return train_on_digits(
+        classifier, attack, epochs=15, optimizer=keras.optimizers.Adam(0.003)
+    )
+
+
+def test_sees_that_fast_at_with_a_large_epsilon_gives_no_robustness():
+    with pytest.warns(UserWarning, match="Catastrophic overfitting in epoch"):
+        monitor = train_by_fast_at(epsilon=0.35, step_size=0.7)
+    assert not monitor.history[0]["collapsed"]
+    last = monitor.history[-1]
+    assert last["collapsed"]
+    assert last["multi_step_accuracy"] < 0.1  # Worse than a guess.
+
+
+def test_is_silent_on_fast_at_with_a_small_epsilon():
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Catastrophic")
+        monitor = train_by_fast_at(epsilon=0.1, step_size=0.125)
+    assert not monitor.collapsed
+    assert monitor.history[-1]["multi_step_accuracy"] > 0.5
