@@ -398,7 +398,9 @@ def main() -> None:
         print(f"{name:24} {seconds:7.3f} s a step")
     for name, value in ratios.items():
         print(f"{name:48} {value:6.2f}")
-    print(f"{'import keras_wake, seconds':48} {statistics.median(imports):6.2f}")
+    print(
+        f"{'import keras_wake, seconds':48} {statistics.median(imports):6.2f}"
+    )
     if args.output:
         record = {
             "date": datetime.date.today().isoformat(),
