@@ -1,4 +1,4 @@
-"""Image data as deterministic `tf.data` pipelines with a validation split."""
+"""Image data as reproducible batches, with a validation split."""
 
 from keras_wake.datasets.loading import load
 from keras_wake.datasets.splits import Splits

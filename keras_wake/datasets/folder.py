@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_wake.datasets.pipeline import ImageArrays
+from keras_wake.datasets.images import ImageArrays
 from keras_wake.datasets.sources import Source
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png")
@@ -22,6 +22,16 @@ class _Files(NamedTuple):
     def take(self, positions: np.ndarray) -> "_Files":
         paths = [self.paths[position] for position in positions]
         return _Files(paths, self.labels[positions])
+
+
+def _check_pillow() -> None:
+    try:
+        import PIL.Image  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            "Folders of images are read with Pillow. Install it with "
+            "`pip install pillow`."
+        ) from error
 
 
 def has_layout(data_dir: str | os.PathLike) -> bool:
@@ -191,6 +201,7 @@ def open_folder(
         The source. Its images are grey if all that were chosen are.
     """
     root = check_exists(data_dir)
+    _check_pillow()
     train_folders = _class_folders(root / "train")
     test_folders = _class_folders(root / "test")
     class_names = tuple(folder.name for folder in train_folders)

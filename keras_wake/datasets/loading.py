@@ -2,14 +2,19 @@
 
 import numbers
 import os
+from collections.abc import Callable
 from typing import Any
 
+import keras
 import numpy as np
 
 from keras_wake import _validate
+from keras_wake.datasets import batches
 from keras_wake.datasets import folder
+from keras_wake.datasets import images
 from keras_wake.datasets import pipeline
 from keras_wake.datasets import sources
+from keras_wake.datasets.epochs import EpochCounter
 from keras_wake.datasets.sampling import stratified_sample
 from keras_wake.datasets.splits import Splits
 
@@ -43,15 +48,17 @@ def load(
     Args:
         name: The data set:
             "digits", scikit-learn's 8x8 grey digits, which need no download;
-            "cifar10" and "cifar100", through TensorFlow Datasets, or read
-            from `data_dir` where that has the layout of "folder";
+            "cifar10" and "cifar100", read from `data_dir` where that has
+            the layout of "folder", else through TensorFlow Datasets, which
+            needs TensorFlow on every backend;
             "folder", JPEG, PNG and BMP images in
             `data_dir/train/<class>/` and `data_dir/test/<class>/`, labelled
             in the alphabetical order of the class names.
         data_dir: Folder of the data. Defaults to None, which for CIFAR is
             the folder of TensorFlow Datasets.
-        batch_size: Images per batch; the last one of a pass may be smaller.
-            Defaults to 128.
+        batch_size: Images per batch, of all devices and processes together;
+            the last one of a pass may be smaller. On JAX with several
+            devices it must be a multiple of their number. Defaults to 128.
         validation_split: Part of the training data set aside for
             validation: a fraction below 1, or an integer number of images.
             With 0 there are none. Defaults to 0.1.
@@ -64,7 +71,8 @@ def load(
             4 pixels at the edges, horizontal flip with probability 1/2),
             "flip" or "none". Defaults to None: "none" for digits, else
             "crop_flip".
-        seed: Decides on samples, order and augmentation. Defaults to 0.
+        seed: Decides on samples, order and augmentation, and to the same
+            effect on every backend. Defaults to 0.
         initial_epoch: Epoch of the first pass over the training images; a
             resumed run that passes it sees the batches that the run would
             have seen without a break. Defaults to 0.
@@ -73,7 +81,8 @@ def load(
 
     Returns:
         `Splits` with the data sets `train`, `validation` and `test`, which
-        yield float32 images in [0, 1] and labels.
+        yield float32 images in [0, 1] and labels: `tf.data.Dataset`s on the
+        TensorFlow backend, else `keras.utils.PyDataset`s of NumPy arrays.
 
     Raises:
         ValueError: An argument or the content of a folder is not usable.
@@ -97,7 +106,7 @@ def load(
     test_limit = _optional_count(test_limit=test_limit)
     image_size = _checked_image_size(image_size)
     if augment is not None:
-        _validate.one_of(pipeline.AUGMENTATIONS, augment=augment)
+        _validate.one_of(images.AUGMENTATIONS, augment=augment)
     seed = _checked_seed(seed)
     initial_epoch = _validate.integer(0, initial_epoch=initial_epoch)
     _validate.one_of(LABEL_MODES, label_mode=label_mode)
@@ -110,18 +119,20 @@ def load(
     input_shape = arrays["train"].images.shape[1:]
     _check_crop(augment, input_shape)
     one_hot = len(source.class_names) if label_mode == "categorical" else None
-    epoch = pipeline.EpochCounter(initial_epoch)
-    pipelines = {
-        split: pipeline.evaluation_dataset(data, batch_size, one_hot)
+    epoch = EpochCounter(initial_epoch)
+    training, evaluation = _makers()
+    train = training(arrays["train"], batch_size, one_hot, augment, seed, epoch)
+    # Here what devices cannot share is refused, rather than in `fit`.
+    len(train)
+    others = {
+        split: evaluation(data, batch_size, one_hot)
         for split, data in arrays.items()
         if split != "train"
     }
     return Splits(
-        train=pipeline.training_dataset(
-            arrays["train"], batch_size, one_hot, augment, seed, epoch
-        ),
-        validation=pipelines.get("validation"),
-        test=pipelines["test"],
+        train=train,
+        validation=others.get("validation"),
+        test=others["test"],
         class_names=source.class_names,
         input_shape=input_shape,
         train_size=len(arrays["train"]),
@@ -131,6 +142,13 @@ def load(
         _arrays=arrays,
         _epoch=epoch,
     )
+
+
+def _makers() -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """What makes data sets for training and for evaluation."""
+    if keras.backend.backend() == "tensorflow":
+        return pipeline.training_dataset, pipeline.evaluation_dataset
+    return batches.TrainingBatches, batches.EvaluationBatches
 
 
 def _checked_seed(seed: int) -> int:
@@ -266,9 +284,9 @@ def _validation_count(validation_split: float | int, labels: np.ndarray) -> int:
 
 
 def _check_crop(augment: str, input_shape: tuple[int, ...]) -> None:
-    if augment == "crop_flip" and min(input_shape[:2]) <= pipeline.CROP_PADDING:
+    if augment == "crop_flip" and min(input_shape[:2]) <= images.CROP_PADDING:
         raise ValueError(
-            f"augment='crop_flip' reflects {pipeline.CROP_PADDING} pixels and "
+            f"augment='crop_flip' reflects {images.CROP_PADDING} pixels and "
             f"needs larger images. Received: input_shape={input_shape}. "
             "Pass augment='flip' or 'none'."
         )

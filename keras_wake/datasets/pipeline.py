@@ -1,126 +1,22 @@
-"""From images in memory to `tf.data` batches, reproducible from a seed.
+"""From images in memory to `tf.data` batches, for the TensorFlow backend."""
 
-Order and augmentation of an epoch are drawn at its start from the seed and
-the number of the epoch with stateless generators, one row of draws per image.
-So a batch depends on nothing that happened before it, and a resumed run sees
-what an uninterrupted one would have seen.
-"""
-
-import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-AUGMENTATIONS = ("crop_flip", "flip", "none")
-CROP_PADDING = 4
-
-
-@dataclasses.dataclass(frozen=True)
-class ImageArrays:
-    """Images as uint8 `(N, H, W, C)`, their labels and their white value."""
-
-    images: np.ndarray
-    labels: np.ndarray
-    white: int = 255
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def take(self, positions: np.ndarray) -> "ImageArrays":
-        """The images at `positions`, in that order."""
-        return dataclasses.replace(
-            self, images=self.images[positions], labels=self.labels[positions]
-        )
-
-    def floats(self) -> np.ndarray:
-        """All images as float32 in [0, 1]."""
-        return _unit_range_table(self.white)[self.images]
-
-
-def _unit_range_table(white: int) -> np.ndarray:
-    # A table, because a compiler may replace a division by a multiplication
-    # with the reciprocal, which rounds differently.
-    return np.arange(white + 1, dtype=np.float32) / np.float32(white)
-
-
-class EpochCounter:
-    """The number of the epoch, where a pipeline can read and advance it.
-
-    It lives in a lookup table rather than in a variable: a variable made
-    under a distribution strategy is mirrored over its devices, and a data
-    pipeline runs on the host.
-
-    Args:
-        epoch: Number of the first epoch.
-    """
-
-    def __init__(self, epoch: int):
-        import tensorflow as tf
-
-        with tf.device("CPU:0"):
-            self._table = tf.lookup.experimental.MutableHashTable(
-                tf.string, tf.int64, default_value=0
-            )
-            self._set("epoch", epoch)
-            self._set("pinned", 0)
-
-    def _set(self, key: str, value: Any) -> None:
-        import tensorflow as tf
-
-        self._table.insert(tf.constant(key), tf.cast(value, tf.int64))
-
-    def read(self) -> Any:
-        """The number of the epoch, a scalar int64 tensor."""
-        import tensorflow as tf
-
-        return self._table.lookup(tf.constant("epoch"))
-
-    def pin(self, epoch: int) -> None:
-        """Fixes the epoch; finished passes do not change it any more."""
-        self._set("epoch", epoch)
-        self._set("pinned", 1)
-
-    def finish(self, epoch: Any) -> Any:
-        """Called in the pipeline after the last batch of `epoch`."""
-        import tensorflow as tf
-
-        pinned = self._table.lookup(tf.constant("pinned"))
-        following = tf.where(pinned > 0, self.read(), epoch + 1)
-        return self._table.insert(tf.constant("epoch"), following)
-
-
-def _crop(pixels: Any, draws: Any, side: int) -> Any:
-    """Pixel numbers `(B, side)` of a crop from the reflected image."""
-    import tensorflow as tf
-
-    offsets = draws % (2 * CROP_PADDING + 1) - CROP_PADDING
-    shifted = tf.abs(pixels[tf.newaxis] + offsets[:, tf.newaxis])
-    return (side - 1) - tf.abs((side - 1) - shifted)
-
-
-def _augmented(images: Any, draws: Any, augment: str) -> Any:
-    """Crops and flips `(B, H, W, C)` images by `(B, 3)` random integers."""
-    import tensorflow as tf
-
-    height, width = images.shape[1:3]
-    rows, columns = tf.range(height), tf.range(width)
-    batch_columns = tf.zeros_like(draws[:, :1]) + columns
-    if augment == "crop_flip":
-        images = tf.gather(
-            images, _crop(rows, draws[:, 0], height), axis=1, batch_dims=1
-        )
-        batch_columns = _crop(columns, draws[:, 1], width)
-    flipped = draws[:, 2:] % 2 == 1
-    batch_columns = tf.where(flipped, batch_columns[:, ::-1], batch_columns)
-    return tf.gather(images, batch_columns, axis=2, batch_dims=1)
+from keras_wake.datasets.epochs import epoch_draws
+from keras_wake.datasets.epochs import EpochCounter
+from keras_wake.datasets.images import ImageArrays
+from keras_wake.datasets.images import source_pixels
+from keras_wake.datasets.images import unit_range
 
 
 def _batch_maker(
     data: ImageArrays, batch_size: int, num_classes: int | None
 ) -> Callable[..., tuple[Any, Any]]:
-    """A function from a step (and the epoch's draws) to images and labels."""
+    """A function from a step (and the epoch's order) to images and labels."""
     import tensorflow as tf
 
     # Kept on the host: pipelines run there, and so many images would
@@ -128,10 +24,14 @@ def _batch_maker(
     with tf.device("CPU:0"):
         images = tf.constant(data.images)
         labels = tf.constant(data.labels, tf.int32)
-        table = tf.constant(_unit_range_table(data.white))
+        # A table, because a compiler may replace a division by a
+        # multiplication with the reciprocal, which rounds differently.
+        table = tf.constant(
+            unit_range(np.arange(data.white + 1, dtype=np.int32), data.white)
+        )
 
     def make_batch(
-        step: Any, order: Any, draws: Any, augment: str
+        step: Any, order: Any = None, augmented: Callable | None = None
     ) -> tuple[Any, Any]:
         start = step * batch_size
         stop = tf.minimum(start + batch_size, len(data))
@@ -140,8 +40,8 @@ def _batch_maker(
             positions = tf.gather(order, positions)
         x = tf.gather(images, positions)
         y = tf.gather(labels, positions)
-        if augment != "none":
-            x = _augmented(x, tf.gather(draws, positions), augment)
+        if augmented is not None:
+            x = augmented(x, positions)
         x = tf.gather(table, tf.cast(x, tf.int32))
         if num_classes is not None:
             y = tf.one_hot(y, num_classes)
@@ -179,9 +79,8 @@ def evaluation_dataset(
     import tensorflow as tf
 
     steps = math.ceil(len(data) / batch_size)
-    make_batch = _batch_maker(data, batch_size, num_classes)
     dataset = tf.data.Dataset.range(steps).map(
-        lambda step: make_batch(step, None, None, "none"),
+        _batch_maker(data, batch_size, num_classes),
         num_parallel_calls=tf.data.AUTOTUNE,
     )
     return _finished(dataset.prefetch(tf.data.AUTOTUNE), steps)
@@ -212,30 +111,38 @@ def training_dataset(
 
     steps = math.ceil(len(data) / batch_size)
     make_batch = _batch_maker(data, batch_size, num_classes)
+    rows, columns = source_pixels(augment, *data.images.shape[1:3])
+
+    def start() -> tuple[Any, ...]:
+        epoch = epochs.read()
+        draws = epoch_draws(len(data), (len(rows), len(columns)), seed, epoch)
+        return np.int64(epoch), *draws
 
     def one_epoch(_: Any) -> Any:
-        epoch = epochs.read()
-        order_seed = tf.stack([tf.constant(seed, tf.int64), 2 * epoch])
-        draws_seed = tf.stack([tf.constant(seed, tf.int64), 2 * epoch + 1])
-        order = tf.random.experimental.stateless_shuffle(
-            tf.range(len(data)), seed=order_seed
+        epoch, order, choices = tf.numpy_function(
+            start, [], [tf.int64, tf.int32, tf.int32]
         )
-        draws = tf.random.stateless_uniform(
-            (len(data), 3), draws_seed, 0, 2**31 - 1, tf.int32
-        )
+        epoch.set_shape([])
+        order.set_shape([len(data)])
+        choices.set_shape([len(data), 2])
+
+        def augmented(x: Any, positions: Any) -> Any:
+            chosen = tf.gather(choices, positions)
+            for axis, table in ((1, rows), (2, columns)):
+                if len(table) > 1:
+                    pixels = tf.gather(table, chosen[:, axis - 1])
+                    x = tf.gather(x, pixels, axis=axis, batch_dims=1)
+            return x
+
         return tf.data.Dataset.range(steps).map(
-            lambda step: (
-                step,
-                epoch,
-                *make_batch(step, order, draws, augment),
-            ),
+            lambda step: (step, epoch, *make_batch(step, order, augmented)),
             num_parallel_calls=tf.data.AUTOTUNE,
         )
 
     def count(step: Any, epoch: Any, x: Any, y: Any) -> tuple[Any, Any]:
         tf.cond(
             tf.equal(step, steps - 1),
-            lambda: epochs.finish(epoch),
+            lambda: tf.group(tf.numpy_function(epochs.finish, [epoch], [])),
             lambda: tf.no_op(),
         )
         return x, y
@@ -244,4 +151,7 @@ def training_dataset(
     dataset = dataset.prefetch(tf.data.AUTOTUNE)
     # Counted after the prefetching, at the end of a pass: Keras opens more
     # iterators than it has epochs and takes a first batch to build a model.
-    return _finished(dataset.map(count), steps)
+    dataset = _finished(dataset.map(count), steps)
+    # `BackupAndRestore` finds it here.
+    dataset.epoch_counter = epochs
+    return dataset

@@ -1,13 +1,15 @@
 """Where images come from: scikit-learn's digits and TensorFlow Datasets."""
 
+import contextlib
 import os
 from collections.abc import Callable
 from typing import Any
 from typing import NamedTuple
 
+import keras
 import numpy as np
 
-from keras_wake.datasets.pipeline import ImageArrays
+from keras_wake.datasets.images import ImageArrays
 from keras_wake.datasets.sampling import stratified_sample
 
 CIFAR10_CLASSES = (
@@ -102,13 +104,20 @@ def _read_all(dataset: Any) -> ImageArrays:
 def from_tfds(name: str, data_dir: str | os.PathLike | None) -> Source:
     """CIFAR-10 or CIFAR-100 through TensorFlow Datasets."""
     try:
+        import tensorflow as tf
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise ImportError(
-            f"The data set {name!r} needs tensorflow-datasets. Install it "
-            "with `pip install keras-wake[examples]`, or pass `data_dir`, a "
-            "folder with train/<class>/ and test/<class>/."
+            f"The data set {name!r} needs tensorflow-datasets and TensorFlow. "
+            "Install them with `pip install keras-wake[tensorflow,examples]`, "
+            "or pass `data_dir`, a folder with train/<class>/ and "
+            "test/<class>/."
         ) from error
+    if keras.backend.backend() != "tensorflow":
+        # Here TensorFlow only reads files, and must not take all the memory
+        # of the accelerators. It refuses once it runs: then it has its share.
+        with contextlib.suppress(RuntimeError):
+            tf.config.set_visible_devices([], "GPU")
     builder = tfds.builder(name, data_dir=data_dir)
     try:
         builder.download_and_prepare()

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from keras_wake import _validate
-from keras_wake.datasets.pipeline import EpochCounter
-from keras_wake.datasets.pipeline import ImageArrays
+from keras_wake.datasets.epochs import EpochCounter
+from keras_wake.datasets.images import ImageArrays
 from keras_wake.datasets.sampling import stratified_sample
 
 SPLIT_NAMES = ("train", "validation", "test")
@@ -21,11 +21,23 @@ class Splits:
     order and other augmentation, and both depend on the seed and the number
     of the epoch alone. A pass that is given up half-way does not count.
 
+    On the TensorFlow backend the data sets are `tf.data.Dataset`s, on the
+    others `keras.utils.PyDataset`s of NumPy arrays. The batches are the same,
+    bit for bit, if `fit` does not shuffle them again: `WakeModel.fit` does
+    not; to that of another model pass `shuffle=False`.
+
+    On JAX, where several devices share a batch and several processes each
+    make their part of it, a device must get as many images as any other. So
+    the last few images of an epoch of `train` may be left out, others in each
+    epoch; and where `validation` or `test` cannot be divided evenly, all its
+    batches are `(images, labels, sample_weight)` and the last one is filled
+    up with copies whose weight is 0.
+
     Attributes:
-        train: `tf.data.Dataset` of shuffled, augmented batches: images
-            float32 `(batch, height, width, channels)` in [0, 1], labels
-            int32 `(batch,)` or one-hot float32 `(batch, num_classes)`. The
-            last batch may be smaller.
+        train: Shuffled, augmented batches: images float32
+            `(batch, height, width, channels)` in [0, 1], labels int32
+            `(batch,)` or one-hot float32 `(batch, num_classes)`. The last
+            batch may be smaller.
         validation: The same without shuffling and augmentation, taken from
             the training data; None when `validation_split` is 0.
         test: The test images, without shuffling and augmentation.
@@ -107,7 +119,8 @@ class Splits:
         """Makes the passes over `train` those of `epoch`, until called again.
 
         Only needed where the epoch is not known when `load` is called, as
-        with `keras.callbacks.BackupAndRestore`; call it as an epoch begins:
+        with `keras.callbacks.BackupAndRestore` (that of keras-wake does it by
+        itself); call it as an epoch begins:
         `LambdaCallback(on_epoch_begin=lambda e, logs: splits.set_epoch(e))`.
         From the first call on, finished passes no longer count by themselves.
 

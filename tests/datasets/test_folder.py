@@ -1,6 +1,7 @@
 """Folders of images: layout, decoding, and what is wrong with them."""
 
 import pathlib
+import sys
 import tarfile
 import warnings
 
@@ -11,7 +12,6 @@ import pytest
 from keras_wake import datasets
 from keras_wake.datasets import folder as folder_module
 
-pytest.importorskip("tensorflow", reason="pipelines are made of tf.data")
 Image = pytest.importorskip("PIL.Image", reason="Pillow decodes the images")
 
 SHARED_CIFAR10 = (
@@ -70,9 +70,9 @@ def test_default_augmentation_is_the_published_one(root):
     plain = load(root)
     default = load(root, augment=None)
     published = load(root, augment="crop_flip")
-    ((expected, _),) = published.train.as_numpy_iterator()
-    ((images, _),) = default.train.as_numpy_iterator()
-    ((originals, _),) = plain.train.as_numpy_iterator()
+    ((expected, _),) = published.train
+    ((images, _),) = default.train
+    ((originals, _),) = plain.train
     np.testing.assert_array_equal(images, expected)
     assert not np.array_equal(images, originals)
 
@@ -238,6 +238,12 @@ def test_cropping_needs_larger_images(root):
     with pytest.raises(ValueError, match=r"crop_flip.*\(4, 8, 3\)"):
         load(root, image_size=(4, 8), augment=None)
     assert load(root, image_size=(4, 8), augment="flip").train_size == 8
+
+
+def test_missing_pillow_is_named(root, monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL.Image", None)
+    with pytest.raises(ImportError, match="pip install pillow"):
+        load(root)
 
 
 def test_cifar10_from_a_folder_must_have_its_classes(root):

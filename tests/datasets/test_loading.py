@@ -1,19 +1,31 @@
 """`load`: sizes, splits, errors, and the sources that need no folder."""
 
+import os
+import pathlib
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 
 from keras_wake import datasets
 
-pytest.importorskip("tensorflow", reason="pipelines are made of tf.data")
 pytest.importorskip("sklearn", reason="the digits come from scikit-learn")
+
+
+REPO = pathlib.Path(__file__).resolve().parents[2]
 
 
 def rows(images):
     return {image.tobytes() for image in images}
+
+
+def tensorflow_datasets():
+    pytest.importorskip("tensorflow", reason="TensorFlow Datasets needs it")
+    return pytest.importorskip(
+        "tensorflow_datasets", reason="it provides CIFAR"
+    )
 
 
 def test_digits():
@@ -26,8 +38,8 @@ def test_digits():
     assert sizes == (1294, 144, 359)
     for name, size in zip(("train", "validation", "test"), sizes, strict=True):
         dataset = getattr(splits, name)
-        batches = list(dataset.as_numpy_iterator())
-        assert dataset.cardinality() == len(batches) == -(-size // 100)
+        batches = [(np.asarray(x), np.asarray(y)) for x, y in dataset]
+        assert len(dataset) == len(batches) == -(-size // 100)
         assert sum(len(labels) for _, labels in batches) == size
         images, labels = batches[-1]
         assert images.dtype == np.float32 and labels.dtype == np.int32
@@ -106,8 +118,8 @@ def test_part_of_the_arrays_is_stratified_and_always_the_same():
 def test_categorical_labels():
     integer = datasets.load("digits", limit=30)
     one_hot = datasets.load("digits", limit=30, label_mode="categorical")
-    ((_, labels),) = integer.train.as_numpy_iterator()
-    ((_, encoded),) = one_hot.train.as_numpy_iterator()
+    ((_, labels),) = integer.train
+    ((_, encoded),) = one_hot.train
     assert encoded.dtype == np.float32
     np.testing.assert_array_equal(encoded, np.eye(10)[labels])
 
@@ -161,15 +173,13 @@ def test_refuses_bad_arguments(arguments, error, message):
     ("name", "classes"), [("cifar10", 10), ("cifar100", 100)]
 )
 def test_cifar_through_tfds(name, classes):
-    tfds = pytest.importorskip(
-        "tensorflow_datasets", reason="it provides CIFAR"
-    )
+    tfds = tensorflow_datasets()
     with tfds.testing.mock_data(num_examples=60):
         splits = datasets.load(name, validation_split=10, batch_size=32)
     assert splits.input_shape == (32, 32, 3)
     assert splits.num_classes == classes
     assert (splits.train_size, splits.test_size) == (50, 60)
-    images, labels = next(splits.train.as_numpy_iterator())
+    images, labels = map(np.asarray, next(iter(splits.train)))
     assert images.shape == (32, 32, 32, 3) and images.max() <= 1
     assert labels.max() < classes
     if name == "cifar10":
@@ -190,9 +200,7 @@ def test_cifar_through_tfds(name, classes):
 def test_failed_download_says_what_to_do(
     monkeypatch, tmp_path, problem, error, message
 ):
-    tfds = pytest.importorskip(
-        "tensorflow_datasets", reason="it provides CIFAR"
-    )
+    tfds = tensorflow_datasets()
 
     def fail(self, **kwargs):
         raise problem
@@ -207,12 +215,73 @@ def test_failed_download_says_what_to_do(
     [
         ("digits", "sklearn.datasets", "needs scikit-learn"),
         ("cifar10", "tensorflow_datasets", "needs tensorflow-datasets"),
+        ("cifar10", "tensorflow", "and TensorFlow. Install them"),
     ],
 )
 def test_missing_package_is_named(monkeypatch, name, package, message):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ImportError, match=message):
         datasets.load(name)
+
+
+def test_kind_of_the_data_sets():
+    splits = datasets.load("digits", limit=30)
+    for dataset in (splits.train, splits.validation, splits.test):
+        if keras.backend.backend() == "tensorflow":
+            assert type(dataset).__module__.startswith("tensorflow.")
+        else:
+            assert isinstance(dataset, keras.utils.PyDataset)
+
+
+WITHOUT_TENSORFLOW = """
+import pathlib
+import sys
+import tempfile
+
+sys.modules["tensorflow"] = None
+
+import keras
+import numpy as np
+from PIL import Image
+
+import keras_wake as kw
+
+splits = kw.datasets.load("digits", batch_size=64, limit=150)
+images, labels = next(iter(splits.train))
+assert images.shape == (64, 8, 8, 1) and labels.shape == (64,)
+with tempfile.TemporaryDirectory() as root:
+    for number in range(40):
+        split, name = ("train", "test")[number // 20], str(number % 10)
+        path = pathlib.Path(root, split, name, f"{number}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.full((32, 32, 3), number, np.uint8)
+        Image.fromarray(pixels).save(path)
+    folder = kw.datasets.load("cifar10", data_dir=root, validation_split=0)
+    assert next(iter(folder.test))[0].shape == (20, 32, 32, 3)
+model = keras.Sequential([
+    keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)
+])
+loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+model.compile("sgd", loss)
+model.fit(
+    splits.train, epochs=2, validation_data=splits.validation, verbose=0,
+    shuffle=False,
+)
+assert splits.train.epoch_counter.read() == 2
+"""
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_other_backends_need_no_tensorflow(backend):
+    pytest.importorskip(backend, reason="it is the backend of this test")
+    pytest.importorskip("PIL.Image", reason="Pillow decodes the images")
+    result = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TENSORFLOW],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(REPO)},
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
 
 
 def test_importing_does_not_import_what_only_some_need():

@@ -1,5 +1,6 @@
-"""Order, augmentation and epochs of the training pipeline."""
+"""Order, augmentation and epochs, of `tf.data` and of NumPy batches."""
 
+import contextlib
 import gc
 import os
 import pathlib
@@ -11,10 +12,15 @@ import numpy as np
 import pytest
 
 from keras_wake import datasets
+from keras_wake.datasets import batches as numpy_batches
 from keras_wake.datasets import pipeline
+from keras_wake.datasets.epochs import epoch_draws
+from keras_wake.datasets.epochs import EpochCounter
+from keras_wake.datasets.images import ImageArrays
 
-tf = pytest.importorskip("tensorflow", reason="pipelines are made of tf.data")
-
+on_tensorflow = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="needs tf.data"
+)
 REPO = pathlib.Path(__file__).resolve().parents[2]
 
 
@@ -22,19 +28,44 @@ def random_data(size, side=8, channels=2, seed=0):
     images = np.random.default_rng(seed).integers(
         0, 256, (size, side, side, channels), np.uint8
     )
-    return pipeline.ImageArrays(images, np.arange(size, dtype=np.int32))
+    return ImageArrays(images, np.arange(size, dtype=np.int32))
 
 
-def passes(count, augment="crop_flip", epoch=0, seed=0, data=None):
-    dataset = pipeline.training_dataset(
-        random_data(50) if data is None else data,
-        16,
-        None,
-        augment,
-        seed,
-        pipeline.EpochCounter(epoch),
-    )
-    return [list(dataset.as_numpy_iterator()) for _ in range(count)]
+def listed(dataset):
+    return [tuple(np.asarray(part) for part in batch) for batch in dataset]
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(
+            pipeline.training_dataset, marks=on_tensorflow, id="tf.data"
+        ),
+        pytest.param(numpy_batches.TrainingBatches, id="numpy"),
+    ]
+)
+def passes(request):
+    """A function that returns the batches of some passes."""
+
+    def passes(
+        count,
+        augment="crop_flip",
+        epoch=0,
+        seed=0,
+        data=None,
+        batch_size=16,
+        num_classes=None,
+    ):
+        dataset = request.param(
+            random_data(50) if data is None else data,
+            batch_size,
+            num_classes,
+            augment,
+            seed,
+            EpochCounter(epoch),
+        )
+        return [listed(dataset) for _ in range(count)]
+
+    return passes
 
 
 def assert_same_batches(first, second):
@@ -48,7 +79,7 @@ def labels_of(batches):
     return np.concatenate([labels for _, labels in batches])
 
 
-def test_each_pass_has_every_image_once_in_another_order():
+def test_each_pass_has_every_image_once_in_another_order(passes):
     first, second = passes(2)
     assert [len(labels) for _, labels in first] == [16, 16, 16, 2]
     for batches in (first, second):
@@ -57,40 +88,38 @@ def test_each_pass_has_every_image_once_in_another_order():
     assert list(labels_of(first)) != list(range(50))
 
 
-def test_without_augmentation_images_belong_to_their_labels():
+def test_without_augmentation_images_belong_to_their_labels(passes):
     data = random_data(50)
     (batches,) = passes(1, augment="none", data=data)
     for images, labels in batches:
         np.testing.assert_array_equal(images, data.floats()[labels])
 
 
-def test_resumed_run_sees_the_batches_of_the_uninterrupted_one():
+def test_resumed_run_sees_the_batches_of_the_uninterrupted_one(passes):
     uninterrupted = passes(4)
     resumed = passes(2, epoch=2)
     for first, second in zip(uninterrupted[2:], resumed, strict=True):
         assert_same_batches(first, second)
 
 
-def test_seed_decides():
+def test_seed_decides(passes):
     (first,), (same,), (other,) = passes(1), passes(1), passes(1, seed=1)
     assert_same_batches(first, same)
     assert list(labels_of(first)) != list(labels_of(other))
 
 
-def test_augmentation_depends_on_image_and_epoch_alone():
+def test_augmentation_depends_on_image_and_epoch_alone(passes):
     data = random_data(50)
     first = passes(1, data=data)[0]
     # Half the batch size: the same images in other batches.
-    halved = pipeline.training_dataset(
-        data, 8, None, "crop_flip", 0, pipeline.EpochCounter(0)
-    )
+    (halved,) = passes(1, data=data, batch_size=8)
     np.testing.assert_array_equal(
         np.concatenate([images for images, _ in first]),
-        np.concatenate([images for images, _ in halved.as_numpy_iterator()]),
+        np.concatenate([images for images, _ in halved]),
     )
 
 
-def test_every_augmented_image_is_a_reflected_crop_or_its_mirror_image():
+def test_every_augmented_image_is_a_reflected_crop_or_its_mirror_image(passes):
     data = random_data(200, side=12)
     originals = data.floats()
     padded = np.pad(originals, ((0, 0), (4, 4), (4, 4), (0, 0)), "reflect")
@@ -117,7 +146,7 @@ def test_every_augmented_image_is_a_reflected_crop_or_its_mirror_image():
     assert abs(np.corrcoef(tops, lefts)[0, 1]) < 0.3
 
 
-def test_flip_alone_does_not_crop():
+def test_flip_alone_does_not_crop(passes):
     data = random_data(50)
     (batches,) = passes(1, augment="flip", data=data)
     flips = 0
@@ -135,19 +164,17 @@ def test_a_pass_given_up_does_not_count():
     splits = datasets.load("digits", batch_size=16, limit=400)
     for _ in range(3):
         next(iter(splits.train))
-    first = list(splits.train.as_numpy_iterator())
+    first = listed(splits.train)
     fresh = datasets.load("digits", batch_size=16, limit=400)
-    assert_same_batches(first, list(fresh.train.as_numpy_iterator()))
+    assert_same_batches(first, listed(fresh.train))
 
 
 def test_set_epoch_fixes_the_epoch():
     splits = datasets.load("digits", batch_size=64, limit=200)
-    uninterrupted = [list(splits.train.as_numpy_iterator()) for _ in range(3)]
+    uninterrupted = [listed(splits.train) for _ in range(3)]
     splits.set_epoch(1)
     for _ in range(2):
-        assert_same_batches(
-            uninterrupted[1], list(splits.train.as_numpy_iterator())
-        )
+        assert_same_batches(uninterrupted[1], listed(splits.train))
     with pytest.raises(ValueError, match="`epoch` must be at least 0"):
         splits.set_epoch(-1)
 
@@ -155,59 +182,100 @@ def test_set_epoch_fixes_the_epoch():
 def test_data_sets_outlive_the_splits():
     train = datasets.load("digits", limit=100).train
     gc.collect()
-    first, second = (list(train.as_numpy_iterator()) for _ in range(2))
+    first, second = (listed(train) for _ in range(2))
     assert list(labels_of(first)) != list(labels_of(second))
 
 
-class LabelRecorder(keras.Model):
-    """Sums position-weighted labels, a fingerprint of the order."""
-
-    def __init__(self):
-        super().__init__()
-        self.total = self.add_weight(
-            shape=(), dtype="float32", initializer="zeros", trainable=False
+@on_tensorflow
+@pytest.mark.parametrize("augment", ["crop_flip", "flip", "none"])
+@pytest.mark.parametrize("num_classes", [None, 50])
+def test_numpy_batches_are_those_of_tf_data(augment, num_classes):
+    # Not square, so that rows and columns cannot be mistaken.
+    images = np.random.default_rng(0).integers(0, 17, (50, 8, 11, 2), np.uint8)
+    data = ImageArrays(images, np.arange(50, dtype=np.int32), white=16)
+    of_tf, of_numpy = (
+        make(data, 16, num_classes, augment, 5, EpochCounter(2))
+        for make in (pipeline.training_dataset, numpy_batches.TrainingBatches)
+    )
+    for _ in range(3):
+        expected = listed(of_tf)
+        assert len(expected) == 4
+        assert_same_batches(expected, listed(of_numpy))
+        for x, y in expected:
+            assert x.dtype == np.float32
+            assert y.dtype == (np.int32 if num_classes is None else np.float32)
+    of_tf, of_numpy = (
+        make(data, 16, num_classes)
+        for make in (
+            pipeline.evaluation_dataset,
+            numpy_batches.EvaluationBatches,
         )
-
-    def call(self, x):
-        return x
-
-    def train_step(self, data):
-        images, labels = data
-        batch = tf.cast(labels, tf.float32) * tf.reduce_mean(
-            images, axis=(1, 2, 3)
-        )
-        weights = tf.range(1.0, tf.cast(tf.shape(labels)[0], tf.float32) + 1)
-        self.total.assign(self.total * 0.9 + tf.reduce_sum(weights * batch))
-        return {"total": self.total}
+    )
+    assert_same_batches(listed(of_tf), listed(of_numpy))
 
 
-@pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="a tf train_step"
-)
+def test_draws_never_change():
+    # Whoever resumes a run or repeats a published one depends on them.
+    order, choices = epoch_draws(6, (9, 18), seed=1, epoch=2)
+    assert order.tolist() == [1, 3, 0, 4, 2, 5]
+    expected = [[6, 9], [6, 14], [1, 5], [0, 14], [8, 13], [5, 12]]
+    assert choices.tolist() == expected
+    assert order.dtype == choices.dtype == np.int32
+    for seed, epoch in ((2, 2), (1, 3), (2**63 - 1, 2)):
+        others = epoch_draws(6, (9, 18), seed, epoch)
+        assert others[1].tolist() != choices.tolist()
+
+
 def test_fit_sees_the_epochs_in_their_order():
-    def totals(epochs, initial_epoch):
-        splits = datasets.load(
-            "digits", batch_size=64, limit=300, initial_epoch=initial_epoch
-        )
-        model = LabelRecorder()
-        model.compile()
-
-        class Restart(keras.callbacks.Callback):
-            def on_epoch_begin(self, epoch, logs=None):
-                model.total.assign(0.0)
-
-        history = model.fit(
-            splits.train,
-            epochs=epochs,
+    def load(initial_epoch):
+        return datasets.load(
+            "digits",
+            batch_size=64,
+            limit=300,
+            augment="flip",
             initial_epoch=initial_epoch,
-            verbose=0,
-            callbacks=[Restart()],
         )
-        return history.history["total"]
 
-    whole = totals(4, 0)
-    assert len(set(whole)) == 4
-    assert totals(4, 2) == whole[2:]
+    def seen_by_fit(initial_epoch):
+        seen = []
+
+        def keep(images):
+            # Keras also calls it with what is no array, to build the model.
+            with contextlib.suppress(TypeError, NotImplementedError):
+                seen.append(keras.ops.convert_to_numpy(images))
+            return images
+
+        class ForgetBuilding(keras.callbacks.Callback):
+            def on_train_begin(self, logs=None):
+                seen.clear()
+
+        model = keras.Sequential(
+            [
+                keras.layers.Lambda(keep),
+                keras.layers.Flatten(),
+                keras.layers.Dense(10),
+            ]
+        )
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile("sgd", loss, run_eagerly=True, jit_compile=False)
+        splits = load(initial_epoch)
+        model.fit(
+            splits.train,
+            epochs=3,
+            initial_epoch=initial_epoch,
+            shuffle=False,
+            verbose=0,
+            callbacks=[ForgetBuilding()],
+        )
+        return seen
+
+    train = load(0).train
+    expected = [images for _ in range(3) for images, _ in listed(train)]
+    for initial_epoch in (0, 2):
+        seen = seen_by_fit(initial_epoch)
+        wanted = expected[5 * initial_epoch :]
+        for images, others in zip(seen, wanted, strict=True):
+            np.testing.assert_array_equal(images, others)
 
 
 TWO_REPLICAS = """
@@ -257,6 +325,7 @@ for inside in (False, True):
 """
 
 
+@on_tensorflow
 def test_two_replicas_see_the_batches_of_one():
     result = subprocess.run(
         [sys.executable, "-c", TWO_REPLICAS],

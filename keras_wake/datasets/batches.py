@@ -1,0 +1,266 @@
+"""From images in memory to batches of NumPy arrays, for every backend.
+
+These are the batches of `pipeline`, bit for bit, without TensorFlow. Where
+several processes train together, each one makes its share of every batch.
+"""
+
+import math
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_wake import backend
+from keras_wake.datasets.epochs import epoch_draws
+from keras_wake.datasets.epochs import EpochCounter
+from keras_wake.datasets.images import ImageArrays
+from keras_wake.datasets.images import source_pixels
+from keras_wake.datasets.images import unit_range
+
+
+class Batches(keras.utils.PyDataset):
+    """Batches of images in memory, and how processes and devices share them.
+
+    Args:
+        data: The images.
+        batch_size: Images per batch of all processes together.
+        num_classes: Length of one-hot labels, or None for integer labels.
+    """
+
+    def __init__(
+        self, data: ImageArrays, batch_size: int, num_classes: int | None
+    ):
+        super().__init__()
+        self._data = data
+        self._batch_size = batch_size
+        self._num_classes = num_classes
+
+    # Keras's queue for several workers keeps batches of a pass that was
+    # given up for the next one. A batch takes a millisecond to make.
+
+    @property
+    def workers(self) -> int:
+        """Always 1, and cannot be changed."""
+        return 1
+
+    @property
+    def use_multiprocessing(self) -> bool:
+        """Always False, and cannot be changed."""
+        return False
+
+    def __len__(self) -> int:
+        return math.ceil(self._total() / self._batch_size)
+
+    def _total(self) -> int:
+        """Number of images that all batches have together."""
+        raise NotImplementedError
+
+    def _images_per_step(self) -> int:
+        """What a batch of all processes must be a multiple of.
+
+        Asked for anew each time, because it is known only once
+        `keras.distribution` is set up.
+        """
+        _, processes, devices = backend.data_shard()
+        multiple = processes * devices
+        if self._batch_size % multiple:
+            below = self._batch_size // multiple * multiple
+            nearest = f"{below} or " * (below > 0) + str(below + multiple)
+            raise ValueError(
+                f"`batch_size` must be a multiple of {multiple}, because "
+                f"{processes} process(es) with {devices} device(s) each share "
+                f"a batch evenly. Received: batch_size={self._batch_size}. "
+                f"Choose {nearest}."
+            )
+        return multiple
+
+    def _share(self, index: int) -> np.ndarray:
+        """The part of batch `index` that is for this process.
+
+        Returns:
+            Numbers of images, counted over all batches of all processes.
+        """
+        total = self._total()
+        start = index * self._batch_size
+        if not 0 <= start < total:
+            raise IndexError(
+                f"There are {len(self)} batches. Received: index {index}."
+            )
+        process, processes, _ = backend.data_shard()
+        size = (min(start + self._batch_size, total) - start) // processes
+        return start + process * size + np.arange(size)
+
+    def _labels(self, positions: np.ndarray) -> np.ndarray:
+        labels = self._data.labels[positions]
+        if self._num_classes is None:
+            return labels.astype(np.int32)
+        return np.eye(self._num_classes, dtype=np.float32)[labels]
+
+
+class EvaluationBatches(Batches):
+    """All images in their order, for validation and test.
+
+    Batches are `(images, labels)`. If the images cannot be divided evenly
+    among the devices, they are `(images, labels, sample_weight)`: the last
+    batch is filled up with its first image, at a weight of 0.
+
+    Args:
+        data: The images.
+        batch_size: Images per batch of all processes together; the last
+            batch may be smaller.
+        num_classes: Length of one-hot labels, or None for integer labels.
+    """
+
+    def _total(self) -> int:
+        multiple = self._images_per_step()
+        return math.ceil(len(self._data) / multiple) * multiple
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, ...]:
+        numbers = self._share(index)
+        real = numbers < len(self._data)
+        positions = np.where(real, numbers, index * self._batch_size)
+        images = unit_range(self._data.images[positions], self._data.white)
+        batch = images, self._labels(positions)
+        if self._total() == len(self._data):
+            return batch
+        return *batch, real.astype(np.float32)
+
+
+class TrainingBatches(Batches):
+    """Shuffled, augmented images; every complete pass is the next epoch.
+
+    A pass is complete when each batch was asked for once. One that is given
+    up does not count: the next has begun when a batch is asked for again.
+
+    If the images cannot be divided evenly among the devices, the last few of
+    an epoch are left out, which are others in each epoch.
+
+    Args:
+        data: The images.
+        batch_size: Images per batch of all processes together; the last
+            batch may be smaller.
+        num_classes: Length of one-hot labels, or None for integer labels.
+        augment: One of `AUGMENTATIONS`.
+        seed: Decides, with the epoch, on order and augmentation.
+        epochs: Counts the complete passes.
+    """
+
+    def __init__(
+        self,
+        data: ImageArrays,
+        batch_size: int,
+        num_classes: int | None,
+        augment: str,
+        seed: int,
+        epochs: EpochCounter,
+    ):
+        super().__init__(data, batch_size, num_classes)
+        # `BackupAndRestore` finds it under this name.
+        self.epoch_counter = epochs
+        self._seed = seed
+        self._sources = source_pixels(augment, *data.images.shape[1:3])
+        self._pixels = data.images.reshape(-1, data.images.shape[3])
+        self._draws: tuple[int, Any] | None = None
+        # Of the pass that is under way, and of those what Keras has asked for
+        # since it began an epoch.
+        self._asked: set[int] = set()
+        self._asked_by_keras: set[int] = set()
+        self._pass_epoch = epochs.read()
+        self._newest = -1
+        self._in_keras = False
+        self._shuffled_by_keras = False
+
+    def _total(self) -> int:
+        multiple = self._images_per_step()
+        total = len(self._data) // multiple * multiple
+        if total == 0:
+            raise ValueError(
+                f"The {len(self._data)} training image(s) are fewer than the "
+                f"{multiple} devices that share a batch. Use more images or "
+                "fewer devices."
+            )
+        return total
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        epoch = self.epoch_counter.read()
+        steps = len(self)
+        for index in range(steps):
+            batch = self._batch(index, epoch)
+            if index == steps - 1:
+                self.epoch_counter.finish(epoch)
+            yield batch
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        self._notice_order(index)
+        if index in self._asked:
+            self._asked.clear()
+        if not self._asked or self.epoch_counter.pinned:
+            self._pass_epoch = self.epoch_counter.read()
+        batch = self._batch(index, self._pass_epoch)
+        self._asked.add(index)
+        self._asked_by_keras.add(index)
+        if len(self._asked) == len(self):
+            self._asked.clear()
+            self.epoch_counter.finish(self._pass_epoch)
+        return batch
+
+    def on_epoch_begin(self) -> None:
+        """Called by Keras."""
+        self._in_keras = True
+        self._asked_by_keras.clear()
+        # With `steps_per_epoch`, the pass of the last epoch may go on. In
+        # order, batch 0 tells a new one; shuffled, nothing does.
+        if self._shuffled_by_keras:
+            self._asked.clear()
+
+    def on_epoch_end(self) -> None:
+        """Called by Keras."""
+        self._in_keras = False
+
+    def _notice_order(self, index: int) -> None:
+        in_order = index in (0, self._newest + 1)
+        self._newest = index
+        if in_order or not self._in_keras or self._shuffled_by_keras:
+            return
+        self._shuffled_by_keras = True
+        self._asked = set(self._asked_by_keras)
+        warnings.warn(
+            "Keras shuffles the order of the batches, which are shuffled "
+            "already, so `seed` does not decide on it any more. Pass "
+            "`shuffle=False` to `fit`.",
+            stacklevel=3,
+        )
+
+    def _batch(self, index: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        numbers = self._share(index)
+        # Read once: another iterator may be in another epoch.
+        draws = self._draws
+        if draws is None or draws[0] != epoch:
+            rows, columns = self._sources
+            ways = len(rows), len(columns)
+            size = len(self._data)
+            draws = epoch, epoch_draws(size, ways, self._seed, epoch)
+            self._draws = draws
+        order, choices = draws[1]
+        positions = order[numbers]
+        pixels = self._augmented(positions, choices[positions])
+        images = unit_range(pixels, self._data.white)
+        return images, self._labels(positions)
+
+    def _augmented(
+        self, positions: np.ndarray, choices: np.ndarray
+    ) -> np.ndarray:
+        """The images at `positions`, cropped and flipped as chosen."""
+        if all(len(source) == 1 for source in self._sources):
+            return self._data.images[positions]
+        height, width = self._data.images.shape[1:3]
+        rows, columns = (
+            source[choices[:, axis]]
+            for axis, source in enumerate(self._sources)
+        )
+        # One look-up in all pixels: five times as fast as three indices.
+        first = positions.astype(np.int64)[:, np.newaxis] * height
+        lines = (first + rows)[:, :, np.newaxis] * width
+        return self._pixels.take(lines + columns[:, np.newaxis], axis=0)
