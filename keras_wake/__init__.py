@@ -15,12 +15,14 @@ from keras_wake import objectives
 from keras_wake import schedules
 from keras_wake import visualization
 from keras_wake._version import __version__
+from keras_wake.callbacks import BackupAndRestore
 from keras_wake.callbacks import CatastrophicOverfitMonitor
 from keras_wake.callbacks import CrossClassAttribution
 from keras_wake.callbacks import EMATeacher
 from keras_wake.wake_model import WakeModel
 
 __all__ = [
+    "BackupAndRestore",
     "CatastrophicOverfitMonitor",
     "CrossClassAttribution",
     "EMATeacher",

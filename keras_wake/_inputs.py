@@ -64,7 +64,7 @@ def check_classifier(classifier: Any) -> int:
         raise ValueError(
             f"The classifier {classifier.name!r} must return logits of shape "
             "(batch, K) with K ≥ 2 classes. Received: an output of shape "
-            f"{logits_shape or type(logits).__name__}."
+            f"{tuple(logits_shape or ()) or type(logits).__name__}."
         )
     values = ops.convert_to_numpy(ops.cast(logits, "float32"))
     if np.all(values >= 0) and np.allclose(values.sum(axis=1), 1, atol=1e-3):
@@ -139,7 +139,8 @@ def check_images(x: Any) -> Any:
             f"threat model, [0, 1] by default. Received: dtype {dtype}. "
             'Convert them: `x.astype("float32") / 255`.'
         )
-    return ops.cast(x, "float32")
+    # Not a cast, which on PyTorch would leave them on the host.
+    return ops.convert_to_tensor(x, "float32")
 
 
 def one_hot_labels(y: Any, num_classes: int) -> Any:
@@ -163,7 +164,7 @@ def one_hot_labels(y: Any, num_classes: int) -> Any:
     shape = tuple(y.shape)
     dtype = _number_type(y)
     if len(shape) == 2 and shape[1] == num_classes:
-        return ops.cast(y, "float32")
+        return ops.convert_to_tensor(y, "float32")
     if len(shape) == 1 or (len(shape) == 2 and shape[1] == 1):
         if not keras.backend.is_int_dtype(dtype):
             raise TypeError(
@@ -171,7 +172,7 @@ def one_hot_labels(y: Any, num_classes: int) -> Any:
                 f"integers. Received: dtype {dtype}. Convert them: "
                 '`y.astype("int32")`.'
             )
-        labels = ops.cast(ops.reshape(y, (-1,)), "int32")
+        labels = ops.reshape(ops.convert_to_tensor(y, "int32"), (-1,))
         # Compared by hand: what `ops.one_hot` does with a label that no
         # class has differs from backend to backend.
         classes = ops.arange(num_classes, dtype="int32")
@@ -204,7 +205,8 @@ def check_weights(sample_weight: Any) -> Any:
             "`sample_weight` must have one number for each image, shape "
             f"(batch,). Received: shape {shape}."
         )
-    return ops.cast(ops.reshape(sample_weight, (-1,)), "float32")
+    weights = ops.convert_to_tensor(sample_weight, "float32")
+    return ops.reshape(weights, (-1,))
 
 
 def count_faults(x: Any, labels: Any, bounds: tuple[float, float]) -> Any:
@@ -242,15 +244,18 @@ def count_faults(x: Any, labels: Any, bounds: tuple[float, float]) -> Any:
 class InputFaults(keras.metrics.Metric):
     """The faults of all batches since the last reset, over all replicas.
 
+    The losses that are not finite as well, which are read at the same time.
+
     A metric, because that is the state that adds up over replicas and that
     no checkpoint holds. It has no entry in the logs.
     """
 
     def __init__(self) -> None:
         super().__init__(name="input_faults", dtype="float32")
-        self.counts = self.add_variable((3,), initializer="zeros")
-        self.empty = self.add_variable((), initializer="zeros")
-        self.weights = self.add_variable((), initializer="zeros")
+        # One variable: reading it waits for all replicas, once a step. It
+        # holds the faults of images and labels, batches without an image,
+        # sample weights that cannot be right, and losses.
+        self.counts = self.add_variable((6,), initializer="zeros")
 
     def update_state(self, faults: Any, size: Any, bad_weights: Any) -> None:
         """Adds a batch.
@@ -260,9 +265,14 @@ class InputFaults(keras.metrics.Metric):
             size: Number of images.
             bad_weights: Number of sample weights that cannot be right.
         """
-        self.counts.assign_add(faults)
-        self.empty.assign_add(ops.cast(ops.equal(size, 0), "float32"))
-        self.weights.assign_add(bad_weights)
+        empty = ops.cast(ops.equal(size, 0), "float32")
+        others = ops.stack([empty, bad_weights, ops.zeros(())])
+        self.counts.assign_add(ops.concatenate([faults, others]))
+
+    def count_loss(self, loss: Any) -> None:
+        """Counts a step of training whose loss is NaN or infinite."""
+        bad = ops.cast(ops.logical_not(ops.isfinite(loss)), "float32")
+        self.counts.assign_add(ops.pad(ops.reshape(bad, (1,)), [[5, 0]]))
 
     def result(self) -> dict[str, Any]:
         """Nothing for the logs."""
@@ -330,9 +340,19 @@ def batches(data: Any, batch_size: int = 128) -> Iterator[tuple[Any, Any]]:
                 f"yields a {type(batch).__name__}."
             )
         empty = False
-        yield batch[0], batch[1]
+        yield _without_padding(*batch[:3])
     if empty:
         raise ValueError("The data set is empty: it yields no batch.")
+
+
+def _without_padding(x: Any, y: Any, weights: Any = None) -> tuple[Any, Any]:
+    """The images of a batch whose weight is not 0."""
+    if weights is None:
+        return x, y
+    present = np.flatnonzero(ops.convert_to_numpy(weights))
+    if len(present) == len(x):
+        return x, y
+    return ops.take(x, present, axis=0), ops.take(y, present, axis=0)
 
 
 def check_reusable(owner: str, data: Any) -> None:
@@ -370,6 +390,8 @@ def checked_batch(
 ) -> tuple[Any, Any]:
     """One batch as float32 images and (batch, K) labels, values checked."""
     x = check_images(x if x is None else ops.convert_to_tensor(x))
+    if hasattr(y, "dtype"):
+        _number_type(y)
     y = y if y is None else ops.convert_to_tensor(y)
     labels = one_hot_labels(y, num_classes)
     _check_lengths(x, labels)

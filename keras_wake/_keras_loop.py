@@ -15,6 +15,8 @@ import keras
 from keras_wake import _inputs
 from keras_wake import backend
 from keras_wake.callbacks._input_guard import InputGuard
+from keras_wake.callbacks.backup_and_restore import backups_last
+from keras_wake.datasets.batches import Batches
 
 
 class KerasLoop(backend.Trainer):
@@ -43,6 +45,7 @@ class KerasLoop(backend.Trainer):
         self._compiled_for: dict[str, Any] = {}
         self._labels: Any = None
         self.fit_data: Any = None
+        self.fit_callbacks: Any = None
         self.fit_has_validation = False
 
     @property
@@ -53,6 +56,8 @@ class KerasLoop(backend.Trainer):
     @property
     def teacher_in_use(self) -> bool:
         """Whether the teacher has ever been averaged, or is about to be."""
+        if self._averager is None:
+            self.sync_variables()
         averaged = int(backend.to_numpy(self.teacher_updates))
         return self._averager is not None or averaged > 0
 
@@ -70,9 +75,9 @@ class KerasLoop(backend.Trainer):
             optimizer: As in Keras.
             loss: Must stay `None`: the loss follows from the objective.
             metrics: Computed on clean images in `evaluate`.
-            jit_compile: `True`, `False` or `"auto"`. Auto takes XLA only
-                where it is faster (on TensorFlow: on GPU and TPU). Defaults
-                to `"auto"`.
+            jit_compile: `True`, `False` or `"auto"`. Auto takes what is
+                fast: XLA on JAX, on TensorFlow on GPU and TPU only, and no
+                `torch.compile` on PyTorch. Defaults to `"auto"`.
             **kwargs: As in Keras.
 
         Raises:
@@ -90,7 +95,7 @@ class KerasLoop(backend.Trainer):
                 f"Received: loss_weights={kwargs['loss_weights']!r}."
             )
         self._jit_compile_given = jit_compile
-        if jit_compile == "auto" and not backend.use_xla():
+        if jit_compile == "auto" and not backend.jit_by_default():
             jit_compile = False
         super().compile(
             optimizer=optimizer,
@@ -104,6 +109,7 @@ class KerasLoop(backend.Trainer):
         config = super().get_compile_config()
         if config:
             config["jit_compile"] = self._jit_compile_given
+            config["optimizer"] = _of_any_backend(config["optimizer"])
         return config
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
@@ -134,11 +140,18 @@ class KerasLoop(backend.Trainer):
             or given.get("validation_split")
         )
         self._labels = _label_spec(given.get("x"), given.get("y"))
+        if isinstance(given.get("x"), Batches):
+            given["shuffle"] = False  # The pipeline shuffles.
         given["callbacks"] = _guarded(given.get("callbacks"), self)
+        listed = given["callbacks"]
+        self.fit_callbacks = tuple(getattr(listed, "callbacks", listed))
         try:
             return super().fit(**given)
         finally:
             self.fit_data = None
+            self.fit_callbacks = None
+            # Set by a backup; Keras would start later calls there as well.
+            self._initial_epoch = None
             self._attribution_on = False
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
@@ -166,6 +179,7 @@ class KerasLoop(backend.Trainer):
         try:
             return super().evaluate(*args, **kwargs)
         finally:
+            self.sync_variables()
             self._phase, self._attribution_on = phase, attribution_on
 
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
@@ -230,42 +244,59 @@ class KerasLoop(backend.Trainer):
         self._compiled_for[function] = setting
         return changed
 
-    def raise_for_faults(self, where: str) -> None:
+    def raise_for_faults(self, where: str) -> int:
         """Raises for what the steps since the last call have counted.
 
         Args:
             where: Which images were looked at, for the message.
 
+        Returns:
+            In how many of the steps the loss was not finite, which is no
+            fault of the images.
+
         Raises:
             ValueError: For images with NaN or outside the bounds and for
                 labels that name no class.
         """
-        faults = backend.to_numpy(self.input_faults.counts)
+        (counts,) = self.metric_values(self.input_faults)
+        faults, (empty, weights, losses) = counts[:3], counts[3:]
         if faults.any():
             self.forget_faults()
             bounds = (self.attack or self.eval_attack).bounds
             _inputs.raise_for_faults(faults, bounds, self.num_classes, where)
-        weights = int(backend.to_numpy(self.input_faults.weights))
         if weights:
             self.forget_faults()
             raise ValueError(
-                f"{weights} sample weight(s) {where} are negative, NaN or "
+                f"{int(weights)} sample weight(s) {where} are negative, NaN or "
                 "infinite. They must be finite and at least 0."
             )
-        if self._phase == "train" and self._needs_images:
-            empty = int(backend.to_numpy(self.input_faults.empty))
-            if empty:
-                self.forget_faults()
-                raise ValueError(
-                    f"{empty} replica(s) got no image {where}, and the batch "
-                    "norm there has no statistics. Choose a batch size that "
-                    "leaves at least one image for each replica, drop the "
-                    "remainder, or use `BatchNormalization(synchronized=True)`."
-                )
+        if empty and self._phase == "train" and self._needs_images:
+            self.forget_faults()
+            raise ValueError(
+                f"{int(empty)} replica(s) got no image {where}, and the batch "
+                "norm there has no statistics. Choose a batch size that "
+                "leaves at least one image for each replica, drop the "
+                "remainder, or use `BatchNormalization(synchronized=True)`."
+            )
+        return int(losses)
 
     def forget_faults(self) -> None:
         """Starts to count from 0."""
         self.input_faults.reset_state()
+
+
+def _of_any_backend(config: Any) -> Any:
+    """The configuration of an optimizer with the names that all backends know.
+
+    On PyTorch, Keras has classes of its own behind the public names.
+    """
+    if not isinstance(config, dict):
+        return config
+    config = {key: _of_any_backend(value) for key, value in config.items()}
+    module = config.get("module") or ""
+    if module.startswith("keras.src.backend.torch.optimizers"):
+        config["module"] = "keras.optimizers"
+    return config
 
 
 def _guarded(callbacks: Any, model: Any) -> Any:
@@ -281,12 +312,29 @@ def _guarded(callbacks: Any, model: Any) -> Any:
             guard = InputGuard()
             guard.set_model(model)
             callbacks.callbacks.insert(0, guard)
+            # It decided without the guard that batches may end in a thread.
+            callbacks._configure_async_dispatch(callbacks.callbacks)
+        callbacks.callbacks = backups_last(
+            _of_process(callbacks.callbacks, model)
+        )
         return callbacks
-    if callbacks is None:
-        callbacks = []
-    elif isinstance(callbacks, keras.callbacks.Callback):
-        callbacks = [callbacks]
-    return [InputGuard(), *callbacks]
+    given = _of_process(keras.tree.flatten(given or []), model)
+    return [InputGuard(), *backups_last(given)]
+
+
+def _of_process(callbacks: list[Any], model: Any) -> list[Any]:
+    """The callbacks without those that only the chief of several needs.
+
+    Workers that write the same file at the same time would spoil it.
+    """
+    writers = (
+        keras.callbacks.CSVLogger,
+        keras.callbacks.ModelCheckpoint,
+        keras.callbacks.TensorBoard,
+    )
+    if model.is_chief:
+        return list(callbacks)
+    return [c for c in callbacks if not isinstance(c, writers)]
 
 
 def _set_direction(callback: Any) -> None:

@@ -11,6 +11,9 @@ from typing import Any
 import keras
 from keras import ops
 
+# An odd number, so that no two seeds become the same.
+_SPREAD = 0x9E3779B1
+
 
 class CounterSeed(keras.random.SeedGenerator):
     """A seed for `keras.random` functions made of a seed and a counter.
@@ -25,7 +28,8 @@ class CounterSeed(keras.random.SeedGenerator):
 
     def __init__(self, seed: Any, counter: Any = 0) -> None:
         # `SeedGenerator.__init__` would make a variable; this seed has none.
-        self._seed = ops.cast(seed, "uint32")
+        # Spread out, because PyTorch is given the sum of the two numbers.
+        self._seed = ops.cast(seed, "uint32") * ops.cast(_SPREAD, "uint32")
         self._counter = ops.cast(counter, "uint32")
         self._draws = 0
 

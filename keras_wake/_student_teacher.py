@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from keras_wake import backend
+from keras_wake._files import written_whole
 from keras_wake._keras_loop import KerasLoop
 from keras_wake.attribution.head import counterpart
 from keras_wake.attribution.head import find_head
@@ -87,6 +88,11 @@ class StudentAndTeacher(KerasLoop):
         self._attribution_on = True
 
     @property
+    def losses(self) -> list[Any]:
+        """The student's regularisers; the teacher's take no part."""
+        return self._losses_override or self.classifier.losses
+
+    @property
     def trainable_variables(self) -> list[Any]:
         """The student's; the teacher's are averaged, not trained."""
         return self.classifier.trainable_variables if self.trainable else []
@@ -110,6 +116,24 @@ class StudentAndTeacher(KerasLoop):
 
     def build(self, input_shape: Any = None) -> None:
         """Does nothing: the classifier is built already."""
+
+    def save(self, filepath: Any, overwrite: bool = True, **kwargs: Any) -> Any:
+        """Saves the model, as `keras.Model.save`.
+
+        The file is complete or what it was before, also for a kill.
+        """
+        with written_whole(filepath, ".keras", overwrite) as path:
+            return super().save(path, overwrite=overwrite, **kwargs)
+
+    def save_weights(
+        self, filepath: Any, overwrite: bool = True, **kwargs: Any
+    ) -> Any:
+        """Saves the weights, as `keras.Model.save_weights`.
+
+        The file is complete or what it was before, also for a kill.
+        """
+        with written_whole(filepath, ".weights.h5", overwrite) as path:
+            return super().save_weights(path, overwrite=overwrite, **kwargs)
 
     def save_own_variables(self, store: Any) -> None:
         """Also saves the random states, of dropout say, which Keras forgets."""

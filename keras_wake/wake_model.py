@@ -11,6 +11,7 @@ import keras
 from keras import ops
 
 from keras_wake import _inputs
+from keras_wake import _precision
 from keras_wake import _validate
 from keras_wake import backend
 from keras_wake import objectives
@@ -112,7 +113,11 @@ class WakeModel(StudentAndTeacher):
         **kwargs: Any,
     ) -> None:
         num_classes = _inputs.check_classifier(classifier)
-        super().__init__(**kwargs)
+        # The policy has Keras scale the loss for float16; images and
+        # perturbations stay in float32, and the layers cast them.
+        half = _precision.computes_in_float16(classifier)
+        policy = "mixed_float16" if half else "float32"
+        super().__init__(dtype=policy, autocast=False, **kwargs)
         self.num_classes = num_classes
         self.objective = objectives.get(objective)
         self.attack = _check_attack(attack=attack)
@@ -223,11 +228,12 @@ class WakeModel(StudentAndTeacher):
         extra = self._regularisers()
         self._loss.update_state(losses + extra)
         self._kd_weight_mean.update_state(weight)
-        return loss + extra / backend.global_sum(ops.ones(()))
+        loss = loss + extra / backend.global_sum(ops.ones(()))
+        self.input_faults.count_loss(loss)
+        return loss
 
     def _regularisers(self) -> Any:
-        # Not `self.losses`, which counts the teacher's as well.
-        return sum((ops.sum(e) for e in self.classifier.losses), 0.0)
+        return sum((ops.sum(e) for e in self.losses), 0.0)
 
     def _teacher_logits(self, images: Any, like: Any) -> Any:
         """The teacher's logits without gradient; zeros while λ_t is 0."""
@@ -280,14 +286,18 @@ class WakeModel(StudentAndTeacher):
         losses = self.objective.loss(labels, logits)
         if sample_weight is not None:
             losses = losses * sample_weight
-        self._loss.update_state(losses + self._regularisers())
-        self._accuracy.update_state(_hits(labels, clean))
-        self._robust_accuracy.update_state(_hits(labels, robust))
+        # An image of weight 0 is not there: some pipelines fill a batch up.
+        present = None if sample_weight is None else sample_weight > 0
+        self._loss.update_state(losses + self._regularisers(), present)
+        self._accuracy.update_state(_hits(labels, clean), present)
+        self._robust_accuracy.update_state(_hits(labels, robust), present)
         if self._compile_metrics is not None:
             _, y, _ = keras.utils.unpack_x_y_sample_weight(data)
             self._compile_metrics.update_state(y, clean, sample_weight)
         if self._attribution_on:
-            self.attribution.update_state(labels, features, self.head.kernel)
+            self.attribution.update_state(
+                labels, features, self.head.kernel, present
+            )
         if not self._evaluates_teacher:
             return
         clean, robust, features = self._evaluate_network(
@@ -296,11 +306,13 @@ class WakeModel(StudentAndTeacher):
             x,
             labels,
         )
-        self._teacher_accuracy.update_state(_hits(labels, clean))
-        self._teacher_robust_accuracy.update_state(_hits(labels, robust))
+        self._teacher_accuracy.update_state(_hits(labels, clean), present)
+        self._teacher_robust_accuracy.update_state(
+            _hits(labels, robust), present
+        )
         if self._attribution_on:
             self.teacher_attribution.update_state(
-                labels, features, self.teacher_head.kernel
+                labels, features, self.teacher_head.kernel, present
             )
 
     def _evaluate_network(

@@ -247,6 +247,9 @@ def test_counts_a_layers_own_losses_once():
     assert evaluated["loss"] == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.skipif(
+    keras.backend.backend() == "torch", reason="Keras refuses it on PyTorch"
+)
 def test_several_steps_per_execution_change_nothing():
     results = []
     for steps in (1, 3):
@@ -330,19 +333,15 @@ def test_average_equals_its_closed_form(warmup):
 
 
 def test_a_student_without_numbers_does_not_reach_a_frozen_teacher():
-    class Poison(keras.callbacks.Callback):
-        def on_epoch_begin(self, epoch, logs=None):
-            if epoch == 2:
-                self.frozen = self.model.teacher.get_weights()
-                nan = [np.full_like(w, np.nan) for w in self.frozen]
-                self.model.classifier.set_weights(nan)
-
-    poison = Poison()
     model = make(linear(), schedule=(1, 3))
-    fit(model, [kw.callbacks.EMATeacher(decay=0.7), poison], epochs=4)
+    fit(model, [kw.callbacks.EMATeacher(decay=0.7)], epochs=3)
+    frozen = model.teacher.get_weights()
+    model.classifier.set_weights([np.full_like(w, np.nan) for w in frozen])
+    # `fit` would go back to the last good weights.
+    model.train_on_batch(*reference.small_data(10))
     assert np.isnan(model.classifier.get_weights()[0]).all()
-    assert_weights_equal(model.teacher.get_weights(), poison.frozen, 0)
-    assert np.isfinite(poison.frozen[0]).all()
+    assert_weights_equal(model.teacher.get_weights(), frozen, 0)
+    assert np.isfinite(frozen[0]).all()
 
 
 def test_random_starts_follow_the_seed_and_the_step():

@@ -18,6 +18,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 from runner import flags
+from runner import processes
 from runner.record import check_folder
 from runner.record import Record
 
@@ -30,17 +31,19 @@ def main(description: str, defaults: dict[str, Any], argv: Any = None) -> None:
     """
     parser, args = flags.parse_args(description, defaults, argv)
     try:
-        check_folder(args.run_dir, args.resume)
+        # The other processes of a job may find what the chief has begun.
+        if processes.is_chief():
+            check_folder(args.run_dir, args.resume)
     except (ValueError, OSError) as error:
         parser.error(str(error))
 
-    # These import TensorFlow, which takes seconds.
+    # These import the framework, which takes seconds.
     from runner import devices
     from runner import report
     from runner import training
 
-    devices.set_threads(args.threads)
     try:
+        started = devices.start(args.threads)
         parts = training.Parts(args)
         record = Record(
             args.run_dir, flags.settings_of(args), devices.describe()
@@ -48,13 +51,14 @@ def main(description: str, defaults: dict[str, Any], argv: Any = None) -> None:
         if args.resume:
             record.load()
         splits = training.load_data(args)
-        with devices.scope() as replicas:
+        with devices.scope(started) as replicas:
             model = training.build(args, parts, splits)
             if args.resume:
-                record.keep_epochs(training.restore(args.run_dir, model))
+                finished = training.backup(args.run_dir).restore(model)
+                record.keep_epochs(finished)
+        record.write()
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         parser.error(str(error))
-    record.write()
     print(
         f"{args.method} on {args.dataset}: {splits.train_size} training, "
         f"{splits.validation_size} validation and {splits.test_size} test "
@@ -62,12 +66,12 @@ def main(description: str, defaults: dict[str, Any], argv: Any = None) -> None:
         f"{replicas} replica{'s' * (replicas > 1)}; writing to {args.run_dir}",
         flush=True,
     )
+    given = sys.argv[1:] if argv is None else list(argv)
+    again = [sys.argv[0], *given, *["--resume"] * (not args.resume)]
     try:
         training.train(args, parts, model, splits, record)
-        report.report(args.run_dir, model, splits, record)
+        saved = report.report(args.run_dir, model, splits, record)
     except KeyboardInterrupt:
-        given = sys.argv[1:] if argv is None else list(argv)
-        again = [sys.argv[0], *given, *["--resume"] * (not args.resume)]
         print(
             f"\nInterrupted after {len(record.content['epochs'])} of "
             f"{args.epochs} epochs. Continue with:\n"
@@ -75,4 +79,11 @@ def main(description: str, defaults: dict[str, Any], argv: Any = None) -> None:
             file=sys.stderr,
         )
         sys.exit(130)
+    if not saved:
+        print(
+            "\nNot everything could be written, see above. Make room and "
+            f"complete it with:\npython {shlex.join(again)}",
+            file=sys.stderr,
+        )
+        sys.exit(1)
     print(f"\nEverything is in {args.run_dir}; robust.keras is the network.")

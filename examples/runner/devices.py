@@ -1,55 +1,134 @@
-"""On what a run runs; the only part of the examples about TensorFlow."""
+"""On what a run runs: threads, devices, and the processes that share it.
+
+The only part of the examples that knows one framework from another.
+"""
 
 import contextlib
 import os
 import platform
 from collections.abc import Iterator
+from typing import Any
 
-import tensorflow as tf
+import keras
+
+from runner import processes
 
 
-def set_threads(threads: int) -> None:
-    """Shares out so many CPU threads; 0 means all cores.
+def start(threads: int) -> Any:
+    """Joins the other processes and shares out the devices.
 
-    On a CPU an attack computes the two halves of a batch next to each other,
-    so an operation gets half of the threads. With GPUs and without a wish the
-    choice is TensorFlow's.
+    To be called before anything is computed: TensorFlow accepts a strategy
+    of several workers only then.
+
+    Args:
+        threads: CPU threads; 0 means all cores.
+
+    Returns:
+        What `scope` takes.
     """
-    if not threads:
-        if tf.config.list_physical_devices("GPU"):
-            return
-        threads = os.cpu_count() or 1
-    with contextlib.suppress(RuntimeError):  # TensorFlow runs already.
-        tf.config.threading.set_intra_op_parallelism_threads((threads + 1) // 2)
-        tf.config.threading.set_inter_op_parallelism_threads(min(2, threads))
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        return _start_tensorflow(threads)
+    if backend == "jax":
+        return _start_jax()
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
+    return None
+
+
+def _start_tensorflow(threads: int) -> Any:
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    # On a CPU an attack computes the two halves of a batch next to each
+    # other, so an operation gets half of the threads. With GPUs and without
+    # a wish the choice is TensorFlow's.
+    if threads or not gpus:
+        threads = threads or os.cpu_count() or 1
+        config = tf.config.threading
+        with contextlib.suppress(RuntimeError):  # TensorFlow runs already.
+            config.set_intra_op_parallelism_threads((threads + 1) // 2)
+            config.set_inter_op_parallelism_threads(min(2, threads))
+    resolver = None
+    if processes.slurm() and not processes.tf_config():
+        resolver = tf.distribute.cluster_resolver.SlurmClusterResolver()
+    if resolver is not None or processes.tf_config():
+        communication = tf.distribute.experimental.CommunicationImplementation
+        return tf.distribute.MultiWorkerMirroredStrategy(
+            cluster_resolver=resolver,
+            # Left to itself, TensorFlow exchanges gradients over gRPC.
+            communication_options=tf.distribute.experimental.CommunicationOptions(
+                implementation=(
+                    communication.NCCL if gpus else communication.AUTO
+                )
+            ),
+        )
+    names = replica_devices()
+    return tf.distribute.MirroredStrategy(names) if len(names) > 1 else None
+
+
+def replica_devices() -> list[str]:
+    """TensorFlow's devices, each of which gets a replica of the model."""
+    import tensorflow as tf
+
+    return [gpu.name for gpu in tf.config.list_logical_devices("GPU")]
+
+
+def _start_jax() -> Any:
+    if processes.jax_job():
+        keras.distribution.initialize()
+    devices = keras.distribution.list_devices()
+    if len(devices) < 2:
+        return None
+    distribution = keras.distribution.DataParallel(
+        devices=devices,
+        # The data sets of keras-wake give each process its share.
+        auto_shard_dataset=False,
+    )
+    keras.distribution.set_distribution(distribution)
+    return distribution
 
 
 def describe() -> str:
     """GPUs and CPU in words."""
-    names = [
-        tf.config.experimental.get_device_details(gpu).get("device_name", "GPU")
-        for gpu in tf.config.list_physical_devices("GPU")
-    ]
+    backend = keras.backend.backend()
+    names: list[str] = []
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        details = tf.config.experimental.get_device_details
+        names = [
+            details(gpu).get("device_name", "GPU")
+            for gpu in tf.config.list_physical_devices("GPU")
+        ]
+    elif backend == "jax":
+        import jax
+
+        names = [d.device_kind for d in jax.devices() if d.platform != "cpu"]
+    elif backend == "torch":
+        import torch
+
+        names = [
+            torch.cuda.get_device_name(number)
+            for number in range(torch.cuda.device_count())
+        ]
     cpu = f"{os.cpu_count()} CPU cores, {platform.machine()}"
     return ", ".join([*names, cpu])
 
 
-def replica_devices() -> list[str]:
-    """The devices to train on, each with a replica of the model."""
-    return [gpu.name for gpu in tf.config.list_logical_devices("GPU")]
-
-
 @contextlib.contextmanager
-def scope() -> Iterator[int]:
+def scope(started: Any) -> Iterator[int]:
     """Where to make and compile a model; gives the number of replicas.
 
-    With several GPUs it is the scope of a `MirroredStrategy`, otherwise that
-    of no strategy.
+    Args:
+        started: What `start` has returned.
     """
-    devices = replica_devices()
-    if len(devices) < 2:
+    if started is None:
         yield 1
-        return
-    strategy = tf.distribute.MirroredStrategy(devices)
-    with strategy.scope():
-        yield strategy.num_replicas_in_sync
+    elif keras.backend.backend() == "jax":
+        yield started.device_mesh.devices.size
+    else:
+        with started.scope():
+            yield started.num_replicas_in_sync

@@ -74,7 +74,8 @@ def _parser(description: str) -> argparse.ArgumentParser:
     add("--resume", action="store_true", help="continue the run in --run-dir")
     add("--seed", type=at_least(0), default=0, help="of weights, data and "
         "attacks")
-    add("--threads", type=at_least(0), default=0, help="CPU threads; 0: all")
+    add("--threads", type=at_least(0), default=0, help="CPU threads (not with "
+        "JAX); 0: all")
 
     add = parser.add_argument_group("data").add_argument
     add("--data-dir", type=pathlib.Path, help="folder with train/CLASS and "

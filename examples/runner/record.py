@@ -9,8 +9,12 @@ import math
 import os
 import pathlib
 import subprocess
+import sys
 import tempfile
+from collections.abc import Callable
 from typing import Any
+
+from runner import processes
 
 RECORD = "record.json"
 
@@ -63,7 +67,7 @@ class Record:
             "device": device,
             "versions": {
                 name: importlib.metadata.version(name)
-                for name in ("keras-wake", "keras", "tensorflow", "numpy")
+                for name in ("keras-wake", "keras", _backend(), "numpy")
             },
             "seconds": 0.0,
             "epochs": [],
@@ -94,14 +98,17 @@ class Record:
         self.content = {**there, "resumed_commits": resumed}
 
     def keep_epochs(self, count: int) -> None:
-        """Forgets the epoch after `count`, if any: it will come again.
+        """Forgets the epochs after `count`, which will come again.
+
+        The backup may have more epochs, if the record could not be written;
+        `set_state` of `KeepRecord` brings them back.
 
         Raises:
-            ValueError: More than one would have to come again, or an epoch
-                is not known.
+            ValueError: There is no backup of the epochs in the record.
         """
         epochs = self.content["epochs"]
-        if not count <= len(epochs) <= count + 1:
+        # A kill may have come between the record and the first backup.
+        if not count and len(epochs) > 1:
             raise ValueError(
                 f"--resume: {self.path} has {len(epochs)} epochs, but the "
                 f"backup beside it is that of epoch {count}. This run cannot "
@@ -110,20 +117,28 @@ class Record:
         del epochs[count:]
 
     def add_epoch(self, logs: dict[str, Any], seconds: float) -> None:
-        """Adds an epoch and writes the files."""
+        """Adds an epoch."""
         epochs = self.content["epochs"]
         row = {key: float(value) for key, value in logs.items()}
         epochs.append({"epoch": len(epochs) + 1, **row})
         self.content["seconds"] += seconds
-        self.write()
 
     def write(self) -> None:
-        """Writes both files."""
+        """Writes both files.
+
+        Only the first of several processes does.
+
+        Raises:
+            OSError: One cannot be written; the files stay as they are.
+        """
+        if not processes.is_chief():
+            return
         content = json.dumps(_strict(self.content), indent=1, allow_nan=False)
-        write_aside(self.path, content + "\n")
         epochs = self.content["epochs"]
         if epochs:
-            write_aside(self.csv_path, _csv(epochs))
+            table = _csv(epochs)
+            write_aside(self.csv_path, lambda path: path.write_text(table))
+        write_aside(self.path, lambda path: path.write_text(content + "\n"))
 
     def columns(self) -> dict[str, list[Any]]:
         """The epochs as `visualization.plot_history` takes them.
@@ -133,14 +148,40 @@ class Record:
         return _columns(self.content["epochs"])
 
 
-def write_aside(path: pathlib.Path, text: str) -> None:
-    """Writes a file under another name and moves it into place.
+def _backend() -> str:
+    import keras
 
-    A run that is killed in between leaves no half file.
+    return keras.backend.backend()
+
+
+def write_aside(
+    path: pathlib.Path, write: Callable[[pathlib.Path], Any]
+) -> None:
+    """Has `write` write a file under another name, and moves it into place.
+
+    So neither a kill nor a full disk spoils the file that was there.
     """
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    aside = path.with_name(f"unfinished_{path.name}")
+    try:
+        write(aside)
+        os.replace(aside, path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+def attempt(what: str, write: Callable[..., Any], *args: Any) -> bool:
+    """Writes something that is not worth a run; returns whether it worked."""
+    try:
+        write(*args)
+    except OSError as error:
+        print(
+            f"{what} could not be written: {error}. What was there before "
+            "stays, and the run goes on.",
+            file=sys.stderr,
+        )
+        return False
+    return True
 
 
 def _columns(epochs: list[dict[str, Any]]) -> dict[str, list[Any]]:

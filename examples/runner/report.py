@@ -5,10 +5,12 @@ import sys
 import traceback
 from typing import Any
 
-import numpy as np
+from keras.ops import convert_to_numpy as to_numpy
 
 import keras_wake as kw
+from runner.record import attempt
 from runner.record import Record
+from runner.record import write_aside
 from runner.training import best_path
 
 # (epoch, network): the class-wise correlation matrix.
@@ -17,10 +19,19 @@ Matrices = dict[tuple[str, str], Any]
 
 def report(
     run_dir: pathlib.Path, model: Any, splits: Any, record: Record
-) -> None:
-    """Evaluates best and last epoch on the test images, draws and saves."""
+) -> bool:
+    """Evaluates best and last epoch on the test images, draws and saves.
+
+    Returns:
+        Whether network and record could be written.
+    """
     print("Evaluating on the test images ...", flush=True)
-    model.robust_classifier.save(run_dir / "robust.keras")
+    saved = not model.is_chief or attempt(
+        "The network",
+        write_aside,
+        run_dir / "robust.keras",
+        model.robust_classifier.save,
+    )
     networks = ("student", "teacher") if model.teacher_in_use else ("student",)
     rows, matrices = [], {}
 
@@ -54,14 +65,30 @@ def report(
     model.set_weights(last)
     rows.sort(key=lambda row: (row["epoch"], row["network"]))
     record.content["table"] = rows
-    record.write()
+    saved &= attempt("The record", record.write)
+    pictures = attacked(model, splits)
+    if not model.is_chief:
+        return saved
     print_table(rows, splits)
     try:
-        draw(run_dir, model, splits, record, matrices)
+        draw(run_dir, model, splits, record, matrices, pictures)
     except Exception:
         # What has been computed is kept; a figure is not worth a run.
         traceback.print_exc()
         print("Not all figures could be drawn; everything else is complete.")
+    return saved
+
+
+def attacked(model: Any, splits: Any) -> tuple[Any, ...]:
+    """Six images, attacked; their labels, and logits before and after."""
+    x, y = splits.arrays("test")
+    x, y = x[:6], y[:6]
+    network = model.robust_classifier
+    adversarial = to_numpy(model.eval_attack(network, x, y, seed=0))
+    logits = [
+        to_numpy(network(images, training=False)) for images in (x, adversarial)
+    ]
+    return x, adversarial, y, *logits
 
 
 def _prefix(network: str) -> str:
@@ -88,6 +115,7 @@ def draw(
     splits: Any,
     record: Record,
     matrices: Matrices,
+    pictures: tuple[Any, ...],
 ) -> None:
     """Figures of a run: curves, matrices, adversarial examples."""
     schedule = model.schedule
@@ -105,16 +133,8 @@ def draw(
             f"CAS {kw.attribution.cas(matrix):.1f}",
             path=run_dir / f"correlation_{epoch}_{network}.png",
         )
-    x, y = splits.arrays("test")
-    x, y = x[:6], y[:6]
-    network = model.robust_classifier
-    adversarial = np.asarray(model.eval_attack(network, x, y, seed=0))
     kw.visualization.plot_adversarial_examples(
-        x,
-        adversarial,
-        y,
-        np.asarray(network(x, training=False)),
-        np.asarray(network(adversarial, training=False)),
+        *pictures,
         class_names=splits.class_names,
         path=run_dir / "adversarial_examples.png",
     )

@@ -1,7 +1,6 @@
 """The model of a run and its training, kept after every epoch."""
 
 import argparse
-import os
 import pathlib
 import sys
 import time
@@ -10,6 +9,7 @@ from typing import Any
 import keras
 
 import keras_wake as kw
+from runner.record import attempt
 from runner.record import Record
 
 
@@ -114,69 +114,61 @@ def build(args: argparse.Namespace, parts: Parts, splits: Any) -> Any:
 
 
 def best_path(run_dir: pathlib.Path, key: str) -> pathlib.Path:
-    """The file with the weights of the epoch that was best in `key`."""
-    return run_dir / f"best_{key}.weights.h5"
+    """The model at the epoch that was best in `key`."""
+    return run_dir / f"best_{key}.keras"
 
 
-def restore(run_dir: pathlib.Path, model: Any) -> int:
-    """Loads the newest backup; returns after how many epochs it was made."""
-    newest = max(_backups(run_dir), default=None)
-    if newest is None:
-        return 0
-    model.optimizer.build(model.trainable_variables)
-    model.load_weights(newest)
-    return int(newest.name.split("_")[1].split(".")[0])
-
-
-def _backups(run_dir: pathlib.Path) -> list[pathlib.Path]:
-    return list((run_dir / "backup").glob("epoch_*.weights.h5"))
-
-
-def _save_aside(model: Any, path: pathlib.Path) -> None:
-    """Saves weights so that `path` is never half written."""
-    path.parent.mkdir(exist_ok=True)
-    temporary = path.with_name("unfinished.weights.h5")
-    model.save_weights(temporary)
-    os.replace(temporary, path)
+def backup(run_dir: pathlib.Path) -> kw.BackupAndRestore:
+    """What a resumed run starts from."""
+    return kw.BackupAndRestore(run_dir / "backup", delete_checkpoint=False)
 
 
 class KeepBest(keras.callbacks.Callback):
-    """Keeps the weights of the epoch with the highest value of a log."""
+    """Keeps the model of the epoch with the highest value of a log."""
 
-    def __init__(self, run_dir: pathlib.Path, key: str, record: Record):
+    def __init__(self, run_dir: pathlib.Path, key: str):
         super().__init__()
         self.path, self.key = best_path(run_dir, key), key
-        known = [epoch.get(key) for epoch in record.content["epochs"]]
-        self.best = max((v for v in known if v is not None), default=-1.0)
+        self.best = -1.0
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         value = (logs or {}).get(self.key)
-        if value is not None and value > self.best:
-            self.best = float(value)
-            _save_aside(self.model, self.path)
+        if value is not None and value > self.best and self.model.is_chief:
+            what = f"The best model, {self.path.name},"
+            # Which never spoils the file that is there.
+            if attempt(what, self.model.save, self.path):
+                self.best = float(value)
+
+    def get_state(self) -> dict[str, float]:
+        return {"best": self.best}
+
+    def set_state(self, state: dict[str, float]) -> None:
+        self.best = state["best"]
 
 
-class KeepEpoch(keras.callbacks.Callback):
-    """Writes record and backup after every epoch, in this order.
+class KeepRecord(keras.callbacks.Callback):
+    """Writes the record after every epoch.
 
-    What the record has and the backup has not is trained again. The epoch is
-    in the name of the backup, so that one rename tells both.
+    What the record has and the backup, which comes after it, has not is
+    trained again.
     """
 
-    def __init__(self, run_dir: pathlib.Path, record: Record):
+    def __init__(self, record: Record):
         super().__init__()
-        self.run_dir, self.record = run_dir, record
+        self.record = record
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._begin = time.time()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self.record.add_epoch(logs or {}, time.time() - self._begin)
-        outdated = _backups(self.run_dir)
-        name = f"epoch_{epoch + 1:05d}.weights.h5"
-        _save_aside(self.model, self.run_dir / "backup" / name)
-        for path in outdated:
-            path.unlink()
+        attempt("The record", self.record.write)
+
+    def get_state(self) -> dict[str, Any]:
+        return {key: self.record.content[key] for key in ("epochs", "seconds")}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self.record.content.update(state)
 
 
 def train(
@@ -186,27 +178,19 @@ def train(
     splits: Any,
     record: Record,
 ) -> None:
-    """Trains the epochs that the record does not have."""
-    finished = len(record.content["epochs"])
-    if finished >= args.epochs:
-        return
-    callbacks = [
-        keras.callbacks.LambdaCallback(
-            on_epoch_begin=lambda epoch, logs: splits.set_epoch(epoch)
-        ),
-        kw.CrossClassAttribution(),
-    ]
+    """Trains the epochs that the backup does not have."""
+    callbacks = [kw.CrossClassAttribution()]
     if parts.teacher is not None:
         callbacks.append(parts.teacher)
         key = "val_teacher_robust_accuracy"
-        callbacks.append(KeepBest(args.run_dir, key, record))
-    callbacks.append(KeepBest(args.run_dir, "val_robust_accuracy", record))
-    callbacks.append(KeepEpoch(args.run_dir, record))
+        callbacks.append(KeepBest(args.run_dir, key))
+    callbacks.append(KeepBest(args.run_dir, "val_robust_accuracy"))
+    callbacks.append(KeepRecord(record))
+    callbacks.append(backup(args.run_dir))
     model.fit(
         splits.train,
         shuffle=False,  # The pipeline shuffles.
         epochs=args.epochs,
-        initial_epoch=finished,
         validation_data=splits.validation,
         validation_freq=args.eval_every,
         callbacks=callbacks,

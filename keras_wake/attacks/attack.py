@@ -83,6 +83,8 @@ class Attack:
             Float32 tensor like `x`, inside the ball around `x` and inside
             the bounds, without a gradient.
         """
+        x = ops.convert_to_tensor(x, "float32")
+        labels = ops.convert_to_tensor(labels, "float32")
         self.threat_model.check_images(x)
         delta = self.run(classifier, x, labels, seed)
         delta = self.threat_model.project(delta, x)
@@ -131,7 +133,7 @@ class Attack:
         def run(x: Any, labels: Any, seed: Any) -> Any:
             return self.perturb(reference(), x, labels, CounterSeed(seed))
 
-        return backend.compile(run), num_classes
+        return backend.compile(run, reference), num_classes
 
     def __setattr__(self, name: str, value: Any) -> None:
         # A change would reach some compiled steps and not others.

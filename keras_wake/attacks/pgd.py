@@ -6,6 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_wake import _precision
 from keras_wake import _validate
 from keras_wake import backend
 from keras_wake.attacks.attack import Attack
@@ -102,20 +103,27 @@ class PGD(Attack):
     ) -> Any:
         """The steps from `delta` on."""
         threat = self.threat_model
+        half = _precision.computes_in_float16(classifier)
+        state = [(v, v.value) for v in getattr(classifier, "variables", ())]
 
         def total_loss(images: Any) -> Any:
             # In training mode a call would update statistics and seeds;
             # the scope takes such updates and drops them.
-            with keras.StatelessScope():
+            with keras.StatelessScope(state_mapping=state):
                 logits = classifier(images, training=self.training)
-            return ops.sum(cross_entropy(labels, logits))
+            losses = cross_entropy(labels, logits)
+            if half:
+                losses = _precision.scaled_losses(losses, labels, logits)
+            return ops.sum(losses)
 
-        def step(_: Any, delta: Any) -> Any:
+        def step(delta: Any) -> Any:
             gradient = backend.input_gradient(total_loss, x + delta)
+            if half:
+                gradient = _precision.finite(gradient)
             delta = delta + self.step_size * threat.steepest(gradient)
             return threat.project(delta, x)
 
-        return ops.fori_loop(0, self.steps, step, delta)
+        return backend.repeat(self.steps, step, delta)
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor."""

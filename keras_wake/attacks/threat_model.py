@@ -187,18 +187,20 @@ class ThreatModel:
 
     def random_perturbation(self, x: Any, seed: Any) -> Any:
         """A random allowed perturbation of `x`, same shape."""
+        x = ops.convert_to_tensor(x)
         delta = self._norm.random(ops.shape(x), self.epsilon, seed)
         return self.project(delta, x)
 
     def steepest(self, gradient: Any) -> Any:
         """The direction of norm 1 along which a loss rises fastest."""
-        return self._norm.steepest(gradient)
+        return self._norm.steepest(ops.convert_to_tensor(gradient))
 
     def project(self, delta: Any, x: Any) -> Any:
         """Brings `delta` into the ball, then `x + delta` into the bounds."""
+        x, delta = ops.convert_to_tensor(x), ops.convert_to_tensor(delta)
         delta = self._norm.project(delta, self.epsilon)
         return ops.clip(x + delta, *self.bounds) - x
 
     def size(self, delta: Any) -> Any:
         """Norm of each sample of `delta`, shape (batch,)."""
-        return self._norm.size(delta)
+        return self._norm.size(ops.convert_to_tensor(delta))

@@ -179,7 +179,7 @@ def _compile_sums(classifier: Callable, head: Callable) -> Callable:
         _, features = logits_and_features(classifier(), head(), x)
         return class_sums(labels, features, head().kernel)
 
-    return backend.compile(sums)
+    return backend.compile(sums, classifier)
 
 
 def class_sums(labels: Any, features: Any, kernel: Any) -> tuple[Any, Any]:
@@ -187,7 +187,7 @@ def class_sums(labels: Any, features: Any, kernel: Any) -> tuple[Any, Any]:
 
     Args:
         labels: Float tensor (batch, K); the class of a sample is its largest
-            entry.
+            entry. A sample whose entries are all 0 does not count.
         features: Float tensor (batch, n), g(x + δ).
         kernel: Float tensor (n, K), the weights of the head.
 
@@ -196,7 +196,8 @@ def class_sums(labels: Any, features: Any, kernel: Any) -> tuple[Any, Any]:
     """
     num_classes = labels.shape[-1]
     classes = ops.one_hot(ops.argmax(labels, axis=-1), num_classes)
-    classes = ops.cast(classes, "float32")
+    named = ops.cast(ops.any(labels > 0, axis=-1), "float32")
+    classes = ops.cast(classes, "float32") * named[:, None]
     summed = ops.matmul(ops.transpose(classes), ops.cast(features, "float32"))
     weights = ops.transpose(ops.cast(kernel, "float32"))
     return summed * weights, ops.sum(classes, axis=0)

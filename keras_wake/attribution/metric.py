@@ -33,8 +33,21 @@ class ClassAttributionSimilarity(keras.metrics.Metric):
             (num_classes,), initializer="zeros", name="counts"
         )
 
-    def update_state(self, labels: Any, features: Any, kernel: Any) -> None:
-        """Adds a batch of labels (batch, K) and features (batch, n)."""
+    def update_state(
+        self, labels: Any, features: Any, kernel: Any, present: Any = None
+    ) -> None:
+        """Adds a batch.
+
+        Args:
+            labels: Float tensor (batch, K).
+            features: Float tensor (batch, n).
+            kernel: Float tensor (n, K).
+            present: Boolean tensor (batch,), which samples count. Defaults
+                to `None`: all.
+        """
+        if present is not None:
+            features = ops.where(present[:, None], features, 0.0)
+            labels = ops.where(present[:, None], labels, 0.0)
         sums, counts = class_sums(labels, features, kernel)
         self.sums.assign_add(sums)
         self.counts.assign_add(counts)

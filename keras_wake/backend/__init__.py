@@ -1,36 +1,30 @@
 """The one place where keras-wake meets a deep-learning framework.
 
 Everything else is written in `keras.ops`. Each backend is one file with the
-same few names: `Trainer` (the compiled training and test step), `compile`,
-`input_gradient`, `side_by_side`, `global_sum`, `replica_index`, `to_numpy`
-and `use_xla`.
+same few names, and holds only what must differ:
+
+- `Trainer`: the training and test step that Keras compiles;
+- `compile`: the same for a function of tensors outside of `fit`;
+- `input_gradient`, `repeat`, `side_by_side`: how an attack computes;
+- `global_sum`, `replica_index`, `replicas_of`: what replicas share, or not;
+- `data_shard`: how several processes divide the data among them;
+- `to_numpy`: a value on the host;
+- `jit_by_default`: whether compilation pays off.
 """
 
 import keras
 
-if keras.backend.backend() == "tensorflow":
-    from keras_wake.backend.tensorflow import compile
-    from keras_wake.backend.tensorflow import global_sum
-    from keras_wake.backend.tensorflow import input_gradient
-    from keras_wake.backend.tensorflow import replica_index
-    from keras_wake.backend.tensorflow import side_by_side
-    from keras_wake.backend.tensorflow import to_numpy
-    from keras_wake.backend.tensorflow import Trainer
-    from keras_wake.backend.tensorflow import use_xla
+_BACKEND = keras.backend.backend()
+
+if _BACKEND == "tensorflow":
+    from keras_wake.backend.tensorflow import *  # noqa: F403
+elif _BACKEND == "jax":
+    from keras_wake.backend.jax import *  # noqa: F403
+elif _BACKEND == "torch":
+    from keras_wake.backend.torch import *  # noqa: F403
 else:
     raise ImportError(
-        "This version of keras-wake runs on Keras's TensorFlow backend. "
-        f"Received: backend {keras.backend.backend()!r}. Set the environment "
-        "variable KERAS_BACKEND=tensorflow before Keras is imported."
+        "keras-wake runs on Keras's TensorFlow, JAX and PyTorch backends. "
+        f"Received: backend {_BACKEND!r}. Set the environment variable "
+        "KERAS_BACKEND=tensorflow (or jax, or torch) before Keras is imported."
     )
-
-__all__ = [
-    "Trainer",
-    "compile",
-    "global_sum",
-    "input_gradient",
-    "replica_index",
-    "side_by_side",
-    "to_numpy",
-    "use_xla",
-]

@@ -10,6 +10,20 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+__all__ = [
+    "Trainer",
+    "compile",
+    "data_shard",
+    "global_sum",
+    "input_gradient",
+    "jit_by_default",
+    "repeat",
+    "replica_index",
+    "replicas_of",
+    "side_by_side",
+    "to_numpy",
+]
+
 
 def input_gradient(function: Callable, inputs: Any) -> Any:
     """Gradient of the scalar `function(inputs)` with respect to `inputs`.
@@ -22,6 +36,20 @@ def input_gradient(function: Callable, inputs: Any) -> Any:
     return tape.gradient(value, inputs)
 
 
+def unroll_loops() -> bool:
+    """Whether a loop is faster written out: it is not, and compiles longer."""
+    return False
+
+
+def repeat(times: int, function: Callable, value: Any) -> Any:
+    """`function` applied to `value` so many times."""
+    if not unroll_loops():
+        return keras.ops.fori_loop(0, times, lambda _, v: function(v), value)
+    for _ in range(times):
+        value = function(value)
+    return value
+
+
 def side_by_side(function: Callable, *tensors: Any) -> Any:
     """`function(*tensors)`, which treats the samples of a batch apart.
 
@@ -31,7 +59,7 @@ def side_by_side(function: Callable, *tensors: Any) -> Any:
     chains of operations do not. It pays off most where one operation gets
     half of the cores (`benchmarks/train_step.py`).
     """
-    if use_xla():
+    if jit_by_default():
         return function(*tensors)
     size = tf.shape(tensors[0])[0]
     middle = (size + 1) // 2
@@ -58,6 +86,27 @@ def replica_index() -> Any:
     return tf.cast(context.replica_id_in_sync_group, tf.int32)
 
 
+def replicas_of(variable: Any) -> list[Any]:
+    """The variable of each replica of this process.
+
+    They differ where replicas do not share what they have found, as in batch
+    normalisation.
+    """
+    return list(getattr(variable.value, "values", [variable]))
+
+
+def data_shard() -> tuple[int, int, int]:
+    """How a host's input pipeline has to divide each batch of the data.
+
+    Returns:
+        The number of this process, how many processes share a batch, and the
+        number that the size of a process's share must be a multiple of.
+        `tf.distribute` divides a `tf.data` pipeline by itself, so here it is
+        always (0, 1, 1).
+    """
+    return 0, 1, 1
+
+
 def to_numpy(value: Any) -> Any:
     """A variable or tensor as a NumPy array, outside a compiled step.
 
@@ -67,7 +116,7 @@ def to_numpy(value: Any) -> Any:
     return tf.convert_to_tensor(value).numpy()
 
 
-def use_xla() -> bool:
+def jit_by_default() -> bool:
     """Whether XLA pays off here.
 
     On a CPU it does not: a PGD-10 step of PreActResNet-18 (width 16, batch
@@ -78,11 +127,26 @@ def use_xla() -> bool:
     return any(device.device_type in ("GPU", "TPU") for device in devices)
 
 
-def compile(function: Callable) -> Callable:
-    """Compiles `function` of tensors; whatever it closes over stays live."""
+def compile(function: Callable, model: Callable) -> Callable:
+    """Compiles `function` of tensors, which reads the variables of a model.
+
+    Args:
+        function: Tensors to tensors.
+        model: Called without arguments, returns the model. Not needed here:
+            a graph reads variables by reference.
+    """
     return tf.function(
-        function, reduce_retracing=True, jit_compile=use_xla(), autograph=False
+        function,
+        reduce_retracing=True,
+        jit_compile=jit_by_default(),
+        autograph=False,
     )
+
+
+def _is_multi_worker(strategy: Any) -> bool:
+    return isinstance(
+        strategy, tf.distribute.MultiWorkerMirroredStrategy
+    ) and bool(strategy.cluster_resolver.cluster_spec().as_dict())
 
 
 class Trainer(keras.Model):
@@ -94,9 +158,43 @@ class Trainer(keras.Model):
         updates_before = self.optimizer_updates()
         super().train_step(batch)
         self.average_teacher(self.optimizer_updates() - updates_before)
-        return self.get_metrics_result()
+        return self._logs()
 
     def test_step(self, data: Any) -> dict[str, Any]:
         """Accuracy on clean and on adversarial images, without any update."""
         self.evaluate_batch(data)
-        return self.get_metrics_result()
+        return self._logs()
+
+    def _logs(self) -> dict[str, Any]:
+        """The logs of a step, in the form in which Keras reduces them."""
+        logs = self.get_metrics_result()
+        if not _is_multi_worker(self.distribute_strategy):
+            return logs
+        # With several workers Keras takes the mean along the first axis.
+        return {name: value[tf.newaxis] for name, value in logs.items()}
+
+    def _maybe_symbolic_build(
+        self, iterator: Any = None, data_batch: Any = None
+    ) -> None:
+        """As in Keras, which with several workers fails to take a batch."""
+        strategy = self.distribute_strategy
+        if iterator is not None and _is_multi_worker(strategy):
+            _, _, batches = next(iter(iterator))
+            data_batch = keras.tree.map_structure(
+                lambda value: strategy.experimental_local_results(value)[0],
+                next(batches),
+            )
+            iterator = None
+        super()._maybe_symbolic_build(iterator, data_batch)
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this process is the one of several that writes files."""
+        return self.distribute_strategy.extended.should_checkpoint
+
+    def metric_values(self, metric: Any) -> list[Any]:
+        """The variables of a metric after the newest step, as NumPy arrays."""
+        return [to_numpy(variable) for variable in metric.variables]
+
+    def sync_variables(self) -> None:
+        """Does nothing: a step changes the variables themselves."""

@@ -1,9 +1,15 @@
-"""Callbacks: the teacher's average, attribution, and the collapse monitor."""
+"""Callbacks: the teacher's average, attribution, monitor and backup."""
 
+from keras_wake.callbacks.backup_and_restore import BackupAndRestore
 from keras_wake.callbacks.catastrophic_overfit_monitor import (
     CatastrophicOverfitMonitor,
 )
 from keras_wake.callbacks.cross_class_attribution import CrossClassAttribution
 from keras_wake.callbacks.ema_teacher import EMATeacher
 
-__all__ = ["CatastrophicOverfitMonitor", "CrossClassAttribution", "EMATeacher"]
+__all__ = [
+    "BackupAndRestore",
+    "CatastrophicOverfitMonitor",
+    "CrossClassAttribution",
+    "EMATeacher",
+]

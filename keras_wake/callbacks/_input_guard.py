@@ -1,4 +1,4 @@
-"""Raises as soon as a batch held something that cannot be right.
+"""Raises as soon as a batch held, or became, something that cannot be right.
 
 The compiled step counts the faults; `WakeModel.fit` and `evaluate` put this
 callback before all others, so that no checkpoint is written after a fault.
@@ -7,35 +7,59 @@ callback before all others, so that no checkpoint is written after a fault.
 from typing import Any
 
 import keras
+import numpy as np
+
+from keras_wake import _snapshot
+from keras_wake import backend
 
 
 class InputGuard(keras.callbacks.Callback):
-    """Reads the model's count of faults after every batch."""
+    """Reads the model's count of faults after every batch.
+
+    A loss that is not finite has ruined the weights by the time it is seen,
+    so the weights with which the epoch began are kept, and come back.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._epoch = 0
         self._batches = 0
+        self._good: list[np.ndarray] = []
+        self._first_epoch: int | None = None
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Counts anew, also after a run that was broken off."""
         self.model.forget_faults()
+        self._first_epoch = None
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Remembers the epoch, for the message."""
+        """Remembers the epoch, for the message, and the weights."""
+        if self._first_epoch is None:
+            self._first_epoch = epoch
         self._epoch = epoch
         self._batches = 0
+        self._good = _snapshot.take(self.model)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Checks a batch of training."""
         self._batches += 1
-        self.model.raise_for_faults(
-            f"of epoch {self._epoch + 1}, batch {batch + 1}"
-        )
+        step = f"epoch {self._epoch + 1}, batch {batch + 1}"
+        if self.model.raise_for_faults(f"of {step}"):
+            self._go_back(f"The loss became NaN or infinite in {step}.")
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Refuses an epoch without a batch."""
+        """Refuses an epoch without a batch, and one that ruined the weights."""
         self._refuse_empty("training")
+        # An update with the gradient NaN of a loss that is finite.
+        if not _all_finite(self.model.trainable_variables):
+            self._go_back(
+                f"The last update of epoch {epoch + 1}, batch "
+                f"{self._batches}, has made weights NaN or infinite."
+            )
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Frees the memory."""
+        self._good = []
 
     def on_test_begin(self, logs: Any = None) -> None:
         """Counts anew."""
@@ -57,3 +81,33 @@ class InputGuard(keras.callbacks.Callback):
             raise ValueError(
                 f"The {phase} data set is empty: it yielded no batch."
             )
+
+    def _go_back(self, what: str) -> None:
+        """Restores the last good weights and raises."""
+        _snapshot.put_back(self.model, self._good)
+        self.model.forget_faults()
+        when = f"at the end of epoch {self._epoch}"
+        if self._epoch == self._first_epoch:
+            when = "when `fit` began"
+        message = (
+            f"{what} Student, teacher and optimizer are back to what they "
+            f"were {when}. "
+        )
+        if not _all_finite(self.model.trainable_variables):
+            raise FloatingPointError(
+                f"{message}There, weights are not finite already: give the "
+                "classifier other ones."
+            )
+        rate = float(backend.to_numpy(self.model.optimizer.learning_rate))
+        raise FloatingPointError(
+            f"{message}Likely causes, the first one first: a learning rate "
+            f"that is too high (it is {rate:g}; try a tenth of it, a warm-up, "
+            "or `clipnorm=` in the optimizer); numbers beyond the range of "
+            "half precision (keep the optimizer's loss scaling, and the last "
+            "layer in float32); an objective, layer or optimizer of your own "
+            "that divides by 0 or takes the logarithm of 0."
+        )
+
+
+def _all_finite(variables: list[Any]) -> bool:
+    return all(np.isfinite(backend.to_numpy(v)).all() for v in variables)

@@ -6,7 +6,6 @@ falls to near 0, often within an epoch. Neither the loss nor the single-step
 accuracy shows it.
 """
 
-import itertools
 import warnings
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 from keras import ops
 
 from keras_wake import _inputs
+from keras_wake import _snapshot
 from keras_wake import _validate
 from keras_wake import backend
 from keras_wake.attacks import FGSM
@@ -98,7 +98,7 @@ class CatastrophicOverfitMonitor(keras.callbacks.Callback):
     def _forget(self) -> None:
         self.history: list[dict[str, Any]] = []
         self.collapsed = False
-        self._good: list[tuple[Any, np.ndarray]] | None = None
+        self._good: list[np.ndarray] | None = None
         self._epoch = 0
         self._step = 0
         self._next_check = 0
@@ -133,6 +133,13 @@ class CatastrophicOverfitMonitor(keras.callbacks.Callback):
                     "`CatastrophicOverfitMonitor()` would use up the first "
                     f"batches of this {type(data).__name__}, which gives each "
                     "only once. Pass `CatastrophicOverfitMonitor(data=(x, y))`."
+                )
+            if backend.data_shard()[1] > 1:
+                raise ValueError(
+                    "`CatastrophicOverfitMonitor()` would look at other images "
+                    "in each of several processes, which then could decide "
+                    "differently. Pass the same images to all of them: "
+                    "`CatastrophicOverfitMonitor(data=(x, y))`."
                 )
         images, labels, taken = [], [], 0
         for x, y in _inputs.batches(data, self.samples):
@@ -169,9 +176,30 @@ class CatastrophicOverfitMonitor(keras.callbacks.Callback):
             for name in ("single_step_accuracy", "multi_step_accuracy"):
                 logs[name] = self.history[-1][name]
 
+    def get_state(self) -> dict[str, Any]:
+        """What `BackupAndRestore` keeps, the last good weights among it."""
+        return {
+            "history": self.history,
+            "collapsed": self.collapsed,
+            "step": self._step,
+            "next_check": self._next_check,
+            "good": None if self.collapsed else self._good,
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes on from what `get_state` has returned."""
+        self.history = list(state["history"])
+        self.collapsed = state["collapsed"]
+        self._step = state["step"]
+        self._next_check = state["next_check"]
+        self._good = state["good"]
+        if self.collapsed and self.action != "warn":
+            self.model.stop_training = True
+
     def _check(self) -> None:
         if self.collapsed and self.action != "warn":
             return
+        self.model.sync_variables()
         single = self._accuracy(self._single)
         multi = self._accuracy(self._multi)
         bad = single - multi >= self.gap and multi <= self.ratio * single
@@ -186,12 +214,7 @@ class CatastrophicOverfitMonitor(keras.callbacks.Callback):
         )
         if not bad:
             if self.action == "rollback":
-                self._good = [
-                    (variable, backend.to_numpy(variable))
-                    for variable in itertools.chain(
-                        self.model.variables, self.model.optimizer.variables
-                    )
-                ]
+                self._good = _snapshot.take(self.model)
             return
         first, self.collapsed = not self.collapsed, True
         if first:
@@ -204,8 +227,7 @@ class CatastrophicOverfitMonitor(keras.callbacks.Callback):
             f"{single:.1%} under one step and {multi:.1%} under PGD."
         )
         if self.action == "rollback" and self._good is not None:
-            for variable, value in self._good:
-                variable.assign(value)
+            _snapshot.put_back(self.model, self._good)
             good = [e for e in self.history if not e["collapsed"]][-1]
             message += (
                 f" The weights are back to those of epoch {good['epoch']}, "

@@ -155,6 +155,20 @@ class CrossClassAttribution(keras.callbacks.Callback):
         if self.path is not None and due and self._measured:
             self._draw(os.fspath(self.path))
 
+    def get_state(self) -> dict[str, Any]:
+        """What `BackupAndRestore` keeps."""
+        return {"history": self.history, "missing": self._missing}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes on from what `get_state` has returned."""
+        self.history = list(state["history"])
+        self._missing = state["missing"]
+        last = self.history[-1] if self.history else {}
+        self.correlation = last.get("correlation")
+        self.cas = last.get("cas")
+        self.teacher_correlation = last.get("teacher_correlation")
+        self.teacher_cas = last.get("teacher_cas")
+
     def _matrix_of(self, network: Any, head: Any) -> np.ndarray:
         attack = self.attack or self.model.eval_attack
         with warnings.catch_warnings():

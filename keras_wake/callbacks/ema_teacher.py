@@ -118,13 +118,13 @@ class EMATeacher(keras.callbacks.Callback):
             if not keras.backend.is_float_dtype(mean.dtype):
                 continue
             target = ops.convert_to_tensor(value)
+            current = ops.convert_to_tensor(mean)
             if id(value) in trainable or not copied:
-                current = ops.convert_to_tensor(mean)
                 step = ops.cast(rate, mean.dtype)
                 target = current - step * (current - target)
             # A choice, not a product with 0: a student that has become NaN
             # must not reach a frozen teacher.
-            mean.assign(ops.where(active, target, mean))
+            mean.assign(ops.where(active, target, current))
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Lets a teacher that was never averaged start as the student."""
@@ -161,6 +161,14 @@ class EMATeacher(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Brings re-estimated statistics up to date for checkpoints."""
         self._reestimate()
+
+    def get_state(self) -> dict[str, Any]:
+        """What `BackupAndRestore` keeps; the teacher is part of the model."""
+        return {"estimated_at": self._estimated_at}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes on from what `get_state` has returned."""
+        self._estimated_at = state["estimated_at"]
 
     def _reestimate(self) -> None:
         updates = int(backend.to_numpy(self.model.teacher_updates))

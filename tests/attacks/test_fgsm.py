@@ -66,7 +66,7 @@ def test_equals_the_closed_form_from_a_random_start(linear, vectors):
     # The start decides where the step of 0.25 does not reach the ball's end.
     inside = (np.abs(delta) < 0.19) & (expected > 0) & (expected < 1)
     assert inside.sum() > 3
-    found = attack(linear, vectors, y, seed=7)
+    found = np.asarray(attack(linear, vectors, y, seed=7))
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 

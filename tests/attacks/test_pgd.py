@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
 from keras import ops
+from keras.ops import convert_to_numpy as to_numpy
 
 from keras_wake import backend
 from keras_wake._random import CounterSeed
@@ -100,10 +101,10 @@ def test_equals_pytorch(classifier, images, labels, norm, training):
     expected = TorchTwin(classifier).pgd(
         images, labels, norm, epsilon, step_size, 7, training
     )
-    found = attack(classifier, images, labels)
+    found = to_numpy(attack(classifier, images, labels))
     # The images reach the ball and the bounds, else less would be tested.
     assert np.any(expected == 0) and np.any(expected == 1)
-    size = attack.threat_model.size(expected - images)
+    size = to_numpy(attack.threat_model.size(expected - images))
     assert np.max(size) > 0.999 * epsilon
     # Float32 against float64 over seven steps. For linf a sign that flips
     # would be an error of the step size, for l2 the gradient is divided by
@@ -116,8 +117,10 @@ def test_training_mode_makes_a_difference(classifier, images, labels):
     # Otherwise the test above would hold for a flag that does nothing.
     classifier = _without_dropout(classifier)
     runs = [
-        PGD("l2", 0.6, random_start=False, steps=2, training=training)(
-            classifier, images, labels
+        to_numpy(
+            PGD("l2", 0.6, random_start=False, steps=2, training=training)(
+                classifier, images, labels
+            )
         )
         for training in (False, True)
     ]
@@ -224,7 +227,7 @@ def test_each_image_is_attacked_for_itself(classifier, images, labels, norm):
 
     others = images.copy()
     others[1:] = 1 - others[1:]
-    among_others = attack(classifier, others, labels)
+    among_others = to_numpy(attack(classifier, others, labels))
     np.testing.assert_allclose(among_others[0], together[0], atol=1e-6)
     assert np.max(np.abs(among_others[1:] - together[1:])) > 0.1
 
@@ -236,7 +239,7 @@ def test_the_size_of_a_batch_does_not_scale_the_gradient():
     weights = np.float32(10) * np.array([[1, -1], [1, -1]], "float32")
 
     def sure(x, training=False):
-        return ops.matmul(x, weights)
+        return ops.matmul(x, ops.convert_to_tensor(weights))
 
     x = np.full((50, 2), 0.6, "float32")
     labels = np.tile(np.float32([1, 0]), (50, 1))
@@ -264,8 +267,8 @@ def test_leaves_the_state_of_the_classifier(
         assert part in paths
     before = [np.copy(np.asarray(variable)) for variable in variables]
     attack = PGD(epsilon=0.1, steps=3, training=training)
-    first = attack(classifier, images, labels, seed=0)
-    again = attack(classifier, images, labels, seed=0)
+    first = to_numpy(attack(classifier, images, labels, seed=0))
+    again = to_numpy(attack(classifier, images, labels, seed=0))
     for variable, value in zip(variables, before, strict=True):
         np.testing.assert_array_equal(variable, value, err_msg=variable.path)
     assert not classifier.losses
@@ -314,8 +317,13 @@ def test_a_zero_gradient_leaves_the_start(images, labels):
     grey = np.full_like(images, 0.5)
     for norm in ("linf", "l2"):
         attack = PGD(norm, epsilon=0.2, steps=3)
-        start = attack.threat_model.random_perturbation(grey, CounterSeed(1))
-        x_adv = attack.perturb(constant, grey, one_hot, CounterSeed(1))
+        start, x_adv = map(
+            to_numpy,
+            (
+                attack.threat_model.random_perturbation(grey, CounterSeed(1)),
+                attack.perturb(constant, grey, one_hot, CounterSeed(1)),
+            ),
+        )
         assert np.max(np.abs(start)) > 0.01
         # Rounding of x + δ.
         np.testing.assert_allclose(x_adv, grey + start, atol=1e-6)

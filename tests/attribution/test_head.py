@@ -212,7 +212,10 @@ def test_features_are_what_goes_into_the_head(subclassed):
         for weight in layer.get_weights()
     )
     expected = np.maximum(x @ first + bias1, 0)
-    logits, features = logits_and_features(subclassed, subclassed.head, x)
+    logits, features = map(
+        keras.ops.convert_to_numpy,
+        logits_and_features(subclassed, subclassed.head, x),
+    )
     # Float32 against float64.
     np.testing.assert_allclose(features, expected, atol=1e-6)
     np.testing.assert_allclose(

@@ -1,44 +1,11 @@
 """One replica and two: the same losses, metrics, CAS, student and teacher."""
 
-import json
-import os
-import pathlib
-import subprocess
-import sys
-
 import numpy as np
 import pytest
-
-import keras_wake
 
 # Batches of 10 out of 39 leave 9, five on one replica and four on the other;
 # batches of 12 out of 37 leave one image, and the second replica has none.
 CASES = ("uneven_last_batch", "single_image_last", "batch_norm")
-
-
-@pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    """What `replica_run.py` found, for every case and number of replicas."""
-    path = tmp_path_factory.mktemp("replicas") / "results.json"
-    root = pathlib.Path(keras_wake.__file__).parents[1]
-    done = subprocess.run(
-        [
-            sys.executable,
-            str(pathlib.Path(__file__).with_name("replica_run.py")),
-            str(path),
-        ],
-        # On a CPU, oneDNN's convolutions fail on a share without images.
-        env={
-            **os.environ,
-            "PYTHONPATH": str(root),
-            "TF_ENABLE_ONEDNN_OPTS": "0",
-        },
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(path.read_text())
 
 
 def assert_equal(one, two):
@@ -47,8 +14,8 @@ def assert_equal(one, two):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_two_replicas_train_as_one(results, case):
-    one, two = results[f"{case}_1"], results[f"{case}_2"]
+def test_two_replicas_train_as_one(replica_results, case):
+    one, two = replica_results[f"{case}_1"], replica_results[f"{case}_2"]
     assert "error" not in one, one.get("error")
     assert "error" not in two, two.get("error")
     assert set(one["history"]) == set(two["history"])
@@ -64,17 +31,19 @@ def test_two_replicas_train_as_one(results, case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_there_is_something_to_compare(results, case):
-    history = results[f"{case}_1"]["history"]
+def test_there_is_something_to_compare(replica_results, case):
+    history = replica_results[f"{case}_1"]["history"]
     for key in ("loss", "val_cas", "val_teacher_cas", "val_loss"):
         assert np.ptp(history[key]) > 0.01, key
     assert np.ptp(history["robust_accuracy"]) > 0
-    student, teacher = (results[f"{case}_1"][n] for n in ("student", "teacher"))
+    student, teacher = (
+        replica_results[f"{case}_1"][n] for n in ("student", "teacher")
+    )
     assert np.abs(np.subtract(student[0], teacher[0])).max() > 0.001
 
 
-def test_evaluation_outside_fit_agrees(results):
-    one, two = (results[f"single_image_last_{n}"] for n in (1, 2))
+def test_evaluation_outside_fit_agrees(replica_results):
+    one, two = (replica_results[f"single_image_last_{n}"] for n in (1, 2))
     assert set(one["evaluated"]) == {
         "loss",
         "accuracy",
@@ -87,24 +56,25 @@ def test_evaluation_outside_fit_agrees(results):
         assert_equal(value, two["history"][f"val_{key}"][-1])
 
 
-def test_monitor_sees_the_same(results):
+def test_monitor_sees_the_same(replica_results):
     for name in ("single_step_accuracy", "multi_step_accuracy"):
         one, two = (
-            results[f"single_image_last_{n}"]["history"][name] for n in (1, 2)
+            replica_results[f"single_image_last_{n}"]["history"][name]
+            for n in (1, 2)
         )
         assert len(one) == 4
         assert_equal(one, two)
 
 
-def test_a_fault_on_the_second_replica_is_found(results):
-    assert results["nan_2"]["error"].startswith(
+def test_a_fault_on_the_second_replica_is_found(replica_results):
+    assert replica_results["nan_2"]["error"].startswith(
         "ValueError: 1 image(s) of epoch 1, batch 2 contain NaN"
     )
 
 
-def test_batch_norm_without_images_is_refused(results):
+def test_batch_norm_without_images_is_refused(replica_results):
     # A replica with nothing to take the mean of would make all weights NaN.
-    assert results["batch_norm_alone_2"]["error"].startswith(
+    assert replica_results["batch_norm_alone_2"]["error"].startswith(
         "ValueError: 1 replica(s) got no image of epoch 1, batch 3, and the "
         "batch norm there has no statistics."
     )

@@ -1,6 +1,7 @@
 """The examples: what a run writes, refuses, and continues."""
 
 import csv
+import errno
 import json
 import math
 import os
@@ -15,6 +16,7 @@ import pytest
 from PIL import Image
 
 import keras_wake as kw
+from keras_wake.callbacks import _backup_file
 
 ROOT = pathlib.Path(__file__).parents[2]
 NETWORKS = [
@@ -156,18 +158,18 @@ def test_resume_without_the_backup_is_refused(copy_of_run, start, capsys):
 
 
 def test_interrupted_run_continues(
-    examples, finished_run, start, tmp_path, monkeypatch, capsys
+    finished_run, start, tmp_path, monkeypatch, capsys
 ):
-    save_aside = examples.training._save_aside
+    write = _backup_file.write
 
-    def interrupt(model, path):
-        if path.name == "epoch_00002.weights.h5":
+    def interrupt(path, state, values):
+        if state["epoch"] == 2:
             raise KeyboardInterrupt
-        save_aside(model, path)
+        write(path, state, values)
 
     # The worst moment: an epoch is in the record and not in the backup.
     with monkeypatch.context() as patch:
-        patch.setattr(examples.training, "_save_aside", interrupt)
+        patch.setattr(_backup_file, "write", interrupt)
         with pytest.raises(SystemExit) as stop:
             start(tmp_path)
     assert stop.value.code == 130
@@ -182,7 +184,8 @@ def test_interrupted_run_continues(
     assert_same(record["table"], finished_run.record["table"])
     assert record["resumed_commits"] == [record["commit"]]
     backups = [path.name for path in (tmp_path / "backup").iterdir()]
-    assert backups == ["epoch_00003.weights.h5"]
+    assert backups == ["backup.npz"]
+    assert not list(tmp_path.rglob("*unfinished*"))
 
 
 def test_finished_run_only_reports_again_also_without_figures(
@@ -191,7 +194,7 @@ def test_finished_run_only_reports_again_also_without_figures(
     def fail(*args, **kwargs):
         raise RuntimeError("no room for a figure")
 
-    monkeypatch.setattr(kw.WakeModel, "fit", fail)
+    monkeypatch.setattr(kw.WakeModel, "train_step", fail)
     monkeypatch.setattr(kw.visualization, "plot_history", fail)
     (copy_of_run / "robust.keras").unlink()
     start(copy_of_run, "--resume")
@@ -203,6 +206,67 @@ def test_finished_run_only_reports_again_also_without_figures(
     record = strict_json(copy_of_run / "record.json")
     assert record["epochs"] == finished_run.record["epochs"]
     assert_same(record["table"], finished_run.record["table"])
+
+
+def test_full_disk_in_the_middle_is_said_and_made_good(
+    finished_run, start, tmp_path, monkeypatch, capsys
+):
+    replace = os.replace
+    epochs = []
+
+    def second_epoch_fails(*args):
+        if epochs[-1:] == [1]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(*args)
+
+    monkeypatch.setattr(os, "replace", second_epoch_fails)
+    monkeypatch.setattr(
+        kw.EMATeacher,
+        "on_test_begin",
+        lambda self, logs: epochs.append(len(epochs)),
+    )
+    with pytest.warns(UserWarning, match="The backup of epoch 1 stays"):
+        start(tmp_path)
+    message = capsys.readouterr().err
+    assert "The record could not be written: [Errno 28] No space" in message
+    record = strict_json(tmp_path / "record.json")
+    assert_same(record["epochs"], finished_run.record["epochs"])
+    assert not list(tmp_path.rglob("*unfinished*"))
+
+
+def test_record_that_fell_behind_the_backup_is_completed(
+    finished_run, copy_of_run, start
+):
+    record = strict_json(copy_of_run / "record.json")
+    del record["epochs"][1:]
+    (copy_of_run / "record.json").write_text(json.dumps(record))
+    (copy_of_run / "history.csv").unlink()
+    start(copy_of_run, "--resume")
+    record = strict_json(copy_of_run / "record.json")
+    assert record["epochs"] == finished_run.record["epochs"]
+    history = (copy_of_run / "history.csv").read_text()
+    assert history == (finished_run.run_dir / "history.csv").read_text()
+
+
+def test_result_that_cannot_be_written_is_an_error(
+    copy_of_run, start, monkeypatch, capsys
+):
+    before = (copy_of_run / "robust.keras").read_bytes()
+
+    def full(path):
+        path.write_bytes(b"half a network")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(keras.Model, "save", lambda self, path: full(path))
+    with pytest.raises(SystemExit) as stop:
+        start(copy_of_run, "--resume")
+    assert stop.value.code == 1
+    printed = capsys.readouterr()
+    assert re.search(r"^last +teacher", printed.out, re.M)
+    assert "The network could not be written: [Errno 28]" in printed.err
+    assert "Make room and complete it with:\npython" in printed.err
+    assert (copy_of_run / "robust.keras").read_bytes() == before
+    assert not list(copy_of_run.rglob("*unfinished*"))
 
 
 def test_folder_of_images_without_a_teacher(
@@ -289,7 +353,7 @@ def test_trains_on_several_devices(small_setting, tmp_path):
 def test_one_device_needs_no_strategy(examples):
     import tensorflow as tf
 
-    with examples.devices.scope() as replicas:
+    with examples.devices.scope(examples.devices.start(0)) as replicas:
         assert not tf.distribute.has_strategy()
     assert replicas == 1
 
@@ -382,6 +446,7 @@ def test_record_is_strict_json_also_with_nan(examples, tmp_path):
     record = examples.record.Record(tmp_path, {"seed": 0}, "a device")
     record.add_epoch({"loss": math.nan, "val_cas": np.float32(1.5)}, 2.0)
     record.add_epoch({"loss": math.inf}, 2.0)
+    record.write()
     content = strict_json(tmp_path / "record.json")
     assert content["epochs"] == [
         {"epoch": 1, "loss": None, "val_cas": 1.5},

@@ -211,7 +211,8 @@ def test_channels_first_as_global_format_changes_nothing():
         logits = keras.ops.convert_to_numpy(classifier(images))
     finally:
         keras.config.set_image_data_format("channels_last")
-    np.testing.assert_allclose(logits, expected(images), atol=1e-6)
+    expected = keras.ops.convert_to_numpy(expected(images))
+    np.testing.assert_allclose(logits, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(

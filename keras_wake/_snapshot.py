@@ -1,0 +1,78 @@
+"""All that a training step changes, as arrays in the memory of the host.
+
+Student, teacher, their counters and random states, and the optimizer.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from keras_wake import backend
+
+
+def variables_of(model: Any) -> list[Any]:
+    """The variables of a compiled model that training changes, in order."""
+    model.sync_variables()
+    optimizer = model.optimizer
+    if not optimizer.built:
+        optimizer.build(model.trainable_variables)
+    return [*model.variables, *optimizer.variables]
+
+
+def take(model: Any) -> list[np.ndarray]:
+    """The values of `variables_of(model)`.
+
+    Where the replicas of a variable differ, theirs in a row.
+    """
+    return [_value_of(variable) for variable in variables_of(model)]
+
+
+def _value_of(variable: Any) -> np.ndarray:
+    # Copied, because an array may share its memory with the variable.
+    values = [
+        np.array(backend.to_numpy(replica))
+        for replica in backend.replicas_of(variable)
+    ]
+    if all(np.array_equal(value, values[0]) for value in values[1:]):
+        return values[0]
+    return np.stack(values)
+
+
+def put_back(model: Any, values: list[np.ndarray]) -> None:
+    """Sets the variables of a model to what `take` has returned.
+
+    Raises:
+        ValueError: If the values are those of another model.
+    """
+    variables = variables_of(model)
+    for number, (variable, value) in enumerate(
+        zip(variables, values, strict=False)
+    ):
+        shape = tuple(variable.shape)
+        found = np.shape(value)
+        if shape not in (found, found[1:]):
+            raise ValueError(
+                "The values are those of another model or optimizer: variable "
+                f"{number} ({variable.path}) has shape {shape} here and "
+                f"{found} there."
+            )
+    if len(variables) != len(values):
+        raise ValueError(
+            "The values are those of another model or optimizer: "
+            f"{len(variables)} variables here, {len(values)} there."
+        )
+    for variable, value in zip(variables, values, strict=True):
+        _assign(variable, value)
+
+
+def _assign(variable: Any, value: np.ndarray) -> None:
+    if np.ndim(value) == len(variable.shape):
+        variable.assign(value)
+        return
+    replicas = backend.replicas_of(variable)
+    if len(replicas) != len(value):
+        # Of another number of replicas: all go on with the first one's.
+        variable.assign(value[0])
+        return
+    for replica, own in zip(replicas, value, strict=True):
+        replica.assign(own)

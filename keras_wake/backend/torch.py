@@ -1,0 +1,134 @@
+"""PyTorch: input gradients and the eager steps, on one device."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import torch
+
+__all__ = [
+    "Trainer",
+    "compile",
+    "data_shard",
+    "global_sum",
+    "input_gradient",
+    "jit_by_default",
+    "repeat",
+    "replica_index",
+    "replicas_of",
+    "side_by_side",
+    "to_numpy",
+]
+
+
+def input_gradient(function: Callable, inputs: Any) -> Any:
+    """Gradient of the scalar `function(inputs)` with respect to `inputs`.
+
+    The weights get none, which saves the work of computing it.
+    """
+    with torch.enable_grad():
+        inputs = inputs.detach().requires_grad_()
+        value = function(inputs)
+        return torch.autograd.grad(value, inputs)[0]
+
+
+def repeat(times: int, function: Callable, value: Any) -> Any:
+    """`function` applied to `value` so many times."""
+    for _ in range(times):
+        value = function(value)
+    return value
+
+
+def side_by_side(function: Callable, *tensors: Any) -> Any:
+    """`function(*tensors)`: operations run one after the other."""
+    return function(*tensors)
+
+
+def global_sum(value: Any) -> Any:
+    """`value` itself: there is one device."""
+    return value
+
+
+def replica_index() -> int:
+    """Always 0: there is one device."""
+    return 0
+
+
+def replicas_of(variable: Any) -> list[Any]:
+    """The variable of each replica: one is enough, as all are the same."""
+    return [variable]
+
+
+def data_shard() -> tuple[int, int, int]:
+    """Always (0, 1, 1): one process has the whole batch."""
+    return 0, 1, 1
+
+
+def to_numpy(value: Any) -> Any:
+    """A variable or tensor as a NumPy array of its own."""
+    return np.array(keras.ops.convert_to_numpy(value))
+
+
+def jit_by_default() -> bool:
+    """Never: `torch.compile` does not pay off for most, as in Keras."""
+    return False
+
+
+def compile(function: Callable, model: Callable) -> Callable:
+    """`function` of tensors as it is, without recording gradients.
+
+    Args:
+        function: Tensors to tensors.
+        model: Called without arguments, returns the model that it reads.
+    """
+
+    def run(*tensors: Any) -> Any:
+        with torch.no_grad():
+            return function(*tensors)
+
+    return run
+
+
+class Trainer(keras.Model):
+    """The steps of `fit` and `evaluate`, for `WakeModel`."""
+
+    def make_train_function(self, force: bool = False) -> Any:
+        """As in Keras, for one process."""
+        group = torch.distributed
+        if group.is_available() and group.is_initialized():
+            if group.get_world_size() > 1:
+                raise ValueError(
+                    "With PyTorch, `fit` runs in one process: nothing would "
+                    "average the gradients of several. Received: a process "
+                    f"group of {group.get_world_size()}. Take the TensorFlow "
+                    "or JAX backend for several devices."
+                )
+        return super().make_train_function(force=force)
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        """Attack, update the student, average the teacher, report."""
+        with torch.no_grad():
+            batch = self.adversarial_batch(data)
+            updates_before = self.optimizer_updates()
+        super().train_step(batch)
+        with torch.no_grad():
+            self.average_teacher(self.optimizer_updates() - updates_before)
+            return self.get_metrics_result()
+
+    def test_step(self, data: Any) -> dict[str, Any]:
+        """Accuracy on clean and on adversarial images, without any update."""
+        self.evaluate_batch(data)
+        return self.get_metrics_result()
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this process is the one of several that writes files."""
+        return True
+
+    def metric_values(self, metric: Any) -> list[Any]:
+        """The variables of a metric after the newest step, as NumPy arrays."""
+        return [to_numpy(variable) for variable in metric.variables]
+
+    def sync_variables(self) -> None:
+        """Does nothing: a step changes the variables themselves."""

@@ -1,0 +1,109 @@
+"""The file of a backup: arrays and a JSON text in one archive.
+
+NumPy's format, not HDF5: a full disk is an `OSError` here, while HDF5 keeps
+the broken file open and ends the process with a segmentation fault.
+"""
+
+import json
+import pathlib
+import zipfile
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_wake._files import written_aside
+
+# Stands in the JSON text for an array of the archive.
+_ARRAY = "__array__"
+
+
+def write(
+    path: pathlib.Path, state: dict[str, Any], values: list[np.ndarray]
+) -> None:
+    """Writes a backup, replacing the one that is there.
+
+    Args:
+        path: The file.
+        state: Dictionaries, lists, numbers, texts and arrays.
+        values: Arrays, as `_snapshot.take` returns them.
+
+    Raises:
+        OSError: If it cannot be written; the old one stays.
+        TypeError: If the state has something else in it.
+    """
+    arrays: dict[str, Any] = {}
+    text = json.dumps(_packed(state, arrays))
+    arrays |= {f"value_{n}": _plain(v) for n, v in enumerate(values)}
+    # As an array, so that its checksum is looked at, too.
+    arrays["state"] = np.frombuffer(text.encode(), "uint8")
+    with written_aside(path) as aside, open(aside, "wb") as file:
+        np.savez(file, **arrays)
+
+
+def read(path: pathlib.Path) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """Reads what `write` has written.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: If there is none.
+        ValueError: If it is damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+        packed = json.loads(arrays["state"].tobytes())
+        state = _unpacked(packed, arrays)
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except (
+        OSError,
+        EOFError,
+        KeyError,
+        ValueError,
+        zipfile.BadZipFile,
+    ) as error:
+        raise ValueError(
+            f"The backup {path} cannot be read: {error}. Delete it to start "
+            "from the beginning."
+        ) from error
+    count = sum(name.startswith("value_") for name in arrays)
+    return state, [arrays[f"value_{n}"] for n in range(count)]
+
+
+def _plain(value: Any) -> np.ndarray:
+    """An array of a type that NumPy can write; bfloat16 fits in float32."""
+    value = np.asarray(value)
+    return value if value.dtype.kind in "biufc" else value.astype("float32")
+
+
+def _packed(value: Any, arrays: dict[str, np.ndarray]) -> Any:
+    """`value` for JSON, its arrays replaced by their names in `arrays`."""
+    if isinstance(value, dict):
+        return {key: _packed(item, arrays) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_packed(item, arrays) for item in value]
+    if isinstance(value, keras.Variable) or ops.is_tensor(value):
+        value = ops.convert_to_numpy(value)
+    if isinstance(value, (np.ndarray, np.generic)):
+        name = f"array_{len(arrays)}"
+        arrays[name] = _plain(value)
+        return {_ARRAY: name}
+    if value is not None and not isinstance(value, (bool, int, float, str)):
+        raise TypeError(
+            "The state of a callback, and the logs of an epoch, must be made "
+            "of dictionaries, lists, numbers, texts and arrays to be backed "
+            f"up. Received: {value!r} (of type {type(value).__name__})."
+        )
+    return value
+
+
+def _unpacked(value: Any, arrays: dict[str, np.ndarray]) -> Any:
+    if isinstance(value, list):
+        return [_unpacked(item, arrays) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if set(value) == {_ARRAY}:
+        # A number of NumPy's stays one, and is no array without axes.
+        return arrays[value[_ARRAY]][()]
+    return {key: _unpacked(item, arrays) for key, item in value.items()}

@@ -1,0 +1,131 @@
+"""Attacks, trains, saves and loads on the backend of this process.
+
+Run by `test_agreement.py`, once for each backend: `backend_run.py FOLDER
+OTHER...` writes `FOLDER/BACKEND.npz` with every number that the backends must
+agree in and `FOLDER/BACKEND.keras`, and loads the files of the other backends.
+"""
+
+import pathlib
+import sys
+
+import keras
+import numpy as np
+
+import keras_wake as kw
+
+SHAPE, CLASSES = (8, 8, 2), 3
+
+
+def network():
+    """Convolutions, batch norm and a head, with weights from NumPy."""
+    model = keras.Sequential(
+        [
+            keras.Input(SHAPE),
+            keras.layers.Conv2D(
+                6,
+                3,
+                padding="same",
+                activity_regularizer=keras.regularizers.L2(1e-3),
+            ),
+            keras.layers.BatchNormalization(momentum=0.8),
+            keras.layers.ReLU(),
+            keras.layers.Conv2D(
+                8, 3, strides=2, kernel_regularizer=keras.regularizers.L2(1e-2)
+            ),
+            keras.layers.ReLU(),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(CLASSES),
+        ]
+    )
+    rng = np.random.default_rng(1)
+    model.set_weights(
+        [
+            rng.uniform(0.5, 1.5, w.shape)
+            if w.ndim == 1
+            else rng.normal(0, 0.5, w.shape)
+            for w in model.get_weights()
+        ]
+    )
+    return model
+
+
+def data(count, seed):
+    """Images of three patterns under noise, and their class numbers."""
+    rng = np.random.default_rng(seed)
+    patterns = np.random.default_rng(99).random((CLASSES, *SHAPE))
+    labels = rng.integers(0, CLASSES, count).astype("int32")
+    images = 0.6 * patterns[labels] + 0.4 * rng.random((count, *SHAPE))
+    return images.astype("float32"), labels
+
+
+def main(folder, *others):
+    folder = pathlib.Path(folder)
+    numpy = keras.ops.convert_to_numpy
+    results = {}
+    x, y = data(37, seed=2)
+    test = data(20, seed=3)
+    classifier = network()
+    results["logits"] = numpy(classifier(x, training=False))
+    for norm, epsilon in (("linf", 0.1), ("l2", 0.6)):
+        attack = kw.attacks.PGD(norm, epsilon, steps=5, random_start=False)
+        results[f"delta_{norm}"] = numpy(attack(classifier, x, y)) - x
+
+    def pgd(steps):
+        return kw.attacks.PGD("l2", 0.6, steps=steps, random_start=False)
+
+    model = kw.WakeModel(
+        classifier,
+        attack=pgd(3),
+        eval_attack=pgd(4),
+        schedule=kw.schedules.DistillationRamp(1, 4),
+    )
+    model.compile(keras.optimizers.SGD(0.02, momentum=0.9))
+    attribution = kw.CrossClassAttribution()
+    monitor = kw.CatastrophicOverfitMonitor(
+        single_step=kw.attacks.FGSM("l2", 0.6), multi_step=pgd(4)
+    )
+    history = model.fit(
+        x,
+        y,
+        batch_size=10,
+        epochs=5,
+        shuffle=False,
+        validation_data=test,
+        callbacks=[kw.EMATeacher(0.8), attribution, monitor],
+        verbose=0,
+    ).history
+    results.update({f"log_{key}": values for key, values in history.items()})
+    for name in ("classifier", "teacher"):
+        for number, weight in enumerate(getattr(model, name).get_weights()):
+            results[f"{name}_{number}"] = weight
+    results["matrix"] = attribution.correlation
+    results["teacher_matrix"] = attribution.teacher_correlation
+    results["cas"] = attribution.cas
+    results["own_matrix"] = kw.attribution.correlation_matrix(
+        model.classifier, test, attack=pgd(4)
+    )
+    here = keras.backend.backend()
+    model.save(folder / f"{here}.keras")
+    for other in others:
+        loaded = keras.models.load_model(folder / f"{other}.keras")
+        evaluated = loaded.evaluate(*test, return_dict=True, verbose=0)
+        for key, value in evaluated.items():
+            results[f"{other}_evaluated_{key}"] = value
+        # The optimizer's momentum and the teacher go on from the file.
+        more = loaded.fit(
+            x,
+            y,
+            batch_size=10,
+            initial_epoch=5,
+            epochs=6,
+            shuffle=False,
+            callbacks=[kw.EMATeacher(0.8)],
+            verbose=0,
+        )
+        results[f"{other}_continued"] = more.history["loss"]
+        results[f"{other}_updates"] = int(numpy(loaded.teacher_updates))
+    np.savez(folder / f"{here}.npz", **results)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,478 @@
+"""A run that was broken off and continued is the run without a break."""
+
+import errno
+import os
+
+import keras
+import numpy as np
+import pytest
+
+import keras_wake as kw
+from keras_wake import _snapshot
+from keras_wake.callbacks import _backup_file
+
+SHAPE = (4, 4, 1)
+EPOCHS = 5
+
+
+def arrays(seed=0):
+    rng = np.random.default_rng(seed)
+    labels = np.arange(21, dtype="int32") % 3
+    patterns = np.random.default_rng(9).random((3, *SHAPE))
+    x = 0.5 * patterns[labels] + 0.5 * rng.random((21, *SHAPE))
+    return x.astype("float32"), labels
+
+
+def wake(units=8, schedule=None):
+    keras.utils.set_random_seed(0)
+    classifier = keras.Sequential(
+        [
+            keras.Input(SHAPE),
+            keras.layers.Flatten(),
+            keras.layers.Dense(units, activation="elu"),
+            # Its random state is part of a run.
+            keras.layers.Dropout(0.25, seed=1),
+            keras.layers.Dense(3),
+        ]
+    )
+    attack = kw.attacks.PGD(epsilon=0.1, steps=1)
+    model = kw.WakeModel(
+        classifier, attack, eval_attack=attack, schedule=schedule
+    )
+    model.compile(keras.optimizers.SGD(0.2, momentum=0.9))
+    return model
+
+
+def fit(model, callbacks, epochs=EPOCHS, **kwargs):
+    return model.fit(
+        *arrays(),
+        batch_size=7,
+        shuffle=False,
+        epochs=epochs,
+        validation_data=arrays(1),
+        verbose=0,
+        callbacks=callbacks,
+        **kwargs,
+    )
+
+
+class Interrupt(keras.callbacks.Callback):
+    """Ctrl-C in the middle of an epoch."""
+
+    def __init__(self, epoch):
+        super().__init__()
+        self.epoch = epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.now = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.now == self.epoch and batch == 1:
+            raise KeyboardInterrupt
+
+
+class Counter(keras.callbacks.Callback):
+    """A callback of the user's, with a state of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.begun = []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.begun.append(epoch)
+
+    def on_epoch_end(self, epoch, logs=None):
+        # `EarlyStopping` puts the best weights back when `fit` has ended.
+        self.values = _snapshot.take(self.model)
+
+    def get_state(self):
+        return {"begun": self.begun}
+
+    def set_state(self, state):
+        self.begun = state["begun"]
+
+
+def a_run(folder, interrupted_in=None):
+    """One process of a run: its model, history and callbacks."""
+    model = wake(schedule=kw.schedules.DistillationRamp(1, 3))
+    callbacks = {
+        # First in the list, and restored last all the same.
+        "backup": kw.BackupAndRestore(
+            folder / "backup", delete_checkpoint=False
+        ),
+        "teacher": kw.EMATeacher(0.5),
+        "attribution": kw.CrossClassAttribution(),
+        "monitor": kw.CatastrophicOverfitMonitor(
+            samples=9, every=2, action="rollback"
+        ),
+        "best": keras.callbacks.ModelCheckpoint(
+            folder / "best.keras",
+            monitor="val_robust_accuracy",
+            save_best_only=True,
+        ),
+        "stopping": keras.callbacks.EarlyStopping(
+            monitor="val_accuracy", patience=9, restore_best_weights=True
+        ),
+        "plateau": keras.callbacks.ReduceLROnPlateau(
+            monitor="loss", mode="max", patience=1
+        ),
+        "written": keras.callbacks.CSVLogger(folder / "written.csv"),
+        "appended": keras.callbacks.CSVLogger(
+            folder / "appended.csv", append=True
+        ),
+        "counter": Counter(),
+    }
+    listed = list(callbacks.values())
+    if interrupted_in is not None:
+        with pytest.raises(KeyboardInterrupt):
+            fit(model, [*listed, Interrupt(interrupted_in)])
+        return None
+    return model, fit(model, listed), callbacks
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A run without a break and one that was broken off twice."""
+    whole = tmp_path_factory.mktemp("whole")
+    broken = tmp_path_factory.mktemp("broken")
+    a_run(broken, interrupted_in=2)
+    a_run(broken, interrupted_in=3)
+    return {"broken": (broken, *a_run(broken)), "whole": (whole, *a_run(whole))}
+
+
+def assert_same(values, others):
+    for value, other in zip(values, others, strict=True):
+        np.testing.assert_array_equal(value, other)
+
+
+def test_weights_optimizer_counters_and_random_states(runs):
+    (_, model, _, found), (_, whole, _, expected) = runs.values()
+    assert_same(found["counter"].values, expected["counter"].values)
+    _snapshot.put_back(model, found["counter"].values)
+    assert int(model.train_steps) == 3 * EPOCHS
+    # Averaged until epoch 3 begins.
+    assert int(model.teacher_updates) == 3 * 2
+    assert_same(whole.get_weights(), expected["stopping"].best_weights)
+    assert_same(whole.get_weights(), found["stopping"].best_weights)
+
+
+def test_history_is_that_of_the_whole_run(runs):
+    history, expected = runs["broken"][2], runs["whole"][2]
+    assert history.epoch == list(range(EPOCHS))
+    assert history.history == expected.history
+    assert history is runs["broken"][1].history
+
+
+def test_matrices_of_all_epochs(runs):
+    found, expected = (runs[n][3]["attribution"] for n in ("broken", "whole"))
+    assert [entry["epoch"] for entry in found.history] == [1, 2, 3, 4, 5]
+    for entry, other in zip(found.history, expected.history, strict=True):
+        assert entry.keys() == other.keys()
+        for key, value in entry.items():
+            np.testing.assert_array_equal(value, other[key])
+    np.testing.assert_array_equal(found.correlation, expected.correlation)
+    assert found.teacher_cas == expected.teacher_cas
+
+
+def test_states_of_the_other_callbacks(runs):
+    found, expected = runs["broken"][3], runs["whole"][3]
+    assert found["counter"].begun == expected["counter"].begun == [*range(5)]
+    monitor, other = found["monitor"], expected["monitor"]
+    assert monitor.history == other.history
+    assert_same(monitor._good, other._good)
+    assert found["best"].best == expected["best"].best
+    for name in ("best", "wait", "best_epoch", "stopped_epoch"):
+        value = getattr(found["stopping"], name)
+        assert value == getattr(expected["stopping"], name)
+    for name in ("best", "wait", "cooldown_counter"):
+        value = getattr(found["plateau"], name)
+        assert value == getattr(expected["plateau"], name)
+
+
+def test_no_row_is_lost_or_written_twice(runs):
+    for name in ("written.csv", "appended.csv"):
+        text = (runs["broken"][0] / name).read_bytes()
+        assert text == (runs["whole"][0] / name).read_bytes()
+        assert text.count(b"\n") == 1 + EPOCHS
+
+
+def test_one_file_is_left_and_nothing_unfinished(runs):
+    for folder in (runs["broken"][0], runs["whole"][0]):
+        assert {path.name for path in folder.rglob("*")} == {
+            *("backup", "backup.npz", "best.keras"),
+            *("written.csv", "appended.csv"),
+        }
+
+
+def test_restore_loads_the_weights_outside_fit(runs, tmp_path):
+    folder, _, _, expected = runs["whole"]
+    model = wake(schedule=kw.schedules.DistillationRamp(1, 3))
+    assert kw.BackupAndRestore(folder / "backup").restore(model) == EPOCHS
+    values = expected["counter"].values
+    assert_same(_snapshot.take(model), values)
+    assert kw.BackupAndRestore(tmp_path / "none").restore(model) == 0
+    assert_same(_snapshot.take(model), values)
+    assert not (tmp_path / "none").exists()
+
+
+def test_finished_run_trains_nothing_and_a_longer_one_goes_on(tmp_path):
+    def backup():
+        return kw.BackupAndRestore(tmp_path, delete_checkpoint=False)
+
+    model = wake()
+    first = fit(model, [backup()], epochs=2).history
+    before = _snapshot.take(model)
+    again = wake()
+    assert fit(again, backup(), epochs=2).history == first
+    assert_same(_snapshot.take(again), before)
+
+    longer = fit(again, [[backup()]], epochs=3)
+    assert longer.epoch == [0, 1, 2]
+    assert longer.history["loss"][:2] == first["loss"]
+    # Keras would go on with epoch 3 here, too.
+    assert fit(again, [], epochs=1).epoch == [0]
+
+
+def test_backup_of_a_finished_run_is_deleted(tmp_path):
+    fit(wake(), [kw.BackupAndRestore(tmp_path / "backup")], epochs=1)
+    assert not (tmp_path / "backup").exists()
+    (tmp_path / "notes.txt").touch()
+    fit(wake(), [kw.BackupAndRestore(tmp_path)], epochs=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_works_in_a_callback_list(tmp_path):
+    backup = kw.BackupAndRestore(tmp_path, delete_checkpoint=False)
+    model = wake()
+    callbacks = keras.callbacks.CallbackList([backup], add_history=True)
+    fit(model, callbacks, epochs=1)
+    model = wake()
+    callbacks = keras.callbacks.CallbackList([backup], add_history=True)
+    assert fit(model, callbacks, epochs=2).epoch == [0, 1]
+
+
+def test_run_that_had_stopped_stays_stopped(tmp_path):
+    """Killed after the last epoch of early stopping, before `fit` ended."""
+
+    def start():
+        stopping = keras.callbacks.EarlyStopping(
+            monitor="kd_weight", mode="max", patience=1
+        )
+        backup = kw.BackupAndRestore(tmp_path, delete_checkpoint=False)
+        return fit(wake(), [stopping, backup])
+
+    assert start().epoch == [0, 1]
+    with pytest.warns(UserWarning, match="was stopped by one of its callbacks"):
+        assert start().epoch == [0, 1]
+
+
+def test_monitor_that_stopped_the_run_stops_it_again():
+    monitor = kw.CatastrophicOverfitMonitor(action="stop")
+    monitor.set_model(wake())
+    state = {**monitor.get_state(), "collapsed": True}
+    monitor.model.stop_training = False
+    monitor.set_state(state)
+    assert monitor.model.stop_training and monitor.collapsed
+
+
+def test_what_a_kill_leaves_is_not_taken_for_a_backup(tmp_path):
+    backup = kw.BackupAndRestore(tmp_path, delete_checkpoint=False)
+    (tmp_path / "unfinished_backup.npz").write_bytes(b"half a fi")
+    assert fit(wake(), [backup], epochs=1).epoch == [0]
+    assert [path.name for path in tmp_path.iterdir()] == ["backup.npz"]
+
+
+@pytest.mark.parametrize("step", ["writing", "renaming"])
+def test_full_disk_keeps_the_last_backup_and_the_run(
+    step, tmp_path, monkeypatch
+):
+    savez, replace = np.savez, os.replace
+    calls = []
+
+    def full():
+        calls.append(step)
+        if len(calls) in (2, 3):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def failing_savez(file, **values):
+        file.write(b"half a fi")
+        if step == "writing":
+            full()
+        file.seek(0)
+        savez(file, **values)
+
+    def failing_replace(*args):
+        if step == "renaming":
+            full()
+        replace(*args)
+
+    monkeypatch.setattr(np, "savez", failing_savez)
+    monkeypatch.setattr(os, "replace", failing_replace)
+    found = []
+
+    class Look(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            names = [path.name for path in tmp_path.iterdir()]
+            if names:
+                assert names == ["backup.npz"]
+                state, _ = _backup_file.read(tmp_path / "backup.npz")
+                found.append(state["epoch"])
+
+    backup = kw.BackupAndRestore(tmp_path, delete_checkpoint=False)
+    with pytest.warns(UserWarning) as caught:
+        assert fit(wake(), [Look(), backup]).epoch == [*range(EPOCHS)]
+    assert found == [1, 1, 1, 4]
+    messages = [str(w.message) for w in caught if "backup" in str(w.message)]
+    assert len(messages) == 2
+    for epoch, message in zip((2, 3), messages, strict=True):
+        assert f"The backup of epoch {epoch} could not be written" in message
+        assert "No space left on device" in message
+        assert "The backup of epoch 1 stays. Training goes on" in message
+
+
+def test_folder_that_cannot_be_made_is_a_warning(tmp_path):
+    (tmp_path / "file").touch()
+    backup = kw.BackupAndRestore(tmp_path / "file" / "backup")
+    with pytest.warns(UserWarning, match="There is none of an epoch before"):
+        assert fit(wake(), [backup], epochs=2).epoch == [0, 1]
+
+
+def test_damaged_backup_is_refused(tmp_path):
+    backup = kw.BackupAndRestore(tmp_path, delete_checkpoint=False)
+    model = wake()
+    fit(model, [backup], epochs=1)
+    path = tmp_path / "backup.npz"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    for broken in (bytes(content), bytes(content[:1000]), b""):
+        path.write_bytes(broken)
+        with pytest.raises(ValueError, match=r"cannot be read: .* Delete it"):
+            backup.restore(model)
+
+
+def test_backup_of_another_model_is_refused(tmp_path):
+    backup = kw.BackupAndRestore(tmp_path, delete_checkpoint=False)
+    fit(wake(), [backup], epochs=1)
+    with pytest.raises(
+        ValueError, match=r"does not fit.*has shape \(16, 9\) here and \(16, 8"
+    ):
+        fit(wake(units=9), [backup])
+    model = wake()
+    model.compile(keras.optimizers.SGD(0.1))
+    with pytest.raises(ValueError, match="of another model or optimizer"):
+        fit(model, [backup])
+
+
+def test_callback_that_the_backup_does_not_know_is_named(tmp_path):
+    def backup():
+        return kw.BackupAndRestore(tmp_path, delete_checkpoint=False)
+
+    fit(wake(), [backup()], epochs=1)
+    with pytest.warns(UserWarning, match="knows no Counter, which was not"):
+        fit(wake(), [Counter(), backup()], epochs=1)
+
+
+def test_state_that_cannot_be_stored_is_refused(tmp_path):
+    class Odd(Counter):
+        def get_state(self):
+            return {"begun": object()}
+
+    with pytest.raises(TypeError, match=r"to be backed up. Received: <object"):
+        fit(wake(), [Odd(), kw.BackupAndRestore(tmp_path)], epochs=1)
+
+
+def test_file_brings_back_every_kind_of_value(tmp_path):
+    state = {
+        "none": None,
+        "numbers": [1, 2.5, float("inf"), True, np.float32(0.1)],
+        "text": "ε",
+        "array": np.arange(6.0).reshape(2, 3),
+        "tensor": keras.ops.ones((2,), "float32"),
+        "nested": [{"a": np.int64(3)}, (1, 2)],
+    }
+    bfloat = keras.ops.convert_to_numpy(keras.ops.ones((2,), "bfloat16"))
+    values = [np.float32(2.5), np.ones((2, 0), "uint32"), bfloat]
+    _backup_file.write(tmp_path / "a.npz", state, values)
+    found, arrays = _backup_file.read(tmp_path / "a.npz")
+    assert found["none"] is None and found["text"] == "ε"
+    assert found["numbers"] == state["numbers"]
+    np.testing.assert_array_equal(found["array"], state["array"])
+    np.testing.assert_array_equal(found["tensor"], np.ones(2))
+    assert found["nested"] == [{"a": 3}, [1, 2]]
+    assert arrays[0] == 2.5 and arrays[1].shape == (2, 0)
+    np.testing.assert_array_equal(arrays[2], np.ones(2))
+
+
+def test_augmentation_goes_on_where_it_was(tmp_path):
+    seen = []
+
+    class Watch(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            seen.append((epoch, self.model.fit_data[0].epoch_counter.read()))
+
+    def start(epochs, first=0):
+        data = kw.datasets.load(
+            "digits", limit=30, batch_size=15, initial_epoch=first
+        )
+        keras.utils.set_random_seed(0)
+        attack = kw.attacks.FGSM(epsilon=0.1)
+        small = kw.models.SmallCNN(10, (8, 8, 1), widths=(4,), strides=(2,))
+        model = kw.WakeModel(small, attack, eval_attack=attack)
+        model.compile(keras.optimizers.SGD(0.1))
+        backup = kw.BackupAndRestore(tmp_path, delete_checkpoint=False)
+        model.fit(
+            data.train,
+            epochs=epochs,
+            shuffle=False,
+            verbose=0,
+            callbacks=[backup, Watch()],
+        )
+
+    start(2, first=5)
+    start(3)
+    assert seen == [(0, 5), (1, 6), (2, 7)]
+
+
+def test_other_models_are_refused(tmp_path):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+    model.compile("sgd", "mse")
+    with pytest.raises(TypeError, match=r"keras\.callbacks\.BackupAndRestore"):
+        model.fit(
+            np.ones((2, 2)),
+            np.ones((2, 2)),
+            verbose=0,
+            callbacks=[kw.BackupAndRestore(tmp_path)],
+        )
+
+
+def test_empty_folder_name_is_refused():
+    with pytest.raises(ValueError, match="must name a folder"):
+        kw.BackupAndRestore("")
+
+
+@pytest.mark.parametrize("name", ["wake.keras", "wake.weights.h5"])
+def test_saving_never_spoils_the_file_that_is_there(
+    name, tmp_path, monkeypatch
+):
+    model, path = wake(), tmp_path / name
+    save = model.save if name.endswith("keras") else model.save_weights
+    save(path)
+    before = path.read_bytes()
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            save(path)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+    link = tmp_path / f"link_{name}"
+    link.symlink_to(path)
+    model.kd_weight.assign(0.5)
+    save(link)
+    assert link.is_symlink() and path.read_bytes() != before
+    model.kd_weight.assign(0.0)
+    model.load_weights(path)
+    assert float(model.kd_weight) == 0.5

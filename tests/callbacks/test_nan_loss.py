@@ -1,0 +1,151 @@
+"""A loss that is not finite ends `fit`, and the last good weights are back."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_wake as kw
+from keras_wake import _snapshot
+from keras_wake.callbacks import _backup_file
+
+SHAPE = (4, 4, 1)
+STEPS = 3
+
+
+def wake(policy=None):
+    keras.utils.set_random_seed(0)
+    classifier = keras.Sequential(
+        [
+            keras.Input(SHAPE),
+            keras.layers.Flatten(),
+            keras.layers.Dense(8, activation="elu", dtype=policy),
+            keras.layers.Dense(3, dtype="float32"),
+        ]
+    )
+    attack = kw.attacks.FGSM(epsilon=0.1)
+    model = kw.WakeModel(classifier, attack, eval_attack=attack)
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9))
+    return model
+
+
+def fit(model, *callbacks, **kwargs):
+    rng = np.random.default_rng(0)
+    x = rng.random((7 * STEPS, *SHAPE), np.float32)
+    y = np.arange(7 * STEPS, dtype="int32") % 3
+    return model.fit(
+        x,
+        y,
+        batch_size=7,
+        shuffle=False,
+        verbose=0,
+        callbacks=list(callbacks),
+        **kwargs,
+    )
+
+
+class Explode(keras.callbacks.Callback):
+    """Takes a far too high learning rate in an epoch."""
+
+    def __init__(self, epoch):
+        super().__init__()
+        self.epoch = epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == self.epoch:
+            self.model.optimizer.learning_rate.assign(1e38)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.good = _snapshot.take(self.model)
+
+
+def assert_back(model, good):
+    for value, expected in zip(_snapshot.take(model), good, strict=True):
+        np.testing.assert_array_equal(value, expected)
+        assert np.isfinite(value).all()
+
+
+def test_stops_in_the_step_and_goes_back_an_epoch(tmp_path):
+    model, explode = wake(), Explode(2)
+    backup = kw.BackupAndRestore(tmp_path, delete_checkpoint=False)
+    with pytest.raises(FloatingPointError) as stop:
+        fit(model, explode, backup, epochs=5)
+    message = str(stop.value)
+    assert "The loss became NaN or infinite in epoch 3, batch 2." in message
+    assert "back to what they were at the end of epoch 2." in message
+    # The rate is again what it was then.
+    assert "a learning rate that is too high (it is 0.1;" in message
+    assert_back(model, explode.good)
+    state, values = _backup_file.read(tmp_path / "backup.npz")
+    assert state["epoch"] == 2
+    for value, good in zip(values, explode.good, strict=True):
+        np.testing.assert_array_equal(value, good)
+    # The next call starts with a clean slate.
+    model.optimizer.learning_rate.assign(0.1)
+    assert fit(model, epochs=1).epoch == [0]
+
+
+def test_first_epoch_goes_back_to_the_start():
+    model = wake()
+    start = [value.copy() for value in model.get_weights()]
+    with pytest.raises(FloatingPointError, match="were when `fit` began"):
+        fit(model, Explode(0), initial_epoch=0)
+    for value, good in zip(model.get_weights(), start, strict=True):
+        np.testing.assert_array_equal(value, good)
+
+
+def test_update_that_ruins_the_weights_after_the_last_loss(tmp_path):
+    class Ruin(keras.callbacks.Callback):
+        """What the last update of the second epoch does."""
+
+        def on_epoch_begin(self, epoch, logs=None):
+            self.epoch = epoch
+
+        def on_train_batch_end(self, batch, logs=None):
+            if (self.epoch, batch) == (1, STEPS - 1):
+                self.model.sync_variables()
+                kernel = self.model.classifier.layers[-1].kernel
+                kernel.assign(kernel * np.float32("nan"))
+
+    model = wake()
+    checkpoint = keras.callbacks.ModelCheckpoint(
+        tmp_path / "{epoch}.weights.h5", save_weights_only=True
+    )
+    with pytest.raises(
+        FloatingPointError,
+        match=rf"The last update of epoch 2, batch {STEPS}, has made weights",
+    ):
+        fit(model, Ruin(), checkpoint, epochs=3)
+    assert [path.name for path in tmp_path.iterdir()] == ["1.weights.h5"]
+    good = wake()
+    good.load_weights(tmp_path / "1.weights.h5")
+    for value, other in zip(
+        model.get_weights(), good.get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(value, other)
+
+
+def test_weights_that_were_bad_before_are_named():
+    model = wake()
+    model.classifier.layers[-1].bias.assign([1, 2, np.nan])
+    with pytest.raises(FloatingPointError, match="not finite already"):
+        fit(model)
+
+
+def test_an_image_with_nan_is_no_nan_loss():
+    model = wake()
+    x = np.full((7, *SHAPE), np.nan, np.float32)
+    with pytest.raises(ValueError, match=r"7 image\(s\) of epoch 1, batch 1"):
+        model.fit(x, np.zeros(7, "int32"), verbose=0)
+
+
+def test_gradients_that_overflow_are_skipped_by_loss_scaling():
+    """In half precision that is as it should be: the loss stays finite."""
+    model = wake("mixed_float16")
+    optimizer = keras.optimizers.LossScaleOptimizer(
+        keras.optimizers.SGD(0.1), initial_scale=2.0**40
+    )
+    model.compile(optimizer)
+    history = fit(model, epochs=2)
+    assert np.isfinite(history.history["loss"]).all()
+    assert float(optimizer.dynamic_scale) < 2.0**40
+    assert int(optimizer.inner_optimizer.iterations) < 2 * STEPS

@@ -1,0 +1,39 @@
+"""Trains the same model on one and on two host devices of JAX.
+
+Run by `test_two_devices.py` as a process of its own, because `XLA_FLAGS` must
+be set before JAX starts: `device_run.py RESULTS.json`.
+"""
+
+import json
+import os
+import sys
+
+os.environ["KERAS_BACKEND"] = "jax"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+
+import keras
+from training_case import train
+
+# name: (images, batch size, options). JAX divides a batch evenly or not at
+# all: the last batches have 6 and 2 images.
+CASES = {
+    "partial_last_batch": (36, 10, {"weights": True, "monitor": True}),
+    "batch_norm": (38, 12, {"batch_norm": True, "evaluate": True}),
+}
+
+
+def main(path):
+    results = {}
+    for devices in (1, 2):
+        distribution = keras.distribution.DataParallel(
+            devices=keras.distribution.list_devices()[:devices]
+        )
+        keras.distribution.set_distribution(distribution)
+        for name, arguments in CASES.items():
+            results[f"{name}_{devices}"] = train(None, *arguments)
+    with open(path, "w") as file:
+        json.dump(results, file)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,133 @@
+"""Two worker processes and two replicas of one process: the same numbers."""
+
+import csv
+import json
+import time
+
+import keras
+import numpy as np
+import pytest
+from conftest import finish
+from conftest import free_addresses
+from conftest import start
+
+# Seen: about ten seconds, in which a worker notices that another is gone.
+NOTICED_WITHIN = 120
+
+
+def run_workers(folder, die=None):
+    """Runs both workers; `die` is (worker, step)."""
+    addresses = free_addresses(2)
+    workers = []
+    for index in range(2):
+        config = {
+            "cluster": {"worker": addresses},
+            "task": {"type": "worker", "index": index},
+        }
+        step = [die[1]] if die and die[0] == index else []
+        workers.append(
+            start(
+                "worker_run.py",
+                folder / f"results_{index}.json",
+                folder,
+                *step,
+                TF_CONFIG=json.dumps(config),
+                # Each worker has the CPU as its one device.
+                CUDA_VISIBLE_DEVICES="",
+            )
+        )
+    return workers
+
+
+def results_of(folder):
+    return [
+        json.loads((folder / f"results_{index}.json").read_text())
+        for index in range(2)
+    ]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The files of a job that ran undisturbed."""
+    path = tmp_path_factory.mktemp("workers")
+    for status, output in finish(*run_workers(path)):
+        assert status == 0, output[-3000:]
+    return path
+
+
+def assert_same(one, two, tolerance=0.0):
+    for key in ("history", "evaluated"):
+        assert set(one[key]) == set(two[key])
+        for name, values in one[key].items():
+            np.testing.assert_allclose(
+                values, two[key][name], rtol=0, atol=tolerance, err_msg=name
+            )
+    for key in ("student", "teacher"):
+        for a, b in zip(one[key], two[key], strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=tolerance)
+    np.testing.assert_allclose(
+        one["correlation"], two["correlation"], rtol=0, atol=tolerance
+    )
+    assert (one["steps"], one["updates"]) == (two["steps"], two["updates"])
+
+
+def test_two_workers_train_as_two_replicas(folder, replica_results):
+    chief, other = results_of(folder)
+    assert chief["is_chief"] and not other["is_chief"]
+    assert_same(chief, other)
+    expected = replica_results["workers_2"]
+    # Sums over two numbers do not depend on the order; seen: no difference.
+    assert_same({**expected, "evaluated": chief["evaluated"]}, chief, 1e-6)
+    for key, value in chief["evaluated"].items():
+        last = chief["history"][f"val_{key}"][-1]
+        assert value == pytest.approx(last, abs=1e-6)
+
+
+def test_only_the_chief_writes(folder):
+    names = {path.name for path in folder.rglob("*") if path.is_file()}
+    assert names == {
+        "backup.npz",
+        "best.keras",
+        "log.csv",
+        "results_0.json",
+        "results_1.json",
+    }
+    with open(folder / "log.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["0", "1", "2", "3"]
+    loaded = keras.models.load_model(folder / "best.keras")
+    history = results_of(folder)[0]["history"]
+    best = int(np.argmax(history["val_robust_accuracy"])) + 1
+    # Four batches an epoch.
+    assert int(loaded.train_steps.numpy()) == 4 * best
+
+
+@pytest.mark.parametrize(
+    "dead",
+    [
+        pytest.param(1, id="worker"),
+        pytest.param(0, id="chief", marks=pytest.mark.slow),
+    ],
+)
+def test_a_dead_worker_ends_the_job_which_resumes(folder, tmp_path, dead):
+    # In the third of four epochs.
+    workers = run_workers(tmp_path, die=(dead, 10))
+    victim, survivor = workers[dead], workers[1 - dead]
+    victim.wait(timeout=300)
+    died = time.monotonic()
+    (status, _), (other_status, output) = finish(
+        victim, survivor, timeout=NOTICED_WITHIN
+    )
+    assert status == -9
+    assert other_status != 0, output[-3000:]
+    assert time.monotonic() - died < NOTICED_WITHIN
+    # The same command again.
+    for status, output in finish(*run_workers(tmp_path)):
+        assert status == 0, output[-3000:]
+    for undisturbed, resumed in zip(
+        results_of(folder), results_of(tmp_path), strict=True
+    ):
+        assert_same(undisturbed, resumed)
+    with open(tmp_path / "log.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["0", "1", "2", "3"]

@@ -1,0 +1,30 @@
+"""One worker of several: `worker_run.py RESULTS.json FOLDER [STEP]`.
+
+Run by `test_two_workers.py`, once for each worker, with `TF_CONFIG` set. With
+STEP, the process kills itself after so many steps.
+"""
+
+import json
+import sys
+
+import tensorflow as tf
+
+# Before anything else that touches TensorFlow, as it demands.
+strategy = tf.distribute.MultiWorkerMirroredStrategy()
+
+from training_case import train  # noqa: E402
+
+
+def main(path, folder, die_at=None):
+    options = {"weights": True, "batch_norm": True, "synchronized": True}
+    options |= {"folder": folder, "evaluate": True}
+    if die_at is not None:
+        options["die_at"] = int(die_at)
+    results = train(strategy, 39, 10, options)
+    results["is_chief"] = strategy.extended.should_checkpoint
+    with open(path, "w") as file:
+        json.dump(results, file)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

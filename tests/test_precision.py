@@ -1,0 +1,171 @@
+"""Half precision: perturbations in float32, gradients that do not underflow."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from keras.ops import convert_to_numpy as to_numpy
+from scipy import special
+
+import keras_wake as kw
+from keras_wake import _precision
+
+POLICIES = ("mixed_bfloat16", "mixed_float16")
+
+
+@pytest.fixture
+def policy(request):
+    """Sets a dtype policy for the time of a test."""
+    keras.config.set_dtype_policy(request.param)
+    yield request.param
+    keras.config.set_dtype_policy("float32")
+
+
+def network(margin, share=1.0):
+    """A linear network that is sure of its first class by `margin`.
+
+    The gradient between its two layers is `share` of that before them.
+    """
+    classifier = keras.Sequential(
+        [
+            keras.Input((4, 4, 1)),
+            keras.layers.Flatten(),
+            keras.layers.Dense(6, use_bias=False),
+            keras.layers.Dense(3),
+        ]
+    )
+    rng = np.random.default_rng(0)
+    classifier.set_weights(
+        [
+            rng.normal(0, 0.3, (16, 6)) / share,
+            rng.normal(0, 0.3, (6, 3)) * share,
+            np.eye(3)[0] * margin,
+        ]
+    )
+    return classifier
+
+
+def data(count=24):
+    rng = np.random.default_rng(1)
+    patterns = rng.random((3, 4, 4, 1))
+    y = rng.integers(0, 3, count).astype("int32")
+    x = 0.6 * patterns[y] + 0.4 * rng.random((count, 4, 4, 1))
+    return x.astype("float32"), y
+
+
+@pytest.mark.parametrize("policy", POLICIES, indirect=True)
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_an_attack_finds_its_way_where_the_network_is_sure(policy, norm):
+    # p − y is 1e-5 here, and behind the last layer 1e-9, below the smallest
+    # number of float16.
+    classifier = network(margin=12.0, share=1e-3)
+    assert classifier.layers[-1].compute_dtype == policy[6:]
+    x = np.full((5, 4, 4, 1), 0.5, "float32")
+    y = np.zeros(5, "int32")
+    attack = kw.attacks.FGSM(norm, epsilon=0.1)
+    x_adv = attack(classifier, x, y)
+    assert keras.backend.standardize_dtype(x_adv.dtype) == "float32"
+    first, second, bias = (
+        weight.astype("float64") for weight in classifier.get_weights()
+    )
+    logits = x.reshape(5, 16).astype("float64") @ first @ second + bias
+    probabilities = special.softmax(logits, axis=1)
+    assert 1e-6 < probabilities[:, 1:].max() < 1e-4
+    gradient = (probabilities - np.eye(3)[y]) @ second.T @ first.T
+    if norm == "linf":
+        expected = 0.1 * np.sign(gradient)
+    else:
+        length = np.linalg.norm(gradient, axis=1, keepdims=True)
+        expected = 0.1 * gradient / length
+    delta = to_numpy(x_adv).reshape(5, 16) - 0.5
+    # Of a direction, half precision keeps two to three digits. No pixel is
+    # so close to 0 that its sign would turn.
+    np.testing.assert_allclose(delta, expected, rtol=0, atol=2e-3)
+
+
+def test_without_the_scale_there_is_no_direction(monkeypatch):
+    # Otherwise the test above would hold for a scale that does nothing.
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        classifier = network(margin=12.0, share=1e-3)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    monkeypatch.setattr(_precision, "scaled_losses", lambda losses, *_: losses)
+    x = np.full((5, 4, 4, 1), 0.5, "float32")
+    attack = kw.attacks.FGSM(epsilon=0.1)
+    x_adv = to_numpy(attack(classifier, x, np.zeros(5, "int32")))
+    np.testing.assert_array_equal(x_adv, x)
+
+
+def test_scaled_losses_have_the_gradient_of_the_losses():
+    rng = np.random.default_rng(0)
+    logits = ops.convert_to_tensor(rng.normal(0, 2, (6, 3)).astype("float32"))
+    labels = ops.convert_to_tensor(np.eye(3, dtype="float32")[[0, 1, 2] * 2])
+    ones = ops.ones((6,))
+    scale = to_numpy(_precision.scaled_losses(ones, labels, logits))
+    probabilities = to_numpy(ops.softmax(logits)).astype("float64")
+    size = np.abs(probabilities - to_numpy(labels)).max(axis=1)
+    np.testing.assert_allclose(scale * size, 16.0, rtol=1e-5)
+
+
+def test_an_overflow_is_no_direction():
+    gradient = ops.convert_to_tensor(
+        np.array([np.nan, np.inf, -np.inf, 2.0], "float32")
+    )
+    np.testing.assert_array_equal(
+        to_numpy(_precision.finite(gradient)), [0, 0, 0, 2]
+    )
+
+
+@pytest.mark.parametrize("policy", POLICIES, indirect=True)
+def test_wake_trains_in_half_precision(policy):
+    classifier = network(margin=0.0)
+    pgd = kw.attacks.PGD(epsilon=0.03, steps=3, random_start=False)
+    model = kw.WakeModel(
+        classifier,
+        pgd,
+        eval_attack=pgd,
+        schedule=kw.schedules.DistillationRamp(1, 4),
+    )
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9))
+    scaled = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert scaled == (policy == "mixed_float16")
+    x, y = data()
+    attribution = kw.CrossClassAttribution()
+    history = model.fit(
+        x,
+        y,
+        batch_size=8,
+        epochs=8,
+        shuffle=False,
+        validation_data=(x, y),
+        callbacks=[kw.EMATeacher(0.8), attribution],
+        verbose=0,
+    ).history
+    assert history["val_robust_accuracy"][-1] > 0.6
+    assert np.all(np.isfinite(history["loss"]))
+    # Three epochs of three updates, less those that the loss scale skipped.
+    updates = int(to_numpy(model.teacher_updates))
+    assert updates == 9 if policy == "mixed_bfloat16" else 1 <= updates <= 9
+    for network_ in (model.classifier, model.teacher):
+        assert network_.layers[-1].compute_dtype == policy[6:]
+        for variable in network_.variables:
+            assert variable.dtype == "float32"
+    # The float32 twin gives the same matrix.
+    keras.config.set_dtype_policy("float32")
+    twin = network(margin=0.0)
+    twin.set_weights(classifier.get_weights())
+    expected = kw.attribution.correlation_matrix(twin, (x, y), attack=pgd)
+    np.testing.assert_allclose(attribution.correlation, expected, atol=0.02)
+
+
+def test_a_policy_of_single_layers_is_seen():
+    inputs = keras.Input((4, 4, 1))
+    hidden = keras.layers.Flatten()(inputs)
+    hidden = keras.layers.Dense(8, "relu", dtype="mixed_float16")(hidden)
+    classifier = keras.Model(inputs, keras.layers.Dense(3)(hidden))
+    assert _precision.computes_in_float16(classifier)
+    model = kw.WakeModel(classifier, kw.attacks.FGSM(epsilon=0.1))
+    model.compile(keras.optimizers.SGD(0.1))
+    assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert not _precision.computes_in_float16(network(0.0))
