@@ -23,11 +23,17 @@ import sys
 import tempfile
 import time
 
-import numpy as np
+from _shared import commit
+from _shared import environment
+from _shared import EPSILON
+from _shared import images
+from _shared import report
+from _shared import STEP_SIZE
+from _shared import versions
+from _shared import wake_model
 
 WIDTH, BATCH, STEPS = 16, 64, 10
 WARM_UP = 2  # steps that compile, allocate and fill caches
-EPSILON, STEP_SIZE = 8 / 255, 2 / 255
 CONTENDERS = (
     "torch",
     "torch channels_last",
@@ -37,88 +43,28 @@ CONTENDERS = (
 )
 
 
-def images(batches: int):
-    """Random images and labels, the same for every contender."""
-    rng = np.random.default_rng(0)
-    x = rng.uniform(size=(batches * BATCH, 32, 32, 3)).astype("float32")
-    return x, rng.integers(0, 10, len(x))
-
-
-def torch_network():
-    """PreActResNet-18 as published, in PyTorch."""
-    import torch
-    from torch import nn
-    from torch.nn import functional as F
-
-    class Block(nn.Module):
-        def __init__(self, inputs, outputs, stride):
-            super().__init__()
-            self.bn1 = nn.BatchNorm2d(inputs)
-            self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-            self.bn2 = nn.BatchNorm2d(outputs)
-            self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-            self.shortcut = None
-            if stride != 1 or inputs != outputs:
-                self.shortcut = nn.Conv2d(
-                    inputs, outputs, 1, stride, bias=False
-                )
-
-        def forward(self, x):
-            out = F.relu(self.bn1(x))
-            shortcut = x if self.shortcut is None else self.shortcut(out)
-            out = self.conv2(F.relu(self.bn2(self.conv1(out))))
-            return out + shortcut
-
-    class Network(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv1 = nn.Conv2d(3, WIDTH, 3, 1, 1, bias=False)
-            blocks, inputs = [], WIDTH
-            for stage in range(4):
-                outputs = WIDTH * 2**stage
-                for block in range(2):
-                    stride = 2 if stage and not block else 1
-                    blocks.append(Block(inputs, outputs, stride))
-                    inputs = outputs
-            self.blocks = nn.Sequential(*blocks)
-            self.bn = nn.BatchNorm2d(inputs)
-            self.linear = nn.Linear(inputs, 10)
-            mean = torch.tensor([0.4914, 0.4822, 0.4465]).view(1, 3, 1, 1)
-            std = torch.tensor([0.2471, 0.2435, 0.2616]).view(1, 3, 1, 1)
-            self.register_buffer("mean", mean)
-            self.register_buffer("std", std)
-
-        def forward(self, x):
-            out = self.blocks(self.conv1((x - self.mean) / self.std))
-            return self.linear(F.relu(self.bn(out)).mean((2, 3)))
-
-    return Network()
-
-
 def wait_for_turn() -> None:
     """Waits for the parent to say that it is this contender's turn."""
     sys.stdin.readline()
 
 
-def report(**values) -> None:
-    """Tells the parent what came out."""
-    print(json.dumps(values), flush=True)
-
-
 def run_torch(batches: int, channels_last: bool) -> None:
     """Times the eager adversarial training step."""
+    import _torch_reference as reference
     import torch
     from torch.nn import functional as F
 
-    network = torch_network()
+    network = reference.PreActResNet18(WIDTH)
     memory_format = torch.contiguous_format
     if channels_last:
         memory_format = torch.channels_last
     network = network.to(memory_format=memory_format)
-    optimizer = torch.optim.SGD(
-        network.parameters(), 0.1, momentum=0.9, weight_decay=5e-4
-    )
-    x, y = images(batches)
+    optimizer = reference.sgd(network)
+
+    def total_loss(images, labels):
+        return F.cross_entropy(network(images), labels, reduction="sum")
+
+    x, y = images(batches * BATCH)
     x = torch.tensor(x).permute(0, 3, 1, 2).contiguous()
     y = torch.tensor(y)
     for start in range(0, len(x), BATCH):
@@ -127,48 +73,18 @@ def run_torch(batches: int, channels_last: bool) -> None:
         labels = y[start : start + BATCH]
         begin = time.perf_counter()
         network.eval()
-        delta = torch.empty_like(clean).uniform_(-EPSILON, EPSILON)
-        delta = (clean + delta).clamp(0, 1) - clean
-        for _ in range(STEPS):
-            delta.requires_grad_(True)
-            loss = F.cross_entropy(
-                network(clean + delta), labels, reduction="sum"
-            )
-            (gradient,) = torch.autograd.grad(loss, delta)
-            delta = delta.detach() + STEP_SIZE * gradient.sign()
-            delta = delta.clamp(-EPSILON, EPSILON)
-            delta = (clean + delta).clamp(0, 1) - clean
+        adversarial = reference.pgd(
+            total_loss, clean, labels, EPSILON, STEP_SIZE, STEPS
+        )
         network.train()
         optimizer.zero_grad()
-        logits = network(clean + delta)
+        logits = network(adversarial)
         loss = F.cross_entropy(logits, labels)
         loss.backward()
         optimizer.step()
         loss.item()
         (logits.argmax(1) == labels).float().mean().item()
         report(seconds=time.perf_counter() - begin)
-
-
-def wake_model(kind: str):
-    """The compiled model of a contender, and its callbacks."""
-    import keras
-
-    import keras_wake as kw
-
-    classifier = kw.models.PreActResNet18(10, width=WIDTH)
-    model = kw.WakeModel(
-        classifier,
-        attack=kw.attacks.PGD(
-            epsilon=EPSILON, step_size=STEP_SIZE, steps=STEPS
-        ),
-        objective="standard" if kind == "standard" else "at",
-        # In force from the first epoch on, with the averaging: its full cost.
-        schedule=kw.schedules.DistillationRamp(0, 100)
-        if kind == "WAKE"
-        else None,
-    )
-    model.compile(keras.optimizers.SGD(0.1, momentum=0.9, weight_decay=5e-4))
-    return model, [kw.EMATeacher()] if kind == "WAKE" else []
 
 
 def run_wake(batches: int, kind: str) -> None:
@@ -193,8 +109,8 @@ def run_wake(batches: int, kind: str) -> None:
                 grown_mib=peak() - before,
             )
 
-    model, callbacks = wake_model(kind)
-    x, y = images(batches)
+    model, callbacks = wake_model(kind, WIDTH, STEPS)
+    x, y = images(batches * BATCH)
     before = peak()
     model.fit(
         x, y, batch_size=BATCH, verbose=0, callbacks=[*callbacks, Clock()]
@@ -205,10 +121,11 @@ def run_validation(batches: int) -> None:
     """Times a validation pass with and without attribution, in turns."""
     import keras_wake as kw
 
-    x, y = images(batches)
+    x, y = images(batches * BATCH)
     # The step is compiled anew whenever attribution is switched on or off,
     # so one model is timed for each.
-    plain, attributed = wake_model("AT")[0], wake_model("AT")[0]
+    plain = wake_model("at", WIDTH, STEPS)[0]
+    attributed = wake_model("at", WIDTH, STEPS)[0]
 
     def seconds(model, callbacks):
         begin = time.perf_counter()
@@ -248,21 +165,13 @@ def run_contender(name: str, batches: int) -> None:
     elif name == "import":
         run_import()
     else:
-        run_wake(batches, name.split()[-1])
+        run_wake(batches, name.split()[-1].lower())
 
 
 class Contender:
     """A process that does one step whenever it is told to."""
 
     def __init__(self, name: str, batches: int = 1) -> None:
-        environment = dict(os.environ)
-        # The settings of the examples (`examples/runner`).
-        half = max(1, (os.cpu_count() or 1) // 2)
-        environment.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-        environment.setdefault("TF_NUM_INTRAOP_THREADS", str(half))
-        environment.setdefault("TF_NUM_INTEROP_THREADS", "2")
-        environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        environment["KERAS_BACKEND"] = "tensorflow"
         command = [sys.executable, __file__, "--contender", name]
         self.name = name
         self.errors = tempfile.TemporaryFile("w+")
@@ -272,7 +181,7 @@ class Contender:
             stdout=subprocess.PIPE,
             stderr=self.errors,
             text=True,
-            env=environment,
+            env=environment("tensorflow"),
         )
 
     def step(self) -> dict:
@@ -326,24 +235,6 @@ def import_seconds() -> float:
     seconds = contender.step()["seconds"]
     contender.stop()
     return seconds
-
-
-def versions() -> dict:
-    """Versions of what is compared."""
-    from importlib.metadata import version
-
-    return {name: version(name) for name in ("keras", "tensorflow", "torch")}
-
-
-def commit() -> str:
-    """The commit that is measured; `+` if files differ from it."""
-    done = subprocess.run(
-        ["git", "describe", "--always", "--dirty=+"],
-        cwd=pathlib.Path(__file__).parent,
-        capture_output=True,
-        text=True,
-    )
-    return done.stdout.strip() or "unknown"
 
 
 def median_ratio(numerators: list, denominators: list) -> float:
@@ -407,7 +298,7 @@ def main() -> None:
             "command": " ".join(["python", *sys.argv]),
             "device": f"{os.cpu_count()} CPU cores, {platform.machine()}",
             "commit": commit(),
-            "versions": versions(),
+            "versions": versions("keras", "tensorflow", "torch"),
             "ratios": ratios,
             "seconds_per_step": step,
             "import_seconds": imports,

@@ -1,0 +1,345 @@
+"""The benchmarks of training steps: what they count, and tiny runs of them."""
+
+import importlib.util
+import json
+import pathlib
+import subprocess
+import sys
+from unittest import mock
+
+import keras
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+BACKEND = keras.backend.backend()
+
+
+@pytest.fixture(scope="module")
+def load():
+    """Imports a benchmark, which finds what stands beside it."""
+
+    def load(name):
+        path = ROOT / "benchmarks" / f"{name}.py"
+        spec = importlib.util.spec_from_file_location(f"bench_{name}", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    with mock.patch.object(sys, "path", [str(ROOT / "benchmarks"), *sys.path]):
+        yield load
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    """Where cores are busy, PyTorch's threads spend their time waiting."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="module")
+def gpu(load):
+    return load("gpu")
+
+
+def run(script, *arguments, **kwargs):
+    """What a benchmark prints."""
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / script, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        **kwargs,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def resnet_flops(width):
+    """Of PreActResNet-18 and one image of 32×32×3, written out."""
+    products = 32 * 32 * 9 * 3 * width + 10 * 8 * width
+    before = width
+    for stage in range(4):
+        channels, places = width * 2**stage, (32 >> stage) ** 2
+        products += places * 9 * channels * (before + 3 * channels)
+        if stage:
+            products += places * before * channels
+        before = channels
+    return 2 * products
+
+
+# What is counted and computed ------------------------------------------
+
+
+def test_flops_of_layers(load):
+    network = keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            keras.layers.Conv2D(4, 3, strides=2, padding="same"),
+            keras.layers.BatchNormalization(),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(10),
+        ]
+    )
+    flops = load("_gpu_contenders").keras_forward_flops(network)
+    assert flops == 2 * (16 * 9 * 3 * 4 + 4 * 10)
+
+
+def test_flops_of_the_reference(load):
+    pytest.importorskip("torch")
+    reference = load("_torch_reference")
+    network = reference.PreActResNet18(4)
+    assert reference.forward_flops(network) == resnet_flops(4)
+    assert network.training
+
+
+def test_the_attacked_network_follows_the_trained_one(load):
+    torch = pytest.importorskip("torch")
+    reference = load("_torch_reference")
+    network = reference.PreActResNet18(4)
+    attacked = reference.for_attack(network)
+    optimizer = reference.sgd(network)
+    images = torch.rand(4, 3, 32, 32)
+    before = attacked(images)
+    network(images).sum().backward()
+    optimizer.step()
+    assert not attacked.training and not before.requires_grad
+    assert network.training and network.conv1.weight.requires_grad
+    after = attacked(images)
+    assert not torch.equal(before, after)
+    assert torch.equal(after, network.eval()(images))
+
+
+@pytest.mark.parametrize(
+    "name, bfloat16, float32",
+    [
+        ("NVIDIA H200", 989, 495),
+        ("NVIDIA H100 80GB HBM3", 989, 495),
+        ("NVIDIA H100 PCIe", 756, 378),
+        ("NVIDIA A100-SXM4-80GB", 312, 156),
+        ("NVIDIA L4", 121, 60),
+        ("Tesla V100-SXM2-16GB", None, 15.7),
+        ("CPU", None, None),
+    ],
+)
+def test_peaks(gpu, name, bfloat16, float32):
+    expected = {"bfloat16": bfloat16, "float32": float32}
+    assert gpu.peak_tflops(name) == expected
+    assert gpu.peak_tflops(name, [2, 1]) == {"bfloat16": 2, "float32": 1}
+
+
+def measurement(contender, method, precision, seconds):
+    return {
+        "contender": contender,
+        "method": method,
+        "precision": precision,
+        "batch": 100,
+        "device": "NVIDIA H200",
+        # Their median is `seconds`.
+        "seconds_per_step": [9 * seconds, seconds, 0.0],
+        "first_step_seconds": 9.0,
+        "forward_flops": 10**9,
+        "peak_bytes": None,
+    }
+
+
+def test_ratios_and_utilisation(gpu, capsys):
+    record = {
+        "setting": {"width": 64, "attack_steps": 10},
+        "device": "NVIDIA H200",
+        "measurements": [
+            measurement("torch-eager", "at", "float32", 0.5),
+            measurement("torch-compile", "at", "bfloat16", 0.25),
+            measurement("keras-jax", "at", "bfloat16", 0.125),
+            measurement("keras-jax", "wake", "bfloat16", 0.25),
+            measurement("keras-jax", "standard", "bfloat16", 0.0625),
+            measurement("torch-eager", "standard", "float32", 0.125),
+            {
+                "contender": "keras-torch",
+                "method": "at",
+                "precision": "float32",
+                "batch": 100,
+                "error": "lines\nOutOfMemoryError: too much",
+            },
+        ],
+    }
+    # The second is from another device, and no peer of what was measured here.
+    record["measurements"][5]["device"] = "NVIDIA L4"
+    gpu.summarise(record, {"bfloat16": 100.0, "float32": None})
+    eager, compiled, at, wake, standard, *_ = record["measurements"]
+    assert eager["mfu"] is None
+    assert at["images_per_second"] == 800
+    # 23, 24 and 3 forward passes of 100 images and 1 GFLOP; 100 TFLOP/s.
+    assert at["mfu"] == pytest.approx(2.3e12 / 0.125 / 1e14)
+    assert wake["mfu"] == pytest.approx(2.4e12 / 0.25 / 1e14)
+    assert standard["mfu"] == pytest.approx(0.3e12 / 0.0625 / 1e14)
+    assert at["ratios"] == {"torch-eager": 4.0, "torch-compile": 2.0}
+    assert compiled["ratios"] == {"torch-eager": 2.0, "torch-compile": 1.0}
+    assert wake["ratios"] == {"time of AT": 2.0}
+    assert standard["ratios"] == {}
+
+    gpu.show(record, {})
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line.split() for line in lines if line.startswith("| 100")]
+    assert [row[3] for row in rows[:2]] == ["at", "at"]
+    assert "- keras-torch at float32 100: OutOfMemoryError: too much" in lines
+
+
+# What is measured when -------------------------------------------------
+
+
+class Measured:
+    """Stands in for the processes, and remembers what was asked."""
+
+    def __init__(self):
+        self.asked = []
+        self.answers = {}
+
+    def __call__(self, script, spec, variables, limit):
+        self.asked.append((spec["contender"], spec["batch"]))
+        answer = self.answers.get(spec["contender"], {"seconds_per_step": [1]})
+        if isinstance(answer, str):
+            return [], answer
+        return [dict(answer)], None
+
+
+@pytest.fixture
+def measured(gpu):
+    measured = Measured()
+    with (
+        mock.patch.object(gpu, "measure", measured),
+        mock.patch.object(gpu, "missing_package", lambda contender: None),
+    ):
+        yield measured
+
+
+def arguments(gpu, tmp_path, *more):
+    output = f"--output={tmp_path / 'gpu.json'}"
+    _, args = gpu.parse([output, "--tiny", "--methods", "at", *more])
+    args.batches = args.batches or [8, 16]
+    return args
+
+
+def test_failures_are_recorded_and_the_rest_goes_on(gpu, measured, tmp_path):
+    contenders = ("keras-torch", "torch-eager", "torch-compile")
+    args = arguments(gpu, tmp_path, "--contenders", *contenders)
+    record = gpu.new_record(args)
+    measured.answers = {
+        "keras-torch": {"error": "ImportError: no", "unavailable": True},
+        "torch-eager": "Segmentation fault",
+        "torch-compile": {"device": "here", "seconds_per_step": [1.0]},
+    }
+    assert gpu.measure_all(record, args)
+    # A contender that is not there is tried once.
+    assert measured.asked == [
+        ("keras-torch", 8),
+        ("torch-eager", 8),
+        ("torch-compile", 8),
+        ("torch-eager", 16),
+        ("torch-compile", 16),
+    ]
+    written = json.loads(args.output.read_text())["measurements"]
+    assert len(written) == 8
+    errors = [m.get("error") for m in written if m["batch"] == 16]
+    missing = "ImportError: no"
+    assert errors == [missing, missing, "Segmentation fault", None]
+
+    measured.asked.clear()
+    assert gpu.measure_all(record, args)
+    assert measured.asked == []
+    args.retry_failed = True
+    measured.answers["torch-eager"] = {"seconds_per_step": [1.0]}
+    assert gpu.measure_all(record, args)
+    assert measured.asked == [
+        ("keras-torch", 8),
+        ("torch-eager", 8),
+        ("torch-eager", 16),
+    ]
+    assert len(record["measurements"]) == 8
+    assert sum("error" in m for m in record["measurements"]) == 4
+
+
+def test_what_the_budget_ends_is_left_for_later(gpu, measured, tmp_path):
+    args = arguments(gpu, tmp_path, "--contenders", "torch-eager")
+    measured.answers["torch-eager"] = "timeout"
+    record = gpu.new_record(args)
+    args.budget_seconds, args.timeout = 100, 200
+    assert not gpu.measure_all(record, args)
+    assert record["measurements"] == []
+    args.budget_seconds = 10
+    measured.asked.clear()
+    assert not gpu.measure_all(record, args)
+    assert measured.asked == []
+    # Its own limit is a result.
+    args.budget_seconds, args.timeout = 1000, 200
+    assert gpu.measure_all(record, args)
+    errors = {m["error"] for m in record["measurements"]}
+    assert errors == {"not finished after 200 s"}
+
+
+# Tiny runs -------------------------------------------------------------
+
+
+def test_gpu_runs(tmp_path):
+    pytest.importorskip("torch")
+    output = tmp_path / "gpu.json"
+    common = ["--tiny", "--output", output, "--precisions", "float32"]
+    contenders = ["--contenders", "torch-eager", f"keras-{BACKEND}"]
+    printed = run("gpu.py", *common, *contenders, "--methods", "at")
+    record = json.loads(output.read_text())
+    assert len(record["measurements"]) == 2
+    for found in record["measurements"]:
+        assert found.get("error") is None
+        assert len(found["seconds_per_step"]) == 2
+        assert found["forward_flops"] == resnet_flops(8)
+        assert found["ratios"]["torch-eager"] > 0
+        assert f"| {found['contender']}" in printed
+    assert {"date", "command", "commit", "device", "versions"} < set(record)
+
+    # What is there is kept.
+    contenders = ["--resume", "--contenders", "torch-eager"]
+    run("gpu.py", *common, *contenders, "--methods", "at", "wake")
+    methods = [
+        (found["contender"], found["method"])
+        for found in json.loads(output.read_text())["measurements"]
+    ]
+    assert methods == [
+        ("torch-eager", "at"),
+        (f"keras-{BACKEND}", "at"),
+        ("torch-eager", "wake"),
+    ]
+
+
+def test_gpu_refuses_a_cpu_unless_it_is_meant(load):
+    require_device = load("_gpu_contenders").require_device
+    if require_device(BACKEND, {"cpu": True}) != "CPU":
+        pytest.skip("there is a GPU")
+    with pytest.raises(ImportError, match=f"{BACKEND} sees no GPU"):
+        require_device(BACKEND, {"cpu": False})
+
+
+def test_a_row_of_the_backends(load, capsys):
+    backends = load("backends")
+    setting = {"width": 8, "batch": 4, "attack_steps": 2, "steps": 1}
+    compiled = BACKEND == "jax"
+    row = {"backend": BACKEND, "jit": compiled, "unrolled": True}
+    found = backends.measure_row(row, {**setting, "limit": 250.0})
+    assert found["error"] is None
+    assert len(found["steps"]) == 3
+    assert found["seconds_per_step"] == found["steps"][2]
+    late = backends.measure_row(row, {**setting, "limit": 0.25})
+    assert late["error"] == "still compiling after 0.25 s"
+
+    found["auto"], found["seconds_per_step"] = True, 0.5
+    other = {**found, "auto": False, "seconds_per_step": 1.5}
+    backends.show([{**found, "backend": "peer", "auto": None}, found, other])
+    lines = capsys.readouterr().out.splitlines()[2:]
+    cells = [[c.strip() for c in line.split("|")[1:-1]] for line in lines]
+    assert [row[4] for row in cells] == ["", "1.00", "3.00"]
+    assert [row[6] for row in cells] == ["", "**auto**", ""]
+    assert len(backends.rows(["jax", "torch"])) == 9
+
+
+def test_the_reference_of_the_training_step():
+    pytest.importorskip("torch")
+    arguments = ["--contender", "torch", "--turns", "1"]
+    printed = run("train_step.py", *arguments, input="\n")
+    assert json.loads(printed)["seconds"] > 0
