@@ -50,8 +50,9 @@ class WakeModel(StudentAndTeacher):
     `loss` (the objective without distillation), `accuracy` (clean images),
     `robust_accuracy` (under `eval_attack`), with a teacher in use
     `teacher_accuracy` and `teacher_robust_accuracy` (attacked on its own), with
-    `CrossClassAttribution` also `cas` and `teacher_cas`. Metrics given to
-    `compile` are computed on clean images in `evaluate`.
+    `CrossClassAttribution` also `cas` and `teacher_cas`. An image whose
+    `sample_weight` is 0 takes no part in them. Metrics given to `compile` are
+    computed on clean images in `evaluate`.
 
     Args:
         classifier: Built `keras.Model`: float images (batch, ...) within the

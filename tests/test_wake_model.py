@@ -563,3 +563,48 @@ def test_labels_in_words_are_refused():
     x, y = data()
     with pytest.raises(TypeError, match="Number the classes"):
         ATTACK(network(), x, np.array(["cat"] * len(y)))
+
+
+def test_images_of_weight_0_take_no_part_in_evaluation(trained):
+    # Pipelines fill the last batch up where devices must have equal shares.
+    model = trained[0]
+    x, y = data(13, seed=5)
+    rng = np.random.default_rng(6)
+    filled = np.concatenate([x, rng.random((5, *SHAPE), np.float32)])
+    labels = np.concatenate([y, np.zeros(5, "int32")])
+    weights = np.repeat([1.0, 0.0], [13, 5]).astype("float32")
+    results, matrices = [], []
+    for arguments in ({"x": x, "y": y}, {"x": filled, "y": labels}):
+        attribution = kw.CrossClassAttribution()
+        if len(arguments["x"]) > 13:
+            arguments["sample_weight"] = weights
+        results.append(
+            model.evaluate(
+                **arguments,
+                batch_size=9,
+                callbacks=[attribution],
+                return_dict=True,
+                verbose=0,
+            )
+        )
+        matrices.append(attribution.correlation)
+    # What was given to `compile` as `metrics` is without weights in Keras.
+    assert results[0].pop("top_two") != results[1].pop("top_two")
+    for name, value in results[0].items():
+        assert results[1][name] == pytest.approx(value, abs=TOLERANCE), name
+    np.testing.assert_allclose(*matrices, atol=TOLERANCE)
+    # Without the weights the five others do count.
+    all_of_them = model.evaluate(filled, labels, return_dict=True, verbose=0)
+    assert abs(all_of_them["loss"] - results[0]["loss"]) > 1e-3
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "torch", reason="a process group of PyTorch"
+)
+def test_a_process_group_is_refused(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    with pytest.raises(ValueError, match="process group of 2"):
+        wake().fit(*data(), verbose=0)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 METHODS = ("wake", "at", "standard")
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 # What a run may be resumed with another value of. Data may have moved.
 UNIMPORTANT = ("run_dir", "resume", "threads", "data_dir")
 
@@ -96,6 +97,8 @@ def _parser(description: str) -> argparse.ArgumentParser:
     add("--learning-rate", type=positive, help="divided by 10 at 1/2 and 3/4")
     add("--weight-decay", type=float, default=5e-4, help="L2, as PyTorch's SGD "
         "counts it")
+    add("--precision", choices=PRECISIONS, default="float32", help="of the "
+        "network; weights, perturbations and losses stay in float32")
     add("--eval-every", type=at_least(1), default=1, help="epochs between "
         "validations")
 

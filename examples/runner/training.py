@@ -82,6 +82,7 @@ def learning_rate(rate: float, epochs: int, steps: int) -> Any:
 def build(args: argparse.Namespace, parts: Parts, splits: Any) -> Any:
     """The compiled `WakeModel` of a run."""
     keras.utils.set_random_seed(args.seed)
+    keras.config.set_dtype_policy(args.precision)
     shape, classes = splits.input_shape, splits.num_classes
     if args.model == "preact_resnet18":
         classifier = kw.models.PreActResNet18(classes, shape, width=args.width)
