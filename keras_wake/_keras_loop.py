@@ -173,13 +173,24 @@ class KerasLoop(backend.Trainer):
             _check_not_empty(kwargs.get("x"))
             kwargs["callbacks"] = _guarded(kwargs.get("callbacks"), self)
         self._labels = _label_spec(kwargs.get("x"), kwargs.get("y"))
-        # A callback of `fit` may evaluate other data in between.
+        # A callback of `fit` may evaluate other data within an epoch, and the
+        # metrics of the epoch go on afterwards.
         phase, attribution_on = self._phase, self._attribution_on
+        kept = []
+        if self.fit_callbacks is not None and not within_fit:
+            self.sync_variables()
+            kept = [
+                (variable, backend.to_numpy(variable))
+                for metric in self.metrics
+                for variable in metric.variables
+            ]
         self._phase = "test"
         try:
             return super().evaluate(*args, **kwargs)
         finally:
             self.sync_variables()
+            for variable, value in kept:
+                variable.assign(value)
             self._phase, self._attribution_on = phase, attribution_on
 
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:

@@ -608,3 +608,31 @@ def test_a_process_group_is_refused(monkeypatch):
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
     with pytest.raises(ValueError, match="process group of 2"):
         wake().fit(*data(), verbose=0)
+
+
+def test_evaluation_within_an_epoch_leaves_its_logs_alone():
+    class Evaluate(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 1:
+                self.model.evaluate(*data(7, seed=8), verbose=0)
+
+    histories = []
+    for callbacks in ([], [Evaluate()]):
+        model = wake()
+        run = model.fit(
+            *data(), batch_size=6, shuffle=False, callbacks=callbacks, verbose=0
+        )
+        histories.append(run.history)
+    for name, values in histories[0].items():
+        assert histories[1][name] == pytest.approx(values, abs=TOLERANCE), name
+
+
+def test_a_refused_batch_leaves_no_trace():
+    x, y = data()
+    model = wake()
+    model.fit(x, y, verbose=0)
+    before = model.get_weights()
+    with pytest.raises(ValueError, match="name no class"):
+        model.fit(x, y + 5, verbose=0)
+    for value, other in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(value, other)

@@ -44,7 +44,13 @@ class InputGuard(keras.callbacks.Callback):
         """Checks a batch of training."""
         self._batches += 1
         step = f"epoch {self._epoch + 1}, batch {batch + 1}"
-        if self.model.raise_for_faults(f"of {step}"):
+        try:
+            bad_losses = self.model.raise_for_faults(f"of {step}")
+        except ValueError:
+            # The step that counted the faults has used the batch as well.
+            _snapshot.put_back(self.model, self._good)
+            raise
+        if bad_losses:
             self._go_back(f"The loss became NaN or infinite in {step}.")
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
