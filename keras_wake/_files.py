@@ -13,7 +13,7 @@ def written_aside(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
     Whatever ends the writing (a full disk, Ctrl-C, a kill), the file is
     complete or what it was before. What a kill leaves under the other name
-    is overwritten the next time.
+    is deleted the next time.
 
     Args:
         path: The file. If it is a link, what it points to is written.
@@ -24,6 +24,8 @@ def written_aside(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     path = pathlib.Path(os.path.realpath(path))
     aside = path.with_name(f"unfinished_{path.name}")
     try:
+        # What a kill has left: Keras asks before it replaces a file.
+        aside.unlink(missing_ok=True)
         yield aside
         # On the disk before the name is, should the machine fail.
         with open(aside, "rb+") as file:

@@ -238,12 +238,15 @@ class WakeModel(StudentAndTeacher):
 
     def _teacher_logits(self, images: Any, like: Any) -> Any:
         """The teacher's logits without gradient; zeros while λ_t is 0."""
-        logits = ops.cond(
-            self.kd_weight > 0,
-            lambda: ops.cast(self.teacher(images, training=False), like.dtype),
-            lambda: ops.zeros_like(like),
+        return backend.without_gradient(
+            lambda: ops.cond(
+                self.kd_weight > 0,
+                lambda: ops.cast(
+                    self.teacher(images, training=False), like.dtype
+                ),
+                lambda: ops.zeros_like(like),
+            )
         )
-        return ops.stop_gradient(logits)
 
     def compute_metrics(
         self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None

@@ -29,6 +29,15 @@ def start(threads: int) -> Any:
     backend = keras.backend.backend()
     if backend == "tensorflow":
         return _start_tensorflow(threads)
+    if processes.tf_config() or (
+        processes.slurm() and not (backend == "jax" and processes.jax_job())
+    ):
+        # They would all train the same, and write the same files.
+        raise ValueError(
+            "This is one of several processes (TF_CONFIG or SLURM), which "
+            f"the {backend} backend does not join by itself. Use TensorFlow; "
+            "JAX joins those that KERAS_DISTRIBUTION_JOB_ADDRESSES names."
+        )
     if backend == "jax":
         return _start_jax()
     if threads:

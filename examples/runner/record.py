@@ -82,6 +82,9 @@ class Record:
         """
         there = json.loads(self.path.read_text())
         here = self.content
+        if "precision" in here["settings"]:
+            # Older runs had no choice.
+            there["settings"].setdefault("precision", "float32")
         keys = sorted({*there["settings"], *here["settings"]})
         differing = [
             f"{key}: {there['settings'].get(key)!r} there, "

@@ -26,6 +26,7 @@ __all__ = [
     "replicas_of",
     "side_by_side",
     "to_numpy",
+    "without_gradient",
 ]
 
 
@@ -51,6 +52,11 @@ def repeat(times: int, function: Callable, value: Any) -> Any:
     for _ in range(times):
         value = function(value)
     return value
+
+
+def without_gradient(function: Callable) -> Any:
+    """The result of `function()`, through which no gradient goes."""
+    return jax.lax.stop_gradient(function())
 
 
 def side_by_side(function: Callable, *tensors: Any) -> Any:

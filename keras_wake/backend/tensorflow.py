@@ -22,6 +22,7 @@ __all__ = [
     "replicas_of",
     "side_by_side",
     "to_numpy",
+    "without_gradient",
 ]
 
 
@@ -48,6 +49,11 @@ def repeat(times: int, function: Callable, value: Any) -> Any:
     for _ in range(times):
         value = function(value)
     return value
+
+
+def without_gradient(function: Callable) -> Any:
+    """The result of `function()`, through which no gradient goes."""
+    return tf.stop_gradient(function())
 
 
 def side_by_side(function: Callable, *tensors: Any) -> Any:
@@ -152,6 +158,22 @@ def _is_multi_worker(strategy: Any) -> bool:
 class Trainer(keras.Model):
     """The steps that `fit` and `evaluate` compile, for `WakeModel`."""
 
+    def make_train_function(self, force: bool = False) -> Any:
+        """As in Keras, where that keeps replicas together."""
+        if self.distribute_strategy.num_replicas_in_sync > 1 and isinstance(
+            self.optimizer, keras.optimizers.LossScaleOptimizer
+        ):
+            # Keras lets each replica decide by itself whether gradients have
+            # overflowed: some would skip an update, and others wait for them.
+            raise ValueError(
+                "With several replicas, Keras's scaling of the loss for "
+                "float16 does not work on TensorFlow. Use "
+                '"mixed_bfloat16", which needs none, or one replica. '
+                f"Received: {self.distribute_strategy.num_replicas_in_sync} "
+                "replicas and a LossScaleOptimizer."
+            )
+        return super().make_train_function(force=force)
+
     def train_step(self, data: Any) -> dict[str, Any]:
         """Attack, update the student, average the teacher, report."""
         batch = self.adversarial_batch(data)
@@ -178,6 +200,11 @@ class Trainer(keras.Model):
     ) -> None:
         """As in Keras, which with several workers fails to take a batch."""
         strategy = self.distribute_strategy
+        metrics = self._compile_metrics
+        if metrics is None or metrics.built:
+            # Nothing is left to build. A batch that is taken in vain would,
+            # with all that is fetched ahead, count as an epoch of few batches.
+            iterator = None
         if iterator is not None and _is_multi_worker(strategy):
             _, _, batches = next(iter(iterator))
             data_batch = keras.tree.map_structure(

@@ -19,6 +19,7 @@ __all__ = [
     "replicas_of",
     "side_by_side",
     "to_numpy",
+    "without_gradient",
 ]
 
 
@@ -38,6 +39,12 @@ def repeat(times: int, function: Callable, value: Any) -> Any:
     for _ in range(times):
         value = function(value)
     return value
+
+
+def without_gradient(function: Callable) -> Any:
+    """The result of `function()`, of which nothing is kept for a gradient."""
+    with torch.no_grad():
+        return function()
 
 
 def side_by_side(function: Callable, *tensors: Any) -> Any:

@@ -128,6 +128,12 @@ class EMATeacher(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Lets a teacher that was never averaged start as the student."""
+        if self.batch_norm == "reestimate" and backend.data_shard()[1] > 1:
+            raise ValueError(
+                '`EMATeacher(batch_norm="reestimate")` is for one process: '
+                "each of several sees other images, and their teachers would "
+                'differ. Use `batch_norm="average"`.'
+            )
         if int(backend.to_numpy(self.model.teacher_updates)) == 0:
             self.model.teacher.set_weights(self.model.classifier.get_weights())
         self._estimated_at = None

@@ -124,6 +124,16 @@ def main(folder, *others):
         )
         results[f"{other}_continued"] = more.history["loss"]
         results[f"{other}_updates"] = int(numpy(loaded.teacher_updates))
+    results["unbroken"] = model.fit(
+        x,
+        y,
+        batch_size=10,
+        initial_epoch=5,
+        epochs=6,
+        shuffle=False,
+        callbacks=[kw.EMATeacher(0.8)],
+        verbose=0,
+    ).history["loss"]
     np.savez(folder / f"{here}.npz", **results)
 
 

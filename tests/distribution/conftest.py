@@ -1,60 +1,16 @@
 """Runs of training in processes of their own."""
 
 import json
-import os
-import pathlib
-import socket
-import subprocess
-import sys
 
 import keras
 import pytest
+from launching import finish
+from launching import start
 
-import keras_wake
-
-HERE = pathlib.Path(__file__).parent
 # The scripts choose their backend themselves; one session runs them.
 collect_ignore_glob = []
 if keras.backend.backend() != "tensorflow":
     collect_ignore_glob.append("test_*.py")
-
-
-def start(script, *arguments, **environment):
-    """Starts a script of this folder; its output goes to a pipe."""
-    return subprocess.Popen(
-        [sys.executable, str(HERE / script), *map(str, arguments)],
-        env={
-            **os.environ,
-            "PYTHONPATH": str(pathlib.Path(keras_wake.__file__).parents[1]),
-            # On a CPU, oneDNN's convolutions fail on a share without images.
-            "TF_ENABLE_ONEDNN_OPTS": "0",
-            **environment,
-        },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def finish(*processes, timeout=600):
-    """Waits for processes; returns their exit status and output."""
-    try:
-        outputs = [p.communicate(timeout=timeout)[0] for p in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    return [(p.returncode, o) for p, o in zip(processes, outputs, strict=True)]
-
-
-def free_addresses(count):
-    """So many addresses of this host on which nothing listens."""
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
-    for each in sockets:
-        each.close()
-    return addresses
 
 
 @pytest.fixture(scope="session")

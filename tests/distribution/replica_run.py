@@ -26,6 +26,9 @@ CASES = {
         10,
         {"weights": True, "batch_norm": True, "synchronized": True},
     ),
+    # 20, 20, 20 and 9 images for training, 20 and 1 for validation.
+    "pipeline": ((1, 2), 69, 20, {"pipeline": True}),
+    "float16": ((2,), 20, 10, {"policy": "mixed_float16"}),
     "batch_norm": ((1, 2), 37, 12, {"batch_norm": True, "synchronized": True}),
     "batch_norm_alone": ((2,), 25, 12, {"batch_norm": True}),
     "nan": ((2,), 24, 12, {"nan": True}),

@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
-from conftest import finish
-from conftest import free_addresses
-from conftest import start
+from launching import finish
+from launching import free_addresses
+from launching import start
 
 pytest.importorskip("jax")
 

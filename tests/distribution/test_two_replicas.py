@@ -5,7 +5,7 @@ import pytest
 
 # Batches of 10 out of 39 leave 9, five on one replica and four on the other;
 # batches of 12 out of 37 leave one image, and the second replica has none.
-CASES = ("uneven_last_batch", "single_image_last", "batch_norm")
+CASES = ("uneven_last_batch", "single_image_last", "pipeline", "batch_norm")
 
 
 def assert_equal(one, two):
@@ -77,4 +77,11 @@ def test_batch_norm_without_images_is_refused(replica_results):
     assert replica_results["batch_norm_alone_2"]["error"].startswith(
         "ValueError: 1 replica(s) got no image of epoch 1, batch 3, and the "
         "batch norm there has no statistics."
+    )
+
+
+def test_float16_is_refused(replica_results):
+    # Keras would have each replica skip updates for itself.
+    assert replica_results["float16_2"]["error"].startswith(
+        "ValueError: With several replicas, Keras's scaling of the loss"
     )

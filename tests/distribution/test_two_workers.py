@@ -7,9 +7,9 @@ import time
 import keras
 import numpy as np
 import pytest
-from conftest import finish
-from conftest import free_addresses
-from conftest import start
+from launching import finish
+from launching import free_addresses
+from launching import start
 
 # Seen: about ten seconds, in which a worker notices that another is gone.
 NOTICED_WITHIN = 120
@@ -78,6 +78,9 @@ def test_two_workers_train_as_two_replicas(folder, replica_results):
     expected = replica_results["workers_2"]
     # Sums over two numbers do not depend on the order; seen: no difference.
     assert_same({**expected, "evaluated": chief["evaluated"]}, chief, 1e-6)
+    expected = {**replica_results["pipeline_2"], "evaluated": {}}
+    for worker in (chief, other):
+        assert_same(expected, {**worker["pipeline"], "evaluated": {}}, 1e-6)
     for key, value in chief["evaluated"].items():
         last = chief["history"][f"val_{key}"][-1]
         assert value == pytest.approx(last, abs=1e-6)

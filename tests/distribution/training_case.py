@@ -11,9 +11,9 @@ import numpy as np
 import keras_wake as kw
 
 
-def classifier(batch_norm, synchronized):
+def classifier(batch_norm, synchronized, shape=(4, 4, 1), classes=3):
     keras.utils.set_random_seed(1)
-    layers = [keras.Input((4, 4, 1)), keras.layers.Conv2D(6, 3)]
+    layers = [keras.Input(shape), keras.layers.Conv2D(6, 3)]
     if batch_norm:
         layers.append(
             keras.layers.BatchNormalization(synchronized=synchronized)
@@ -21,7 +21,9 @@ def classifier(batch_norm, synchronized):
     layers += [
         keras.layers.ELU(),
         keras.layers.Flatten(),
-        keras.layers.Dense(3, kernel_regularizer=keras.regularizers.L2(1e-2)),
+        keras.layers.Dense(
+            classes, kernel_regularizer=keras.regularizers.L2(1e-2)
+        ),
     ]
     return keras.Sequential(layers)
 
@@ -55,10 +57,15 @@ class DieAt(keras.callbacks.Callback):
 
 
 def train(strategy, count, batch_size, options):
+    keras.config.set_dtype_policy(options.get("policy", "float32"))
+    digits = {}
+    if options.get("pipeline"):
+        digits = {"shape": (8, 8, 1), "classes": 10}
     with strategy.scope() if strategy else contextlib.nullcontext():
         student = classifier(
             options.get("batch_norm", False),
             options.get("synchronized", False),
+            **digits,
         )
         pgd = kw.attacks.PGD(epsilon=0.03, steps=2, random_start=False)
         model = kw.WakeModel(
@@ -69,7 +76,7 @@ def train(strategy, count, batch_size, options):
         )
         model.compile(
             keras.optimizers.SGD(0.03, momentum=0.9),
-            metrics=["accuracy"],
+            metrics=None if digits else ["accuracy"],
         )
     weighted = options.get("weights", False)
     x, y = data(count, weighted)
@@ -91,6 +98,17 @@ def train(strategy, count, batch_size, options):
         x, y, batch_size = x[kept], y[kept], batch_size // processes
         weights = None if weights is None else weights[kept]
     validation = x, y
+    if digits:
+        splits = kw.datasets.load(
+            "digits",
+            batch_size=batch_size,
+            limit=count,
+            validation_split=21,
+            test_limit=10,
+            augment="flip",
+        )
+        x, y, batch_size = splits.train, None, None
+        validation = splits.validation
     attribution = kw.callbacks.CrossClassAttribution()
     callbacks = [kw.callbacks.EMATeacher(decay=0.5), attribution]
     if "folder" in options:

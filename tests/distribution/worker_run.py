@@ -21,6 +21,8 @@ def main(path, folder, die_at=None):
     if die_at is not None:
         options["die_at"] = int(die_at)
     results = train(strategy, 39, 10, options)
+    if die_at is None:
+        results["pipeline"] = train(strategy, 69, 20, {"pipeline": True})
     results["is_chief"] = strategy.extended.should_checkpoint
     with open(path, "w") as file:
         json.dump(results, file)
