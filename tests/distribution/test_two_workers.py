@@ -105,13 +105,8 @@ def test_only_the_chief_writes(folder):
     assert int(loaded.train_steps.numpy()) == 4 * best
 
 
-@pytest.mark.parametrize(
-    "dead",
-    [
-        pytest.param(1, id="worker"),
-        pytest.param(0, id="chief", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("dead", [1, 0], ids=["worker", "chief"])
 def test_a_dead_worker_ends_the_job_which_resumes(folder, tmp_path, dead):
     # In the third of four epochs.
     workers = run_workers(tmp_path, die=(dead, 10))
