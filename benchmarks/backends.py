@@ -24,6 +24,8 @@ import statistics
 import sys
 import time
 import traceback
+from collections.abc import Callable
+from typing import Any
 
 from _shared import commit
 from _shared import environment
@@ -100,26 +102,42 @@ def run_torch(spec: dict) -> None:
         steps.add(time.perf_counter() - begin)
 
 
+def unrolled(times: int, function: Callable, value: Any) -> Any:
+    """The steps of an attack, written out."""
+    for _ in range(times):
+        value = function(value)
+    return value
+
+
+def loop(times: int, function: Callable, value: Any) -> Any:
+    """The steps of an attack as a loop in what is compiled."""
+    from keras import ops
+
+    return ops.fori_loop(0, times, lambda _, v: function(v), value)
+
+
 def run_keras(spec: dict) -> None:
     """Times the steps of `fit`, made as the row says."""
     import keras
 
+    import keras_wake
+
     name = keras.backend.backend()
     model, _ = wake_model("at", spec["width"], spec["attack_steps"])
-    backend = importlib.import_module(f"keras_wake.backend.{name}")
-    loops = hasattr(backend, "unroll_loops")
+    module = importlib.import_module(f"keras_wake.backend.{name}")
     report(
         auto={
             "jit": bool(model.jit_compile),
-            "unrolled": backend.unroll_loops() if loops else True,
+            "unrolled": name == "torch"
+            or (name == "jax" and module.unroll_loops()),
         }
     )
-    if not loops and not spec["unrolled"]:
+    if name == "torch" and not spec["unrolled"]:
         report(error="PyTorch has no loop that could be compiled")
         return
     # What the backend would do if this row were its choice.
-    backend.unroll_loops = lambda: spec["unrolled"]
-    backend.jit_by_default = lambda: spec["jit"]
+    keras_wake.backend.repeat = unrolled if spec["unrolled"] else loop
+    module.jit_by_default = lambda: spec["jit"]
     model.compile(
         keras.optimizers.SGD(0.1, momentum=0.9, weight_decay=5e-4),
         jit_compile=spec["jit"],

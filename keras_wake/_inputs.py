@@ -1,20 +1,14 @@
 """Checks of what the user hands in: a classifier, images and labels.
 
-Shapes and dtypes are checked once, when a step is traced. Values (NaN, out of
-bounds, labels that no class has) are counted by tensors, so that every batch
-of every kind of data set is looked at without leaving the compiled step.
+These are checks of shapes and dtypes, made once, when a step is traced. The
+values are looked at in `_faults`.
 """
 
-from collections.abc import Iterable
-from collections.abc import Iterator
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
-
-# Rounding of resizing or normalising makes values like -3e-8.
-BOUNDS_TOLERANCE = 1e-6
 
 
 def check_classifier(classifier: Any) -> int:
@@ -162,7 +156,7 @@ def one_hot_labels(y: Any, num_classes: int) -> Any:
     if y is None:
         raise ValueError("Labels are missing: the data must yield (x, y).")
     shape = tuple(y.shape)
-    dtype = _number_type(y)
+    dtype = number_type(y)
     if len(shape) == 2 and shape[1] == num_classes:
         return ops.convert_to_tensor(y, "float32")
     if len(shape) == 1 or (len(shape) == 2 and shape[1] == 1):
@@ -183,7 +177,7 @@ def one_hot_labels(y: Any, num_classes: int) -> Any:
     )
 
 
-def _number_type(y: Any) -> str:
+def number_type(y: Any) -> str:
     try:
         dtype = keras.backend.standardize_dtype(y.dtype)
     except ValueError:  # NumPy's words
@@ -207,204 +201,3 @@ def check_weights(sample_weight: Any) -> Any:
         )
     weights = ops.convert_to_tensor(sample_weight, "float32")
     return ops.reshape(weights, (-1,))
-
-
-def count_faults(x: Any, labels: Any, bounds: tuple[float, float]) -> Any:
-    """Counts the samples of a batch that cannot be right.
-
-    Args:
-        x: Float tensor (batch, ...), images.
-        labels: Float tensor (batch, K) as `one_hot_labels` returns it.
-        bounds: Smallest and largest pixel value.
-
-    Returns:
-        Float32 tensor (3,): images with NaN or infinity, images outside the
-        bounds, labels that name no class.
-    """
-    low, high = bounds
-    axes = tuple(range(1, len(x.shape)))
-    finite = ops.all(ops.isfinite(x), axis=axes)
-    smallest, largest = ops.min(x, axis=axes), ops.max(x, axis=axes)
-    outside = ops.logical_or(
-        smallest < low - BOUNDS_TOLERANCE, largest > high + BOUNDS_TOLERANCE
-    )
-    # Written so that a NaN in soft labels is a fault, too.
-    named = ops.logical_and(
-        ops.abs(ops.sum(labels, axis=-1) - 1) < 1e-3,
-        ops.min(labels, axis=-1) >= -BOUNDS_TOLERANCE,
-    )
-    faults = [
-        ops.logical_not(finite),
-        ops.logical_and(finite, outside),
-        ops.logical_not(named),
-    ]
-    return ops.stack([ops.sum(ops.cast(f, "float32")) for f in faults])
-
-
-class InputFaults(keras.metrics.Metric):
-    """The faults of all batches since the last reset, over all replicas.
-
-    The losses that are not finite as well, which are read at the same time.
-
-    A metric, because that is the state that adds up over replicas and that
-    no checkpoint holds. It has no entry in the logs.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(name="input_faults", dtype="float32")
-        # One variable: reading it waits for all replicas, once a step. It
-        # holds the faults of images and labels, batches without an image,
-        # sample weights that cannot be right, and losses.
-        self.counts = self.add_variable((6,), initializer="zeros")
-
-    def update_state(self, faults: Any, size: Any, bad_weights: Any) -> None:
-        """Adds a batch.
-
-        Args:
-            faults: What `count_faults` returns.
-            size: Number of images.
-            bad_weights: Number of sample weights that cannot be right.
-        """
-        empty = ops.cast(ops.equal(size, 0), "float32")
-        others = ops.stack([empty, bad_weights, ops.zeros(())])
-        self.counts.assign_add(ops.concatenate([faults, others]))
-
-    def count_loss(self, loss: Any) -> None:
-        """Counts a step of training whose loss is NaN or infinite."""
-        bad = ops.cast(ops.logical_not(ops.isfinite(loss)), "float32")
-        self.counts.assign_add(ops.pad(ops.reshape(bad, (1,)), [[5, 0]]))
-
-    def result(self) -> dict[str, Any]:
-        """Nothing for the logs."""
-        return {}
-
-
-def raise_for_faults(
-    faults: Any, bounds: tuple[float, float], num_classes: int, where: str
-) -> None:
-    """Raises a `ValueError` that names what `count_faults` has counted."""
-    not_finite, outside, unnamed = (int(count) for count in faults)
-    if not_finite:
-        raise ValueError(
-            f"{not_finite} image(s) {where} contain NaN or infinity. Remove "
-            "them or find the step of the input pipeline that makes them."
-        )
-    if outside:
-        low, high = bounds
-        raise ValueError(
-            f"{outside} image(s) {where} lie outside the bounds [{low:g}, "
-            f"{high:g}] of the threat model. Scale the images to the bounds "
-            "(divide by 255), or pass `bounds=` to the attack; normalise "
-            "inside the classifier."
-        )
-    if unnamed:
-        raise ValueError(
-            f"{unnamed} label(s) {where} name no class. Class numbers must be "
-            f"between 0 and {num_classes - 1}; one-hot and soft labels must "
-            "be at least 0 and sum to 1."
-        )
-
-
-def batches(data: Any, batch_size: int = 128) -> Iterator[tuple[Any, Any]]:
-    """Yields (images, labels) from arrays or from anything that yields them.
-
-    Args:
-        data: Pair of arrays (x, y), a data set, or an iterable of batches.
-        batch_size: How arrays are cut. Defaults to `128`.
-
-    Raises:
-        ValueError: If there is nothing to yield.
-        TypeError: If `data` is neither.
-    """
-    if _is_pair_of_arrays(data):
-        x, y = data
-        _check_lengths(x, y)
-        starts = range(0, len(x), batch_size)
-        pairs: Iterable = (
-            (x[i : i + batch_size], y[i : i + batch_size]) for i in starts
-        )
-    elif hasattr(data, "__iter__"):
-        pairs = data
-    else:
-        raise TypeError(
-            "`data` must be a pair of arrays (x, y) or yield batches "
-            "(images, labels). "
-            f"Received: {type(data).__name__}."
-        )
-    empty = True
-    for batch in pairs:
-        if not isinstance(batch, (tuple, list)) or len(batch) < 2:
-            raise TypeError(
-                "`data` must be a pair of arrays (x, y) or yield batches "
-                f"(images, labels). Received: a {type(data).__name__} that "
-                f"yields a {type(batch).__name__}."
-            )
-        empty = False
-        yield _without_padding(*batch[:3])
-    if empty:
-        raise ValueError("The data set is empty: it yields no batch.")
-
-
-def _without_padding(x: Any, y: Any, weights: Any = None) -> tuple[Any, Any]:
-    """The images of a batch whose weight is not 0."""
-    if weights is None:
-        return x, y
-    present = np.flatnonzero(ops.convert_to_numpy(weights))
-    if len(present) == len(x):
-        return x, y
-    return ops.take(x, present, axis=0), ops.take(y, present, axis=0)
-
-
-def check_reusable(owner: str, data: Any) -> None:
-    """Refuses what gives its batches only once, where they are needed again."""
-    if hasattr(data, "__next__"):
-        raise ValueError(
-            f"`{owner}` needs its data more than once, and this "
-            f"{type(data).__name__} gives them only once. Pass "
-            f"`{owner}(data=(x, y))` or a data set that can be read again."
-        )
-
-
-def _is_pair_of_arrays(data: Any) -> bool:
-    return (
-        isinstance(data, (tuple, list))
-        and len(data) == 2
-        and all(len(getattr(part, "shape", ())) > 0 for part in data)
-    )
-
-
-def checked_batches(
-    data: Any,
-    num_classes: int,
-    bounds: tuple[float, float],
-    batch_size: int = 128,
-) -> Iterator[tuple[Any, Any]]:
-    """`batches`, as float32 images and (batch, K) labels, values checked."""
-    for number, (x, y) in enumerate(batches(data, batch_size), start=1):
-        where = f"of batch {number}"
-        yield checked_batch(x, y, num_classes, bounds, where)
-
-
-def checked_batch(
-    x: Any, y: Any, num_classes: int, bounds: tuple[float, float], where: str
-) -> tuple[Any, Any]:
-    """One batch as float32 images and (batch, K) labels, values checked."""
-    x = check_images(x if x is None else ops.convert_to_tensor(x))
-    if hasattr(y, "dtype"):
-        _number_type(y)
-    y = y if y is None else ops.convert_to_tensor(y)
-    labels = one_hot_labels(y, num_classes)
-    _check_lengths(x, labels)
-    if len(x) == 0:
-        raise ValueError(f"There are no images: the size {where} is 0.")
-    faults = ops.convert_to_numpy(count_faults(x, labels, bounds))
-    raise_for_faults(faults, bounds, num_classes, where)
-    return x, labels
-
-
-def _check_lengths(x: Any, y: Any) -> None:
-    if len(x) != len(y):
-        raise ValueError(
-            "Images and labels must be equally many. Received: "
-            f"{len(x)} images and {len(y)} labels."
-        )

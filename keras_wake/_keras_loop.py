@@ -12,7 +12,7 @@ from typing import Any
 
 import keras
 
-from keras_wake import _inputs
+from keras_wake import _faults
 from keras_wake import backend
 from keras_wake.callbacks._input_guard import InputGuard
 from keras_wake.callbacks.backup_and_restore import backups_last
@@ -31,7 +31,7 @@ class KerasLoop(backend.Trainer):
 
     def _prepare_loop(self, classifier: Any) -> None:
         """Sets what the loop remembers; for the constructor."""
-        self.input_faults = _inputs.InputFaults()
+        self.input_faults = _faults.InputFaults()
         self._averager: Any = None
         self._attribution_on = False
         self._evaluates_teacher = False
@@ -255,26 +255,26 @@ class KerasLoop(backend.Trainer):
         self._compiled_for[function] = setting
         return changed
 
-    def raise_for_faults(self, where: str) -> int:
+    def raise_for_faults(self, where: str) -> tuple[int, int]:
         """Raises for what the steps since the last call have counted.
 
         Args:
             where: Which images were looked at, for the message.
 
         Returns:
-            In how many of the steps the loss was not finite, which is no
-            fault of the images.
+            In how many of the steps the loss was not finite, and in how many
+            the weights were not, after them: no faults of the images.
 
         Raises:
             ValueError: For images with NaN or outside the bounds and for
                 labels that name no class.
         """
         (counts,) = self.metric_values(self.input_faults)
-        faults, (empty, weights, losses) = counts[:3], counts[3:]
+        faults, (empty, weights, losses, updates) = counts[:3], counts[3:]
         if faults.any():
             self.forget_faults()
             bounds = (self.attack or self.eval_attack).bounds
-            _inputs.raise_for_faults(faults, bounds, self.num_classes, where)
+            _faults.raise_for_faults(faults, bounds, self.num_classes, where)
         if weights:
             self.forget_faults()
             raise ValueError(
@@ -289,7 +289,7 @@ class KerasLoop(backend.Trainer):
                 "leaves at least one image for each replica, drop the "
                 "remainder, or use `BatchNormalization(synchronized=True)`."
             )
-        return int(losses)
+        return int(losses), int(updates)
 
     def forget_faults(self) -> None:
         """Starts to count from 0."""

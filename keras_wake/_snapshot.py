@@ -28,11 +28,7 @@ def take(model: Any) -> list[np.ndarray]:
 
 
 def _value_of(variable: Any) -> np.ndarray:
-    # Copied, because an array may share its memory with the variable.
-    values = [
-        np.array(backend.to_numpy(replica))
-        for replica in backend.replicas_of(variable)
-    ]
+    values = [backend.to_numpy(r) for r in backend.replicas_of(variable)]
     if all(np.array_equal(value, values[0]) for value in values[1:]):
         return values[0]
     return np.stack(values)

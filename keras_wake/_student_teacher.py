@@ -122,7 +122,10 @@ class StudentAndTeacher(KerasLoop):
 
         The file is complete or what it was before, also for a kill.
         """
-        with written_whole(filepath, ".keras", overwrite) as path:
+        with (
+            written_whole(filepath, ".keras", overwrite) as path,
+            backend.alone(),
+        ):
             return super().save(path, overwrite=overwrite, **kwargs)
 
     def save_weights(
@@ -132,7 +135,10 @@ class StudentAndTeacher(KerasLoop):
 
         The file is complete or what it was before, also for a kill.
         """
-        with written_whole(filepath, ".weights.h5", overwrite) as path:
+        with (
+            written_whole(filepath, ".weights.h5", overwrite) as path,
+            backend.alone(),
+        ):
             return super().save_weights(path, overwrite=overwrite, **kwargs)
 
     def save_own_variables(self, store: Any) -> None:

@@ -6,6 +6,8 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
+from keras_wake import _batches
+from keras_wake import _faults
 from keras_wake import _inputs
 
 
@@ -260,38 +262,40 @@ def test_refuses_labels_of_no_known_form(y, error, message):
 # Values -------------------------------------------------------------------
 
 
-def _faults(x, labels=None, bounds=(0.0, 1.0)):
+def _faults_of(x, labels=None, bounds=(0.0, 1.0)):
     x = np.asarray(x, "float32")
     if labels is None:
         labels = np.tile([1.0, 0.0], (len(x), 1))
     labels = np.asarray(labels, "float32")
-    return np.asarray(_inputs.count_faults(x, labels, bounds)).tolist()
+    return np.asarray(_faults.count_faults(x, labels, bounds)).tolist()
 
 
 def test_counts_each_faulty_sample_once():
     nan, inf = np.nan, np.inf
     x = [[0, 1], [nan, 2], [inf, 0], [-0.5, 0.5], [0.5, 1.5], [-1, 2]]
-    assert _faults(x) == [2, 3, 0]
-    assert _faults(x, bounds=(-1, 2)) == [2, 0, 0]
+    assert _faults_of(x) == [2, 3, 0]
+    assert _faults_of(x, bounds=(-1, 2)) == [2, 0, 0]
 
 
 def test_rounding_is_no_fault():
-    assert _faults([[-3e-8, 1 + 1e-7], [-9e-7, 1.0], [0, 1 + 9e-7]]) == [0] * 3
-    assert _faults([[-2e-6, 0], [0, 1 + 2e-6]]) == [0, 2, 0]
+    assert (
+        _faults_of([[-3e-8, 1 + 1e-7], [-9e-7, 1.0], [0, 1 + 9e-7]]) == [0] * 3
+    )
+    assert _faults_of([[-2e-6, 0], [0, 1 + 2e-6]]) == [0, 2, 0]
 
 
 def test_counts_labels_that_name_no_class():
     good = [[1, 0], [0.25, 0.75], [0.5004, 0.5]]
     bad = [[0, 0], [1, 1], [-0.5, 1.5], [np.nan, 1], [0.9, 0.0]]
     x = np.full((8, 2), 0.5)
-    assert _faults(x, good + bad) == [0, 0, 5]
+    assert _faults_of(x, good + bad) == [0, 0, 5]
 
 
 def test_counts_images_of_any_rank():
     x = np.full((3, 2, 2, 2), 0.5)
     x[1, 0, 1, 1] = np.nan
     x[2, 1, 1, 0] = 7
-    assert _faults(x) == [1, 1, 0]
+    assert _faults_of(x) == [1, 1, 0]
 
 
 @pytest.mark.parametrize(
@@ -312,12 +316,12 @@ def test_counts_images_of_any_rank():
 )
 def test_faults_are_named(faults, message):
     with pytest.raises(ValueError, match=message):
-        _inputs.raise_for_faults(faults, (-1, 0.5), 10, "of batch 4")
+        _faults.raise_for_faults(faults, (-1, 0.5), 10, "of batch 4")
 
 
 def test_no_fault_is_no_error():
     none = np.zeros(3)
-    assert _inputs.raise_for_faults(none, (0, 1), 10, "of batch 1") is None
+    assert _faults.raise_for_faults(none, (0, 1), 10, "of batch 1") is None
 
 
 # Data sets ----------------------------------------------------------------
@@ -359,7 +363,7 @@ class Batches(keras.utils.PyDataset):
     ids=["arrays", "tensors", "tf.data", "list", "generator", "PyDataset"],
 )
 def test_batches_of_every_kind_of_data(arrays, form):
-    found = list(_inputs.batches(form(*arrays), batch_size=3))
+    found = list(_batches.batches(form(*arrays), batch_size=3))
     assert [len(x) for x, _ in found] == [3, 3, 1]
     for part, whole in zip(zip(*found, strict=True), arrays, strict=True):
         np.testing.assert_array_equal(np.concatenate(part), whole)
@@ -367,7 +371,7 @@ def test_batches_of_every_kind_of_data(arrays, form):
 
 def test_checked_batches_are_float32_and_one_hot(arrays):
     x, y = arrays
-    ((images, labels),) = _inputs.checked_batches(
+    ((images, labels),) = _batches.checked_batches(
         (x.astype("float64"), y), 3, (0, 1)
     )
     assert keras.backend.standardize_dtype(images.dtype) == "float32"
@@ -421,4 +425,4 @@ def test_checked_batches_are_float32_and_one_hot(arrays):
 )
 def test_refuses_bad_data(arrays, change, error, message):
     with pytest.raises(error, match=message):
-        list(_inputs.checked_batches(change(*arrays), 3, (0.0, 1.0)))
+        list(_batches.checked_batches(change(*arrays), 3, (0.0, 1.0)))

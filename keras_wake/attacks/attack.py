@@ -11,6 +11,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_wake import _batches
 from keras_wake import _inputs
 from keras_wake import _validate
 from keras_wake import backend
@@ -117,7 +118,7 @@ class Attack:
         if not isinstance(classifier, keras.Model):
             _inputs.check_classifier(classifier)
         run, num_classes = self._compiled.get(classifier, self._compile)
-        x, labels = _inputs.checked_batch(
+        x, labels = _batches.checked_batch(
             x, y, num_classes, self.bounds, "of the batch"
         )
         _inputs.check_rank(x, classifier)

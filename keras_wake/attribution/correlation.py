@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from keras_wake import _batches
 from keras_wake import _inputs
 from keras_wake import _validate
 from keras_wake import backend
@@ -159,7 +160,7 @@ def attribution_vectors(
     compiled = by_head.get(head, compile_sums)
     sums = np.zeros((num_classes, head.kernel.shape[0]))
     counts = np.zeros(num_classes)
-    checked = _inputs.checked_batches(data, num_classes, bounds, batch_size)
+    checked = _batches.checked_batches(data, num_classes, bounds, batch_size)
     for number, (x, labels) in enumerate(checked):
         _inputs.check_rank(x, classifier)
         if attack is not None:

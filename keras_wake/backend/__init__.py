@@ -8,7 +8,8 @@ same few names, and holds only what must differ:
 - `input_gradient`, `repeat`, `side_by_side`: how an attack computes;
 - `without_gradient`: how the teacher does;
 - `global_sum`, `replica_index`, `replicas_of`: what replicas share, or not;
-- `data_shard`: how several processes divide the data among them;
+- `data_shard`: how several processes divide the data among them, and
+  `alone`: where only one of them does something;
 - `to_numpy`: a value on the host;
 - `jit_by_default`: whether compilation pays off.
 """

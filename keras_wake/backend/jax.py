@@ -5,6 +5,8 @@ JAX itself divides the work.
 """
 
 import contextlib
+import signal
+import threading
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -13,9 +15,17 @@ from typing import Any
 import jax
 import keras
 import numpy as np
+from jax.experimental import multihost_utils
+
+from keras_wake.backend._common import global_sum
+from keras_wake.backend._common import replica_index
+from keras_wake.backend._common import replicas_of
+from keras_wake.backend._common import side_by_side
+from keras_wake.backend._common import to_numpy
 
 __all__ = [
     "Trainer",
+    "alone",
     "compile",
     "data_shard",
     "global_sum",
@@ -59,26 +69,6 @@ def without_gradient(function: Callable) -> Any:
     return jax.lax.stop_gradient(function())
 
 
-def side_by_side(function: Callable, *tensors: Any) -> Any:
-    """`function(*tensors)`; XLA finds by itself what can run together."""
-    return function(*tensors)
-
-
-def global_sum(value: Any) -> Any:
-    """`value` itself: a step sees the batch of all devices."""
-    return value
-
-
-def replica_index() -> int:
-    """Always 0: a step sees the batch of all devices."""
-    return 0
-
-
-def replicas_of(variable: Any) -> list[Any]:
-    """The variable of each replica: one is enough, as all are the same."""
-    return [variable]
-
-
 def data_shard() -> tuple[int, int, int]:
     """How a host's input pipeline has to divide each batch of the data.
 
@@ -98,9 +88,19 @@ def data_shard() -> tuple[int, int, int]:
     )
 
 
-def to_numpy(value: Any) -> Any:
-    """A variable or tensor as a NumPy array, outside a compiled step."""
-    return np.asarray(keras.ops.convert_to_numpy(value))
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Where one of several processes does something by itself.
+
+    Keras has all of them take part in making a variable, and it makes one
+    when it saves an optimizer.
+    """
+    distribution = keras.distribution.distribution()
+    keras.distribution.set_distribution(None)
+    try:
+        yield
+    finally:
+        keras.distribution.set_distribution(distribution)
 
 
 def jit_by_default() -> bool:
@@ -129,6 +129,19 @@ def compile(function: Callable, model: Callable) -> Callable:
     return run
 
 
+_TRAINED = (
+    "trainable_variables",
+    "non_trainable_variables",
+    "optimizer_variables",
+    "metrics_variables",
+)
+_EVALUATED = (
+    "trainable_variables",
+    "non_trainable_variables",
+    "metrics_variables",
+)
+
+
 class Trainer(keras.Model):
     """The steps that `fit` and `evaluate` compile, for `WakeModel`.
 
@@ -143,37 +156,31 @@ class Trainer(keras.Model):
 
     def train_step(self, state: Any, data: Any) -> tuple[Any, Any]:
         """Attack, update the student, average the teacher, report."""
-        groups = self._variables_of_training()
+        groups = self._variables(_TRAINED)
         with _scope(groups, state) as scope:
             batch = self.adversarial_batch(data)
             updates_before = self.optimizer_updates()
         _, state = super().train_step(_values(groups, scope), batch)
         with _scope(groups, state) as scope:
-            self.average_teacher(self.optimizer_updates() - updates_before)
+            self.after_update(self.optimizer_updates() - updates_before)
             logs = self.get_metrics_result()
         return logs, _values(groups, scope)
 
     def test_step(self, state: Any, data: Any) -> tuple[Any, Any]:
         """Accuracy on clean and on adversarial images, without any update."""
-        groups = self._variables_of_evaluation()
+        groups = self._variables(_EVALUATED)
         with _scope(groups, state) as scope:
             self.evaluate_batch(data)
             logs = self.get_metrics_result()
         return logs, _values(groups, scope)
 
-    def _variables_of_training(self) -> tuple[Sequence[Any], ...]:
-        return (
-            self.trainable_variables,
-            self.non_trainable_variables,
-            self.optimizer.variables,
-            self.metrics_variables,
-        )
-
-    def _variables_of_evaluation(self) -> tuple[Sequence[Any], ...]:
-        return (
-            self.trainable_variables,
-            self.non_trainable_variables,
-            self.metrics_variables,
+    def _variables(self, names: Sequence[str]) -> tuple[Sequence[Any], ...]:
+        """Groups of variables by the names that Keras has for them."""
+        return tuple(
+            self.optimizer.variables
+            if name == "optimizer_variables"
+            else getattr(self, name)
+            for name in names
         )
 
     def make_train_function(self, force: bool = False) -> Any:
@@ -182,7 +189,7 @@ class Trainer(keras.Model):
         super().make_train_function(force=force)
         if self.train_function is not before:
             self.train_function = self._keeping_state(
-                self.train_function, self._variables_of_training
+                self.train_function, _TRAINED
             )
 
     def make_test_function(self, force: bool = False) -> Any:
@@ -191,18 +198,24 @@ class Trainer(keras.Model):
         super().make_test_function(force=force)
         if self.test_function is not before:
             self.test_function = self._keeping_state(
-                self.test_function, self._variables_of_evaluation
+                self.test_function, _EVALUATED
             )
 
-    def _keeping_state(self, function: Callable, groups: Callable) -> Callable:
+    def _keeping_state(
+        self, function: Callable, names: Sequence[str]
+    ) -> Callable:
         def step(state: Any, iterator: Any) -> tuple[Any, Any]:
+            newest = state
             try:
-                logs, new_state = function(state, iterator)
+                # The buffers of `state` are given away when a step is
+                # started: until Keras has the new ones, nothing may stop.
+                with _interrupted_afterwards():
+                    logs, newest = function(state, iterator)
+                    self._hand_to_keras(names, newest)
             except BaseException as error:
                 # Keras has taken the values out of the variables.
-                for variables, values in zip(groups(), state, strict=True):
-                    for variable, value in zip(variables, values, strict=True):
-                        variable.assign(value)
+                self._hand_to_keras(names, newest)
+                self.jax_state_sync()
                 if isinstance(error, StopIteration) and self._newest is None:
                     raise ValueError(
                         "The data set is empty: it yielded no batch."
@@ -210,15 +223,25 @@ class Trainer(keras.Model):
                 raise
             # Bringing the variables themselves up to date after each step,
             # as `sync_variables` does, would take milliseconds.
-            self._newest = new_state[-1]
-            return logs, new_state
+            self._newest = newest[-1]
+            return logs, newest
 
         return step
+
+    def _hand_to_keras(self, names: Sequence[str], state: Any) -> None:
+        """Has `state` be what `jax_state_sync` puts into the variables."""
+        self._jax_state = dict(zip(names, state, strict=True))
+        self._jax_state_synced = False
 
     @property
     def is_chief(self) -> bool:
         """Whether this process is the one of several that writes files."""
         return jax.process_index() == 0
+
+    def of_all_processes(self, number: int) -> list[int]:
+        """The numbers of all processes, each of which has to ask."""
+        everyone = multihost_utils.process_allgather(np.array(number))
+        return np.ravel(everyone).tolist()
 
     def metric_values(self, metric: Any) -> list[Any]:
         """The variables of a metric after the newest step, as NumPy arrays."""
@@ -241,15 +264,21 @@ class Trainer(keras.Model):
         self.jax_state_sync()
 
 
-@contextlib.contextmanager
-def _scope(groups: Any, state: Any) -> Iterator[Any]:
-    mapping = [
+def _pairs(groups: Any, state: Any) -> list[tuple[Any, Any]]:
+    """Each variable with its value."""
+    return [
         pair
         for variables, values in zip(groups, state, strict=True)
         for pair in zip(variables, values, strict=True)
     ]
+
+
+@contextlib.contextmanager
+def _scope(groups: Any, state: Any) -> Iterator[Any]:
     # Losses that layers add are known to the scope alone.
-    with keras.StatelessScope(mapping, collect_losses=True) as scope:
+    with keras.StatelessScope(
+        _pairs(groups, state), collect_losses=True
+    ) as scope:
         yield scope
 
 
@@ -257,3 +286,27 @@ def _values(groups: Any, scope: Any) -> tuple[list[Any], ...]:
     return tuple(
         [scope.get_current_value(v) for v in group] for group in groups
     )
+
+
+@contextlib.contextmanager
+def _interrupted_afterwards() -> Iterator[None]:
+    """Has Ctrl-C act at the end of the block; a second one acts at once."""
+    handler = signal.getsignal(signal.SIGINT)
+    main_thread = threading.current_thread() is threading.main_thread()
+    if not main_thread or not callable(handler):
+        yield
+        return
+    waiting: list[tuple[Any, Any]] = []
+
+    def wait(number: int, frame: Any) -> None:
+        if waiting:
+            handler(number, frame)
+        waiting.append((number, frame))
+
+    signal.signal(signal.SIGINT, wait)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if waiting:
+            handler(*waiting[0])

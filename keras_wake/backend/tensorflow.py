@@ -10,8 +10,13 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_wake.backend._common import alone
+from keras_wake.backend._common import to_numpy
+from keras_wake.backend._common import VariablesInPlace
+
 __all__ = [
     "Trainer",
+    "alone",
     "compile",
     "data_shard",
     "global_sum",
@@ -37,18 +42,12 @@ def input_gradient(function: Callable, inputs: Any) -> Any:
     return tape.gradient(value, inputs)
 
 
-def unroll_loops() -> bool:
-    """Whether a loop is faster written out: it is not, and compiles longer."""
-    return False
-
-
 def repeat(times: int, function: Callable, value: Any) -> Any:
-    """`function` applied to `value` so many times."""
-    if not unroll_loops():
-        return keras.ops.fori_loop(0, times, lambda _, v: function(v), value)
-    for _ in range(times):
-        value = function(value)
-    return value
+    """`function` applied to `value` so many times.
+
+    As a loop, which is as fast as written out and compiles sooner.
+    """
+    return keras.ops.fori_loop(0, times, lambda _, v: function(v), value)
 
 
 def without_gradient(function: Callable) -> Any:
@@ -113,15 +112,6 @@ def data_shard() -> tuple[int, int, int]:
     return 0, 1, 1
 
 
-def to_numpy(value: Any) -> Any:
-    """A variable or tensor as a NumPy array, outside a compiled step.
-
-    Under replicas it is the value that they have in common; of a metric's
-    variable, the sum of theirs.
-    """
-    return tf.convert_to_tensor(value).numpy()
-
-
 def jit_by_default() -> bool:
     """Whether XLA pays off here.
 
@@ -155,7 +145,7 @@ def _is_multi_worker(strategy: Any) -> bool:
     ) and bool(strategy.cluster_resolver.cluster_spec().as_dict())
 
 
-class Trainer(keras.Model):
+class Trainer(VariablesInPlace):
     """The steps that `fit` and `evaluate` compile, for `WakeModel`."""
 
     def make_train_function(self, force: bool = False) -> Any:
@@ -179,7 +169,7 @@ class Trainer(keras.Model):
         batch = self.adversarial_batch(data)
         updates_before = self.optimizer_updates()
         super().train_step(batch)
-        self.average_teacher(self.optimizer_updates() - updates_before)
+        self.after_update(self.optimizer_updates() - updates_before)
         return self._logs()
 
     def test_step(self, data: Any) -> dict[str, Any]:
@@ -219,9 +209,10 @@ class Trainer(keras.Model):
         """Whether this process is the one of several that writes files."""
         return self.distribute_strategy.extended.should_checkpoint
 
-    def metric_values(self, metric: Any) -> list[Any]:
-        """The variables of a metric after the newest step, as NumPy arrays."""
-        return [to_numpy(variable) for variable in metric.variables]
-
-    def sync_variables(self) -> None:
-        """Does nothing: a step changes the variables themselves."""
+    def of_all_processes(self, number: int) -> list[int]:
+        """The numbers of all processes, each of which has to ask."""
+        strategy = self.distribute_strategy
+        if not _is_multi_worker(strategy):
+            return [number]
+        own = strategy.run(lambda: tf.constant([number]))
+        return strategy.gather(own, axis=0).numpy().tolist()

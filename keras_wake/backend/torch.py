@@ -3,12 +3,19 @@
 from collections.abc import Callable
 from typing import Any
 
-import keras
-import numpy as np
 import torch
+
+from keras_wake.backend._common import alone
+from keras_wake.backend._common import global_sum
+from keras_wake.backend._common import replica_index
+from keras_wake.backend._common import replicas_of
+from keras_wake.backend._common import side_by_side
+from keras_wake.backend._common import to_numpy
+from keras_wake.backend._common import VariablesInPlace
 
 __all__ = [
     "Trainer",
+    "alone",
     "compile",
     "data_shard",
     "global_sum",
@@ -47,34 +54,9 @@ def without_gradient(function: Callable) -> Any:
         return function()
 
 
-def side_by_side(function: Callable, *tensors: Any) -> Any:
-    """`function(*tensors)`: operations run one after the other."""
-    return function(*tensors)
-
-
-def global_sum(value: Any) -> Any:
-    """`value` itself: there is one device."""
-    return value
-
-
-def replica_index() -> int:
-    """Always 0: there is one device."""
-    return 0
-
-
-def replicas_of(variable: Any) -> list[Any]:
-    """The variable of each replica: one is enough, as all are the same."""
-    return [variable]
-
-
 def data_shard() -> tuple[int, int, int]:
     """Always (0, 1, 1): one process has the whole batch."""
     return 0, 1, 1
-
-
-def to_numpy(value: Any) -> Any:
-    """A variable or tensor as a NumPy array of its own."""
-    return np.array(keras.ops.convert_to_numpy(value))
 
 
 def jit_by_default() -> bool:
@@ -97,7 +79,7 @@ def compile(function: Callable, model: Callable) -> Callable:
     return run
 
 
-class Trainer(keras.Model):
+class Trainer(VariablesInPlace):
     """The steps of `fit` and `evaluate`, for `WakeModel`."""
 
     def make_train_function(self, force: bool = False) -> Any:
@@ -120,7 +102,7 @@ class Trainer(keras.Model):
             updates_before = self.optimizer_updates()
         super().train_step(batch)
         with torch.no_grad():
-            self.average_teacher(self.optimizer_updates() - updates_before)
+            self.after_update(self.optimizer_updates() - updates_before)
             return self.get_metrics_result()
 
     def test_step(self, data: Any) -> dict[str, Any]:
@@ -133,9 +115,6 @@ class Trainer(keras.Model):
         """Whether this process is the one of several that writes files."""
         return True
 
-    def metric_values(self, metric: Any) -> list[Any]:
-        """The variables of a metric after the newest step, as NumPy arrays."""
-        return [to_numpy(variable) for variable in metric.variables]
-
-    def sync_variables(self) -> None:
-        """Does nothing: a step changes the variables themselves."""
+    def of_all_processes(self, number: int) -> list[int]:
+        """The numbers of all processes: there is one."""
+        return [number]

@@ -16,8 +16,8 @@ from keras_wake import backend
 class InputGuard(keras.callbacks.Callback):
     """Reads the model's count of faults after every batch.
 
-    A loss that is not finite has ruined the weights by the time it is seen,
-    so the weights with which the epoch began are kept, and come back.
+    What is not finite has ruined the weights by the time it is seen, so the
+    weights with which the epoch began are kept, and come back.
     """
 
     def __init__(self) -> None:
@@ -45,23 +45,22 @@ class InputGuard(keras.callbacks.Callback):
         self._batches += 1
         step = f"epoch {self._epoch + 1}, batch {batch + 1}"
         try:
-            bad_losses = self.model.raise_for_faults(f"of {step}")
+            losses, updates = self.model.raise_for_faults(f"of {step}")
         except ValueError:
             # The step that counted the faults has used the batch as well.
             _snapshot.put_back(self.model, self._good)
             raise
-        if bad_losses:
+        if losses:
             self._go_back(f"The loss became NaN or infinite in {step}.")
+        if updates:
+            self._go_back(
+                f"The loss is finite, but the update has made weights NaN or "
+                f"infinite in {step}."
+            )
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Refuses an epoch without a batch, and one that ruined the weights."""
+        """Refuses an epoch without a batch."""
         self._refuse_empty("training")
-        # An update with the gradient NaN of a loss that is finite.
-        if not _all_finite(self.model.trainable_variables):
-            self._go_back(
-                f"The last update of epoch {epoch + 1}, batch "
-                f"{self._batches}, has made weights NaN or infinite."
-            )
 
     def on_train_end(self, logs: Any = None) -> None:
         """Frees the memory."""

@@ -54,7 +54,7 @@ class BackupAndRestore(keras.callbacks.Callback):
 
     Raises:
         ValueError: If `backup_dir` is empty; in `fit`, if the backup is that
-            of another model, or damaged.
+            of another model, or damaged, or not that of the other workers.
         TypeError: In `fit`, if a callback's state cannot be stored.
 
     Example:
@@ -182,9 +182,19 @@ class BackupAndRestore(keras.callbacks.Callback):
 
     def _load(self, model: Any) -> dict[str, Any] | None:
         """Restores the model; returns the rest of the backup, if any."""
-        try:
+        state: dict[str, Any] | None = None
+        values: list[Any] = []
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             state, values = _backup_file.read(self._path)
-        except (FileNotFoundError, NotADirectoryError):
+        epochs = model.of_all_processes(state["epoch"] if state else 0)
+        if len(set(epochs)) > 1:
+            raise ValueError(
+                "All workers must continue from the same backup. Received: "
+                f"backups after the epochs {epochs}, one for each replica. "
+                f"Make `backup_dir` ({self.backup_dir}) a folder that they "
+                "share, or copy the chief's to all of them."
+            )
+        if state is None:
             return None
         try:
             _snapshot.put_back(model, values)

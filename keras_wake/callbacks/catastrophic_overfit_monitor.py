@@ -13,7 +13,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_wake import _inputs
+from keras_wake import _batches
 from keras_wake import _snapshot
 from keras_wake import _validate
 from keras_wake import backend
@@ -142,7 +142,7 @@ class CatastrophicOverfitMonitor(keras.callbacks.Callback):
                     "`CatastrophicOverfitMonitor(data=(x, y))`."
                 )
         images, labels, taken = [], [], 0
-        for x, y in _inputs.batches(data, self.samples):
+        for x, y in _batches.batches(data, self.samples):
             images.append(ops.convert_to_numpy(x))
             labels.append(ops.convert_to_numpy(y))
             taken += len(images[-1])

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_wake import _inputs
+from keras_wake import _batches
 from keras_wake import _validate
 from keras_wake import attribution
 from keras_wake.attribution.head import counterpart
@@ -74,7 +74,7 @@ class CrossClassAttribution(keras.callbacks.Callback):
                 "the `eval_attack` and the `head` of the model. Received: "
                 f"attack={attack!r}, head={head!r} without data."
             )
-        _inputs.check_reusable("CrossClassAttribution", data)
+        _batches.check_reusable("CrossClassAttribution", data)
         self.data = data
         self.attack = attack
         self.every = _validate.integer(1, every=every)

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_wake import _batches
 from keras_wake import _inputs
 from keras_wake import _validate
 from keras_wake import backend
@@ -79,7 +80,7 @@ class EMATeacher(keras.callbacks.Callback):
                 f"pass both or neither. Received: batch_norm={batch_norm!r}, "
                 f"data={'None' if data is None else type(data).__name__}."
             )
-        _inputs.check_reusable("EMATeacher", data)
+        _batches.check_reusable("EMATeacher", data)
         self.warmup = bool(warmup)
         self.data = data
         self._estimated_at: int | None = None
@@ -211,7 +212,7 @@ def reestimate_batch_norm(network: Any, data: Any) -> None:
         for layer in layers:
             # With momentum 0 the statistics after a call are the batch's own.
             layer.momentum = 0.0
-        for x, _ in _inputs.batches(data):
+        for x, _ in _batches.batches(data):
             x = _inputs.check_images(ops.convert_to_tensor(x))
             network(x, training=True)
             images += x.shape[0]

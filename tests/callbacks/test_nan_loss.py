@@ -93,31 +93,35 @@ def test_first_epoch_goes_back_to_the_start():
         np.testing.assert_array_equal(value, good)
 
 
-def test_update_that_ruins_the_weights_after_the_last_loss(tmp_path):
+def test_update_that_ruins_the_weights_of_a_finite_loss(tmp_path):
     class Ruin(keras.callbacks.Callback):
-        """What the last update of the second epoch does."""
+        """Lets the last update of the second epoch make NaN of weights."""
 
         def on_epoch_begin(self, epoch, logs=None):
             self.epoch = epoch
 
-        def on_train_batch_end(self, batch, logs=None):
+        def on_train_batch_begin(self, batch, logs=None):
             if (self.epoch, batch) == (1, STEPS - 1):
                 self.model.sync_variables()
-                kernel = self.model.classifier.layers[-1].kernel
-                kernel.assign(kernel * np.float32("nan"))
+                self.model.optimizer.learning_rate.assign(np.nan)
 
     model = wake()
     checkpoint = keras.callbacks.ModelCheckpoint(
-        tmp_path / "{epoch}.weights.h5", save_weights_only=True
+        tmp_path / "{epoch}-{batch}.weights.h5",
+        save_weights_only=True,
+        save_freq=1,
     )
     with pytest.raises(
         FloatingPointError,
-        match=rf"The last update of epoch 2, batch {STEPS}, has made weights",
+        match=f"loss is finite.* infinite in epoch 2, batch {STEPS}.",
     ):
         fit(model, Ruin(), checkpoint, epochs=3)
-    assert [path.name for path in tmp_path.iterdir()] == ["1.weights.h5"]
+    # No file of the ruined weights was written.
+    names = sorted(path.name for path in tmp_path.iterdir())
+    steps = ["1-1", "1-2", "1-3", "2-1", "2-2"]
+    assert names == [f"{step}.weights.h5" for step in steps]
     good = wake()
-    good.load_weights(tmp_path / "1.weights.h5")
+    good.load_weights(tmp_path / "1-3.weights.h5")
     for value, other in zip(
         model.get_weights(), good.get_weights(), strict=True
     ):

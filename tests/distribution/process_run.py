@@ -1,4 +1,7 @@
-"""One JAX process of several: `process_run.py RESULTS.json INDEX ADDRESSES`.
+"""One JAX process of several.
+
+`process_run.py RESULTS.json INDEX ADDRESSES [FOLDER]`: with FOLDER, it keeps
+its backup there.
 
 Run by `test_two_devices.py`, once for each process.
 """
@@ -22,9 +25,10 @@ from training_case import train  # noqa: E402
 
 
 def main(path):
-    results = train(
-        None, 36, 10, {"weights": True, "monitor": True, "share": (index, 2)}
-    )
+    options = {"weights": True, "monitor": True, "share": (index, 2)}
+    if sys.argv[4:]:
+        options["folder"] = sys.argv[4]
+    results = train(None, 36, 10, options)
     with open(path, "w") as file:
         json.dump(results, file)
 

@@ -43,16 +43,31 @@ def test_two_devices_train_as_one(results, case):
     assert_same(results[f"{case}_1"], results[f"{case}_2"])
 
 
-def test_two_processes_train_as_one(results, tmp_path):
+def run_processes(folder, *backups):
+    """Runs two processes; their results go to `0.json` and `1.json`."""
     addresses = ",".join(free_addresses(2))
-    paths = [tmp_path / f"{index}.json" for index in range(2)]
-    processes = [
-        start("process_run.py", path, index, addresses)
-        for index, path in enumerate(paths)
-    ]
-    for status, output in finish(*processes):
-        assert status == 0, output[-3000:]
-    for path in paths:
-        assert_same(
-            results["partial_last_batch_1"], json.loads(path.read_text())
+    return finish(
+        *(
+            start(
+                "process_run.py",
+                folder / f"{index}.json",
+                index,
+                addresses,
+                *backups[index : index + 1],
+            )
+            for index in range(2)
         )
+    )
+
+
+def test_two_processes_train_as_one(results, tmp_path):
+    shared = tmp_path / "shared"
+    for status, output in run_processes(tmp_path, shared, shared):
+        assert status == 0, output[-3000:]
+    for index in range(2):
+        found = json.loads((tmp_path / f"{index}.json").read_text())
+        assert_same(results["partial_last_batch_1"], found)
+    # The second process does not find the backup of the finished run.
+    for status, output in run_processes(tmp_path, shared, tmp_path / "other"):
+        assert status != 0
+        assert "backups after the epochs [4, 0]" in output, output[-3000:]

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import time
 
 import keras
@@ -15,7 +16,7 @@ from launching import start
 NOTICED_WITHIN = 120
 
 
-def run_workers(folder, die=None):
+def run_workers(folder, die=None, folders=None):
     """Runs both workers; `die` is (worker, step)."""
     addresses = free_addresses(2)
     workers = []
@@ -29,7 +30,7 @@ def run_workers(folder, die=None):
             start(
                 "worker_run.py",
                 folder / f"results_{index}.json",
-                folder,
+                folders[index] if folders else folder,
                 *step,
                 TF_CONFIG=json.dumps(config),
                 # Each worker has the CPU as its one device.
@@ -103,6 +104,14 @@ def test_only_the_chief_writes(folder):
     best = int(np.argmax(history["val_robust_accuracy"])) + 1
     # Four batches an epoch.
     assert int(loaded.train_steps.numpy()) == 4 * best
+
+
+def test_backups_of_different_epochs_are_refused(folder, tmp_path):
+    shutil.copytree(folder / "backup", tmp_path / "chief" / "backup")
+    folders = [tmp_path / "chief", tmp_path / "other"]
+    for status, output in finish(*run_workers(tmp_path, folders=folders)):
+        assert status != 0
+        assert "backups after the epochs [4, 0]" in output, output[-3000:]
 
 
 @pytest.mark.slow

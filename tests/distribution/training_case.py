@@ -113,6 +113,7 @@ def train(strategy, count, batch_size, options):
     callbacks = [kw.callbacks.EMATeacher(decay=0.5), attribution]
     if "folder" in options:
         folder = pathlib.Path(options["folder"])
+        folder.mkdir(parents=True, exist_ok=True)
         callbacks += [
             kw.BackupAndRestore(folder / "backup", delete_checkpoint=False),
             keras.callbacks.ModelCheckpoint(

@@ -1,0 +1,146 @@
+"""What a `WakeModel` measures: its metrics and the step of `evaluate`."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_wake import _faults
+from keras_wake import _inputs
+from keras_wake import backend
+from keras_wake._random import CounterSeed
+from keras_wake._student_teacher import StudentAndTeacher
+from keras_wake.attribution.head import logits_and_features
+from keras_wake.attribution.metric import ClassAttributionSimilarity
+
+# Keeps the random numbers of evaluation apart from those of training.
+_EVALUATION_STREAM = 0x5EED
+
+
+class Evaluation(StudentAndTeacher):
+    """Base of `WakeModel`: clean and robust accuracy, and attribution."""
+
+    # Set by `WakeModel`.
+    objective: Any
+    seed: int
+
+    def _add_metrics(self) -> None:
+        mean = keras.metrics.Mean
+        self._loss = mean(name="loss")
+        self._accuracy = mean(name="accuracy")
+        self._robust_accuracy = mean(name="robust_accuracy")
+        self._kd_weight_mean = mean(name="kd_weight")
+        self._teacher_accuracy = mean(name="teacher_accuracy")
+        self._teacher_robust_accuracy = mean(name="teacher_robust_accuracy")
+        if self.head is None:
+            return
+        sizes = (self.num_classes, self.head.kernel.shape[0])
+        self.attribution = ClassAttributionSimilarity(*sizes, name="cas")
+        self.teacher_attribution = ClassAttributionSimilarity(
+            *sizes, name="teacher_cas"
+        )
+
+    def evaluate_batch(self, data: Any) -> None:
+        """Updates the metrics of `evaluate` with one batch."""
+        x, labels, sample_weight = self._checked(data)
+        clean, robust, features = self._evaluate_network(
+            self.classifier, self.head, x, labels
+        )
+        logits = {"clean": clean, "adversarial": robust}
+        losses = self.objective.loss(labels, logits)
+        if sample_weight is not None:
+            losses = losses * sample_weight
+        # An image of weight 0 is not there: some pipelines fill a batch up.
+        present = None if sample_weight is None else sample_weight > 0
+        self._loss.update_state(losses + self._regularisers(), present)
+        self._accuracy.update_state(hits(labels, clean), present)
+        self._robust_accuracy.update_state(hits(labels, robust), present)
+        if self._compile_metrics is not None:
+            _, y, _ = keras.utils.unpack_x_y_sample_weight(data)
+            self._compile_metrics.update_state(y, clean, sample_weight)
+        if self._attribution_on:
+            self.attribution.update_state(
+                labels, features, self.head.kernel, present
+            )
+        if not self._evaluates_teacher:
+            return
+        clean, robust, features = self._evaluate_network(
+            self.teacher,
+            self.teacher_head,
+            x,
+            labels,
+        )
+        self._teacher_accuracy.update_state(hits(labels, clean), present)
+        self._teacher_robust_accuracy.update_state(
+            hits(labels, robust), present
+        )
+        if self._attribution_on:
+            self.teacher_attribution.update_state(
+                labels, features, self.teacher_head.kernel, present
+            )
+
+    def _evaluate_network(
+        self, network: Any, head: Any, x: Any, labels: Any
+    ) -> tuple[Any, Any, Any]:
+        """Logits of clean and adversarial images, and features of these."""
+        # The number of images seen in this pass, so that every pass over the
+        # same images makes the same random starts.
+        seed = CounterSeed(
+            self.seed + _EVALUATION_STREAM + 7919 * backend.replica_index(),
+            ops.cast(self._accuracy.count, "int32"),
+        )
+        clean = network(x, training=False)
+        adversarial = self.eval_attack.perturb(network, x, labels, seed)
+        if self._attribution_on:
+            robust, features = logits_and_features(network, head, adversarial)
+            return clean, robust, features
+        return clean, network(adversarial, training=False), None
+
+    def _checked(self, data: Any) -> tuple[Any, Any, Any]:
+        """Images, labels (batch, K) and weights of a batch, faults counted.
+
+        A fault is raised only when the step has ended. So that the weights
+        of the network survive it, what is not finite is replaced.
+        """
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        bounds = (self.attack or self.eval_attack).bounds
+        x = _inputs.check_images(x)
+        labels = _inputs.one_hot_labels(y, self.num_classes)
+        faults = _faults.count_faults(x, labels, bounds)
+        x = ops.where(ops.isfinite(x), x, bounds[0])
+        labels = ops.where(ops.isfinite(labels), labels, 0.0)
+        bad_weights = ops.zeros(())
+        if sample_weight is not None:
+            weights = _inputs.check_weights(sample_weight)
+            good = ops.logical_and(ops.isfinite(weights), weights >= 0)
+            sample_weight = ops.where(good, weights, 0.0)
+            bad_weights = ops.sum(1 - ops.cast(good, "float32"))
+        self.input_faults.update_state(faults, ops.shape(x)[0], bad_weights)
+        return x, labels, sample_weight
+
+    @property
+    def metrics(self) -> list[Any]:
+        """The metrics of what is running: training or evaluation."""
+        if self._phase == "train":
+            trackers = {
+                "clean": self._accuracy,
+                "adversarial": self._robust_accuracy,
+            }
+            seen = [trackers[name] for name in self.objective.inputs]
+            return [self._loss, *seen, self._kd_weight_mean, self.input_faults]
+        metrics = [self._loss, self._accuracy, self._robust_accuracy]
+        if self.compiled and self._compile_metrics is not None:
+            metrics.append(self._compile_metrics)
+        if self._evaluates_teacher:
+            metrics += [self._teacher_accuracy, self._teacher_robust_accuracy]
+        if self._attribution_on:
+            metrics.append(self.attribution)
+            if self._evaluates_teacher:
+                metrics.append(self.teacher_attribution)
+        return [*metrics, self.input_faults]
+
+
+def hits(labels: Any, logits: Any) -> Any:
+    """1.0 where the largest logit is at the largest label, else 0.0."""
+    equal = ops.argmax(labels, axis=-1) == ops.argmax(logits, axis=-1)
+    return ops.cast(equal, "float32")

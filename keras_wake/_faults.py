@@ -1,0 +1,120 @@
+"""Values that cannot be right, counted within a compiled step.
+
+NaN, pixels out of bounds, labels that no class has, a loss or weights that
+became NaN. Counted by tensors, so that every batch of every kind of data set
+is looked at without leaving the step; what was counted is raised outside.
+"""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+# Rounding of resizing or normalising makes values like -3e-8.
+BOUNDS_TOLERANCE = 1e-6
+
+
+def count_faults(x: Any, labels: Any, bounds: tuple[float, float]) -> Any:
+    """Counts the samples of a batch that cannot be right.
+
+    Args:
+        x: Float tensor (batch, ...), images.
+        labels: Float tensor (batch, K) as `one_hot_labels` returns it.
+        bounds: Smallest and largest pixel value.
+
+    Returns:
+        Float32 tensor (3,): images with NaN or infinity, images outside the
+        bounds, labels that name no class.
+    """
+    low, high = bounds
+    axes = tuple(range(1, len(x.shape)))
+    finite = ops.all(ops.isfinite(x), axis=axes)
+    smallest, largest = ops.min(x, axis=axes), ops.max(x, axis=axes)
+    outside = ops.logical_or(
+        smallest < low - BOUNDS_TOLERANCE, largest > high + BOUNDS_TOLERANCE
+    )
+    # Written so that a NaN in soft labels is a fault, too.
+    named = ops.logical_and(
+        ops.abs(ops.sum(labels, axis=-1) - 1) < 1e-3,
+        ops.min(labels, axis=-1) >= -BOUNDS_TOLERANCE,
+    )
+    faults = [
+        ops.logical_not(finite),
+        ops.logical_and(finite, outside),
+        ops.logical_not(named),
+    ]
+    return ops.stack([ops.sum(ops.cast(f, "float32")) for f in faults])
+
+
+class InputFaults(keras.metrics.Metric):
+    """The faults of all batches since the last reset, over all replicas.
+
+    The losses that are not finite as well, which are read at the same time.
+
+    A metric, because that is the state that adds up over replicas and that
+    no checkpoint holds. It has no entry in the logs.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(name="input_faults", dtype="float32")
+        # One variable: reading it waits for all replicas, once a step. It
+        # holds the faults of images and labels, batches without an image,
+        # sample weights that cannot be right, losses, and updates.
+        self.counts = self.add_variable((7,), initializer="zeros")
+
+    def update_state(self, faults: Any, size: Any, bad_weights: Any) -> None:
+        """Adds a batch.
+
+        Args:
+            faults: What `count_faults` returns.
+            size: Number of images.
+            bad_weights: Number of sample weights that cannot be right.
+        """
+        empty = ops.cast(ops.equal(size, 0), "float32")
+        others = ops.stack([empty, bad_weights, ops.zeros(()), ops.zeros(())])
+        self.counts.assign_add(ops.concatenate([faults, others]))
+
+    def count_loss(self, loss: Any) -> None:
+        """Counts a step of training whose loss is NaN or infinite."""
+        self._count_unless(ops.isfinite(loss), 5)
+
+    def count_update(self, weights: list[Any]) -> None:
+        """Counts a step of training that made weights NaN or infinite."""
+        finite = [ops.all(ops.isfinite(weight)) for weight in weights]
+        self._count_unless(ops.all(ops.stack(finite)), 6)
+
+    def _count_unless(self, good: Any, position: int) -> None:
+        bad = ops.cast(ops.logical_not(good), "float32")
+        places = ops.arange(7, dtype="int32")
+        here = ops.cast(ops.equal(places, position), "float32")
+        self.counts.assign_add(bad * here)
+
+    def result(self) -> dict[str, Any]:
+        """Nothing for the logs."""
+        return {}
+
+
+def raise_for_faults(
+    faults: Any, bounds: tuple[float, float], num_classes: int, where: str
+) -> None:
+    """Raises a `ValueError` that names what `count_faults` has counted."""
+    not_finite, outside, unnamed = (int(count) for count in faults)
+    if not_finite:
+        raise ValueError(
+            f"{not_finite} image(s) {where} contain NaN or infinity. Remove "
+            "them or find the step of the input pipeline that makes them."
+        )
+    if outside:
+        low, high = bounds
+        raise ValueError(
+            f"{outside} image(s) {where} lie outside the bounds [{low:g}, "
+            f"{high:g}] of the threat model. Scale the images to the bounds "
+            "(divide by 255), or pass `bounds=` to the attack; normalise "
+            "inside the classifier."
+        )
+    if unnamed:
+        raise ValueError(
+            f"{unnamed} label(s) {where} name no class. Class numbers must be "
+            f"between 0 and {num_classes - 1}; one-hot and soft labels must "
+            "be at least 0 and sum to 1."
+        )
