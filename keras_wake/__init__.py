@@ -19,6 +19,8 @@ from keras_wake.callbacks import BackupAndRestore
 from keras_wake.callbacks import CatastrophicOverfitMonitor
 from keras_wake.callbacks import CrossClassAttribution
 from keras_wake.callbacks import EMATeacher
+from keras_wake.callbacks import PretrainedTeacher
+from keras_wake.callbacks import StochasticWeightAveraging
 from keras_wake.wake_model import WakeModel
 
 __all__ = [
@@ -26,6 +28,8 @@ __all__ = [
     "CatastrophicOverfitMonitor",
     "CrossClassAttribution",
     "EMATeacher",
+    "PretrainedTeacher",
+    "StochasticWeightAveraging",
     "WakeModel",
     "__version__",
     "attacks",

@@ -33,6 +33,7 @@ class KerasLoop(backend.Trainer):
         """Sets what the loop remembers; for the constructor."""
         self.input_faults = _faults.InputFaults()
         self._averager: Any = None
+        self._pretrained: tuple[Any, ...] = ()
         self._attribution_on = False
         self._evaluates_teacher = False
         self._phase = "train"
@@ -56,10 +57,10 @@ class KerasLoop(backend.Trainer):
     @property
     def teacher_in_use(self) -> bool:
         """Whether the teacher has ever been averaged, or is about to be."""
-        if self._averager is None:
-            self.sync_variables()
-        averaged = int(backend.to_numpy(self.teacher_updates))
-        return self._averager is not None or averaged > 0
+        if self._averager is not None and self._averager.distils:
+            return True
+        self.sync_variables()
+        return int(backend.to_numpy(self.teacher_updates)) > 0
 
     def compile(
         self,
@@ -132,6 +133,7 @@ class KerasLoop(backend.Trainer):
         # What the callbacks of an earlier fit have switched on is off again:
         # no trainer calls their `on_train_end` when it raises.
         self._averager = None
+        self._pretrained = ()
         self._attribution_on = False
         self._phase = "train"
         self.fit_data = (given.get("x"), given.get("y"))
@@ -153,6 +155,7 @@ class KerasLoop(backend.Trainer):
             # Set by a backup; Keras would start later calls there as well.
             self._initial_epoch = None
             self._attribution_on = False
+            self._pretrained = ()
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """Clean and robust accuracy, as `keras.Model.evaluate`.
@@ -172,6 +175,8 @@ class KerasLoop(backend.Trainer):
             args = ()
             _check_not_empty(kwargs.get("x"))
             kwargs["callbacks"] = _guarded(kwargs.get("callbacks"), self)
+        elif self._averager is not None:
+            self._averager.bring_up_to_date()
         self._labels = _label_spec(kwargs.get("x"), kwargs.get("y"))
         # A callback of `fit` may evaluate other data within an epoch, and the
         # metrics of the epoch go on afterwards.
@@ -225,10 +230,11 @@ class KerasLoop(backend.Trainer):
 
     def make_train_function(self, force: bool = False) -> Any:
         """Compiles the training step, again if its callbacks changed."""
-        if self.schedule is not None and self._averager is None:
+        distils = self._averager is not None and self._averager.distils
+        if self.schedule is not None and not distils:
             raise ValueError(
-                "The schedule distils from a teacher, but no callback makes "
-                "one. Add `keras_wake.callbacks.EMATeacher()` to the "
+                "The schedule distils from a running average, but no callback "
+                "makes one. Add `keras_wake.callbacks.EMATeacher()` to the "
                 "callbacks of `fit`, or pass `schedule=None`."
             )
         if self._averager is None and self.teacher_in_use:
@@ -238,7 +244,7 @@ class KerasLoop(backend.Trainer):
                 "it. Add the same `keras_wake.callbacks.EMATeacher` to go on.",
                 stacklevel=2,
             )
-        setting = (self._averager, self._labels)
+        setting = (self._averager, self._pretrained, self._labels)
         force = self._changed("train", setting) or force
         return super().make_train_function(force=force)
 

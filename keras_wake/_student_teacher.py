@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from keras_wake import _inputs
 from keras_wake import backend
 from keras_wake._files import written_whole
 from keras_wake._keras_loop import KerasLoop
@@ -60,19 +61,57 @@ class StudentAndTeacher(KerasLoop):
         """Has `averager.average(...)` called after every update.
 
         Args:
-            averager: The callback that asks; it defines
-                `average(student, teacher, updates, active)`.
+            averager: The callback that asks. It defines `average(student,
+                teacher, updates, active)`, and `distils`: whether the student
+                may learn from the average, which then is a teacher from the
+                first step on.
 
         Raises:
             ValueError: If another callback has asked before.
         """
         if self._averager not in (None, averager):
             raise ValueError(
-                "A model has one teacher, so one callback may average it. "
+                "A model has one average, so one callback may make it. "
                 f"Received: {type(self._averager).__name__} and "
                 f"{type(averager).__name__} among the callbacks."
             )
         self._averager = averager
+
+    def enable_pretrained(self, teacher: Any) -> None:
+        """Has the student learn from a network that was trained before.
+
+        Args:
+            teacher: The callback that asks. It has `teacher`, a built
+                `keras.Model`, and `weight`, the constant weight of its term.
+
+        Raises:
+            ValueError: If the network does not fit the student, or the
+                weights of all teachers are more than 1 together.
+        """
+        network = teacher.teacher
+        classes = _inputs.check_classifier(network)
+        if classes != self.num_classes:
+            raise ValueError(
+                "A teacher must know the classes of the student. Received: a "
+                f"teacher of {classes} classes for a student of "
+                f"{self.num_classes}."
+            )
+        if network is self.classifier or network is self.teacher:
+            raise ValueError(
+                "A pretrained teacher must be a network of its own. Received: "
+                f"{network.name!r}, a network of the `WakeModel` itself."
+            )
+        teachers = (*self._pretrained, teacher)
+        weights = [each.weight for each in teachers]
+        ramp = self.schedule
+        average = 0.0 if ramp is None else max(ramp.peak, ramp.final)
+        if sum(weights) + average > 1 + 1e-6:
+            raise ValueError(
+                "The weights of all teachers must not exceed 1 together. "
+                f"Received: {weights} for pretrained teachers, and up to "
+                f"{average:g} for the average, by the schedule."
+            )
+        self._pretrained = teachers
 
     def enable_attribution(self) -> None:
         """Has the evaluation accumulate attribution vectors.
@@ -99,9 +138,14 @@ class StudentAndTeacher(KerasLoop):
 
     @property
     def non_trainable_variables(self) -> list[Any]:
-        """All others, the teacher's among them."""
+        """All others, the teacher's among them.
+
+        Also those of pretrained teachers, which are no part of the model: a
+        step of JAX must be given what it reads.
+        """
         trained = {id(v) for v in self.trainable_variables}
-        return [v for v in self.variables if id(v) not in trained]
+        own = [v for v in self.variables if id(v) not in trained]
+        return own + [v for t in self._pretrained for v in t.teacher.variables]
 
     @property
     def trainable_weights(self) -> list[Any]:

@@ -46,6 +46,24 @@ def positive(hint: str = "", **kwargs: Any) -> float:
     return number
 
 
+def not_negative(hint: str = "", **kwargs: Any) -> float:
+    """A real number of at least 0."""
+    name, value = _name_and_value(kwargs)
+    number = real(hint, **kwargs)
+    if number < 0:
+        raise _fail(name, "at least 0", value, hint)
+    return number
+
+
+def fraction(hint: str = "", **kwargs: Any) -> float:
+    """A real number of at least 0 and below 1."""
+    name, value = _name_and_value(kwargs)
+    number = real(hint, **kwargs)
+    if not 0 <= number < 1:
+        raise _fail(name, "at least 0 and below 1", value, hint)
+    return number
+
+
 def in_range(low: float, high: float, hint: str = "", **kwargs: Any) -> float:
     """A real number in the closed interval [low, high]."""
     name, value = _name_and_value(kwargs)

@@ -84,6 +84,13 @@ class DistillationRamp:
         passed = t - self.start_epoch
         return self.peak * passed / (self.end_epoch - self.start_epoch)
 
+    def __repr__(self) -> str:
+        return (
+            f"DistillationRamp(start_epoch={self.start_epoch}, "
+            f"end_epoch={self.end_epoch}, peak={self.peak:g}, "
+            f"final={self.final:g})"
+        )
+
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor."""
         return {
@@ -96,4 +103,81 @@ class DistillationRamp:
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "DistillationRamp":
         """Makes the ramp again from `get_config()`."""
+        return cls(**config)
+
+
+@keras.saving.register_keras_serializable(package="keras_wake")
+class AdaptiveRamp:
+    """A schedule that finds t_s and t_e by itself.
+
+    The teacher is averaged, and not yet learned from, while its robust
+    accuracy on the validation images rises. Once that has not improved in
+    `patience` evaluations in a row, in epoch t_s, the teacher becomes again
+    what it was in its best epoch and stays so, and λ_t rises as in
+    `DistillationRamp(t_s, t_s + length, peak, final)`.
+
+    `EMATeacher` follows this schedule; the ramp it has found is its `ramp`.
+    `fit` needs validation images, which should be held out of the training
+    images: the test images would choose the epoch.
+
+    Args:
+        patience: Evaluations without improvement, at least 1. Defaults to
+            `3`.
+        length: Epochs of the ramp, t_e − t_s. Defaults to `4`.
+        peak: What the ramp rises to. Defaults to `1.0`.
+        final: The weight from t_e on. Defaults to `1.0`.
+        latest_start: t_s at the latest, improvement or not. Defaults to
+            `None`: no such epoch.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+
+    ```python
+    model = keras_wake.WakeModel(
+        classifier, attack, schedule=keras_wake.schedules.AdaptiveRamp()
+    )
+    teacher = keras_wake.EMATeacher(decay=0.999)
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9))
+    model.fit(train, validation_data=validation, callbacks=[teacher])
+    print(teacher.ramp)
+    ```
+    """
+
+    def __init__(
+        self,
+        patience: int = 3,
+        length: int = 4,
+        peak: float = 1.0,
+        final: float = 1.0,
+        latest_start: int | None = None,
+    ) -> None:
+        self.patience = _validate.integer(1, patience=patience)
+        self.length = _validate.integer(1, length=length)
+        self.peak = _validate.in_range(0, 1, peak=peak)
+        self.final = _validate.in_range(0, 1, final=final)
+        if latest_start is not None:
+            latest_start = _validate.integer(1, latest_start=latest_start)
+        self.latest_start = latest_start
+
+    def from_epoch(self, start_epoch: int) -> DistillationRamp:
+        """The ramp for a teacher that is frozen after epoch t_s."""
+        return DistillationRamp(
+            start_epoch, start_epoch + self.length, self.peak, self.final
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of the constructor."""
+        return {
+            "patience": self.patience,
+            "length": self.length,
+            "peak": self.peak,
+            "final": self.final,
+            "latest_start": self.latest_start,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "AdaptiveRamp":
+        """Makes the schedule again from `get_config()`."""
         return cls(**config)

@@ -21,6 +21,8 @@ from keras_wake._random import CounterSeed
 from keras_wake.attacks import Attack
 from keras_wake.attacks import PGD
 from keras_wake.losses import distillation_loss
+from keras_wake.objectives import AWP
+from keras_wake.schedules import AdaptiveRamp
 from keras_wake.schedules import DistillationRamp
 
 
@@ -35,7 +37,9 @@ class WakeModel(Evaluation):
     where λ_t is the schedule's weight in epoch t and the teacher is a running
     average of the student, switched on by a callback
     (`keras_wake.callbacks.EMATeacher`). Without a schedule and a teacher this
-    is plain adversarial training.
+    is plain adversarial training. Networks that were trained before can be
+    teachers as well, with constant weights
+    (`keras_wake.callbacks.PretrainedTeacher`).
 
     Calling the model, or `predict`, gives the student's logits. What the
     algorithm returns is the averaged network, `robust_classifier`.
@@ -53,15 +57,16 @@ class WakeModel(Evaluation):
     Args:
         classifier: Built `keras.Model`: float images (batch, ...) within the
             attack's bounds to logits (batch, K), K ≥ 2.
-        attack: Attack of the training step. May be `None` for an objective
-            that sees only clean images.
-        objective: `"at"`, `"standard"` or an `Objective`. Defaults to
-            `"at"`.
+        attack: Attack of the training step. One that leaves its loss open
+            ascends that of the objective. May be `None` for an objective that
+            sees only clean images.
+        objective: `"at"`, `"trades"`, `"mart"`, `"standard"` or an
+            `Objective`. Defaults to `"at"`.
         eval_attack: Attack of `evaluate`. Defaults to `None`: PGD with 20
             steps in the threat model of `attack`, step size epsilon / 4
             (epsilon / 8 for ℓ2).
-        schedule: `DistillationRamp`, or `None` for no distillation. A
-            schedule needs a teacher.
+        schedule: `DistillationRamp` or `AdaptiveRamp`, or `None` for no
+            distillation from the average. A schedule needs an `EMATeacher`.
         temperature: T of the distillation. Defaults to `2.0`.
         scale_distillation: Whether KD is multiplied by T². Defaults to
             `True`.
@@ -102,7 +107,7 @@ class WakeModel(Evaluation):
         attack: Attack | None,
         objective: Any = "at",
         eval_attack: Attack | None = None,
-        schedule: DistillationRamp | None = None,
+        schedule: DistillationRamp | AdaptiveRamp | None = None,
         temperature: float = 2.0,
         scale_distillation: bool = True,
         head: Any = None,
@@ -118,6 +123,8 @@ class WakeModel(Evaluation):
         self.num_classes = num_classes
         self.objective = objectives.get(objective)
         self.attack = _check_attack(attack=attack)
+        if isinstance(attack, PGD):
+            self.attack = attack.for_objective(self.objective)
         if attack is None and "adversarial" in self.objective.inputs:
             raise ValueError(
                 f"The objective {self.objective.name!r} trains on adversarial "
@@ -133,10 +140,12 @@ class WakeModel(Evaluation):
                 f"of the images. Received: {attack.bounds} and "
                 f"{eval_attack.bounds}."
             )
-        if not isinstance(schedule, (DistillationRamp, type(None))):
+        if not isinstance(
+            schedule, (DistillationRamp, AdaptiveRamp, type(None))
+        ):
             raise TypeError(
-                "`schedule` must be a `DistillationRamp` or None. Received: "
-                f"schedule={schedule!r}."
+                "`schedule` must be a `DistillationRamp`, an `AdaptiveRamp` or "
+                f"None. Received: schedule={schedule!r}."
             )
         self.schedule = schedule
         self.temperature = _validate.positive(temperature=temperature)
@@ -190,17 +199,7 @@ class WakeModel(Evaluation):
         The average is over the global batch, so that replicas with shares of
         different size add up to what one replica would have computed.
         """
-        losses = self.objective.loss(y, y_pred)
-        weight = self.kd_weight
-        if self._averager is not None:
-            distilled = self.objective.inputs[-1]
-            student_logits = y_pred[distilled]
-            losses = (1 - weight) * losses + weight * distillation_loss(
-                student_logits,
-                self._teacher_logits(x[distilled], student_logits),
-                self.temperature,
-                self.scale_distillation,
-            )
+        losses, weight = self._distilled(x, y, y_pred)
         if sample_weight is not None:
             losses = losses * sample_weight
         count = ops.cast(ops.shape(losses)[0], "float32")
@@ -216,7 +215,32 @@ class WakeModel(Evaluation):
     def _regularisers(self) -> Any:
         return sum((ops.sum(e) for e in self.losses), 0.0)
 
-    def _teacher_logits(self, images: Any, like: Any) -> Any:
+    def _distilled(self, x: Any, y: Any, y_pred: Any) -> tuple[Any, Any]:
+        """The blend for each sample, and the weight of distillation in it."""
+        losses = self.objective.loss(y, y_pred)
+        images, student = (
+            values[self.objective.inputs[-1]] for values in (x, y_pred)
+        )
+        weight = ops.convert_to_tensor(self.kd_weight)
+        terms = []
+        if self._averager is not None and self._averager.distils:
+            terms.append((weight, self._average_logits(images, student)))
+        for each in self._pretrained:
+            logits = backend.without_gradient(
+                lambda each=each: each.teacher(images, training=False)
+            )
+            terms.append((each.weight, logits))
+            weight = weight + each.weight
+        if not terms:
+            return losses, weight
+        losses = (1 - weight) * losses
+        for share, logits in terms:
+            losses = losses + share * distillation_loss(
+                student, logits, self.temperature, self.scale_distillation
+            )
+        return losses, weight
+
+    def _average_logits(self, images: Any, like: Any) -> Any:
         """The teacher's logits without gradient; zeros while λ_t is 0."""
         return backend.without_gradient(
             lambda: ops.cond(
@@ -248,6 +272,51 @@ class WakeModel(Evaluation):
         `gradient_accumulation_steps`."""
         return ops.cast(self.optimizer.iterations, "int32") + 0
 
+    def perturb_weights(self, batch: Any) -> list[tuple[Any, Any]]:
+        """Between attack and update: moves the weights, for an AWP objective.
+
+        Returns:
+            Each variable that was moved, and by how much.
+        """
+        if not isinstance(self.objective, AWP):
+            return []
+        images, labels, sample_weight = batch
+        network = self.classifier
+        moved = [v for v in self.trainable_variables if len(v.shape) > 1]
+        # Its statistics and random states change in the update alone.
+        others = [
+            (v, ops.convert_to_tensor(v))
+            for v in network.variables
+            if all(v is not other for other in moved)
+        ]
+
+        def total_loss(values: Any) -> Any:
+            state = [*zip(moved, values, strict=True), *others]
+            with keras.StatelessScope(state_mapping=state):
+                logits = self(images, training=True)
+            losses = self.objective.loss(labels, logits)
+            if sample_weight is not None:
+                losses = losses * sample_weight
+            return ops.sum(losses)
+
+        values = [ops.convert_to_tensor(variable) for variable in moved]
+        gradients = backend.gradient(total_loss, values)
+        steps = []
+        for variable, value, gradient in zip(
+            moved, values, gradients, strict=True
+        ):
+            gradient = backend.global_sum(gradient)
+            size = ops.norm(value) / (ops.norm(gradient) + 1e-12)
+            step = self.objective.gamma * size * gradient
+            variable.assign_add(step)
+            steps.append((variable, step))
+        return steps
+
+    def restore_weights(self, moved: list[tuple[Any, Any]]) -> None:
+        """After the update: takes back what `perturb_weights` did."""
+        for variable, step in moved:
+            variable.assign_sub(step)
+
     def after_update(self, updated: Any) -> None:
         """Last part of a step: θ̄ ← α θ̄ + (1 − α) θ, if θ was updated.
 
@@ -256,7 +325,7 @@ class WakeModel(Evaluation):
         """
         if self.trainable_variables:
             self.input_faults.count_update(self.trainable_variables)
-        if self._averager is None:
+        if self._averager is None or not self._averager.distils:
             return
         active = ops.logical_and(self.teacher_averaging > 0, updated > 0)
         self._averager.average(

@@ -13,6 +13,8 @@ from keras_wake.attacks.attack import Attack
 from keras_wake.attacks.threat_model import ThreatModel
 from keras_wake.losses import cross_entropy
 
+LOSSES = ("cross_entropy", "kl")
+
 
 @keras.saving.register_keras_serializable(package="keras_wake")
 class PGD(Attack):
@@ -20,13 +22,15 @@ class PGD(Attack):
 
     From δ = 0 or a random start, `steps` times:
 
-        δ ← Π_ball(δ + step_size · direction(∇_δ Σ_i CE(f(x_i + δ_i), y_i)))
+        δ ← Π_ball(δ + step_size · direction(∇_δ Σ_i L(x_i + δ_i)))
         δ ← clip(x + δ, bounds) − x
 
-    The direction is the sign of the gradient for ℓ∞ and the gradient divided
-    by its ℓ2 norm for ℓ2. The sum over samples makes δ_i independent of the
-    other images of the batch. The classifier runs in inference mode, and
-    nothing in it changes: neither batch-norm statistics nor dropout state.
+    L is the cross-entropy CE(f(x + δ), y), or the divergence
+    KL(f(x) ‖ f(x + δ)) of TRADES (Zhang et al. 2019). The direction is the
+    sign of the gradient for ℓ∞ and the gradient divided by its ℓ2 norm for
+    ℓ2. The sum over samples makes δ_i independent of the other images of the
+    batch. The classifier runs in inference mode, and nothing in it changes:
+    neither batch-norm statistics nor dropout state.
 
     Args:
         norm: `"linf"` or `"l2"`. Defaults to `"linf"`.
@@ -38,16 +42,22 @@ class PGD(Attack):
             returns `x`. Defaults to `10`.
         random_start: Whether to start at a random point of the ball: for ℓ∞
             uniform in it, for ℓ2 a Gaussian direction with a radius uniform
-            in [0, epsilon]. Defaults to `True`.
+            in [0, epsilon]; for `"kl"`, as published, 0.001 times Gaussian
+            noise. Defaults to `True`.
         bounds: Smallest and largest pixel value. Defaults to `(0.0, 1.0)`.
         training: Whether to run the classifier in training mode instead, with
             batch statistics and dropout; δ then depends on the whole batch,
             the state of the classifier still stays as it is. Defaults to
             `False`.
+        loss: L: `"cross_entropy"` or `"kl"`. Defaults to `None`: in the
+            training step of a `WakeModel` that of its objective, elsewhere
+            the cross-entropy.
 
     Raises:
-        ValueError: For an unknown norm, or a radius, step size or number of
-            steps that is negative or larger than the range of pixels.
+        ValueError: For an unknown norm or loss, for a radius, step size or
+            number of steps that is negative or larger than the range of
+            pixels, and for `loss="kl"` without a random start, where its
+            gradient is 0.
 
     Example:
 
@@ -69,6 +79,7 @@ class PGD(Attack):
         random_start: bool = True,
         bounds: tuple[float, float] = (0.0, 1.0),
         training: bool = False,
+        loss: str | None = None,
     ) -> None:
         super().__init__(norm, epsilon, bounds)
         if step_size is None:
@@ -77,6 +88,21 @@ class PGD(Attack):
         self.steps = _validate.integer(0, steps=steps)
         self.random_start = _validate.boolean(random_start=random_start)
         self.training = _validate.boolean(training=training)
+        self.loss = _validate.one_of((None, *LOSSES), loss=loss)
+        if loss == "kl" and not random_start:
+            raise ValueError(
+                'With `loss="kl"` the attack needs a random start: at δ = 0 '
+                "the divergence has no gradient. Received: random_start="
+                f"{random_start!r}."
+            )
+
+    def for_objective(self, objective: Any) -> "PGD":
+        """This attack, with the loss of an objective where it has none."""
+        if self.loss is not None:
+            return self
+        return type(self)(
+            **{**self.get_config(), "loss": objective.attack_loss}
+        )
 
     def run(self, classifier: Callable, x: Any, labels: Any, seed: Any) -> Any:
         """Perturbations after `steps` steps, float32 like `x`."""
@@ -85,10 +111,13 @@ class PGD(Attack):
         threat = self.threat_model
         threat.check_images(x, step_size=self.step_size)
 
-        if self.random_start:
-            delta = threat.random_perturbation(x, seed)
-        else:
+        if not self.random_start:
             delta = ops.zeros_like(x)
+        elif self.loss == "kl":
+            noise = keras.random.normal(ops.shape(x), stddev=1e-3, seed=seed)
+            delta = threat.project(noise, x)
+        else:
+            delta = threat.random_perturbation(x, seed)
 
         def ascend(delta: Any, x: Any, labels: Any) -> Any:
             return self._ascend(classifier, delta, x, labels)
@@ -106,18 +135,28 @@ class PGD(Attack):
         half = _precision.computes_in_float16(classifier)
         state = [(v, v.value) for v in getattr(classifier, "variables", ())]
 
-        def total_loss(images: Any) -> Any:
+        def logits_of(images: Any) -> Any:
             # In training mode a call would update statistics and seeds;
             # the scope takes such updates and drops them.
             with keras.StatelessScope(state_mapping=state):
-                logits = classifier(images, training=self.training)
-            losses = cross_entropy(labels, logits)
+                return classifier(images, training=self.training)
+
+        target = labels
+        if self.loss == "kl":
+            # KL(p ‖ q) and the cross-entropy of p and q differ by the entropy
+            # of p, which does not depend on δ.
+            clean = backend.without_gradient(lambda: logits_of(x))
+            target = ops.softmax(ops.cast(clean, "float32"), axis=-1)
+
+        def total_loss(images: Any) -> Any:
+            logits = logits_of(images)
+            losses = cross_entropy(target, logits)
             if half:
-                losses = _precision.scaled_losses(losses, labels, logits)
+                losses = _precision.scaled_losses(losses, target, logits)
             return ops.sum(losses)
 
         def step(delta: Any) -> Any:
-            gradient = backend.input_gradient(total_loss, x + delta)
+            gradient = backend.gradient(total_loss, x + delta)
             if half:
                 gradient = _precision.finite(gradient)
             delta = delta + self.step_size * threat.steepest(gradient)
@@ -133,6 +172,7 @@ class PGD(Attack):
             "steps": self.steps,
             "random_start": self.random_start,
             "training": self.training,
+            "loss": self.loss,
         }
 
     @staticmethod
@@ -144,7 +184,8 @@ class PGD(Attack):
             steps: Number of steps. Defaults to `20`.
 
         Returns:
-            A `PGD` with its usual step size and a random start.
+            A `PGD` on the cross-entropy with its usual step size and a
+            random start.
 
         Example:
 
@@ -156,6 +197,7 @@ class PGD(Attack):
             epsilon=attack.epsilon,
             steps=steps,
             bounds=attack.bounds,
+            loss="cross_entropy",
         )
 
 
@@ -175,6 +217,7 @@ class FGSM(PGD):
         bounds: Smallest and largest pixel value. Defaults to `(0.0, 1.0)`.
         training: Whether to run the classifier in training mode. Defaults to
             `False`.
+        loss: As for `PGD`. Defaults to `None`.
 
     Example:
 
@@ -190,6 +233,7 @@ class FGSM(PGD):
         random_start: bool = False,
         bounds: tuple[float, float] = (0.0, 1.0),
         training: bool = False,
+        loss: str | None = None,
     ) -> None:
         if step_size is None:
             step_size = ThreatModel(norm, epsilon, bounds).epsilon
@@ -201,6 +245,7 @@ class FGSM(PGD):
             random_start=random_start,
             bounds=bounds,
             training=training,
+            loss=loss,
         )
 
     @classmethod

@@ -29,7 +29,7 @@ __all__ = [
     "compile",
     "data_shard",
     "global_sum",
-    "input_gradient",
+    "gradient",
     "jit_by_default",
     "repeat",
     "replica_index",
@@ -40,9 +40,9 @@ __all__ = [
 ]
 
 
-def input_gradient(function: Callable, inputs: Any) -> Any:
-    """Gradient of the scalar `function(inputs)` with respect to `inputs`."""
-    return jax.grad(function)(inputs)
+def gradient(function: Callable, values: Any) -> Any:
+    """Gradient of the scalar `function(values)`, a tensor or a list of them."""
+    return jax.grad(function)(values)
 
 
 def unroll_loops() -> bool:
@@ -159,9 +159,11 @@ class Trainer(keras.Model):
         groups = self._variables(_TRAINED)
         with _scope(groups, state) as scope:
             batch = self.adversarial_batch(data)
+            moved = self.perturb_weights(batch)
             updates_before = self.optimizer_updates()
         _, state = super().train_step(_values(groups, scope), batch)
         with _scope(groups, state) as scope:
+            self.restore_weights(moved)
             self.after_update(self.optimizer_updates() - updates_before)
             logs = self.get_metrics_result()
         return logs, _values(groups, scope)

@@ -20,7 +20,7 @@ __all__ = [
     "compile",
     "data_shard",
     "global_sum",
-    "input_gradient",
+    "gradient",
     "jit_by_default",
     "repeat",
     "replica_index",
@@ -31,15 +31,15 @@ __all__ = [
 ]
 
 
-def input_gradient(function: Callable, inputs: Any) -> Any:
-    """Gradient of the scalar `function(inputs)` with respect to `inputs`.
+def gradient(function: Callable, values: Any) -> Any:
+    """Gradient of the scalar `function(values)`, a tensor or a list of them.
 
     No variable is watched, so the gradient costs nothing for the weights.
     """
     with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(inputs)
-        value = function(inputs)
-    return tape.gradient(value, inputs)
+        tape.watch(values)
+        result = function(values)
+    return tape.gradient(result, values)
 
 
 def repeat(times: int, function: Callable, value: Any) -> Any:
@@ -167,8 +167,10 @@ class Trainer(VariablesInPlace):
     def train_step(self, data: Any) -> dict[str, Any]:
         """Attack, update the student, average the teacher, report."""
         batch = self.adversarial_batch(data)
+        moved = self.perturb_weights(batch)
         updates_before = self.optimizer_updates()
         super().train_step(batch)
+        self.restore_weights(moved)
         self.after_update(self.optimizer_updates() - updates_before)
         return self._logs()
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import torch
 
 from keras_wake.backend._common import alone
@@ -19,7 +20,7 @@ __all__ = [
     "compile",
     "data_shard",
     "global_sum",
-    "input_gradient",
+    "gradient",
     "jit_by_default",
     "repeat",
     "replica_index",
@@ -30,15 +31,18 @@ __all__ = [
 ]
 
 
-def input_gradient(function: Callable, inputs: Any) -> Any:
-    """Gradient of the scalar `function(inputs)` with respect to `inputs`.
+def gradient(function: Callable, values: Any) -> Any:
+    """Gradient of the scalar `function(values)`, a tensor or a list of them.
 
     The weights get none, which saves the work of computing it.
     """
     with torch.enable_grad():
-        inputs = inputs.detach().requires_grad_()
-        value = function(inputs)
-        return torch.autograd.grad(value, inputs)[0]
+        leaves = keras.tree.map_structure(
+            lambda value: value.detach().requires_grad_(), values
+        )
+        result = function(leaves)
+        found = torch.autograd.grad(result, keras.tree.flatten(leaves))
+        return keras.tree.pack_sequence_as(values, found)
 
 
 def repeat(times: int, function: Callable, value: Any) -> Any:
@@ -99,9 +103,11 @@ class Trainer(VariablesInPlace):
         """Attack, update the student, average the teacher, report."""
         with torch.no_grad():
             batch = self.adversarial_batch(data)
+            moved = self.perturb_weights(batch)
             updates_before = self.optimizer_updates()
         super().train_step(batch)
         with torch.no_grad():
+            self.restore_weights(moved)
             self.after_update(self.optimizer_updates() - updates_before)
             return self.get_metrics_result()
 

@@ -7,19 +7,25 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_wake import _batches
-from keras_wake import _inputs
 from keras_wake import _validate
 from keras_wake import backend
+from keras_wake.callbacks._average import TeacherAverage
+from keras_wake.schedules import AdaptiveRamp
+from keras_wake.schedules import DistillationRamp
 
 
-class EMATeacher(keras.callbacks.Callback):
+class EMATeacher(TeacherAverage):
     """Averages the student into the model's teacher, inside the step.
 
     After every update of the student, until epoch t_e of the schedule begins
     (Algorithm 2; without a schedule, for ever):
 
         θ̄ ← α θ̄ + (1 − α) θ
+
+    With an `AdaptiveRamp` the averaging ends, and the ramp begins, when the
+    teacher's robust accuracy on the validation images has stopped to rise;
+    the teacher then is that of its best epoch. `ramp` is the ramp that was
+    found, or None.
 
     The teacher starts as a copy of the student; a second `fit` goes on with
     the average of the first. A schedule counts the epochs of `fit`, so a
@@ -58,6 +64,8 @@ class EMATeacher(keras.callbacks.Callback):
     ```
     """
 
+    distils = True
+
     def __init__(
         self,
         decay: float = 0.999,
@@ -65,7 +73,7 @@ class EMATeacher(keras.callbacks.Callback):
         warmup: bool = False,
         data: Any = None,
     ) -> None:
-        super().__init__()
+        super().__init__(data)
         self.decay = _validate.in_range(0, 1, decay=decay)
         if self.decay == 1:
             raise ValueError(
@@ -80,21 +88,16 @@ class EMATeacher(keras.callbacks.Callback):
                 f"pass both or neither. Received: batch_norm={batch_norm!r}, "
                 f"data={'None' if data is None else type(data).__name__}."
             )
-        _batches.check_reusable("EMATeacher", data)
         self.warmup = bool(warmup)
-        self.data = data
-        self._estimated_at: int | None = None
         self._first_epoch = True
+        self._forget_search()
 
-    def set_model(self, model: Any) -> None:
-        """Switches the teacher on, before the step is compiled."""
-        super().set_model(model)
-        if not hasattr(model, "enable_teacher"):
-            raise TypeError(
-                "`EMATeacher` works with `keras_wake.WakeModel`. Received: a "
-                f"model of type {type(model).__name__}."
-            )
-        model.enable_teacher(self)
+    def _forget_search(self) -> None:
+        # What an `AdaptiveRamp` looks for: the best epoch of the teacher.
+        self.ramp: DistillationRamp | None = None
+        self._best = -1.0
+        self._best_teacher: list[np.ndarray] = []
+        self._waited = 0
 
     def average(
         self, student: Any, teacher: Any, updates: Any, active: Any
@@ -129,15 +132,17 @@ class EMATeacher(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Lets a teacher that was never averaged start as the student."""
-        if self.batch_norm == "reestimate" and backend.data_shard()[1] > 1:
+        self._forget_estimate()
+        self._forget_search()
+        adaptive = isinstance(self.model.schedule, AdaptiveRamp)
+        if adaptive and not self.model.fit_has_validation:
             raise ValueError(
-                '`EMATeacher(batch_norm="reestimate")` is for one process: '
-                "each of several sees other images, and their teachers would "
-                'differ. Use `batch_norm="average"`.'
+                "An `AdaptiveRamp` follows the teacher's robust accuracy on "
+                "validation images, and `fit` has none. Pass "
+                "`validation_data=`, held out of the training images."
             )
         if int(backend.to_numpy(self.model.teacher_updates)) == 0:
             self.model.teacher.set_weights(self.model.classifier.get_weights())
-        self._estimated_at = None
         self._first_epoch = True
 
     def _warn_of_restart(self, t: int) -> None:
@@ -154,72 +159,52 @@ class EMATeacher(keras.callbacks.Callback):
         """Sets λ_t, and freezes the teacher from epoch t_e on."""
         t = epoch + 1
         schedule = self.model.schedule
-        self.model.kd_weight.assign(0.0 if schedule is None else schedule(t))
-        averaging = schedule is None or t < schedule.end_epoch
+        if isinstance(schedule, AdaptiveRamp):
+            ramp, averaging = self.ramp, self.ramp is None
+        else:
+            ramp = schedule
+            averaging = ramp is None or t < ramp.end_epoch
+        self.model.kd_weight.assign(0.0 if ramp is None else ramp(t))
         if self._first_epoch and averaging and schedule is not None:
             self._warn_of_restart(t)
         self._first_epoch = False
         self.model.teacher_averaging.assign(float(averaging))
 
-    def on_test_begin(self, logs: Any = None) -> None:
-        """Brings re-estimated statistics up to date for the validation."""
-        self._reestimate()
-
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Brings re-estimated statistics up to date for checkpoints."""
-        self._reestimate()
+        """Brings the teacher up to date; an `AdaptiveRamp` may begin."""
+        self.bring_up_to_date()
+        schedule = self.model.schedule
+        found = (logs or {}).get("val_teacher_robust_accuracy")
+        if not isinstance(schedule, AdaptiveRamp) or self.ramp is not None:
+            return
+        teacher = self.model.teacher
+        if found is not None and found > self._best:
+            self._best, self._waited = float(found), 0
+            self._best_teacher = teacher.get_weights()
+        elif found is not None:
+            self._waited += 1
+        t = epoch + 1
+        if self._waited >= schedule.patience or t == schedule.latest_start:
+            self.ramp = schedule.from_epoch(t)
+            if self._best_teacher:
+                teacher.set_weights(self._best_teacher)
+            self._best_teacher = []
 
     def get_state(self) -> dict[str, Any]:
         """What `BackupAndRestore` keeps; the teacher is part of the model."""
-        return {"estimated_at": self._estimated_at}
+        return {
+            "estimated_at": self._estimated_at,
+            "start_epoch": self.ramp and self.ramp.start_epoch,
+            "best": self._best,
+            "best_teacher": self._best_teacher,
+            "waited": self._waited,
+        }
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Goes on from what `get_state` has returned."""
         self._estimated_at = state["estimated_at"]
-
-    def _reestimate(self) -> None:
-        updates = int(backend.to_numpy(self.model.teacher_updates))
-        if self.batch_norm == "reestimate" and updates != self._estimated_at:
-            reestimate_batch_norm(self.model.teacher, self.data)
-            self._estimated_at = updates
-
-
-def reestimate_batch_norm(network: Any, data: Any) -> None:
-    """Sets batch-norm statistics to their mean over one pass over `data`.
-
-    As stochastic weight averaging does it (Izmailov et al. 2018): each batch
-    counts by its size.
-
-    Args:
-        network: `keras.Model`; one without batch norm is left as it is.
-        data: Pair of arrays, or anything that yields (images, labels).
-
-    Raises:
-        ValueError: If `data` is empty.
-    """
-    layers = [
-        layer
-        for layer in network._flatten_layers()
-        if isinstance(layer, keras.layers.BatchNormalization)
-    ]
-    if not layers:
-        return
-    statistics = [v for n in layers for v in (n.moving_mean, n.moving_variance)]
-    sums = [np.zeros(v.shape, "float64") for v in statistics]
-    momenta = [layer.momentum for layer in layers]
-    images = 0
-    try:
-        for layer in layers:
-            # With momentum 0 the statistics after a call are the batch's own.
-            layer.momentum = 0.0
-        for x, _ in _batches.batches(data):
-            x = _inputs.check_images(ops.convert_to_tensor(x))
-            network(x, training=True)
-            images += x.shape[0]
-            for total, variable in zip(sums, statistics, strict=True):
-                total += x.shape[0] * backend.to_numpy(variable)
-    finally:
-        for layer, momentum in zip(layers, momenta, strict=True):
-            layer.momentum = momentum
-    for total, variable in zip(sums, statistics, strict=True):
-        variable.assign(total / images)
+        self._best, self._waited = state["best"], state["waited"]
+        self._best_teacher = list(state["best_teacher"])
+        schedule, start = self.model.schedule, state["start_epoch"]
+        if isinstance(schedule, AdaptiveRamp) and start is not None:
+            self.ramp = schedule.from_epoch(start)

@@ -2,6 +2,7 @@
 
 from keras_wake.losses.classification import cross_entropy
 from keras_wake.losses.classification import kl_divergence
+from keras_wake.losses.classification import smoothed
 from keras_wake.losses.distillation import distillation_loss
 
-__all__ = ["cross_entropy", "distillation_loss", "kl_divergence"]
+__all__ = ["cross_entropy", "distillation_loss", "kl_divergence", "smoothed"]

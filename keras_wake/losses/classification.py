@@ -42,3 +42,23 @@ def kl_divergence(p_logits: Any, q_logits: Any) -> Any:
     log_p = ops.log_softmax(ops.cast(p_logits, "float32"), axis=-1)
     log_q = ops.log_softmax(ops.cast(q_logits, "float32"), axis=-1)
     return ops.sum(ops.exp(log_p) * (log_p - log_q), axis=-1)
+
+
+def smoothed(labels: Any, amount: float) -> Any:
+    """Label smoothing (Szegedy et al. 2016): (1 − s) · y + s / K.
+
+    Args:
+        labels: Float tensor (batch, K), one-hot or soft.
+        amount: s in [0, 1).
+
+    Returns:
+        Float tensor (batch, K).
+
+    Example:
+
+    >>> smoothed(np.array([[1.0, 0.0]]), 0.1)
+    array([[0.95, 0.05]])
+    """
+    if not amount:
+        return labels
+    return (1 - amount) * labels + amount / labels.shape[-1]

@@ -4,17 +4,23 @@ from typing import Any
 
 from keras_wake import _validate
 from keras_wake.objectives.objective import Objective
+from keras_wake.objectives.regularised import MART
+from keras_wake.objectives.regularised import TRADES
 from keras_wake.objectives.supervised import AdversarialTraining
 from keras_wake.objectives.supervised import Standard
+from keras_wake.objectives.weight_perturbation import AWP
 
-_BY_NAME = {"at": AdversarialTraining, "standard": Standard}
+_BY_NAME = {
+    kind.name: kind for kind in (AdversarialTraining, TRADES, MART, Standard)
+}
 
 
 def get(identifier: Any) -> Objective:
     """Returns the objective of that name, or the given object itself.
 
     Args:
-        identifier: `"at"`, `"standard"` or an `Objective`.
+        identifier: `"at"`, `"trades"`, `"mart"`, `"standard"` or an
+            `Objective`.
 
     Returns:
         An `Objective`.
@@ -37,4 +43,12 @@ def get(identifier: Any) -> Objective:
     return _BY_NAME[identifier]()
 
 
-__all__ = ["AdversarialTraining", "Objective", "Standard", "get"]
+__all__ = [
+    "AWP",
+    "MART",
+    "TRADES",
+    "AdversarialTraining",
+    "Objective",
+    "Standard",
+    "get",
+]

@@ -8,11 +8,15 @@ class Objective:
 
     Subclasses set `inputs`, the images that the student is shown in training
     mode in each step: `"clean"`, `"adversarial"` or both. The last of them is
-    the one that distillation compares student and teacher on.
+    the one that distillation compares student and teacher on. `attack_loss`
+    is what an attack that leaves it open ascends.
     """
 
     name = "objective"
     inputs: tuple[str, ...] = ("adversarial",)
+    # What the attack of a training step ascends, unless it says so itself:
+    # "cross_entropy", or "kl" for the divergence from the clean logits.
+    attack_loss = "cross_entropy"
 
     def loss(self, labels: Any, logits: dict[str, Any]) -> Any:
         """One loss value per sample.

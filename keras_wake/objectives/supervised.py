@@ -4,13 +4,41 @@ from typing import Any
 
 import keras
 
+from keras_wake import _validate
 from keras_wake.losses import cross_entropy
+from keras_wake.losses import smoothed
 from keras_wake.objectives.objective import Objective
 
 
+class _CrossEntropy(Objective):
+    """Cross-entropy on one kind of images."""
+
+    def __init__(self, label_smoothing: float = 0.0) -> None:
+        self.label_smoothing = _validate.fraction(
+            label_smoothing=label_smoothing
+        )
+
+    def loss(self, labels: Any, logits: dict[str, Any]) -> Any:
+        """Cross-entropy on the images of `inputs`, float32 (batch,)."""
+        (name,) = self.inputs
+        labels = smoothed(labels, self.label_smoothing)
+        return cross_entropy(labels, logits[name])
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of the constructor."""
+        return {"label_smoothing": self.label_smoothing}
+
+
 @keras.saving.register_keras_serializable(package="keras_wake")
-class AdversarialTraining(Objective):
+class AdversarialTraining(_CrossEntropy):
     """Adversarial training (Madry et al. 2018): CE(f(x + δ), y).
+
+    Args:
+        label_smoothing: s in [0, 1): labels become (1 − s) · y + s / K in
+            the loss; the attack sees them as they are. Defaults to `0.0`.
+
+    Raises:
+        ValueError: If `label_smoothing` is out of range.
 
     Example:
 
@@ -21,14 +49,17 @@ class AdversarialTraining(Objective):
     name = "at"
     inputs = ("adversarial",)
 
-    def loss(self, labels: Any, logits: dict[str, Any]) -> Any:
-        """Cross-entropy on the adversarial images, float32 (batch,)."""
-        return cross_entropy(labels, logits["adversarial"])
-
 
 @keras.saving.register_keras_serializable(package="keras_wake")
-class Standard(Objective):
+class Standard(_CrossEntropy):
     """Regular training: CE(f(x), y) on clean images.
+
+    Args:
+        label_smoothing: s in [0, 1): labels become (1 − s) · y + s / K in
+            the loss. Defaults to `0.0`.
+
+    Raises:
+        ValueError: If `label_smoothing` is out of range.
 
     Example:
 
@@ -38,7 +69,3 @@ class Standard(Objective):
 
     name = "standard"
     inputs = ("clean",)
-
-    def loss(self, labels: Any, logits: dict[str, Any]) -> Any:
-        """Cross-entropy on the clean images, float32 (batch,)."""
-        return cross_entropy(labels, logits["clean"])

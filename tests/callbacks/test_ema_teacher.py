@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import keras_wake as kw
-from keras_wake.callbacks.ema_teacher import reestimate_batch_norm
+from keras_wake.models import reestimate_batch_norm
 
 SHAPE = (4, 4, 1)
 EPSILON = 1e-3

@@ -1,0 +1,54 @@
+"""What callbacks have in common that average the student into the teacher."""
+
+from typing import Any
+
+import keras
+
+from keras_wake import _batches
+from keras_wake import backend
+from keras_wake.models.batch_norm import reestimate_batch_norm
+
+
+class TeacherAverage(keras.callbacks.Callback):
+    """Base of the callbacks that make the teacher of a `WakeModel`."""
+
+    # Whether the average is a teacher from the first step on, from which the
+    # student may learn. `average` is called in each step then.
+    distils = False
+
+    def __init__(self, data: Any) -> None:
+        super().__init__()
+        _batches.check_reusable(type(self).__name__, data)
+        self.data = data
+        self._estimated_at: int | None = None
+
+    def set_model(self, model: Any) -> None:
+        """Switches the teacher on, before the step is compiled."""
+        super().set_model(model)
+        if not hasattr(model, "enable_teacher"):
+            raise TypeError(
+                f"`{type(self).__name__}` works with `keras_wake.WakeModel`. "
+                f"Received: a model of type {type(model).__name__}."
+            )
+        model.enable_teacher(self)
+
+    def _forget_estimate(self) -> None:
+        """Starts anew; refuses what workers would not agree in."""
+        if self.data is not None and backend.data_shard()[1] > 1:
+            raise ValueError(
+                f"`{type(self).__name__}(data=)` is for one process: each of "
+                "several sees other images, and their teachers would differ. "
+                'Use `EMATeacher(batch_norm="average")`.'
+            )
+        self._estimated_at = None
+
+    def bring_up_to_date(self) -> None:
+        """Called before the teacher is validated, and at the end of an epoch.
+
+        Re-estimates its batch-norm statistics if its weights have changed.
+        """
+        updates = int(backend.to_numpy(self.model.teacher_updates))
+        if self.data is None or updates in (0, self._estimated_at):
+            return
+        reestimate_batch_norm(self.model.teacher, self.data)
+        self._estimated_at = updates

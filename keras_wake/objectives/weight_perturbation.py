@@ -1,0 +1,70 @@
+"""Adversarial weight perturbation, around any other objective."""
+
+from typing import Any
+
+import keras
+
+from keras_wake import _validate
+from keras_wake.objectives.objective import Objective
+
+
+@keras.saving.register_keras_serializable(package="keras_wake")
+class AWP(Objective):
+    """Adversarial weight perturbation (Wu et al. 2020) of an objective.
+
+    In each step, once the adversarial images are found, every kernel w moves
+    against the student,
+
+        v = γ · ‖w‖ · ∇_w L / ‖∇_w L‖,    L the objective on this batch;
+
+    the update is computed at w + v, and v is taken back after it. Biases and
+    batch norm stay as they are. Images, loss and logs are those of the
+    objective within. A distillation term takes no part in L.
+
+    Args:
+        objective: `"at"`, `"trades"`, `"mart"` or an `Objective`. Defaults to
+            `"at"`.
+        gamma: γ ≥ 0, the size of v relative to w. Defaults to `0.01`, the
+            published one for AT; that for TRADES is 0.005.
+
+    Raises:
+        ValueError: If `gamma` is negative or no objective has that name.
+
+    Example:
+
+    >>> AWP("trades", gamma=0.005).inputs
+    ('clean', 'adversarial')
+    """
+
+    name = "awp"
+
+    def __init__(self, objective: Any = "at", gamma: float = 0.01) -> None:
+        # Imported late: the table of names lists this class as well.
+        from keras_wake import objectives
+
+        self.objective = objectives.get(objective)
+        if isinstance(self.objective, AWP):
+            raise ValueError(
+                "`objective` must not be an AWP itself. Received: "
+                f"objective={objective!r}."
+            )
+        self.gamma = _validate.not_negative(gamma=gamma)
+        self.inputs = self.objective.inputs
+        self.attack_loss = self.objective.attack_loss
+
+    def loss(self, labels: Any, logits: dict[str, Any]) -> Any:
+        """The loss of the objective within, float32 (batch,)."""
+        return self.objective.loss(labels, logits)
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of the constructor."""
+        return {
+            "objective": keras.saving.serialize_keras_object(self.objective),
+            "gamma": self.gamma,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "AWP":
+        """Makes the objective again from `get_config()`."""
+        within = keras.saving.deserialize_keras_object(config["objective"])
+        return cls(within, config["gamma"])

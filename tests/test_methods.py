@@ -1,0 +1,370 @@
+"""A step of every objective and teacher against the same step in PyTorch."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_wake as kw
+
+pytest.importorskip("torch", reason="the reference is in PyTorch")
+
+import reference_step as reference
+import torch
+
+ATTACK = ("linf", 0.06, 0.02, 3)
+RATE = 0.5
+# One step in float32 against float64. Seen: below 4e-7.
+TOLERANCE = 5e-6
+
+
+def kl(p_logits, q_logits):
+    p, q = p_logits.log_softmax(1), q_logits.log_softmax(1)
+    return (p.exp() * (p - q)).sum(1)
+
+
+def at(y, logits, smoothing=0.0):
+    y = (1 - smoothing) * y + smoothing / y.shape[1]
+    return reference.cross_entropy(y, logits["adversarial"])
+
+
+def trades(y, logits, beta=6.0, smoothing=0.0):
+    y = (1 - smoothing) * y + smoothing / y.shape[1]
+    natural = reference.cross_entropy(y, logits["clean"])
+    return natural + beta * kl(logits["clean"], logits["adversarial"])
+
+
+def mart(y, logits, beta=6.0):
+    """As in the authors' code, but for constants below 1e-7."""
+    true = y.argmax(1)
+    p = logits["adversarial"].softmax(1)
+    top = p.argsort(1)[:, -2:]
+    rival = torch.where(top[:, -1] == true, top[:, -2], top[:, -1])
+    rows = torch.arange(len(y))
+    boosted = -logits["adversarial"].log_softmax(1)[rows, true]
+    boosted = boosted - (1.0001 - p[rows, rival]).log()
+    missed = 1 - logits["clean"].softmax(1)[rows, true]
+    return boosted + beta * kl(logits["clean"], logits["adversarial"]) * missed
+
+
+CASES = {
+    "at_smoothed": (
+        kw.objectives.AdversarialTraining(label_smoothing=0.3),
+        lambda y, logits: at(y, logits, 0.3),
+    ),
+    "trades": (kw.objectives.TRADES(), trades),
+    "trades_smoothed": (
+        kw.objectives.TRADES(beta=2.0, label_smoothing=0.2),
+        lambda y, logits: trades(y, logits, 2.0, 0.2),
+    ),
+    "mart": (kw.objectives.MART(), mart),
+    "at_awp": (kw.objectives.AWP(gamma=0.1), at),
+    "trades_awp": (kw.objectives.AWP("trades", gamma=0.05), trades),
+    "mart_awp": (kw.objectives.AWP("mart", gamma=0.2), mart),
+}
+
+
+def forward(weights, images):
+    """Logits of each kind of images, batch norm seeing one after the other."""
+    weights, logits = list(weights), {}
+    for name in ("clean", "adversarial"):
+        if name in images:
+            logits[name], statistics = reference.forward(
+                weights, images[name], training=True
+            )
+            if statistics:
+                weights[4:6] = statistics
+    return logits, weights
+
+
+def step_by_hand(
+    weights, x, y, sample_weight, objective, inputs, gamma=None, teachers=()
+):
+    """Weights after one step of SGD; `teachers` are (weights, share)."""
+    weights = reference.tensors(weights)
+    x, y, sample_weight = reference.tensors((x, y, sample_weight))
+    trained = [
+        n for n in range(len(weights)) if len(weights) == 6 or n not in (4, 5)
+    ]
+    adversarial = reference.pgd(weights, x, y, *ATTACK).detach()
+    images = {"clean": x, "adversarial": adversarial}
+    images = {name: images[name] for name in inputs}
+
+    def gradients_at(values, total):
+        values = [v.detach().clone() for v in values]
+        for n in trained:
+            values[n].requires_grad_(True)
+        logits, after = forward(values, images)
+        loss = total(logits)
+        found = torch.autograd.grad(loss, [values[n] for n in trained])
+        return dict(zip(trained, found, strict=True)), after
+
+    def blended(logits):
+        losses = objective(y, logits)
+        share = sum(share for _, share in teachers)
+        losses = (1 - share) * losses
+        for network, share in teachers:
+            target, _ = reference.forward(
+                reference.tensors(network), images[inputs[-1]]
+            )
+            losses = losses + share * reference.distillation(
+                logits[inputs[-1]], target, 2.0, True
+            )
+        return (losses * sample_weight).mean()
+
+    moved = list(weights)
+    if gamma is not None:
+        ascent, _ = gradients_at(
+            weights, lambda logits: (objective(y, logits) * sample_weight).sum()
+        )
+        for n in trained:
+            if weights[n].ndim > 1:
+                size = weights[n].norm() / ascent[n].norm()
+                moved[n] = weights[n] + gamma * size * ascent[n]
+    gradients, after = gradients_at(moved, blended)
+    result = [w.detach() for w in after]
+    for n in trained:
+        gradient = gradients[n]
+        if n == 0:  # The regulariser is part of the update.
+            gradient = gradient + 2 * reference.L2 * moved[0]
+        result[n] = weights[n] - RATE * gradient
+    return result
+
+
+def one_step(objective, batch_norm, callbacks=(), network=None):
+    network = network or reference.small_network(batch_norm)
+    first = network.get_weights()
+    norm, epsilon, step_size, steps = ATTACK
+    attack = kw.attacks.PGD(
+        norm,
+        epsilon,
+        step_size,
+        steps,
+        random_start=False,
+        loss="cross_entropy",
+    )
+    model = kw.WakeModel(network, attack, objective)
+    model.compile(keras.optimizers.SGD(RATE))
+    x, y = reference.small_data(8)
+    sample_weight = np.linspace(0.2, 2.0, 8)
+    log = model.fit(
+        x,
+        y,
+        sample_weight=sample_weight,
+        batch_size=8,
+        verbose=0,
+        callbacks=list(callbacks),
+    )
+    data = x, np.eye(3)[y], sample_weight
+    return model, log.history, first, data
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+@pytest.mark.parametrize("name", CASES)
+def test_objective_equals_the_step_by_hand(name, batch_norm):
+    objective, by_hand = CASES[name]
+    model, log, first, data = one_step(objective, batch_norm)
+    expected = step_by_hand(
+        first,
+        *data,
+        by_hand,
+        objective.inputs,
+        gamma=getattr(objective, "gamma", None),
+    )
+    assert np.isfinite(log["loss"][0])
+    found = model.classifier.get_weights()
+    for value, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(value, other, rtol=0, atol=TOLERANCE)
+    assert np.abs(found[0] - first[0]).max() > 100 * TOLERANCE
+
+
+@pytest.mark.parametrize("objective", ["at", "trades"])
+def test_pretrained_teachers_equal_the_step_by_hand(objective):
+    teachers = [
+        (reference.small_network(seed=seed), share)
+        for seed, share in ((5, 0.6), (6, 0.1))
+    ]
+    callbacks = [kw.PretrainedTeacher(*teacher) for teacher in teachers]
+    before = [network.get_weights() for network, _ in teachers]
+    model, log, first, data = one_step(objective, False, callbacks)
+    assert log["kd_weight"][0] == pytest.approx(0.7)
+    expected = step_by_hand(
+        first,
+        *data,
+        {"at": at, "trades": trades}[objective],
+        model.objective.inputs,
+        teachers=[(network.get_weights(), s) for network, s in teachers],
+    )
+    for value, other in zip(
+        model.classifier.get_weights(), expected, strict=True
+    ):
+        np.testing.assert_allclose(value, other, rtol=0, atol=TOLERANCE)
+    # The teachers are as they were, and the student's average idle.
+    for (network, _), weights in zip(teachers, before, strict=True):
+        for value, other in zip(network.get_weights(), weights, strict=True):
+            np.testing.assert_array_equal(value, other)
+    assert model.robust_classifier is model.classifier
+
+
+def test_wake_teacher_and_pretrained_one_share_the_loss():
+    """With weights 0.4 and 0.6 nothing is left for the objective."""
+    teacher = reference.small_network(seed=5)
+    network = reference.small_network()
+    attack = kw.attacks.FGSM(epsilon=0.05)
+    model = kw.WakeModel(
+        network,
+        attack,
+        schedule=kw.schedules.DistillationRamp(0, 1, peak=0.4, final=0.4),
+    )
+    model.compile(keras.optimizers.SGD(0.0))
+    log = model.fit(
+        *reference.small_data(8),
+        batch_size=8,
+        verbose=0,
+        callbacks=[
+            kw.EMATeacher(decay=0.5),
+            kw.PretrainedTeacher(teacher, 0.6),
+        ],
+    ).history
+    assert log["kd_weight"][0] == pytest.approx(1.0)
+    # The average is the student: only the other divergence is left.
+    x, y = reference.small_data(8)
+    adversarial = attack(network, x, y)
+    student, target = (
+        torch.tensor(keras.ops.convert_to_numpy(n(adversarial))).double()
+        for n in (network, teacher)
+    )
+    expected = 0.6 * reference.distillation(student, target, 2.0, True).mean()
+    expected += reference.L2 * (network.get_weights()[0] ** 2).sum()
+    assert log["loss"][0] == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_attack_of_trades_ascends_the_divergence():
+    network = reference.small_network()
+    weights = reference.tensors(network.get_weights())
+    x, y = reference.small_data(6)
+    rng = np.random.default_rng(0)
+    start = 1e-3 * rng.normal(size=x.shape).astype("float32")
+    start = np.clip(x + start, 0, 1) - x
+    images = torch.tensor(x, dtype=torch.float64)
+    clean, _ = reference.forward(weights, images)
+    delta = torch.tensor(start, dtype=torch.float64)
+    for _ in range(4):
+        delta.requires_grad_(True)
+        logits, _ = reference.forward(weights, images + delta)
+        (gradient,) = torch.autograd.grad(
+            kl(clean.detach(), logits).sum(), delta
+        )
+        delta = (delta.detach() + 0.02 * gradient.sign()).clamp(-0.06, 0.06)
+        delta = (images + delta).clamp(0, 1) - images
+    attack = kw.attacks.PGD("linf", 0.06, 0.02, 4, loss="kl")
+    found = attack._ascend(
+        network,
+        *map(keras.ops.convert_to_tensor, (start, x, np.eye(3)[y])),
+    )
+    # A gradient near 0 may have another sign in float32: one step there.
+    wrong = np.abs(keras.ops.convert_to_numpy(found) - delta.numpy()) > 1e-5
+    assert wrong.mean() < 0.02
+    # From its own random start it stays in the ball and changes the logits.
+    adversarial = attack(network, x, y, seed=0)
+    assert np.abs(adversarial - x).max() <= 0.06 + 1e-6
+    logits = torch.tensor(keras.ops.convert_to_numpy(network(adversarial)))
+    assert kl(clean, logits.double()).mean() > 1e-4
+
+
+def test_attack_takes_the_loss_of_the_objective():
+    network = reference.small_network()
+    attack = kw.attacks.PGD(epsilon=0.05, steps=2)
+    for objective, loss in (
+        ("at", "cross_entropy"),
+        ("trades", "kl"),
+        ("mart", "cross_entropy"),
+        (kw.objectives.AWP("trades"), "kl"),
+    ):
+        model = kw.WakeModel(network, attack, objective)
+        assert model.attack.loss == loss
+        assert model.eval_attack.loss == "cross_entropy"
+    given = kw.attacks.PGD(epsilon=0.05, steps=2, loss="cross_entropy")
+    assert kw.WakeModel(network, given, "trades").attack is given
+    with pytest.raises(ValueError, match="needs a random start"):
+        kw.WakeModel(
+            network,
+            kw.attacks.PGD(epsilon=0.05, random_start=False),
+            "trades",
+        )
+
+
+def test_models_with_these_objectives_are_saved_and_loaded(tmp_path):
+    for objective in (
+        kw.objectives.AWP(kw.objectives.TRADES(3.0, 0.1), gamma=0.02),
+        kw.objectives.MART(4.0),
+    ):
+        model, _, _, (x, *_) = one_step(objective, False)
+        path = tmp_path / f"{objective.name}.keras"
+        model.save(path)
+        loaded = keras.models.load_model(path)
+        assert loaded.objective.get_config() == objective.get_config()
+        assert loaded.attack.get_config() == model.attack.get_config()
+        np.testing.assert_array_equal(
+            model.predict(x, verbose=0), loaded.predict(x, verbose=0)
+        )
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: kw.objectives.TRADES(beta=-1), "`beta` must be at least 0"),
+        (lambda: kw.objectives.MART(beta="6"), "`beta` must be a real"),
+        (
+            lambda: kw.objectives.AdversarialTraining(label_smoothing=1.0),
+            "`label_smoothing` must be at least 0 and below 1",
+        ),
+        (
+            lambda: kw.objectives.AWP(kw.objectives.AWP()),
+            "must not be an AWP itself",
+        ),
+        (lambda: kw.objectives.AWP("wake"), "`objective` must be one of"),
+        (
+            lambda: kw.PretrainedTeacher(reference.small_network(), 1.5),
+            "`weight` must be between 0 and 1",
+        ),
+        (lambda: kw.PretrainedTeacher("robust.keras", 0.5), "`keras.Model`"),
+        (
+            lambda: one_step(
+                "at",
+                False,
+                [
+                    kw.PretrainedTeacher(reference.small_network(), 0.6),
+                    kw.PretrainedTeacher(reference.small_network(), 0.5),
+                ],
+            ),
+            r"must not exceed 1 together. Received: \[0.6, 0.5\]",
+        ),
+        (
+            lambda: one_step(
+                "at",
+                False,
+                [kw.PretrainedTeacher(two_classes(), 0.6)],
+            ),
+            "a teacher of 2 classes for a student of 3",
+        ),
+    ],
+)
+def test_refuses_what_cannot_be_meant(make, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        make()
+
+
+def two_classes():
+    return keras.Sequential(
+        [
+            keras.Input(reference.SHAPE),
+            keras.layers.Flatten(),
+            keras.layers.Dense(2),
+        ]
+    )
+
+
+def test_a_student_is_no_pretrained_teacher_of_itself():
+    network = reference.small_network()
+    with pytest.raises(ValueError, match="a network of its own"):
+        one_step("at", False, [kw.PretrainedTeacher(network, 0.5)], network)
