@@ -1,10 +1,11 @@
 """Layers shared by the networks: each one as the published code builds it.
 
 The published networks are PyTorch networks, so convolutions, linear layers
-and batch normalisation start from PyTorch's defaults, and every layer has
-the name of its twin in the PyTorch state dict (with `_` for `.`) so that
-checkpoints can be mapped. Only layers of plain Keras are used: a saved
-network loads where keras-wake is not installed.
+and batch normalisation start from PyTorch's defaults unless the published
+code says otherwise, and every layer has the name of its twin in the PyTorch
+state dict (with `_` for `.`) so that checkpoints can be mapped. Only layers
+of plain Keras are used: a saved network loads where keras-wake is not
+installed.
 """
 
 import math
@@ -117,6 +118,7 @@ def conv(
     kernel_size: int,
     strides: int,
     name: str,
+    kernel_initializer: keras.initializers.Initializer | None = None,
 ) -> keras.KerasTensor:
     """A convolution without bias, padded by `kernel_size // 2` on all sides."""
     padding = "same"
@@ -137,7 +139,7 @@ def conv(
         padding=padding,
         data_format="channels_last",
         use_bias=False,
-        kernel_initializer=_uniform_fan_in(),
+        kernel_initializer=kernel_initializer or _uniform_fan_in(),
         name=name,
     )(x)
 
@@ -152,8 +154,13 @@ def batch_norm_relu(
     return keras.layers.ReLU(name=relu_name)(x)
 
 
-def pooled_logits(x: keras.KerasTensor, num_classes: int) -> keras.KerasTensor:
-    """Global average pooling and the linear layer, named `linear`."""
+def pooled_logits(
+    x: keras.KerasTensor,
+    num_classes: int,
+    name: str = "linear",
+    bias_initializer: keras.initializers.Initializer | None = None,
+) -> keras.KerasTensor:
+    """Global average pooling and the linear layer."""
     x = keras.layers.GlobalAveragePooling2D(
         data_format="channels_last", name="avg_pool"
     )(x)
@@ -161,6 +168,7 @@ def pooled_logits(x: keras.KerasTensor, num_classes: int) -> keras.KerasTensor:
     return keras.layers.Dense(
         num_classes,
         kernel_initializer=_uniform_fan_in(),
-        bias_initializer=keras.initializers.RandomUniform(-limit, limit),
-        name="linear",
+        bias_initializer=bias_initializer
+        or keras.initializers.RandomUniform(-limit, limit),
+        name=name,
     )(x)

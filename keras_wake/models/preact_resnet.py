@@ -15,6 +15,7 @@ def PreActResNet18(
     width: int = 64,
     mean: _blocks.ChannelValues = None,
     std: _blocks.ChannelValues = None,
+    final_norm: bool = True,
     name: str = "preact_resnet18",
 ) -> keras.Model:
     """The pre-activation ResNet-18 of robust training.
@@ -40,6 +41,9 @@ def PreActResNet18(
         mean: Mean of the pixels in [0, 1]: a number, or one per channel.
             Defaults to CIFAR-10's for three channels, else to 0.5.
         std: Standard deviation of the pixels in [0, 1], like `mean`.
+        final_norm: Whether batch normalisation and ReLU come before the
+            pooling. `False` makes the network of the checkpoints that have
+            no `bn.weight`. Defaults to `True`.
         name: Name of the model.
 
     Returns:
@@ -47,7 +51,8 @@ def PreActResNet18(
         `(batch, height, width, channels)` to logits of shape
         `(batch, num_classes)`. It is made of plain Keras layers, named as in
         the PyTorch state dict (`conv1`, `layer1_0_bn1`, ..., `bn`,
-        `linear`), and loads without keras-wake.
+        `linear`), and loads without keras-wake. `load_pytorch_weights`
+        fills it from such a state dict.
 
     Raises:
         ValueError: A size is out of range, or `mean` or `std` does not fit
@@ -66,6 +71,7 @@ def PreActResNet18(
     """
     num_classes = _validate.integer(2, num_classes=num_classes)
     width = _validate.integer(1, width=width)
+    final_norm = _validate.boolean(final_norm=final_norm)
     input_shape = _blocks.check_input_shape(input_shape, smallest_side=8)
 
     images = keras.Input(input_shape, name="images")
@@ -79,7 +85,8 @@ def PreActResNet18(
                 strides=stage_strides if block == 0 else 1,
                 name=f"layer{stage + 1}_{block}",
             )
-    x = _blocks.batch_norm_relu(x, name="bn", relu_name="relu")
+    if final_norm:
+        x = _blocks.batch_norm_relu(x, name="bn", relu_name="relu")
     logits = _blocks.pooled_logits(x, num_classes)
     return keras.Model(images, logits, name=name)
 

@@ -1,4 +1,4 @@
-"""PreActResNet18 against a PyTorch twin that is written out here."""
+"""PreActResNet18 against a PyTorch twin, and what all networks share."""
 
 import os
 import subprocess
@@ -7,6 +7,9 @@ import sys
 import keras
 import numpy as np
 import pytest
+from torch_twins import copy_to_torch
+from torch_twins import preact_resnet18
+from torch_twins import randomise_batch_norm
 
 from keras_wake import models
 
@@ -14,96 +17,17 @@ LOAD_WITHOUT_KERAS_WAKE = """
 import sys
 import keras
 import numpy as np
-model = keras.saving.load_model(sys.argv[1])
+for name in sys.argv[1:]:
+    model = keras.saving.load_model(f"{name}.keras")
+    logits = model(np.load("images.npy"), training=False)
+    np.save(f"{name}.npy", keras.ops.convert_to_numpy(logits))
 if any(name.startswith("keras_wake") for name in sys.modules):
     raise SystemExit("keras_wake was imported")
-np.save(sys.argv[3], model.predict(np.load(sys.argv[2]), verbose=0))
 """
 
 
 def random_images(*shape, seed=0):
     return np.random.default_rng(seed).random(shape, dtype=np.float32)
-
-
-def torch_twin(width, num_classes):
-    """The published network, in PyTorch."""
-    torch = pytest.importorskip("torch", reason="the twin is in PyTorch")
-    nn = torch.nn
-
-    class Block(nn.Module):
-        def __init__(self, inputs, outputs, stride):
-            super().__init__()
-            self.bn1 = nn.BatchNorm2d(inputs)
-            self.conv1 = nn.Conv2d(
-                inputs, outputs, 3, stride, padding=1, bias=False
-            )
-            self.bn2 = nn.BatchNorm2d(outputs)
-            self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-            self.shortcut = None
-            if stride != 1 or inputs != outputs:
-                self.shortcut = nn.Conv2d(
-                    inputs, outputs, 1, stride, bias=False
-                )
-
-        def forward(self, x):
-            out = torch.relu(self.bn1(x))
-            shortcut = x if self.shortcut is None else self.shortcut(out)
-            out = self.conv1(out)
-            return self.conv2(torch.relu(self.bn2(out))) + shortcut
-
-    class Twin(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=False)
-            channels = width
-            for stage, stride in enumerate((1, 2, 2, 2)):
-                outputs = width * 2**stage
-                blocks = nn.Sequential(
-                    Block(channels, outputs, stride),
-                    Block(outputs, outputs, 1),
-                )
-                setattr(self, f"layer{stage + 1}", blocks)
-                channels = outputs
-            self.bn = nn.BatchNorm2d(channels)
-            self.linear = nn.Linear(channels, num_classes)
-
-        def forward(self, x):
-            mean = torch.tensor((0.4914, 0.4822, 0.4465)).view(1, 3, 1, 1)
-            std = torch.tensor((0.2471, 0.2435, 0.2616)).view(1, 3, 1, 1)
-            x = self.conv1((x - mean) / std)
-            for stage in range(1, 5):
-                x = getattr(self, f"layer{stage}")(x)
-            return self.linear(torch.relu(self.bn(x)).mean((2, 3)))
-
-    return Twin()
-
-
-def copy_to_torch(classifier, twin):
-    """Copies every weight by name; what is left over is an error."""
-    torch = pytest.importorskip("torch")
-    suffixes = {
-        "gamma": "weight",
-        "beta": "bias",
-        "moving_mean": "running_mean",
-        "moving_variance": "running_var",
-        "kernel": "weight",
-        "bias": "bias",
-    }
-    state = {}
-    for layer in classifier.layers:
-        for weight in layer.weights:
-            value = keras.ops.convert_to_numpy(weight)
-            if weight.name == "kernel":
-                value = value.transpose(
-                    (3, 2, 0, 1) if value.ndim == 4 else (1, 0)
-                )
-            parts = layer.name.split("_")
-            state[".".join([*parts, suffixes[weight.name]])] = torch.tensor(
-                np.ascontiguousarray(value)
-            )
-    missing, unexpected = twin.load_state_dict(state, strict=False)
-    assert not unexpected
-    assert all(name.endswith("num_batches_tracked") for name in missing)
 
 
 @pytest.mark.parametrize("side", [32, 31])
@@ -112,17 +36,8 @@ def test_equals_the_pytorch_twin(side, training):
     torch = pytest.importorskip("torch", reason="the twin is in PyTorch")
     keras.utils.set_random_seed(1)
     classifier = models.PreActResNet18(7, input_shape=(side, side, 3), width=8)
-    rng = np.random.default_rng(2)
-    for weight in classifier.weights:
-        # Fresh batch norm is almost the identity and would hide mistakes.
-        if weight.path.split("/")[-1] in (
-            "gamma",
-            "beta",
-            "moving_mean",
-            "moving_variance",
-        ):
-            weight.assign(rng.uniform(0.5, 1.5, weight.shape))
-    twin = torch_twin(8, 7).train(training)
+    randomise_batch_norm(classifier)
+    twin = preact_resnet18(8, 7).train(training)
     copy_to_torch(classifier, twin)
     images = random_images(4, side, side, 3)
 
@@ -145,7 +60,7 @@ def test_number_of_parameters_is_the_published_one():
     trainable = sum(
         int(np.prod(weight.shape)) for weight in classifier.trainable_weights
     )
-    twin = torch_twin(64, 10)
+    twin = preact_resnet18(64, 10)
     assert trainable == sum(p.numel() for p in twin.parameters())
     assert trainable == 11_172_170
 
@@ -170,34 +85,31 @@ def test_starts_from_pytorchs_distribution():
     assert not np.array_equal(first, dict(kernels)["layer1_0_conv2"])
 
 
-@pytest.mark.parametrize("network", ["PreActResNet18", "SmallCNN"])
-def test_loads_where_keras_wake_is_not_imported(tmp_path, network):
+def test_networks_load_where_keras_wake_is_not_imported(tmp_path):
     keras.utils.set_random_seed(3)
-    width = {"width": 4} if network == "PreActResNet18" else {}
-    classifier = getattr(models, network)(**width)
+    classifiers = {
+        "preact": models.PreActResNet18(width=4),
+        "small": models.SmallCNN(),
+        "wide": models.WideResNet(depth=10, widen_factor=1),
+    }
     images = random_images(2, 32, 32, 3)
     np.save(tmp_path / "images.npy", images)
-    classifier.save(tmp_path / "robust.keras")
+    for name, classifier in classifiers.items():
+        classifier.save(tmp_path / f"{name}.keras")
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            LOAD_WITHOUT_KERAS_WAKE,
-            "robust.keras",
-            "images.npy",
-            "logits.npy",
-        ],
+        [sys.executable, "-c", LOAD_WITHOUT_KERAS_WAKE, *classifiers],
         cwd=tmp_path,
         env=environment,
         check=True,
         capture_output=True,
     )
-    np.testing.assert_allclose(
-        np.load(tmp_path / "logits.npy"),
-        classifier.predict(images, verbose=0),
-        atol=1e-6,
-    )
+    for name, classifier in classifiers.items():
+        np.testing.assert_allclose(
+            np.load(tmp_path / f"{name}.npy"),
+            keras.ops.convert_to_numpy(classifier(images, training=False)),
+            atol=1e-6,
+        )
 
 
 def test_channels_first_as_global_format_changes_nothing():
@@ -249,6 +161,7 @@ def test_normalises_inside(mean, std, expected):
         ({"mean": (0.5, 0.5)}, ValueError, "`mean` must be a number or one"),
         ({"mean": "half"}, TypeError, "`mean` must be a real number"),
         ({"std": 0.0}, ValueError, "`std` must be greater than 0"),
+        ({"final_norm": 1}, TypeError, "`final_norm` must be True or False"),
     ],
 )
 def test_refuses_bad_arguments(arguments, error, message):

@@ -1,0 +1,245 @@
+"""DeiTTiny: against NumPy, its size, its refusals, and trained with WAKE."""
+
+import sys
+
+import keras
+import numpy as np
+import pytest
+from scipy.special import erf
+
+import keras_wake as kw
+
+ATTACK = kw.attacks.PGD(epsilon=8 / 255, steps=2)
+
+
+def needs_keras_hub():
+    pytest.importorskip(
+        "keras_hub", reason="the backbone is KerasHub's (extra `hub`)"
+    )
+
+
+def tiny(**arguments):
+    """Two heads in each of two blocks, on 16 patches."""
+    needs_keras_hub()
+    keras.utils.set_random_seed(0)
+    arguments = {"num_layers": 2, "num_heads": 2, **arguments}
+    classifier = kw.models.DeiTTiny(3, (8, 8, 3), 2, **arguments)
+    rng = np.random.default_rng(1)
+    for weight in classifier.weights:
+        # Tokens, biases and offsets start from 0 and would hide mistakes.
+        noise = rng.normal(0, 0.1, weight.shape)
+        weight.assign(keras.ops.convert_to_numpy(weight) + noise)
+    return classifier
+
+
+def images_and_labels(count=12):
+    rng = np.random.default_rng(2)
+    x = rng.random((count, 8, 8, 3), dtype=np.float32)
+    return x, np.arange(count, dtype="int32") % 3
+
+
+def logits_of(classifier, x):
+    return keras.ops.convert_to_numpy(classifier(x, training=False))
+
+
+def layer_norm(x, weights, name):
+    centred = x - x.mean(-1, keepdims=True)
+    scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6)
+    return scaled * weights[f"{name}/gamma"] + weights[f"{name}/beta"]
+
+
+def features_in_numpy(classifier, x):
+    """The class token after the last layer norm, in float64."""
+    weights = {
+        weight.path.partition("/")[2]: keras.ops.convert_to_numpy(weight)
+        for weight in classifier.get_layer("backbone").weights
+    }
+    weights = {
+        # Up to the layer of the backbone that comes first in the path.
+        key.partition("backbone/")[2] or key: value.astype("float64")
+        for key, value in weights.items()
+    }
+    embedding = {
+        key.rpartition("/")[2]: value
+        for key, value in weights.items()
+        if "transformer" not in key
+    }
+    blocks = {
+        key[key.index("transformer") :]: value
+        for key, value in weights.items()
+        if "transformer" in key
+    }
+    x = (x - (0.4914, 0.4822, 0.4465)) / (0.2471, 0.2435, 0.2616)
+    # Patches of 2x2 pixels, row by row.
+    patches = x.reshape(-1, 4, 2, 4, 2, 3).transpose(0, 1, 3, 2, 4, 5)
+    patches = patches.reshape(len(x), 16, 12)
+    kernel = embedding["kernel"].reshape(12, -1)
+    width = kernel.shape[1]
+    tokens = [
+        np.broadcast_to(embedding[name], (len(x), 1, width))
+        for name in ("class_token", "distillation_token")
+    ]
+    tokens.append(patches @ kernel + embedding["bias"])
+    z = np.concatenate(tokens, axis=1) + embedding["position_embedding"]
+    for number in (1, 2):
+        block = {
+            key.partition("/")[2]: value
+            for key, value in blocks.items()
+            if key.startswith(f"transformer_block_{number}/")
+        }
+        y = layer_norm(z, block, "ln_1")
+        query, key, value = (
+            np.einsum("btc,chd->bhtd", y, block[f"mha/{name}/kernel"])
+            + block[f"mha/{name}/bias"][None, :, None]
+            for name in ("query", "key", "value")
+        )
+        scores = np.einsum("bhtd,bhsd->bhts", query, key) / np.sqrt(64)
+        weight = np.exp(scores - scores.max(-1, keepdims=True))
+        weight /= weight.sum(-1, keepdims=True)
+        mixed = np.einsum("bhts,bhsd->bthd", weight, value)
+        z = z + block["mha/attention_output/bias"]
+        z = z + np.einsum(
+            "bthd,hdc->btc", mixed, block["mha/attention_output/kernel"]
+        )
+        y = layer_norm(z, block, "ln_2") @ block["mlp/dense/kernel"]
+        y = y + block["mlp/dense/bias"]
+        y = y * (1 + erf(y / np.sqrt(2))) / 2
+        z = z + y @ block["output_layer/output/kernel"]
+        z = z + block["output_layer/output/bias"]
+    last = {f"ln/{name}": embedding[name] for name in ("gamma", "beta")}
+    return layer_norm(z, last, "ln")[:, 0]
+
+
+def test_equals_the_formulas_and_the_head_is_found():
+    classifier = tiny()
+    x, y = images_and_labels()
+    features = features_in_numpy(classifier, x.astype("float64"))
+    head = kw.attribution.find_head(classifier)
+    assert head is classifier.get_layer("head")
+    kernel, bias = (w.astype("float64") for w in head.get_weights())
+    expected = features @ kernel + bias
+    assert np.ptp(expected, axis=0).min() > 0.05
+    # Logits of order 1, two blocks in float32.
+    np.testing.assert_allclose(logits_of(classifier, x), expected, atol=1e-4)
+
+    matrix = kw.attribution.correlation_matrix(classifier, (x, y))
+    vectors = np.stack(
+        [features[y == k].mean(0) * kernel[:, k] for k in range(3)]
+    )
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    np.testing.assert_allclose(matrix, vectors @ vectors.T, atol=1e-4)
+
+
+def test_full_size_has_the_parameters_of_deit_tiny():
+    needs_keras_hub()
+    classifier = kw.models.DeiTTiny()
+    width, mlp, tokens = 192, 768, 8 * 8 + 2
+    linear = (
+        4 * (width * width + width) + 2 * width * mlp + mlp + width
+    )  # Query, key, value and output; then up and down again.
+    block = linear + 2 * 2 * width
+    embedding = (4 * 4 * 3 + 1) * width + 2 * width + tokens * width
+    head = 10 * (width + 1)
+    expected = embedding + 12 * block + 2 * width + head
+    assert expected == 5_363_146
+    assert classifier.count_params() == expected
+    assert classifier.input_shape == (None, 32, 32, 3)
+    assert classifier.output_shape == (None, 10)
+
+
+def test_is_cloned_and_saved(tmp_path):
+    classifier = tiny(mean=0.5, std=0.25)
+    x, _ = images_and_labels()
+    expected = logits_of(classifier, x)
+    clone = keras.models.clone_model(classifier)
+    assert np.abs(logits_of(clone, x) - expected).max() > 0.01
+    clone.set_weights(classifier.get_weights())
+    classifier.save(tmp_path / "deit.keras")
+    loaded = keras.saving.load_model(tmp_path / "deit.keras")
+    for copy in (clone, loaded):
+        np.testing.assert_allclose(logits_of(copy, x), expected, atol=1e-6)
+
+
+def test_trains_with_wake(tmp_path):
+    x, y = images_and_labels()
+    classifier = tiny(num_layers=1)
+    model = kw.WakeModel(
+        classifier,
+        ATTACK,
+        eval_attack=ATTACK,
+        schedule=kw.schedules.DistillationRamp(1, 3, final=0.5),
+    )
+    model.compile(keras.optimizers.SGD(0.05, momentum=0.9))
+    students = [classifier.get_weights()]
+    keep = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: students.append(
+            classifier.get_weights()
+        )
+    )
+    history = model.fit(
+        x,
+        y,
+        batch_size=6,
+        epochs=3,
+        validation_data=(x, y),
+        verbose=0,
+        callbacks=[
+            kw.EMATeacher(decay=0.5),
+            kw.CrossClassAttribution(),
+            keep,
+        ],
+    ).history
+    assert history["kd_weight"] == [0.0, 0.5, 0.5]
+    assert np.isfinite(history["loss"]).all()
+    assert np.isfinite(history["val_teacher_cas"]).all()
+    assert len(students) == 1 + 3 * 2
+    # Two of the three epochs are averaged.
+    teacher = students[0]
+    for student in students[1:5]:
+        teacher = [
+            0.5 * t + 0.5 * s for t, s in zip(teacher, student, strict=True)
+        ]
+    moved = 0
+    for computed, expected, start in zip(
+        model.teacher.get_weights(), teacher, students[0], strict=True
+    ):
+        np.testing.assert_allclose(computed, expected, atol=1e-6)
+        moved += np.abs(expected - start).max() > 1e-4
+    assert moved > len(teacher) / 2
+
+    model.robust_classifier.save(tmp_path / "robust.keras")
+    loaded = keras.saving.load_model(tmp_path / "robust.keras")
+    np.testing.assert_allclose(
+        logits_of(loaded, x), logits_of(model.teacher, x), atol=1e-6
+    )
+
+
+def test_missing_keras_hub_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "keras_hub", None)
+    with pytest.raises(ImportError, match=r"pip install keras-wake\[hub\]"):
+        kw.models.DeiTTiny()
+
+
+def test_channels_first_is_refused():
+    keras.config.set_image_data_format("channels_first")
+    try:
+        with pytest.raises(ValueError, match="channels last"):
+            kw.models.DeiTTiny()
+    finally:
+        keras.config.set_image_data_format("channels_last")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"num_classes": 1}, ValueError, "`num_classes` must be at least 2"),
+        ({"patch_size": 5}, ValueError, "multiples of `patch_size`"),
+        ({"patch_size": (4, 4)}, TypeError, "`patch_size` must be an integer"),
+        ({"num_layers": 0}, ValueError, "`num_layers` must be at least 1"),
+        ({"num_heads": 0}, ValueError, "`num_heads` must be at least 1"),
+        ({"input_shape": (32, 32)}, ValueError, r"\(height, width, channels\)"),
+    ],
+)
+def test_refuses_bad_arguments(arguments, error, message):
+    with pytest.raises(error, match=message):
+        kw.models.DeiTTiny(**arguments)

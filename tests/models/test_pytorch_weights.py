@@ -1,0 +1,247 @@
+"""load_pytorch_weights: networks of PyTorch in their published layouts."""
+
+import sys
+
+import keras
+import numpy as np
+import pytest
+from torch_twins import import_torch
+from torch_twins import logits_in_float64
+from torch_twins import preact_resnet18
+from torch_twins import varied_images
+from torch_twins import wide_resnet
+from torch_twins import with_random_statistics
+
+import keras_wake as kw
+from keras_wake.models import load_pytorch_weights
+
+# Logits of order 1, of a network of 18 layers in float32.
+TOLERANCE = 1e-4
+
+
+def random_twin(width=4, num_classes=3, final_norm=True):
+    import_torch().manual_seed(3)
+    return with_random_statistics(
+        preact_resnet18(width, num_classes, final_norm)
+    )
+
+
+def narrow(**kwargs):
+    return kw.models.PreActResNet18(3, (16, 16, 3), width=4, **kwargs)
+
+
+def logits_of(classifier, images):
+    return keras.ops.convert_to_numpy(classifier(images, training=False))
+
+
+def assert_equal_logits(classifier, twin):
+    images = varied_images(4, *classifier.input_shape[1:])
+    expected = logits_in_float64(twin, images)
+    assert np.ptp(expected, axis=0).min() > 100 * TOLERANCE
+    np.testing.assert_allclose(
+        logits_of(classifier, images), expected, atol=TOLERANCE
+    )
+
+
+def arrays(state):
+    """A state dict in NumPy."""
+    return {key: tensor.numpy() for key, tensor in state.items()}
+
+
+def synthetic_state(classifier, seed=0):
+    """Random arrays in the published layout, made without PyTorch."""
+    rng = np.random.default_rng(seed)
+    suffixes = {
+        "gamma": "weight",
+        "beta": "bias",
+        "moving_mean": "running_mean",
+        "moving_variance": "running_var",
+        "kernel": "weight",
+        "bias": "bias",
+    }
+    state = {}
+    for layer in classifier.layers:
+        for weight in layer.weights:
+            shape = tuple(weight.shape)
+            if weight.name == "kernel":
+                shape = shape[:-3:-1] + shape[:-2]
+            key = f"{layer.name.replace('_', '.')}.{suffixes[weight.name]}"
+            key = key.replace(".shortcut.", ".shortcut.0.")
+            state[key] = rng.uniform(0.5, 1.5, shape).astype("float32")
+    return state
+
+
+def test_preact_resnet18_of_full_size_and_its_attribution(tmp_path):
+    torch = import_torch()
+    twin = random_twin(width=64, num_classes=10)
+    torch.save(twin.state_dict(), tmp_path / "model.pth")
+    classifier = kw.models.PreActResNet18()
+    load_pytorch_weights(classifier, tmp_path / "model.pth")
+    assert_equal_logits(classifier, twin)
+
+    images = varied_images(12, 32, 32, 3)
+    labels = np.arange(12) % 10
+    # Continuous in the gradient, unlike the sign of an attack in ℓ∞.
+    attack = kw.attacks.PGD("l2", 0.5, 0.5, steps=1, random_start=False)
+    matrix = kw.attribution.correlation_matrix(
+        classifier, (images, labels), attack
+    )
+
+    twin = twin.double()
+    x = torch.tensor(images.transpose(0, 3, 1, 2), dtype=torch.float64)
+    x.requires_grad_()
+    loss = torch.nn.functional.cross_entropy(
+        twin(x), torch.tensor(labels), reduction="sum"
+    )
+    (gradient,) = torch.autograd.grad(loss, x)
+    norm = gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    with torch.no_grad():
+        attacked = (x + 0.5 * gradient / norm).clamp(0, 1)
+        attributions = twin.features(attacked) * twin.linear.weight[labels]
+        vectors = torch.stack(
+            [attributions[labels == k].mean(0) for k in range(10)]
+        )
+        expected = torch.nn.functional.cosine_similarity(
+            vectors[:, None], vectors[None], dim=-1
+        ).numpy()
+    assert np.abs(expected - np.eye(10)).max() > 0.01
+    # Errors of float32 in the gradient go through the network a second time.
+    np.testing.assert_allclose(matrix, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "nested"),
+    [
+        ("", None),
+        ("module.", None),
+        ("_orig_mod.module.", "state_dict"),
+        ("", "model_state_dict"),
+        ("", "net"),
+        ("model.", "model"),
+    ],
+)
+def test_wrapped_checkpoints(prefix, nested):
+    twin = random_twin()
+    state = {prefix + k: v for k, v in twin.state_dict().items()}
+    checkpoint = {nested: state, "epoch": 7} if nested else state
+    classifier = narrow()
+    load_pytorch_weights(classifier, checkpoint)
+    assert_equal_logits(classifier, twin)
+
+
+def test_checkpoint_without_last_batch_norm():
+    twin = random_twin(final_norm=False)
+    classifier = narrow(final_norm=False)
+    load_pytorch_weights(classifier, twin.state_dict())
+    assert_equal_logits(classifier, twin)
+
+    with pytest.raises(ValueError, match=r"Missing: bn\.weight \(32,\)") as e:
+        load_pytorch_weights(narrow(), twin.state_dict())
+    assert "PreActResNet18(..., final_norm=False)" in str(e.value)
+    with pytest.raises(ValueError, match=r"Left over: bn\.weight") as error:
+        load_pytorch_weights(classifier, random_twin().state_dict())
+    assert "PreActResNet18(..., final_norm=True)" in str(error.value)
+
+
+def test_wide_resnet_of_trades(tmp_path):
+    torch = import_torch()
+    torch.manual_seed(5)
+    twin = with_random_statistics(wide_resnet(10, 2, 7, unused_block=True))
+    state = {f"module.{k}": v for k, v in twin.state_dict().items()}
+    assert any(key.startswith("module.sub_block1.") for key in state)
+    torch.save(state, tmp_path / "model_cifar_wrn.pt")
+    classifier = kw.models.WideResNet(
+        7, (16, 16, 3), depth=10, widen_factor=2, mean=0.0, std=1.0
+    )
+    load_pytorch_weights(classifier, str(tmp_path / "model_cifar_wrn.pt"))
+    assert_equal_logits(classifier, twin)
+
+
+def test_half_precision_on_file():
+    torch = import_torch()
+    twin = random_twin()
+    state = {
+        key: value.to(torch.bfloat16) if value.is_floating_point() else value
+        for key, value in twin.state_dict().items()
+    }
+    twin.load_state_dict(state)
+    classifier = narrow()
+    load_pytorch_weights(classifier, state)
+    assert_equal_logits(classifier, twin)
+
+
+def test_arrays_need_no_torch(monkeypatch):
+    classifier = kw.models.PreActResNet18(width=2, input_shape=(8, 8, 3))
+    state = synthetic_state(classifier)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    load_pytorch_weights(classifier, state)
+    kernel = classifier.get_layer("layer2_0_shortcut").kernel
+    expected = state["layer2.0.shortcut.0.weight"]
+    np.testing.assert_array_equal(
+        keras.ops.convert_to_numpy(kernel)[0, 0], expected[:, :, 0, 0].T
+    )
+    variance = classifier.get_layer("bn").moving_variance
+    np.testing.assert_array_equal(
+        keras.ops.convert_to_numpy(variance), state["bn.running_var"]
+    )
+    with pytest.raises(ImportError, match=r"keras-wake\[torch\]"):
+        load_pytorch_weights(classifier, "model.pth")
+
+
+def test_nothing_is_loaded_where_something_does_not_fit():
+    classifier = kw.models.PreActResNet18(width=2, input_shape=(8, 8, 3))
+    state = synthetic_state(classifier)
+    before = classifier.get_weights()
+    del state["layer3.1.bn2.running_var"]
+    state["fc.weight"] = state["linear.weight"]
+    state["conv1.weight"] = np.zeros((64, 3, 3, 3), "float32")
+    with pytest.raises(ValueError, match="does not fit") as error:
+        load_pytorch_weights(classifier, state)
+    message = str(error.value)
+    assert "Missing: layer3.1.bn2.running_var (8,). " in message
+    assert "Left over: fc.weight (10, 16). " in message
+    assert (
+        "Of another shape: conv1.weight (64, 3, 3, 3), not (2, 3, 3, 3). "
+        in message
+    )
+    assert "final_norm" not in message
+    for now, then in zip(classifier.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(now, then)
+
+
+def test_long_lists_are_cut():
+    classifier = kw.models.SmallCNN(widths=(4,) * 5)
+    state = synthetic_state(
+        kw.models.PreActResNet18(width=2, input_shape=(8, 8, 3))
+    )
+    with pytest.raises(ValueError, match=r"Left over: .*; and \d+ more\. "):
+        load_pytorch_weights(classifier, state)
+
+
+def test_network_of_another_kind_is_refused():
+    classifier = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    with pytest.raises(ValueError, match=r"Missing: dense.*\.weight \(2, 4\)"):
+        load_pytorch_weights(classifier, {"linear.weight": np.zeros((2, 4))})
+
+
+def test_bad_arguments():
+    classifier = kw.models.SmallCNN()
+    with pytest.raises(TypeError, match="`model` must be a network"):
+        load_pytorch_weights("model.pth", classifier)
+    with pytest.raises(TypeError, match=r"module\.state_dict\(\).*type list"):
+        load_pytorch_weights(classifier, [1, 2])
+    with pytest.raises(TypeError, match="type Linear"):
+        load_pytorch_weights(classifier, import_torch().nn.Linear(1, 1))
+
+
+def test_file_that_could_run_code_is_refused(tmp_path):
+    torch = import_torch()
+    torch.save(torch.nn.Linear(1, 1), tmp_path / "whole.pth")
+    with pytest.raises(ValueError, match=r"weights_only=False.*state dict"):
+        load_pytorch_weights(kw.models.SmallCNN(), tmp_path / "whole.pth")
+
+
+def test_missing_file_is_named(tmp_path):
+    import_torch()
+    with pytest.raises(FileNotFoundError, match=r"no_such\.pth"):
+        load_pytorch_weights(kw.models.SmallCNN(), tmp_path / "no_such.pth")

@@ -1,0 +1,205 @@
+"""The published networks written out in PyTorch, in their published layout.
+
+Only what the logits depend on; the names of modules are those of the files
+that people share.
+"""
+
+import keras
+import numpy as np
+import pytest
+
+CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
+CIFAR10_STD = (0.2471, 0.2435, 0.2616)
+
+SUFFIXES = {
+    "gamma": "weight",
+    "beta": "bias",
+    "moving_mean": "running_mean",
+    "moving_variance": "running_var",
+    "kernel": "weight",
+    "bias": "bias",
+}
+
+
+def import_torch():
+    return pytest.importorskip("torch", reason="the twin is in PyTorch")
+
+
+def preact_resnet18(width=64, num_classes=10, final_norm=True):
+    """The PreActResNet-18 of robust training; normalises by itself."""
+    torch = import_torch()
+    nn = torch.nn
+
+    class Block(nn.Module):
+        def __init__(self, inputs, outputs, stride):
+            super().__init__()
+            self.bn1 = nn.BatchNorm2d(inputs)
+            self.conv1 = nn.Conv2d(
+                inputs, outputs, 3, stride, padding=1, bias=False
+            )
+            self.bn2 = nn.BatchNorm2d(outputs)
+            self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+            self.shortcut = None
+            if stride != 1 or inputs != outputs:
+                self.shortcut = nn.Sequential(
+                    nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+                )
+
+        def forward(self, x):
+            out = torch.relu(self.bn1(x))
+            shortcut = x if self.shortcut is None else self.shortcut(out)
+            out = self.conv1(out)
+            return self.conv2(torch.relu(self.bn2(out))) + shortcut
+
+    class Twin(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=False)
+            channels = width
+            for stage, stride in enumerate((1, 2, 2, 2)):
+                outputs = width * 2**stage
+                blocks = nn.Sequential(
+                    Block(channels, outputs, stride),
+                    Block(outputs, outputs, 1),
+                )
+                setattr(self, f"layer{stage + 1}", blocks)
+                channels = outputs
+            self.bn = nn.BatchNorm2d(channels) if final_norm else None
+            self.linear = nn.Linear(channels, num_classes)
+
+        def features(self, x):
+            mean = torch.tensor(CIFAR10_MEAN, dtype=x.dtype).view(1, 3, 1, 1)
+            std = torch.tensor(CIFAR10_STD, dtype=x.dtype).view(1, 3, 1, 1)
+            x = self.conv1((x - mean) / std)
+            for stage in range(1, 5):
+                x = getattr(self, f"layer{stage}")(x)
+            return (torch.relu(self.bn(x)) if final_norm else x).mean((2, 3))
+
+        def forward(self, x):
+            return self.linear(self.features(x))
+
+    return Twin()
+
+
+def wide_resnet(depth, widen_factor, num_classes=10, unused_block=False):
+    """WRN-depth-widen_factor as TRADES has it, on pixels as they are."""
+    torch = import_torch()
+    nn = torch.nn
+
+    class Block(nn.Module):
+        def __init__(self, inputs, outputs, stride):
+            super().__init__()
+            self.bn1 = nn.BatchNorm2d(inputs)
+            self.conv1 = nn.Conv2d(
+                inputs, outputs, 3, stride, padding=1, bias=False
+            )
+            self.bn2 = nn.BatchNorm2d(outputs)
+            self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+            self.convShortcut = None
+            if inputs != outputs:
+                self.convShortcut = nn.Conv2d(
+                    inputs, outputs, 1, stride, bias=False
+                )
+
+        def forward(self, x):
+            active = torch.relu(self.bn1(x))
+            shortcut = self.convShortcut(active) if self.convShortcut else x
+            out = torch.relu(self.bn2(self.conv1(active)))
+            return shortcut + self.conv2(out)
+
+    class Group(nn.Module):
+        def __init__(self, inputs, outputs, stride):
+            super().__init__()
+            blocks = [Block(inputs, outputs, stride)]
+            while len(blocks) < (depth - 4) // 6:
+                blocks.append(Block(outputs, outputs, 1))
+            self.layer = nn.Sequential(*blocks)
+
+        def forward(self, x):
+            return self.layer(x)
+
+    class Twin(nn.Module):
+        def __init__(self):
+            super().__init__()
+            widths = [16, *(16 * widen_factor * n for n in (1, 2, 4))]
+            self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+            self.block1 = Group(widths[0], widths[1], 1)
+            if unused_block:
+                self.sub_block1 = Group(widths[0], widths[1], 1)
+            self.block2 = Group(widths[1], widths[2], 2)
+            self.block3 = Group(widths[2], widths[3], 2)
+            self.bn1 = nn.BatchNorm2d(widths[3])
+            self.fc = nn.Linear(widths[3], num_classes)
+
+        def forward(self, x):
+            x = self.block3(self.block2(self.block1(self.conv1(x))))
+            return self.fc(torch.relu(self.bn1(x)).mean((2, 3)))
+
+    return Twin()
+
+
+# Random batch norm, because at its defaults it would hide mistakes. Variances
+# below 1 keep the signal from fading with depth.
+BATCH_NORM_RANGES = {
+    "gamma": (0.5, 1.5),
+    "beta": (-0.5, 0.5),
+    "moving_mean": (-0.2, 0.2),
+    "moving_variance": (0.3, 0.9),
+}
+
+
+def with_random_statistics(twin, seed=0):
+    """The twin, with random batch norm, in inference mode."""
+    torch = import_torch()
+    generator = torch.Generator().manual_seed(seed)
+    for module in twin.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            for name, (low, high) in BATCH_NORM_RANGES.items():
+                tensor = getattr(module, SUFFIXES[name]).data
+                tensor.uniform_(low, high, generator=generator)
+    return twin.eval()
+
+
+def randomise_batch_norm(classifier, seed=2):
+    """The same for the network in Keras."""
+    rng = np.random.default_rng(seed)
+    for weight in classifier.weights:
+        limits = BATCH_NORM_RANGES.get(weight.path.split("/")[-1])
+        if limits:
+            weight.assign(rng.uniform(*limits, weight.shape))
+
+
+def varied_images(*shape):
+    """Noise of different colour and contrast, so that logits differ."""
+    rng = np.random.default_rng(0)
+    low, high = np.sort(rng.random((2, shape[0], 1, 1, shape[-1])), axis=0)
+    return (low + (high - low) * rng.random(shape)).astype("float32")
+
+
+def copy_to_torch(classifier, twin):
+    """Copies every weight by name; what is left over is an error."""
+    torch = import_torch()
+    state = {}
+    for layer in classifier.layers:
+        for weight in layer.weights:
+            value = keras.ops.convert_to_numpy(weight)
+            if weight.name == "kernel":
+                value = value.transpose(
+                    (3, 2, 0, 1) if value.ndim == 4 else (1, 0)
+                )
+            parts = layer.name.split("_")
+            key = ".".join([*parts, SUFFIXES[weight.name]])
+            state[key.replace(".shortcut.", ".shortcut.0.")] = torch.tensor(
+                np.ascontiguousarray(value)
+            )
+    missing, unexpected = twin.load_state_dict(state, strict=False)
+    assert not unexpected
+    assert all(name.endswith("num_batches_tracked") for name in missing)
+
+
+def logits_in_float64(twin, images):
+    """The twin's logits of channels-last images."""
+    torch = import_torch()
+    x = torch.tensor(images.transpose(0, 3, 1, 2), dtype=torch.float64)
+    with torch.no_grad():
+        return twin.double()(x).numpy()
