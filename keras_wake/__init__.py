@@ -2,7 +2,7 @@
 
 `WakeModel` wraps a classifier; `attacks`, `objectives` and `schedules` are
 its parts; `callbacks` switch on the averaged teacher, attribution and the
-collapse monitor.
+collapse monitor. `theory` holds the synthetic model behind the method.
 """
 
 from keras_wake import attacks
@@ -13,6 +13,7 @@ from keras_wake import losses
 from keras_wake import models
 from keras_wake import objectives
 from keras_wake import schedules
+from keras_wake import theory
 from keras_wake import visualization
 from keras_wake._version import __version__
 from keras_wake.callbacks import BackupAndRestore
@@ -40,5 +41,6 @@ __all__ = [
     "models",
     "objectives",
     "schedules",
+    "theory",
     "visualization",
 ]

@@ -1,4 +1,4 @@
-"""Figures of a run: correlation matrix, curves, adversarial examples.
+"""Figures: correlation matrix, curves, adversarial examples, synthetic model.
 
 Every function returns a `matplotlib.figure.Figure` that belongs to no
 window and to no global state, so that figures can be drawn on a machine
@@ -12,10 +12,12 @@ from keras_wake.visualization.adversarial_examples import (
 from keras_wake.visualization.comparison import plot_comparison
 from keras_wake.visualization.correlation_matrix import plot_correlation_matrix
 from keras_wake.visualization.history import plot_history
+from keras_wake.visualization.synthetic import plot_synthetic
 
 __all__ = [
     "plot_adversarial_examples",
     "plot_comparison",
     "plot_correlation_matrix",
     "plot_history",
+    "plot_synthetic",
 ]

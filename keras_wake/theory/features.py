@@ -1,0 +1,95 @@
+"""What the three ways to the optimum share: features, logits, checks.
+
+Arrays hold x_E1, x_E2, x_E3, x_C1, x_C2, x_C3 in their last axis. NumPy, in
+float64.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_wake import _validate
+
+NUM_CLASSES = 3
+NUM_FEATURES = 2 * NUM_CLASSES
+
+# A pair (w1, w2).
+Weights = Sequence[float] | np.ndarray
+
+
+def logits_of(x: Any, weights: Weights) -> np.ndarray:
+    """Logits of the linear classifier, f_w(x)_i = w1 x_Ei + w2 Σ_{j≠i} x_Cj.
+
+    This is equation (14), in NumPy and float64.
+
+    Args:
+        x: Array (..., 6): x_E1, x_E2, x_E3, x_C1, x_C2, x_C3.
+        weights: Pair (w1, w2).
+
+    Returns:
+        Float64 array (..., 3).
+
+    Example:
+
+    >>> logits_of([1, 0, 0, 0, 2, 3], weights=(1.0, 10.0))
+    array([51., 30., 20.])
+    """
+    x = np.asarray(x, "float64")
+    return features_of(x) @ np.asarray(weights, "float64")
+
+
+def features_of(x: np.ndarray) -> np.ndarray:
+    """What w1 and w2 multiply, by class: (..., 6) to (..., 3, 2)."""
+    exclusive, common = x[..., :NUM_CLASSES], x[..., NUM_CLASSES:]
+    of_others = common.sum(axis=-1, keepdims=True) - common
+    return np.stack([exclusive, of_others], axis=-1)
+
+
+def present_features(label: Any) -> np.ndarray:
+    """Which of the six features samples of a class have: (..., 6)."""
+    is_own = np.asarray(label)[..., None] == np.arange(NUM_CLASSES)
+    return np.concatenate([is_own, ~is_own], axis=-1)
+
+
+def check_label(label: int) -> int:
+    """Checks the number of a class, counted from 0."""
+    return _validate.one_of(range(NUM_CLASSES), label=label)
+
+
+def check_smoothing(label_smoothing: float) -> float:
+    """Checks that β is at least 0 and less than 1."""
+    beta = _validate.in_range(0, 1, label_smoothing=label_smoothing)
+    if beta == 1:
+        raise ValueError(
+            "`label_smoothing` must be less than 1: nothing would be left of "
+            f"the loss. Received: label_smoothing={label_smoothing!r}."
+        )
+    return beta
+
+
+def check_weights(weights: Weights) -> np.ndarray:
+    """Checks a pair (w1, w2) of the hypothesis space, as float64 (2,)."""
+    values = np.asarray(weights, "float64")
+    if values.shape != (2,) or not np.all(np.isfinite(values) & (values >= 0)):
+        raise ValueError(
+            "`weights` must be a pair (w1, w2) of numbers that are at least "
+            f"0. Received: weights={weights!r}."
+        )
+    return values
+
+
+def check_samples(x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Checks samples (N, 6) and their classes (N,)."""
+    x, y = np.asarray(x, "float64"), np.asarray(y)
+    if x.ndim != 2 or x.shape[1] != NUM_FEATURES or y.shape != x.shape[:1]:
+        raise ValueError(
+            f"`x` and `y` must have shapes (N, {NUM_FEATURES}) and (N,). "
+            f"Received: shapes {x.shape} and {y.shape}."
+        )
+    if not len(x) or not np.isin(y, range(NUM_CLASSES)).all():
+        raise ValueError(
+            "`y` must hold the classes 0, 1 and 2. "
+            f"Received: {np.unique(y).tolist()}."
+        )
+    return x, y

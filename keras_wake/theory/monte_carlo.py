@@ -1,0 +1,146 @@
+"""The optimum of the synthetic model from samples, without its theorems.
+
+The adversary tries every corner of its cube, and the weights follow
+subgradients: nothing here knows what Lemma 2 or the closed forms say, so
+that they can be checked against it. NumPy, in float64.
+"""
+
+import itertools
+from typing import Any
+
+import numpy as np
+
+from keras_wake import _validate
+from keras_wake.theory.features import check_samples
+from keras_wake.theory.features import check_smoothing
+from keras_wake.theory.features import check_weights
+from keras_wake.theory.features import features_of
+from keras_wake.theory.features import NUM_CLASSES
+from keras_wake.theory.features import NUM_FEATURES
+from keras_wake.theory.features import Weights
+
+MOST_ITERATIONS = 100
+
+
+def robust_loss(
+    weights: Weights,
+    x: Any,
+    y: Any,
+    epsilon: float,
+    weight_decay: float = 1.0,
+    label_smoothing: float = 0.0,
+) -> tuple[float, np.ndarray]:
+    """The loss (15), or (36) with label smoothing, of a sample.
+
+    The inner maximum is computed for each sample by trying all 64 corners of
+    the cube {−ε, ε}⁶: the margin is convex in δ, so that one of them is
+    worst. Often several are, with the same margin and different logits. The
+    second term of (36) then takes, for all samples of a class, the corner
+    whose mean margin is largest.
+
+    Args:
+        weights: Pair (w1, w2) of numbers that are at least 0.
+        x: Array (N, 6) of samples, as `SyntheticModel.sample` draws them.
+        y: Integer array (N,) of their classes, 0 to 2.
+        epsilon: ε, radius of the ℓ∞ adversary, at least 0.
+        weight_decay: λ of the term λ/2 ‖w‖². Defaults to `1.0`.
+        label_smoothing: β, at least 0 and less than 1. Defaults to `0.0`.
+
+    Returns:
+        Pair of the loss, a float, and a subgradient of it in the weights,
+        float64 (2,).
+
+    Raises:
+        ValueError: If shapes or classes are wrong.
+
+    Example:
+
+    >>> model = keras_wake.theory.SyntheticModel()
+    >>> x, y = model.sample(20_000, seed=0)
+    >>> loss, gradient = robust_loss((0.8, 0.2), x, y, epsilon=0.1)
+    >>> abs(loss - model.expected_loss((0.8, 0.2), epsilon=0.1)) < 0.01
+    True
+    """
+    w = check_weights(weights)
+    x, y = check_samples(x, y)
+    epsilon = _validate.in_range(0, np.inf, epsilon=epsilon)
+    decay = _validate.positive(weight_decay=weight_decay)
+    beta = check_smoothing(label_smoothing)
+    corners = itertools.product((-epsilon, epsilon), repeat=NUM_FEATURES)
+    shifts = features_of(np.array(list(corners)))
+
+    slope = np.zeros(2)
+    for label in np.unique(y):
+        features = features_of(x[y == label])
+        others = [j for j in range(NUM_CLASSES) if j != label]
+        clean = features[:, others] - features[:, [label]]
+        moved = shifts[:, others] - shifts[:, [label]]
+        margins = np.stack([(clean @ w + m @ w).max(axis=1) for m in moved])
+        worst = clean + moved[margins.argmax(axis=0)]
+        rival = (worst @ w).argmax(axis=1)
+        slope += (1 - beta) * worst[np.arange(len(worst)), rival].sum(axis=0)
+        common = shifts[margins.mean(axis=1).argmax()]
+        smoothed = features[:, others] + common[others]
+        slope -= beta / 2 * smoothed.sum(axis=(0, 1))
+    slope /= len(x)
+    # Once corner and rival are chosen the logits are linear in w, so that
+    # the slope gives the value as well.
+    return float(slope @ w + decay / 2 * w @ w), slope + decay * w
+
+
+def monte_carlo_weights(
+    x: Any,
+    y: Any,
+    epsilon: float,
+    weight_decay: float = 1.0,
+    label_smoothing: float = 0.0,
+) -> tuple[float, float]:
+    """The weights w ≥ 0 that minimise `robust_loss` on a sample.
+
+    Found by dual averaging: the weights are those that minimise weight decay
+    plus the mean of the slopes met so far,
+
+        w_{k+1} = max(0, −(g_1 + … + g_k) / (k λ)),
+
+    until the slope at w_k alone leads to w_k, which is the condition of the
+    optimum. Slopes are taken just inside of the boundary w = 0, where the
+    adversary still has a preference.
+
+    Args:
+        x: Array (N, 6) of samples, as `SyntheticModel.sample` draws them.
+        y: Integer array (N,) of their classes, 0 to 2.
+        epsilon: ε, radius of the ℓ∞ adversary, at least 0.
+        weight_decay: λ of the term λ/2 ‖w‖². Defaults to `1.0`.
+        label_smoothing: β, at least 0 and less than 1. Defaults to `0.0`.
+
+    Returns:
+        Pair of floats (w1, w2).
+
+    Raises:
+        ValueError: If shapes or classes are wrong, or no optimum is found,
+            which does not happen with samples of the synthetic model.
+
+    Example:
+
+    >>> model = keras_wake.theory.SyntheticModel()
+    >>> x, y = model.sample(20_000, seed=0)
+    >>> w1, w2 = monte_carlo_weights(x, y, epsilon=0.1)
+    >>> abs(w2 - model.optimal_weights(epsilon=0.1)[1]) < 0.01
+    True
+    """
+    decay = _validate.positive(weight_decay=weight_decay)
+    w, mean = np.ones(2) / decay, np.zeros(2)
+    for k in range(1, MOST_ITERATIONS + 1):
+        inside = np.maximum(w, 1e-9 / decay)
+        _, gradient = robust_loss(inside, x, y, epsilon, decay, label_smoothing)
+        slope = gradient - decay * inside
+        optimum = np.maximum(0.0, -slope / decay)
+        if np.allclose(optimum, w, rtol=1e-9, atol=1e-9 / decay):
+            return float(optimum[0]), float(optimum[1])
+        mean += (slope - mean) / k
+        w = np.maximum(0.0, -mean / decay)
+    raise ValueError(
+        f"No optimum within {MOST_ITERATIONS} iterations. The samples must "
+        "follow the synthetic model: draw them with `SyntheticModel.sample`. "
+        f"Received: x of shape {np.shape(x)}, epsilon={epsilon!r}."
+    )

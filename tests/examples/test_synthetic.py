@@ -1,0 +1,35 @@
+"""The example of the synthetic model: its table and its figure."""
+
+import importlib.util
+import pathlib
+
+import numpy as np
+
+from keras_wake.theory import SyntheticModel
+
+SCRIPT = pathlib.Path(__file__).parents[2] / "examples" / "synthetic.py"
+
+
+def test_prints_a_table_and_draws(tmp_path, capsys):
+    spec = importlib.util.spec_from_file_location("synthetic", SCRIPT)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    figure = tmp_path / "figures" / "synthetic.png"
+    script.main(["--points=2", "--samples=2000", f"--output={figure}"])
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    printed = capsys.readouterr().out.splitlines()
+    assert "0.2179" in printed[1] and "0.2735" in printed[1]
+    rows = [line.split() for line in printed]
+    table = np.array([list(map(float, row)) for row in rows if len(row) == 7])
+    np.testing.assert_allclose(table[:, 0], [0.125, 0.375])
+    model = SyntheticModel()
+    for epsilon, *found in table:
+        plain = model.optimal_weights(epsilon)[1]
+        smoothed = model.optimal_weights(epsilon, 0.1)[1]
+        # Four standard errors of 6000 samples, with σ = 1.
+        np.testing.assert_allclose(
+            found, [plain] * 3 + [smoothed] * 3, atol=4 / np.sqrt(6000)
+        )
+    # Trained on the samples of the Monte Carlo; four digits are printed.
+    np.testing.assert_allclose(table[:, 2], table[:, 3], atol=2e-4)
+    np.testing.assert_allclose(table[:, 5], table[:, 6], atol=2e-4)
