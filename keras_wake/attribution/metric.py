@@ -8,7 +8,6 @@ import numpy as np
 from keras import ops
 
 from keras_wake import backend
-from keras_wake.attribution.correlation import class_sums
 from keras_wake.attribution.correlation import cosine_matrix
 
 
@@ -70,3 +69,24 @@ class ClassAttributionSimilarity(keras.metrics.Metric):
             # The callback warns once, not in every epoch.
             warnings.simplefilter("ignore")
             return cosine_matrix(sums)
+
+
+def class_sums(labels: Any, features: Any, kernel: Any) -> tuple[Any, Any]:
+    """Sums of attribution vectors by class, and how many there are.
+
+    Args:
+        labels: Float tensor (batch, K); the class of a sample is its largest
+            entry. A sample whose entries are all 0 does not count.
+        features: Float tensor (batch, n), g(x + δ).
+        kernel: Float tensor (n, K), the weights of the head.
+
+    Returns:
+        Float32 tensors (K, n) and (K,).
+    """
+    num_classes = labels.shape[-1]
+    classes = ops.one_hot(ops.argmax(labels, axis=-1), num_classes)
+    named = ops.cast(ops.any(labels > 0, axis=-1), "float32")
+    classes = ops.cast(classes, "float32") * named[:, None]
+    summed = ops.matmul(ops.transpose(classes), ops.cast(features, "float32"))
+    weights = ops.transpose(ops.cast(kernel, "float32"))
+    return summed * weights, ops.sum(classes, axis=0)

@@ -1,4 +1,4 @@
-"""Figures: correlation matrix, curves, adversarial examples, synthetic model.
+"""Figures of a run: correlation matrices, curves, classes, examples.
 
 Every function returns a `matplotlib.figure.Figure` that belongs to no
 window and to no global state, so that figures can be drawn on a machine
@@ -9,15 +9,25 @@ first call, not with keras-wake.
 from keras_wake.visualization.adversarial_examples import (
     plot_adversarial_examples,
 )
+from keras_wake.visualization.class_report import plot_class_report
 from keras_wake.visualization.comparison import plot_comparison
+from keras_wake.visualization.correlation_difference import (
+    plot_correlation_difference,
+)
 from keras_wake.visualization.correlation_matrix import plot_correlation_matrix
+from keras_wake.visualization.correlation_strip import plot_correlation_strip
 from keras_wake.visualization.history import plot_history
+from keras_wake.visualization.shared_pairs import plot_shared_pairs
 from keras_wake.visualization.synthetic import plot_synthetic
 
 __all__ = [
     "plot_adversarial_examples",
+    "plot_class_report",
     "plot_comparison",
+    "plot_correlation_difference",
     "plot_correlation_matrix",
+    "plot_correlation_strip",
     "plot_history",
+    "plot_shared_pairs",
     "plot_synthetic",
 ]

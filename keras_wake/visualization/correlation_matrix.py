@@ -1,23 +1,14 @@
 """Heat map of the class-wise (or instance-wise) attribution correlation."""
 
-import math
-import warnings
 from collections.abc import Sequence
 from typing import Any
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from keras_wake import _validate
 from keras_wake.visualization import _figure
+from keras_wake.visualization import _heat_map
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-# Up to here the number fits into its cell and every class can be named.
-MOST_CLASSES_WITH_NUMBERS = 12
-MOST_CLASSES_NAMED = 25
 
 
 def plot_correlation_matrix(
@@ -59,131 +50,28 @@ def plot_correlation_matrix(
     )
     ```
     """
-    values = _check_matrix(matrix)
+    values = _heat_map.check_matrix(matrix=matrix)
     names = _figure.names_of_classes(class_names, len(values))
-    vmin, vmax = _validate.real(vmin=vmin), _validate.real(vmax=vmax)
-    if vmin >= vmax:
-        raise ValueError(
-            "`vmin` must be less than `vmax`. "
-            f"Received: vmin={vmin}, vmax={vmax}."
-        )
-    figure = _figure.new_figure(5.6, 5.0)
+    vmin, vmax = _heat_map.check_limits(vmin, vmax)
+    size = _heat_map.size_for(len(values), 5.0, 8.0)
+    figure = _figure.new_figure(size + 0.6, size)
     panel = figure.add_subplot()
-    image = panel.imshow(
-        np.ma.masked_invalid(values),
-        cmap="viridis",
-        vmin=vmin,
-        vmax=vmax,
-        interpolation="nearest",
-    )
-    # Masked cells are transparent, so the hatched background shows there.
-    panel.patch.set(facecolor="0.88", edgecolor="0.6", hatch="////")
+    image = _heat_map.draw(panel, values, vmin, vmax)
     bar = figure.colorbar(
-        image, ax=panel, shrink=0.85, extend=_extend(values, vmin, vmax)
+        image,
+        ax=panel,
+        shrink=0.85,
+        extend=_heat_map.extend(values, vmin, vmax),
     )
     bar.set_label("cosine similarity of attributions", fontsize=8)
     bar.ax.tick_params(labelsize=8)
-    _name_classes(panel, names)
-    if len(values) <= MOST_CLASSES_WITH_NUMBERS:
-        _write_numbers(panel, values, vmin, vmax)
-    panel.set_title(_default_title(values) if title is None else title)
-    _mention_missing(panel, values, names)
-    return _figure.save(figure, path)
-
-
-def _check_matrix(matrix: Any) -> np.ndarray:
-    values = _figure.numbers(matrix=matrix)
-    if (
-        values.ndim != 2
-        or values.shape[0] != values.shape[1]
-        or not len(values)
-    ):
-        raise ValueError(
-            "`matrix` must be square, one row and column per class. "
-            f"Received: matrix of shape {values.shape}."
-        )
-    if np.isinf(values).any():
-        raise ValueError(
-            "`matrix` must not hold infinite values. "
-            f"Received {int(np.isinf(values).sum())} of them."
-        )
-    return values
-
-
-def _default_title(values: np.ndarray) -> str:
-    from keras_wake.attribution import cas
-
-    with warnings.catch_warnings():
-        # The figure itself says which classes have no value.
-        warnings.simplefilter("ignore", UserWarning)
-        return f"CAS = {cas(values):.1f}"
-
-
-def _extend(values: np.ndarray, vmin: float, vmax: float) -> str:
-    # Comparisons with NaN are false, so missing cells do not count. The
-    # tolerance is for a diagonal of 1 that was computed in float32.
-    below = bool((values < vmin - 1e-6).any())
-    above = bool((values > vmax + 1e-6).any())
-    if below and above:
-        return "both"
-    return "min" if below else "max" if above else "neither"
-
-
-def _name_classes(panel: "Axes", names: list[str]) -> None:
-    classes = len(names)
-    every = 1
-    if classes > MOST_CLASSES_NAMED:
-        every = math.ceil(classes / MOST_CLASSES_NAMED)
-        # Steps of 5, 10, … make a class between two labels easy to count.
-        every = 5 * math.ceil(every / 5)
-    shown = list(range(0, classes, every))
-    labels = [_figure.shorten(names[index]) for index in shown]
-    size = 8 if len(shown) <= MOST_CLASSES_WITH_NUMBERS else 6.5
-    is_long = max(len(label) for label in labels) > 3
-    panel.set_xticks(
-        shown,
-        labels,
-        fontsize=size,
-        rotation=45 if is_long else 0,
-        ha="right" if is_long else "center",
-        rotation_mode="anchor" if is_long else "default",
-    )
-    panel.set_yticks(shown, labels, fontsize=size)
-    suffix = f" (every {every}th is named)" if every > 1 else ""
+    suffix = _heat_map.name_classes(panel, names)
     panel.set_ylabel("class i" + suffix, fontsize=8)
-    panel.set_xlabel("class j" + suffix, fontsize=8)
-
-
-def _write_numbers(
-    panel: "Axes", values: np.ndarray, vmin: float, vmax: float
-) -> None:
-    middle = vmin + 0.6 * (vmax - vmin)
-    for (row, column), value in np.ndenumerate(values):
-        if np.isnan(value):
-            continue
-        panel.text(
-            column,
-            row,
-            # Without the addition, -0.001 would read -0.00.
-            f"{round(float(value), 2) + 0.0:.2f}",
-            ha="center",
-            va="center",
-            fontsize=6.5,
-            color="black" if value > middle else "white",
-        )
-
-
-def _mention_missing(
-    panel: "Axes", values: np.ndarray, names: list[str]
-) -> None:
-    missing = np.isnan(values)
-    if not missing.any():
-        return
-    whole = [names[i] for i in np.flatnonzero(missing.all(axis=1))]
-    if whole:
-        listed = ", ".join(_figure.shorten(name) for name in whole[:6])
-        more = f" and {len(whole) - 6} more" if len(whole) > 6 else ""
-        text = f"hatched: no attribution (NaN) for {listed}{more}"
-    else:
-        text = f"hatched: {int(missing.sum())} cells without a value (NaN)"
-    panel.set_xlabel(f"{panel.get_xlabel()}\n{text}", fontsize=8)
+    missing = _heat_map.missing_text(values, names)
+    lines = filter(None, ["class j" + suffix, missing])
+    panel.set_xlabel("\n".join(lines), fontsize=8)
+    _heat_map.write_numbers(panel, image, values)
+    if title is None:
+        title = f"CAS = {_heat_map.cas_of(values):.1f}"
+    panel.set_title(title)
+    return _figure.save(figure, path)

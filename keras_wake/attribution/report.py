@@ -1,0 +1,295 @@
+"""A class-level report from one pass over the data.
+
+Which classes are robust, which are taken for which, which share features,
+and images in which that shows.
+"""
+
+import dataclasses
+import json
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_wake import _validate
+from keras_wake.attribution._examples import Candidates
+from keras_wake.attribution._examples import Example
+from keras_wake.attribution._report_text import report_text
+from keras_wake.attribution.correlation import cas
+from keras_wake.attribution.correlation import cosine_matrix
+from keras_wake.attribution.vectors import analyse
+from keras_wake.attribution.vectors import ClassMeans
+
+# Images are kept for so many ordered pairs (i, j) at most: all of ten classes.
+MOST_CANDIDATES = 100
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class SharedPair:
+    """Two classes and how much they share.
+
+    Attributes:
+        classes: Their numbers (i, j), i < j.
+        cosine: C[i, j], of their mean attribution vectors.
+        confusions: How many samples of class i are taken for j, and how many
+            of class j for i.
+        examples: Two lists of `Example`: images of class i that are taken
+            for j, and of class j that are taken for i.
+    """
+
+    classes: tuple[int, int]
+    cosine: float
+    confusions: tuple[int, int]
+    examples: tuple[list[Example], list[Example]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class ClassReport:
+    """What `class_report` found. `print(report)` shows it as tables.
+
+    Attributes:
+        class_names: K names.
+        attack: The attack and its settings as text; None for clean images.
+        counts: Int64 array (K,), samples of each class.
+        clean_accuracy: Float64 array (K,), NaN without samples.
+        robust_accuracy: The same under attack; None if there was none.
+        confusion: Int64 array (K, K): how many samples of class i (row) are
+            taken for class j (column) under attack, or on clean images if
+            there was none.
+        correlation: Float64 array (K, K), the class-wise correlation matrix.
+        cas: Its score.
+        pairs: List of `SharedPair`, those of the largest cosine first.
+    """
+
+    class_names: list[str]
+    attack: str | None
+    counts: np.ndarray
+    clean_accuracy: np.ndarray
+    robust_accuracy: np.ndarray | None
+    confusion: np.ndarray
+    correlation: np.ndarray
+    cas: float
+    pairs: list[SharedPair]
+
+    @property
+    def overall_clean_accuracy(self) -> float:
+        """Clean accuracy over all samples."""
+        return float(np.nansum(self.clean_accuracy * self.counts)) / int(
+            self.counts.sum()
+        )
+
+    @property
+    def overall_robust_accuracy(self) -> float | None:
+        """Robust accuracy over all samples; None without an attack."""
+        if self.robust_accuracy is None:
+            return None
+        return float(np.trace(self.confusion) / self.counts.sum())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The numbers as lists and dictionaries, with None in place of NaN.
+
+        Of the example images it holds the places in the data.
+        """
+        names, robust = self.class_names, self.robust_accuracy
+        return {
+            "samples": int(self.counts.sum()),
+            "attack": self.attack,
+            "clean_accuracy": self.overall_clean_accuracy,
+            "robust_accuracy": self.overall_robust_accuracy,
+            "cas": _number(self.cas),
+            "classes": [
+                {
+                    "name": name,
+                    "samples": int(self.counts[i]),
+                    "clean_accuracy": _number(self.clean_accuracy[i]),
+                    "robust_accuracy": None
+                    if robust is None
+                    else _number(robust[i]),
+                }
+                for i, name in enumerate(names)
+            ],
+            "pairs": [
+                {
+                    "classes": list(pair.classes),
+                    "names": [names[i] for i in pair.classes],
+                    "cosine": pair.cosine,
+                    "confusions": list(pair.confusions),
+                    "examples": [
+                        [example.index for example in examples]
+                        for examples in pair.examples
+                    ],
+                }
+                for pair in self.pairs
+            ],
+            "confusion": self.confusion.tolist(),
+            "correlation": [
+                [_number(value) for value in row] for row in self.correlation
+            ],
+        }
+
+    def to_json(self, indent: int | None = None) -> str:
+        """`to_dict()` as JSON; NaN becomes null.
+
+        Args:
+            indent: Spaces by which a level is indented. Defaults to `None`:
+                one line.
+        """
+        return json.dumps(self.to_dict(), allow_nan=False, indent=indent)
+
+    def __str__(self) -> str:
+        return report_text(self.to_dict())
+
+    def __repr__(self) -> str:
+        return (
+            f"<ClassReport of {self.counts.sum()} samples, "
+            f"{len(self.counts)} classes, CAS {self.cas:.1f}>"
+        )
+
+
+def class_report(
+    classifier: Any,
+    data: Any,
+    attack: Any = None,
+    class_names: Sequence[str] | None = None,
+    pairs: int = 10,
+    examples: int = 4,
+    head: Any = None,
+    batch_size: int = 128,
+    seed: int = 0,
+) -> ClassReport:
+    """Accuracy, confusion and shared features of every class, in one pass.
+
+    Every batch is attacked once. The adversarial images give robust accuracy,
+    confusion and the class-wise matrix of `correlation_matrix` with its CAS;
+    the clean ones give clean accuracy. The pairs of classes with the largest
+    cosine C[i, j] are the ones that share most features.
+
+    The examples of a pair (i, j) are the first images of class i that are
+    taken for class j under attack, and of class j that are taken for i. A
+    pair that is never confused has none.
+
+    Memory does not grow with the data: besides a batch, the class sums and
+    the confusion matrix, images are kept for at most 100 ordered pairs (or
+    four times `pairs`, if that is more), which takes 8·100·`examples` bytes a
+    pixel value. Where more pairs are confused (with more than ten classes
+    that can be), those of the largest cosine so far are kept. Their examples
+    may then be later ones than the first. For that the data should be
+    shuffled: with data in the order of the classes, a cosine is unknown until
+    both classes were seen.
+
+    Args:
+        classifier: Built `keras.Model`, images to logits, ending in a Dense
+            layer.
+        data: Pair of arrays (x, y), or anything that yields such batches. It
+            is read once.
+        attack: What makes the adversarial images. Defaults to `None`: there
+            is no robust accuracy, the rest is of clean images.
+        class_names: K names. Defaults to the class numbers.
+        pairs: How many pairs are reported. Defaults to `10`.
+        examples: How many images are kept for each of a pair's two
+            directions. Defaults to `4`.
+        head: Name of the Dense layer or the layer, where it cannot be found.
+        batch_size: How arrays are cut. Defaults to `128`.
+        seed: Integer seed of the attack's random starts. Defaults to `0`.
+
+    Returns:
+        A `ClassReport`.
+
+    Raises:
+        TypeError, ValueError: As `attribution_vectors`, or if `class_names`
+            are not K.
+
+    Example:
+
+    ```python
+    report = keras_wake.attribution.class_report(
+        classifier, (x_test, y_test), attack=keras_wake.attacks.PGD(steps=20)
+    )
+    print(report)
+    keras_wake.visualization.plot_class_report(report, path="classes.png")
+    keras_wake.visualization.plot_shared_pairs(report, path="pairs.png")
+    ```
+    """
+    pairs = _validate.integer(0, pairs=pairs)
+    examples = _validate.integer(0, examples=examples)
+    sizes, batches = analyse(
+        classifier, data, attack, head, batch_size, seed, clean=True
+    )
+    names = _names(class_names, sizes.classes)
+    means = ClassMeans(sizes)
+    confusion = np.zeros((sizes.classes, sizes.classes), "int64")
+    clean_hits = np.zeros(sizes.classes, "int64")
+    candidates = Candidates(examples, max(MOST_CANDIDATES, 4 * pairs))
+    for batch in batches:
+        means.add(batch)
+        np.add.at(confusion, (batch.labels, batch.predictions), 1)
+        clean = batch.labels == batch.clean_predictions
+        np.add.at(clean_hits, batch.labels, clean)
+        candidates.add(batch, means, confusion)
+    counts = means.counts
+    divisors = np.where(counts == 0, np.nan, counts)
+    matrix = cosine_matrix(means.result())
+    with warnings.catch_warnings():
+        # The matrix has warned of classes without an attribution vector.
+        warnings.simplefilter("ignore")
+        score = cas(matrix)
+    return ClassReport(
+        class_names=names,
+        attack=None if attack is None else repr(attack),
+        counts=counts,
+        clean_accuracy=clean_hits / divisors,
+        robust_accuracy=None
+        if attack is None
+        else np.diagonal(confusion) / divisors,
+        confusion=confusion,
+        correlation=matrix,
+        cas=score,
+        pairs=_shared_pairs(matrix, confusion, candidates, pairs),
+    )
+
+
+def _shared_pairs(
+    matrix: np.ndarray,
+    confusion: np.ndarray,
+    candidates: Candidates,
+    count: int,
+) -> list[SharedPair]:
+    """The pairs i < j of the largest cosine; those without one are left out."""
+    rows, columns = np.triu_indices(len(matrix), k=1)
+    cosines = matrix[rows, columns]
+    # NaN is sorted to the end.
+    order = np.argsort(-cosines, kind="stable")
+    order = order[np.isfinite(cosines[order])][:count]
+    found = []
+    for i, j in zip(rows[order].tolist(), columns[order].tolist(), strict=True):
+        there, back = (i, j), (j, i)
+        found.append(
+            SharedPair(
+                classes=(i, j),
+                cosine=float(matrix[i, j]),
+                confusions=(int(confusion[there]), int(confusion[back])),
+                examples=(
+                    candidates.kept.get(there, []),
+                    candidates.kept.get(back, []),
+                ),
+            )
+        )
+    return found
+
+
+def _names(class_names: Sequence[str] | None, classes: int) -> list[str]:
+    if class_names is None:
+        return [str(index) for index in range(classes)]
+    names = [str(name) for name in class_names]
+    if isinstance(class_names, str) or len(names) != classes:
+        raise ValueError(
+            f"`class_names` must hold one name for each of the {classes} "
+            f"classes. Received {len(names)}: class_names={class_names!r}."
+        )
+    return names
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)

@@ -1,0 +1,103 @@
+"""What was lost between two correlation matrices, best and last epoch."""
+
+from collections.abc import Sequence
+from typing import Any
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from keras_wake import _validate
+from keras_wake.visualization import _figure
+from keras_wake.visualization import _heat_map
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def plot_correlation_difference(
+    best: Any,
+    last: Any,
+    class_names: Sequence[str] | None = None,
+    title: str | None = None,
+    vmax: float | None = None,
+    path: _figure.FilePath | None = None,
+) -> "Figure":
+    """Draws best − last: the shared features that training has given up.
+
+    The colours diverge from 0, which is white: red is what the best epoch
+    shares and the last does not, blue the reverse. Cells in which either
+    matrix has no value are hatched grey. Up to 12 classes every cell shows
+    its number; above 25 classes only some of them are named on the axes.
+
+    Args:
+        best: Array `(K, K)`, the correlation matrix of the best epoch.
+        last: Array `(K, K)`, that of the last epoch.
+        class_names: K names. Defaults to the class numbers.
+        title: Text above the map. Defaults to the CAS of both and their
+            difference.
+        vmax: Value of the darkest red, and its negative that of the darkest
+            blue; values beyond share them. Defaults to `None`: the largest
+            absolute difference.
+        path: File to write, ending in .png, .pdf or .svg. Defaults to
+            `None`, which writes nothing.
+
+    Returns:
+        The `matplotlib.figure.Figure`.
+
+    Raises:
+        ValueError: If the matrices are not square or not of one size.
+
+    Example:
+
+    ```python
+    keras_wake.visualization.plot_correlation_difference(
+        keras_wake.attribution.correlation_matrix(best, test, attack),
+        keras_wake.attribution.correlation_matrix(last, test, attack),
+        path="difference.png",
+    )
+    ```
+    """
+    before = _heat_map.check_matrix(best=best)
+    after = _heat_map.check_matrix(last=last)
+    if before.shape != after.shape:
+        raise ValueError(
+            "`best` and `last` must be of the same classes. Received: shapes "
+            f"{before.shape} and {after.shape}."
+        )
+    values = before - after
+    names = _figure.names_of_classes(class_names, len(values))
+    limit = _limit(values) if vmax is None else _validate.positive(vmax=vmax)
+    size = _heat_map.size_for(len(values), 5.0, 8.0)
+    figure = _figure.new_figure(size + 0.6, size)
+    panel = figure.add_subplot()
+    image = _heat_map.draw(panel, values, -limit, limit, cmap="RdBu_r")
+    bar = figure.colorbar(
+        image,
+        ax=panel,
+        shrink=0.85,
+        extend=_heat_map.extend(values, -limit, limit),
+    )
+    bar.set_label("difference of cosine similarities, best − last", fontsize=8)
+    bar.ax.tick_params(labelsize=8)
+    suffix = _heat_map.name_classes(panel, names)
+    panel.set_ylabel("class i" + suffix, fontsize=8)
+    missing = _heat_map.missing_text(values, names)
+    lines = filter(None, ["class j" + suffix, missing])
+    panel.set_xlabel("\n".join(lines), fontsize=8)
+    _heat_map.write_numbers(panel, image, values)
+    panel.set_title(_default_title(before, after) if title is None else title)
+    return _figure.save(figure, path)
+
+
+def _limit(values: np.ndarray) -> float:
+    differences = np.abs(values[~np.isnan(values)])
+    largest = float(differences.max(initial=0.0))
+    # Equal matrices have no scale of their own.
+    return largest if largest > 1e-6 else 1.0
+
+
+def _default_title(before: np.ndarray, after: np.ndarray) -> str:
+    first, second = _heat_map.cas_of(before), _heat_map.cas_of(after)
+    return (
+        f"CAS, best − last: {first:.1f} − {second:.1f} = {first - second:.1f}"
+    )

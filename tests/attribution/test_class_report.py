@@ -1,0 +1,315 @@
+"""The class report against NumPy, sample by sample."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from keras_wake import attribution
+from keras_wake.attacks import PGD
+from keras_wake.attacks.attack import Attack
+from keras_wake.attribution import _examples
+from keras_wake.attribution import report as report_module
+
+CLASSES, FEATURES = 4, 6
+ATTACK = PGD(epsilon=0.15, steps=3, random_start=False)
+
+
+def make_network(classes=CLASSES, features=FEATURES):
+    """A layer of features, a head; random, but all classes are predicted."""
+    model = keras.Sequential(
+        [
+            keras.Input((3, 3, 1)),
+            keras.layers.Flatten(),
+            keras.layers.Dense(features, activation="relu", name="features"),
+            keras.layers.Dense(classes, name="head"),
+        ]
+    )
+    rng = np.random.default_rng(0)
+    first = rng.normal(size=(9, features))
+    second = rng.normal(size=(features, classes))
+    # Centred at random images, for which no class is ahead then.
+    bias = -0.5 * first.sum(axis=0)
+    mean = np.maximum(rng.random((1000, 9)) @ first + bias, 0).mean(axis=0)
+    model.set_weights([first, bias, second, -mean @ second])
+    return model
+
+
+@pytest.fixture
+def network():
+    return make_network()
+
+
+@pytest.fixture
+def data():
+    rng = np.random.default_rng(1)
+    x = rng.random((41, 3, 3, 1)).astype("float32")
+    return x, rng.integers(0, CLASSES, 41).astype("int32")
+
+
+def analysed(network, x):
+    """Predictions and g(x) in NumPy, float64."""
+    first, bias, second, shift = map(np.float64, network.get_weights())
+    features = np.maximum(x.reshape(len(x), -1) @ first + bias, 0)
+    return (features @ second + shift).argmax(axis=1), features
+
+
+def confusion_of(y, predictions, classes=CLASSES):
+    matrix = np.zeros((classes, classes), int)
+    for true, predicted in zip(y, predictions, strict=True):
+        matrix[true, predicted] += 1
+    return matrix
+
+
+def attacked(network, x, y):
+    return keras.ops.convert_to_numpy(ATTACK(network, x, y))
+
+
+@pytest.mark.parametrize("batch_size", [7, 100])
+def test_numbers_equal_numpy(network, data, batch_size):
+    x, y = data
+    report = attribution.class_report(
+        network, data, ATTACK, batch_size=batch_size
+    )
+    clean, _ = analysed(network, x)
+    robust, _ = analysed(network, attacked(network, x, y))
+    # The attack does something, or the two could be mixed up.
+    assert (robust != clean).sum() > 3
+    confusion = confusion_of(y, robust)
+    counts = np.bincount(y)
+    np.testing.assert_array_equal(report.confusion, confusion)
+    np.testing.assert_array_equal(report.counts, counts)
+    np.testing.assert_array_equal(
+        report.clean_accuracy, np.diagonal(confusion_of(y, clean)) / counts
+    )
+    np.testing.assert_array_equal(
+        report.robust_accuracy, np.diagonal(confusion) / counts
+    )
+    assert report.overall_clean_accuracy == pytest.approx((clean == y).mean())
+    assert report.overall_robust_accuracy == pytest.approx((robust == y).mean())
+    matrix = attribution.correlation_matrix(network, data, ATTACK)
+    # Float32 features, whose batches may round differently.
+    np.testing.assert_allclose(report.correlation, matrix, atol=1e-5)
+    assert report.cas == pytest.approx(attribution.cas(matrix), abs=1e-4)
+    assert report.attack == repr(ATTACK)
+
+
+def test_pairs_are_sorted_with_the_first_images_that_are_confused(
+    network, data
+):
+    x, y = data
+    report = attribution.class_report(
+        network, data, ATTACK, pairs=100, examples=2, batch_size=7
+    )
+    adversarial = attacked(network, x, y)
+    robust, _ = analysed(network, adversarial)
+    cosines = [pair.cosine for pair in report.pairs]
+    assert cosines == sorted(cosines, reverse=True)
+    # Each of the six pairs of four classes, once.
+    pairs = {pair.classes for pair in report.pairs}
+    assert len(report.pairs) == len(pairs) == 6
+    full = 0
+    for pair in report.pairs:
+        i, j = pair.classes
+        assert i < j and pair.cosine == report.correlation[i, j]
+        for (true, other), count, examples in zip(
+            ((i, j), (j, i)), pair.confusions, pair.examples, strict=True
+        ):
+            places = np.flatnonzero((y == true) & (robust == other))
+            assert count == len(places)
+            assert [e.index for e in examples] == places[:2].tolist()
+            full += len(places) > 2
+            for example in examples:
+                np.testing.assert_array_equal(example.image, x[example.index])
+                # The attack on a batch of another size rounds differently.
+                np.testing.assert_allclose(
+                    example.adversarial, adversarial[example.index], atol=1e-6
+                )
+                # A view would keep the whole batch in memory.
+                assert example.image.base is None
+                assert example.adversarial.base is None
+    assert full
+
+
+def test_fewer_pairs_are_the_first_of_all(network, data):
+    every = attribution.class_report(network, data, ATTACK, pairs=100)
+    some = attribution.class_report(network, data, ATTACK, pairs=2, examples=0)
+    assert [p.classes for p in some.pairs] == [
+        p.classes for p in every.pairs[:2]
+    ]
+    assert all(pair.examples == ([], []) for pair in some.pairs)
+    assert attribution.class_report(network, data, pairs=0).pairs == []
+
+
+class Counting(Attack):
+    """Changes nothing, and counts the images."""
+
+    def __call__(self, classifier, x, y, seed=None):
+        self._seen = getattr(self, "_seen", 0) + len(x)
+        return x
+
+
+def test_reads_and_attacks_the_data_once(network, data):
+    x, y = data
+    batches = ((x[i : i + 8], y[i : i + 8]) for i in range(0, 41, 8))
+    attack = Counting()
+    report = attribution.class_report(network, batches, attack)
+    assert attack._seen == report.counts.sum() == 41
+
+
+def test_clean_images(network, data):
+    x, y = data
+    report = attribution.class_report(network, data)
+    clean, _ = analysed(network, x)
+    np.testing.assert_array_equal(report.confusion, confusion_of(y, clean))
+    assert report.robust_accuracy is None
+    assert report.overall_robust_accuracy is None and report.attack is None
+    np.testing.assert_allclose(
+        report.correlation,
+        attribution.correlation_matrix(network, data),
+        atol=1e-5,
+    )
+    found = json.loads(report.to_json())
+    assert found["robust_accuracy"] is None
+    assert found["classes"][0]["robust_accuracy"] is None
+    assert "clean images" in str(report)
+
+
+def test_a_class_without_samples_is_nan_and_null(network, data):
+    x, y = data
+    kept = y != 2
+    with pytest.warns(UserWarning, match="1 of 4 classes") as seen:
+        report = attribution.class_report(
+            network, (x[kept], y[kept]), ATTACK, ["a", "b", "c", "d"]
+        )
+    # One warning, not one of the matrix and one of CAS.
+    assert len([w for w in seen if w.category is UserWarning]) == 1
+    assert report.counts[2] == 0
+    assert np.isnan(report.clean_accuracy[2])
+    assert np.isnan(report.robust_accuracy[2])
+    assert report.overall_clean_accuracy == pytest.approx(
+        (analysed(network, x[kept])[0] == y[kept]).mean()
+    )
+    assert all(2 not in pair.classes for pair in report.pairs)
+    found = json.loads(report.to_json())
+    assert found["classes"][2] == {
+        "name": "c",
+        "samples": 0,
+        "clean_accuracy": None,
+        "robust_accuracy": None,
+    }
+    assert found["correlation"][2] == [None] * 4
+    assert found["cas"] == pytest.approx(report.cas)
+    line = next(s for s in str(report).splitlines() if s.startswith("c "))
+    assert line.split() == ["c", "0", "-", "-", "-"]
+
+
+def test_json_holds_the_numbers(network, data):
+    report = attribution.class_report(network, data, ATTACK)
+    found = json.loads(report.to_json(indent=1))
+    assert found == report.to_dict()
+    assert found["samples"] == 41
+    assert found["confusion"] == report.confusion.tolist()
+    assert found["correlation"] == report.correlation.tolist()
+    pair = report.pairs[0]
+    assert found["pairs"][0] == {
+        "classes": list(pair.classes),
+        "names": [str(i) for i in pair.classes],
+        "cosine": pair.cosine,
+        "confusions": list(pair.confusions),
+        "examples": [[e.index for e in part] for part in pair.examples],
+    }
+
+
+def test_text_tells_what_was_found(network, data):
+    names = ["ant", "bee", "cat", "a name of more than twenty letters"]
+    report = attribution.class_report(network, data, ATTACK, names)
+    lines = str(report).splitlines()
+    assert lines[0].startswith("41 samples of 4 classes, PGD(")
+    assert f"CAS {report.cas:.1f} of 12" in lines[1]
+    row = next(line for line in lines if line.startswith("ant "))
+    others = report.confusion[0].copy()
+    others[0] = 0
+    share = 100 * others.max() / report.counts[0]
+    name = names[others.argmax()][:3]
+    assert row.split()[:2] == ["ant", str(report.counts[0])]
+    assert f"{100 * report.robust_accuracy[0]:.1f} %" in row
+    assert name in row and f"({share:.1f} %)" in row
+    assert "a name of more than…" in str(report)
+    pair = report.pairs[0]
+    first = lines[lines.index("the pairs that share most features") + 2]
+    assert first.split()[0] == f"{pair.cosine:.2f}"
+    assert f"{pair.confusions[0]} of {report.counts[pair.classes[0]]}" in first
+    assert repr(report).startswith("<ClassReport of 41 samples, 4 classes")
+
+
+def test_text_of_many_classes_is_short():
+    network = make_network(60, 20)
+    rng = np.random.default_rng(0)
+    x = rng.random((300, 3, 3, 1)).astype("float32")
+    y = rng.permutation(np.arange(300, dtype="int32") % 60)
+    report = attribution.class_report(network, (x, y))
+    text = str(report)
+    assert "the 25 of 60 classes with the lowest clean accuracy" in text
+    assert len(text.splitlines()) < 50
+
+
+def test_images_are_kept_for_a_bounded_number_of_pairs(monkeypatch):
+    # 12 classes: up to 132 ordered pairs, of which 20 are to be kept.
+    monkeypatch.setattr(report_module, "MOST_CANDIDATES", 20)
+    largest = []
+    add = _examples.Candidates.add
+
+    def spy(self, *args):
+        add(self, *args)
+        largest.append(len(self.kept))
+
+    monkeypatch.setattr(_examples.Candidates, "add", spy)
+    network = make_network(12, 8)
+    rng = np.random.default_rng(2)
+    x = rng.random((600, 3, 3, 1)).astype("float32")
+    y = rng.permutation(np.arange(600, dtype="int32") % 12)
+    report = attribution.class_report(network, (x, y), pairs=2, examples=3)
+    assert (report.confusion > 0).sum() - 12 > 60
+    assert max(largest) == 20
+    # What is kept in the end are pairs of large cosine: both have examples
+    # wherever there is a confusion.
+    predictions, _ = analysed(network, x)
+    for pair in report.pairs:
+        for (i, j), examples, count in zip(
+            (pair.classes, pair.classes[::-1]),
+            pair.examples,
+            pair.confusions,
+            strict=True,
+        ):
+            assert len(examples) == min(count, 3)
+            for example in examples:
+                assert y[example.index] == i
+                assert predictions[example.index] == j
+
+
+def test_accepts_vectors_and_one_hot_labels():
+    network = keras.Sequential(
+        [keras.Input((5,)), keras.layers.Dense(3, name="head")]
+    )
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(20, 5)).astype("float32")
+    y = rng.integers(0, 3, 20)
+    report = attribution.class_report(network, (x, np.eye(3)[y]))
+    np.testing.assert_array_equal(report.counts, np.bincount(y))
+
+
+@pytest.mark.parametrize(
+    "arguments, error, message",
+    [
+        ({"class_names": ["a"]}, ValueError, r"4 classes.*Received 1.*\['a'\]"),
+        ({"class_names": "abcd"}, ValueError, "4 classes.*'abcd'"),
+        ({"pairs": -1}, ValueError, "`pairs` must be at least 0"),
+        ({"examples": 1.5}, TypeError, "`examples` must be an integer"),
+        ({"attack": "pgd"}, TypeError, "`attack` must be an attack"),
+    ],
+)
+def test_refuses_bad_arguments(network, data, arguments, error, message):
+    with pytest.raises(error, match=message):
+        attribution.class_report(network, data, **arguments)

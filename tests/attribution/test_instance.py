@@ -1,0 +1,243 @@
+"""The instance-wise matrix against a loop over all pairs of samples."""
+
+import tracemalloc
+
+import keras
+import numpy as np
+import pytest
+
+from keras_wake import attribution
+from keras_wake.attacks import PGD
+
+CLASSES, MAPS = 4, 5
+
+
+def brute_force(vectors, labels, num_classes):
+    """Section D.4 word by word, in float64; NaN for a class of no samples."""
+    vectors = np.asarray(vectors, "float64")
+    matrix = np.full((num_classes, num_classes), np.nan)
+    for i in set(labels.tolist()):
+        for j in set(labels.tolist()):
+            largest = []
+            for x in vectors[labels == i]:
+                cosines = [
+                    x @ other / np.sqrt((x @ x) * (other @ other))
+                    for other in vectors[labels == j]
+                ]
+                largest.append(max(cosines))
+            matrix[i, j] = sum(largest) / len(largest)
+    return matrix
+
+
+@pytest.fixture
+def samples():
+    """57 vectors of four classes in no order, of unequal number and length."""
+    rng = np.random.default_rng(0)
+    labels = rng.choice(CLASSES, 57, p=[0.4, 0.3, 0.2, 0.1])
+    vectors = rng.normal(size=(57, 6)) + rng.normal(size=(CLASSES, 6))[labels]
+    return vectors * rng.uniform(0.01, 100, (57, 1)), labels
+
+
+# One sample at a time, blocks that end within a class, one block.
+@pytest.mark.parametrize("block_size", [1, 2, 7, 56, 57, 1000])
+def test_equals_a_loop_over_all_pairs(samples, block_size):
+    vectors, labels = samples
+    expected = brute_force(vectors, labels, CLASSES)
+    found = attribution.instance_correlation(
+        vectors, labels, CLASSES, block_size
+    )
+    # Both in float64; only the order of the sums differs.
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-13)
+    np.testing.assert_array_equal(np.diagonal(found), 1)
+    assert np.max(np.abs(found - found.T)) > 0.01
+    assert found.dtype == "float64"
+
+
+def test_takes_float32_lists_and_files(samples, tmp_path):
+    vectors, labels = samples
+    small = vectors.astype("float32")
+    before = small.copy()
+    expected = brute_force(small, labels, CLASSES)
+    on_disk = np.memmap(
+        tmp_path / "vectors", "float32", mode="w+", shape=small.shape
+    )
+    on_disk[:] = small
+    for form in (small, on_disk, small.tolist()):
+        found = attribution.instance_correlation(form, labels, block_size=10)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-13)
+    np.testing.assert_array_equal(small, before)
+
+
+def test_only_the_direction_counts(samples):
+    vectors, labels = samples
+    expected = attribution.instance_correlation(vectors, labels)
+    scale = np.random.default_rng(1).uniform(1e-6, 1e6, (len(vectors), 1))
+    found = attribution.instance_correlation(vectors * scale, labels)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-13)
+
+
+def test_a_class_without_samples_is_nan_with_a_warning(samples):
+    vectors, labels = samples
+    labels = np.where(labels == 2, 5, labels)
+    expected = brute_force(vectors, labels, 7)
+    with pytest.warns(UserWarning, match=r"3 of 7 classes.*\[2, 4, 6\]\."):
+        found = attribution.instance_correlation(vectors, labels, 7)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-13)
+    assert np.isnan(found[2]).all() and np.isnan(found[:, 2]).all()
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan, np.inf])
+@pytest.mark.parametrize("block_size", [5, 100])
+def test_samples_without_a_direction_are_left_out(samples, value, block_size):
+    vectors, labels = samples
+    vectors[[3, 20]] = value
+    kept = np.delete(np.arange(57), [3, 20])
+    expected = brute_force(vectors[kept], labels[kept], CLASSES)
+    with pytest.warns(UserWarning, match="^2 samples have a zero attrib"):
+        found = attribution.instance_correlation(
+            vectors, labels, block_size=block_size
+        )
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-13)
+
+
+def test_a_class_of_which_none_is_left_is_nan(samples):
+    vectors, labels = samples
+    vectors[labels == 1] = 0
+    with (
+        pytest.warns(UserWarning, match="1 of 4 classes"),
+        pytest.warns(UserWarning, match="samples have a zero"),
+    ):
+        found = attribution.instance_correlation(vectors, labels)
+    expected = np.zeros((4, 4), bool)
+    expected[1], expected[:, 1] = True, True
+    np.testing.assert_array_equal(np.isnan(found), expected)
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_nothing_missing_warns_of_nothing(samples):
+    attribution.instance_correlation(*samples)
+
+
+def bound(b, n, k, samples):
+    """The formula of the docstring."""
+    return 8 * (b**2 + 4 * b * n + 4 * b * k + 8 * samples + 2 * k**2)
+
+
+@pytest.mark.parametrize(
+    "count, features, classes, block_size",
+    [(3000, 64, 10, 128), (3000, 16, 100, 64), (1500, 256, 3, 500)],
+)
+def test_memory_keeps_within_its_bound(count, features, classes, block_size):
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(count, features))
+    labels = rng.integers(0, classes, count)
+    tracemalloc.start()
+    attribution.instance_correlation(vectors, labels, classes, block_size)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    allowed = bound(block_size, features, classes, count)
+    # 64 kB for what is no array.
+    assert peak < allowed + 2**16
+    # And the bound says something: all similarities would not keep to it.
+    assert allowed < 8 * count**2 / 2
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        ({"vectors": np.ones(4)}, ValueError, r"features\).*shape \(4,\)"),
+        ({"vectors": np.ones((0, 3))}, ValueError, r"shape \(0, 3\)"),
+        ({"labels": [0, 1]}, ValueError, r"each of the 4 samples.*\(2,\)"),
+        ({"labels": np.eye(4)}, ValueError, r"\(4, 4\).*argmax"),
+        ({"labels": np.ones(4)}, TypeError, "dtype float64.*astype"),
+        ({"labels": [0, 1, 2, -1]}, ValueError, "between 0 and 2.*from -1"),
+        ({"num_classes": 2}, ValueError, "num_classes=2.*from 0 to 2"),
+        ({"num_classes": 2.5}, TypeError, "`num_classes` must be an int"),
+        ({"block_size": 0}, ValueError, "`block_size` must be at least 1"),
+    ],
+)
+def test_refuses_bad_input(change, error, message):
+    given = {"vectors": np.ones((4, 3)), "labels": [0, 1, 2, 2]}
+    with pytest.raises(error, match=message):
+        attribution.instance_correlation(**given | change)
+
+
+@pytest.fixture
+def network():
+    model = keras.Sequential(
+        [
+            keras.Input((5, 5, 2)),
+            keras.layers.Conv2D(MAPS, 3, activation="relu", name="conv"),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(CLASSES, name="head"),
+        ]
+    )
+    rng = np.random.default_rng(0)
+    model.set_weights([rng.normal(size=w.shape) for w in model.get_weights()])
+    return model
+
+
+@pytest.fixture
+def data():
+    rng = np.random.default_rng(1)
+    x = rng.random((23, 5, 5, 2)).astype("float32")
+    return x, rng.permutation(np.arange(23, dtype="int32") % CLASSES)
+
+
+def numpy_vectors(network, x, y):
+    """g(x) ⊙ W[y] of every sample in NumPy, float64."""
+    kernel, bias = network.get_layer("conv").get_weights()
+    windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), axis=(1, 2))
+    maps = np.einsum("bhwcij,ijco->bhwo", windows.astype("float64"), kernel)
+    features = np.maximum(maps + bias, 0).mean(axis=(1, 2))
+    return features * network.get_layer("head").get_weights()[0].T[y]
+
+
+@pytest.mark.parametrize(
+    "attack", [None, PGD(epsilon=0.2, steps=4, random_start=False)]
+)
+def test_of_a_network_equals_numpy(network, data, attack):
+    x, y = data
+    seen = x
+    if attack is not None:
+        seen = keras.ops.convert_to_numpy(attack(network, x, y))
+    expected = numpy_vectors(network, seen, y)
+    vectors, labels = attribution.instance_vectors(
+        network, data, attack, batch_size=5
+    )
+    # Float32 features against float64, here and below.
+    np.testing.assert_allclose(vectors, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(labels, y)
+    assert vectors.dtype == "float32" and labels.dtype == "int64"
+    matrix = attribution.correlation_matrix(
+        network, data, attack, batch_size=5, mode="instance", block_size=4
+    )
+    np.testing.assert_allclose(
+        matrix, brute_force(expected, y, CLASSES), atol=1e-5
+    )
+    assert 0 < attribution.cas(matrix) <= CLASSES * (CLASSES - 1)
+
+
+def test_class_means_of_the_vectors_are_the_class_vectors(network, data):
+    vectors, labels = attribution.instance_vectors(network, data)
+    means = [vectors[labels == k].mean(axis=0) for k in range(CLASSES)]
+    found = attribution.attribution_vectors(network, data)
+    np.testing.assert_allclose(found, means, rtol=1e-5)
+
+
+def test_a_class_that_the_data_lack_has_its_row(network, data):
+    x, y = data
+    kept = y != CLASSES - 1
+    with pytest.warns(UserWarning, match="1 of 4 classes"):
+        matrix = attribution.correlation_matrix(
+            network, (x[kept], y[kept]), mode="instance"
+        )
+    assert matrix.shape == (CLASSES, CLASSES)
+    assert np.isnan(matrix[-1]).all() and not np.isnan(matrix[:-1, :-1]).any()
+
+
+def test_refuses_an_unknown_mode(network, data):
+    with pytest.raises(ValueError, match=r"'class', 'instance'.*mode='sample'"):
+        attribution.correlation_matrix(network, data, mode="sample")
+    with pytest.raises(ValueError, match="`block_size` must be at least 1"):
+        attribution.correlation_matrix(network, data, block_size=0)

@@ -1,0 +1,153 @@
+"""The two figures of a class report."""
+
+import numpy as np
+import pytest
+
+from keras_wake.attribution import ClassReport
+from keras_wake.attribution.report import Example
+from keras_wake.attribution.report import SharedPair
+from keras_wake.visualization import plot_class_report
+from keras_wake.visualization import plot_shared_pairs
+
+
+def examples(count, shape=(4, 4, 3), value=0.5):
+    return [
+        Example(i, np.zeros(shape), np.full(shape, value)) for i in range(count)
+    ]
+
+
+def make_report(classes=3, attack="PGD()", names=None, pairs=()):
+    counts = np.full(classes, 10)
+    confusion = np.full((classes, classes), 0)
+    np.fill_diagonal(confusion, 10)
+    # Class 0 is taken for class 1 three times, class 1 for class 2 once.
+    confusion[0, :2], confusion[1, 1:3] = (7, 3), (9, 1)
+    robust = np.diagonal(confusion) / 10
+    matrix = np.eye(classes)
+    matrix[0, 1] = matrix[1, 0] = 0.6
+    return ClassReport(
+        class_names=names or [str(i) for i in range(classes)],
+        attack=attack,
+        counts=counts,
+        clean_accuracy=np.ones(classes),
+        robust_accuracy=robust if attack else None,
+        confusion=confusion,
+        correlation=matrix,
+        cas=1.2,
+        pairs=list(pairs),
+    )
+
+
+def test_shows_accuracies_confusion_and_correlation():
+    report = make_report(names=["cat", "dog", "ship"])
+    above, left, right = plot_class_report(report).axes[:3]
+    robust, clean = above.collections[1:]
+    np.testing.assert_allclose(robust.get_offsets()[:, 1], [0.7, 0.9, 1.0])
+    np.testing.assert_allclose(clean.get_offsets()[:, 1], 1)
+    assert "robust, 86.7 % over all samples" == robust.get_label()
+    assert "clean, 100.0 % over all samples" == clean.get_label()
+    np.testing.assert_allclose(
+        left.images[0].get_array(), report.confusion / 10
+    )
+    # The colours are for what is off the diagonal.
+    assert left.images[0].get_clim() == (0.0, 0.3)
+    assert left.get_title() == "confusion under attack"
+    np.testing.assert_array_equal(
+        right.images[0].get_array(), report.correlation
+    )
+    assert right.images[0].get_clim() == (0.0, 1.0)
+    assert right.get_title() == "correlation under attack, CAS 1.2"
+    for panel in (above, left, right):
+        assert [label.get_text() for label in panel.get_xticklabels()] == [
+            "cat",
+            "dog",
+            "ship",
+        ]
+
+
+def test_report_of_clean_images():
+    above, left, right = plot_class_report(make_report(attack=None)).axes[:3]
+    assert len(above.collections) == 1
+    assert left.get_title() == "confusion on clean images"
+    assert right.get_title().startswith("correlation on clean images")
+
+
+def test_class_without_samples_is_hatched():
+    report = make_report()
+    for values in (report.clean_accuracy, report.robust_accuracy):
+        values[2] = np.nan
+    report.counts[2] = 0
+    report.confusion[2] = 0
+    report.correlation[2], report.correlation[:, 2] = np.nan, np.nan
+    left, right = plot_class_report(report).axes[1:3]
+    assert "no samples of 2" in left.get_xlabel()
+    assert np.ma.getmaskarray(left.images[0].get_array())[2].all()
+    assert "no attribution (NaN) for 2" in right.get_xlabel()
+
+
+@pytest.mark.parametrize("classes", [10, 100, 200])
+@pytest.mark.parametrize("named", [True, False])
+def test_many_classes_are_thinned(classes, named, tmp_path):
+    names = [f"class {i:03d}" for i in range(classes)] if named else None
+    path = tmp_path / "report.png"
+    figure = plot_class_report(make_report(classes, names=names), path=path)
+    above, *maps = figure.axes[:3]
+    assert 5 <= len(above.get_xticklabels()) <= 30
+    for panel in maps:
+        assert 5 <= len(panel.get_xticklabels()) <= 20
+        assert bool(panel.texts) == (classes == 10)
+    assert path.stat().st_size < 1e6
+
+
+def texts_of(figure):
+    """The lines above the images, row by row."""
+    return [
+        half.get_suptitle() for row in figure.subfigs for half in row.subfigs
+    ]
+
+
+def test_pairs_show_what_the_classifier_saw():
+    pairs = [
+        SharedPair((0, 1), 0.6, (3, 0), (examples(3), [])),
+        SharedPair((1, 2), 0.0, (1, 0), (examples(1), examples(2))),
+    ]
+    report = make_report(names=["cat", "dog", "ship"], pairs=pairs)
+    figure = plot_shared_pairs(report)
+    assert texts_of(figure) == [
+        "cosine 0.60    cat → dog: 3 of 10",
+        "dog → cat: 0 of 10",
+        "cosine 0.00    dog → ship: 1 of 10",
+        "ship → dog: 0 of 10",
+    ]
+    shown = [panel.images[0] for panel in figure.axes if panel.images]
+    assert len(shown) == 6
+    for image in shown:
+        np.testing.assert_array_equal(image.get_array(), 0.5)
+    words = [text.get_text() for panel in figure.axes for text in panel.texts]
+    assert words == ["no example"]
+    assert len(texts_of(plot_shared_pairs(report, pairs=1))) == 2
+
+
+def test_pairs_of_grey_images_beyond_the_unit_interval():
+    part = [
+        Example(0, np.zeros((4, 4, 1)), np.full((4, 4, 1), value))
+        for value in (-1.0, 0.0, 3.0)
+    ]
+    report = make_report(pairs=[SharedPair((0, 1), 0.6, (3, 0), (part, []))])
+    figure = plot_shared_pairs(report)
+    shown = [p.images[0].get_array() for p in figure.axes if p.images]
+    assert [float(image.mean()) for image in shown] == [0.0, 0.25, 1.0]
+    assert shown[0].shape == (4, 4)
+
+
+def test_refuses_what_cannot_be_drawn():
+    for plot in (plot_class_report, plot_shared_pairs):
+        with pytest.raises(TypeError, match=r"class_report.*Received: dict"):
+            plot({})
+    with pytest.raises(ValueError, match="no example images"):
+        plot_shared_pairs(make_report())
+    pair = SharedPair((0, 1), 0.6, (1, 0), (examples(1, (7,)), []))
+    with pytest.raises(ValueError, match=r"\(H, W, C\).*shape \(7,\)"):
+        plot_shared_pairs(make_report(pairs=[pair]))
+    with pytest.raises(ValueError, match="`pairs` must be at least 1"):
+        plot_shared_pairs(make_report(pairs=[pair]), pairs=0)
