@@ -8,7 +8,7 @@ seen, and all backends see the same batches.
 
 import numpy as np
 
-ORDER, AUGMENTATION = 0, 1
+ORDER, AUGMENTATION, CUTMIX = 0, 1, 2
 
 
 class EpochCounter:
@@ -45,7 +45,16 @@ class EpochCounter:
         self._epoch = state["epoch"]
 
 
-def _random_bits(count: int, seed: int, epoch: int, stream: int) -> np.ndarray:
+def random_bits(count: int, seed: int, epoch: int, stream: int) -> np.ndarray:
+    """Random 64-bit numbers, uint64 `(count,)`.
+
+    Args:
+        count: How many.
+        seed: Seed of the run.
+        epoch: Number of the epoch.
+        stream: What they are for: `ORDER`, `AUGMENTATION` or `CUTMIX`. The
+            numbers of one do not depend on whether another is used.
+    """
     # Straight from the bit generator: NumPy guarantees that these numbers
     # stay the same in all versions, and those of a `Generator` not.
     source = np.random.SeedSequence([seed, epoch, stream])
@@ -68,8 +77,8 @@ def epoch_draws(
         image, in the order of the data, which rows and columns it is made
         of, int32 `(size, 2)`.
     """
-    keys = _random_bits(size, seed, epoch, ORDER)
-    bits = _random_bits(2 * size, seed, epoch, AUGMENTATION).reshape(-1, 2)
+    keys = random_bits(size, seed, epoch, ORDER)
+    bits = random_bits(2 * size, seed, epoch, AUGMENTATION).reshape(-1, 2)
     order = np.argsort(keys, kind="stable")
     choices = bits % np.asarray(ways, np.uint64)
     return order.astype(np.int32), choices.astype(np.int32)

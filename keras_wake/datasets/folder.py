@@ -3,35 +3,18 @@
 import os
 import pathlib
 import warnings
-from typing import NamedTuple
 
 import numpy as np
 
+from keras_wake.datasets.files import check_pillow
+from keras_wake.datasets.files import Files
+from keras_wake.datasets.files import IMAGE_SUFFIXES
+from keras_wake.datasets.files import mixed
+from keras_wake.datasets.files import read_files
 from keras_wake.datasets.images import ImageArrays
 from keras_wake.datasets.sources import Source
 
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png")
-PROGRESS_FROM = 3000
-NAMES_IN_WARNING = 10
-
-
-class _Files(NamedTuple):
-    paths: list[pathlib.Path]
-    labels: np.ndarray
-
-    def take(self, positions: np.ndarray) -> "_Files":
-        paths = [self.paths[position] for position in positions]
-        return _Files(paths, self.labels[positions])
-
-
-def _check_pillow() -> None:
-    try:
-        import PIL.Image  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            "Folders of images are read with Pillow. Install it with "
-            "`pip install pillow`."
-        ) from error
+LAYOUT = "train/<class>/<image> and test/<class>/<image>"
 
 
 def has_layout(data_dir: str | os.PathLike) -> bool:
@@ -50,11 +33,13 @@ def check_exists(data_dir: str | os.PathLike) -> pathlib.Path:
     return root
 
 
-def _class_folders(folder: pathlib.Path) -> list[pathlib.Path]:
+def class_folders(
+    folder: pathlib.Path, layout: str = LAYOUT
+) -> list[pathlib.Path]:
+    """The folders in `folder`, in alphabetical order of their names."""
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"There is no folder {folder}. Expected the layout "
-            "train/<class>/<image> and test/<class>/<image>."
+            f"There is no folder {folder}. Expected the layout {layout}."
         )
     return sorted(
         entry
@@ -63,7 +48,8 @@ def _class_folders(folder: pathlib.Path) -> list[pathlib.Path]:
     )
 
 
-def _images_in(folder: pathlib.Path) -> list[pathlib.Path]:
+def images_in(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The image files in a class folder and the folders below it."""
     paths = sorted(
         path
         for path in folder.rglob("*")
@@ -78,114 +64,79 @@ def _images_in(folder: pathlib.Path) -> list[pathlib.Path]:
     return paths
 
 
-def _files(folders: list[pathlib.Path], class_names: tuple[str, ...]) -> _Files:
-    """The files of all classes, mixed.
+def check_classes(
+    train: pathlib.Path,
+    train_classes: list[str],
+    test: pathlib.Path,
+    test_classes: list[str],
+) -> None:
+    """Refuses too few classes, and test images of classes not trained on.
 
-    A fixed permutation, so that the first images of a split are not all of
-    one class, and are the same whatever the seed.
+    Args:
+        train: Folder of the training images, for messages.
+        train_classes: The classes in it.
+        test: Folder of the test images, for messages.
+        test_classes: The classes in it.
     """
+    if len(train_classes) < 2:
+        raise ValueError(
+            f"{train} must have at least 2 class folders. "
+            f"Received: {train_classes}."
+        )
+    unknown = sorted(set(test_classes) - set(train_classes))
+    if unknown:
+        raise ValueError(
+            f"{test} has classes that {train} does not have: {unknown}. The "
+            f"classes are those of {train.name}/."
+        )
+    missing = sorted(set(train_classes) - set(test_classes))
+    if missing and test_classes:
+        warnings.warn(
+            f"{test} has no images of these classes of {train}: {missing}. "
+            "Accuracy on the test images leaves them out.",
+            stacklevel=2,
+        )
+
+
+def files_of(folders: list[pathlib.Path], classes: list[str]) -> Files:
+    """The image files of class folders, labelled by their place in classes."""
     paths: list[pathlib.Path] = []
     labels: list[int] = []
     for folder in folders:
-        found = _images_in(folder)
+        found = images_in(folder)
         paths += found
-        labels += [class_names.index(folder.name)] * len(found)
-    order = np.random.default_rng(0).permutation(len(paths))
-    return _Files(paths, np.asarray(labels, np.int32)).take(order)
+        labels += [classes.index(folder.name)] * len(found)
+    return mixed(paths, labels)
 
 
-def _decode(
-    path: pathlib.Path, image_size: tuple[int, int] | None
-) -> np.ndarray | str:
-    """uint8 `(H, W)` if grey, else `(H, W, 3)`; or why it is unreadable."""
-    from PIL import Image
+def source_of_files(
+    train: Files,
+    test: Files,
+    class_names: tuple[str, ...],
+    image_size: tuple[int, int] | None,
+    colour: bool = False,
+) -> Source:
+    """A source that reads the files that are chosen, and no others.
 
-    try:
-        with Image.open(path) as file:
-            if file.mode[0] in "IF":
-                return f"{path} (mode {file.mode} is not 8 bits per pixel)"
-            is_grey = file.mode in ("1", "L", "LA")
-            image = file.convert("L" if is_grey else "RGB")
-            if image_size is not None:
-                height, width = image_size
-                image = image.resize((width, height), Image.Resampling.BILINEAR)
-            return np.asarray(image)
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-        Image.DecompressionBombError,
-    ) as error:
-        return f"{path} ({type(error).__name__}: {error})"
+    Args:
+        train: The training images.
+        test: The test images.
+        class_names: Names in the order of the labels.
+        image_size: `(height, width)` to resize to, or None.
+        colour: Whether the images have three channels even if all that are
+            chosen are grey. Defaults to `False`.
+    """
 
+    def read(
+        chosen: dict[str, np.ndarray],
+    ) -> tuple[dict[str, ImageArrays], tuple[str, ...]]:
+        parts = {
+            name: (test if name == "test" else train).take(positions)
+            for name, positions in chosen.items()
+        }
+        return read_files(parts, class_names, image_size, colour)
 
-def _decode_all(
-    files: _Files, image_size: tuple[int, int] | None, class_names: tuple
-) -> tuple[list[np.ndarray], _Files, list[str]]:
-    """The readable images, their files, and the names of the others."""
-    import keras
-
-    total = len(files.paths)
-    progress = keras.utils.Progbar(total) if total >= PROGRESS_FROM else None
-    images: list[np.ndarray] = []
-    readable: list[int] = []
-    problems: list[str] = []
-    skipped: list[str] = []
-    # One by one: for small images threads only add to the time.
-    for position, path in enumerate(files.paths):
-        result = _decode(path, image_size)
-        if isinstance(result, str):
-            problems.append(result)
-            skipped.append(str(path))
-        else:
-            images.append(result)
-            readable.append(position)
-        if progress and (position % 500 == 499 or position == total - 1):
-            progress.update(position + 1)
-    if problems:
-        _warn_of(problems)
-    kept = files.take(np.asarray(readable, int))
-    for label in np.setdiff1d(files.labels, kept.labels):
-        folder = files.paths[np.flatnonzero(files.labels == label)[0]].parent
-        raise ValueError(
-            f"None of the images of the class {class_names[label]!r} that "
-            f"were chosen from {folder} can be read."
-        )
-    return images, kept, skipped
-
-
-def _warn_of(problems: list[str]) -> None:
-    named = "; ".join(problems[:NAMES_IN_WARNING])
-    more = len(problems) - NAMES_IN_WARNING
-    rest = f"; and {more} more" if more > 0 else ""
-    warnings.warn(
-        f"Skipped {len(problems)} unreadable image(s): {named}{rest}. "
-        "All are listed in `skipped`.",
-        stacklevel=2,
-    )
-
-
-def _check_one_size(images: list[np.ndarray], files: _Files) -> None:
-    first = images[0].shape[:2]
-    for image, path in zip(images, files.paths, strict=True):
-        if image.shape[:2] != first:
-            raise ValueError(
-                "All images must have one size. Received (height, width) = "
-                f"{first} in {files.paths[0]} and {image.shape[:2]} in "
-                f"{path}. Pass `image_size=(height, width)` to resize them."
-            )
-
-
-def _stacked(images: list[np.ndarray], grey: bool) -> np.ndarray:
-    if grey:
-        return np.stack(images)[..., np.newaxis]
-    return np.stack(
-        [
-            image if image.ndim == 3 else np.stack([image] * 3, axis=-1)
-            for image in images
-        ]
-    )
+    return Source(train.labels, test.labels, class_names, "crop_flip", read)
 
 
 def open_folder(
@@ -201,57 +152,17 @@ def open_folder(
         The source. Its images are grey if all that were chosen are.
     """
     root = check_exists(data_dir)
-    _check_pillow()
-    train_folders = _class_folders(root / "train")
-    test_folders = _class_folders(root / "test")
-    class_names = tuple(folder.name for folder in train_folders)
-    if len(class_names) < 2:
-        raise ValueError(
-            f"{root / 'train'} must have at least 2 class folders. "
-            f"Received: {list(class_names)}."
-        )
-    unknown = [
-        folder.name for folder in test_folders if folder.name not in class_names
-    ]
-    if unknown:
-        raise ValueError(
-            f"{root / 'test'} has classes that {root / 'train'} does not "
-            f"have: {unknown}. The classes are those of train/."
-        )
+    check_pillow()
+    train_folders = class_folders(root / "train")
+    test_folders = class_folders(root / "test")
+    classes = [folder.name for folder in train_folders]
+    tested = [folder.name for folder in test_folders]
+    check_classes(root / "train", classes, root / "test", tested)
     if not test_folders:
         raise ValueError(f"{root / 'test'} has no class folders.")
-    missing = sorted(
-        set(class_names) - {folder.name for folder in test_folders}
+    return source_of_files(
+        files_of(train_folders, classes),
+        files_of(test_folders, classes),
+        tuple(classes),
+        image_size,
     )
-    if missing:
-        warnings.warn(
-            f"{root / 'test'} has no folder for these classes of "
-            f"{root / 'train'}: {missing}. Accuracy on the test images leaves "
-            "them out.",
-            stacklevel=2,
-        )
-    train = _files(train_folders, class_names)
-    test = _files(test_folders, class_names)
-
-    def read(
-        chosen: dict[str, np.ndarray],
-    ) -> tuple[dict[str, ImageArrays], tuple[str, ...]]:
-        images: dict[str, list[np.ndarray]] = {}
-        kept: dict[str, _Files] = {}
-        skipped: list[str] = []
-        for name, positions in chosen.items():
-            files = (test if name == "test" else train).take(positions)
-            images[name], kept[name], unreadable = _decode_all(
-                files, image_size, class_names
-            )
-            skipped += unreadable
-        everything = [image for part in images.values() for image in part]
-        all_paths = [path for part in kept.values() for path in part.paths]
-        _check_one_size(everything, _Files(all_paths, np.empty(0)))
-        grey = all(image.ndim == 2 for image in everything)
-        return {
-            name: ImageArrays(_stacked(part, grey), kept[name].labels)
-            for name, part in images.items()
-        }, tuple(skipped)
-
-    return Source(train.labels, test.labels, class_names, "crop_flip", read)

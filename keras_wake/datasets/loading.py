@@ -6,22 +6,18 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_wake import _validate
 from keras_wake.datasets import batches
-from keras_wake.datasets import folder
+from keras_wake.datasets import catalogue
 from keras_wake.datasets import images
 from keras_wake.datasets import pipeline
-from keras_wake.datasets import sources
 from keras_wake.datasets.epochs import EpochCounter
-from keras_wake.datasets.sampling import stratified_sample
+from keras_wake.datasets.sampling import choose
 from keras_wake.datasets.splits import Splits
 
-DATASETS = ("digits", "cifar10", "cifar100", "folder")
 LABEL_MODES = ("int", "categorical")
 MAX_SEED = 2**63 - 1
-CIFAR_CLASSES = {"cifar10": 10, "cifar100": 100}
 
 
 def load(
@@ -34,9 +30,10 @@ def load(
     test_limit: int | None = None,
     image_size: tuple[int, int] | None = None,
     augment: str | None = None,
+    cutmix: float | None = None,
     seed: int = 0,
     initial_epoch: int = 0,
-    label_mode: str = "int",
+    label_mode: str | None = None,
 ) -> Splits:
     """Loads images for training, validation and test.
 
@@ -51,6 +48,10 @@ def load(
             "cifar10" and "cifar100", read from `data_dir` where that has
             the layout of "folder", else through TensorFlow Datasets, which
             needs TensorFlow on every backend;
+            "tiny_imagenet", read from `data_dir`, the folder
+            `tiny-imagenet-200` of its archive: the official validation
+            images, which have labels, are the test images here, and the
+            official test images, which have none, are not used;
             "folder", JPEG, PNG and BMP images in
             `data_dir/train/<class>/` and `data_dir/test/<class>/`, labelled
             in the alphabetical order of the class names.
@@ -65,19 +66,32 @@ def load(
         limit: Number of training images to use, of those that validation
             leaves. Defaults to None, which is all.
         test_limit: Number of test images to use. Defaults to None, all.
-        image_size: `(height, width)` to which the images of a folder are
+        image_size: `(height, width)` to which images read from files are
             resized. Defaults to None: they must all have one size.
         augment: "crop_flip", the published one (random crop after reflecting
             4 pixels at the edges, horizontal flip with probability 1/2),
             "flip" or "none". Defaults to None: "none" for digits, else
             "crop_flip".
-        seed: Decides on samples, order and augmentation, and to the same
-            effect on every backend. Defaults to 0.
+        cutmix: α of CutMix (Yun et al. 2019), above 0 (published: 1.0). In
+            each training image a box is replaced by the same part of another
+            one, x = M ⊙ x_a + (1 - M) ⊙ x_b, both augmented as usual, and
+            its label becomes λ y_a + (1 - λ) y_b, where λ is the part of the
+            image that is left. The sides of the box, before it is cut at the
+            border, are √(1 - λ') of those of the image, λ' ~ Beta(α, α).
+            Box and partner, any other training image, are drawn for each
+            image from seed and epoch alone, so the same mixed images come in
+            a resumed run and with other batch sizes, devices or processes.
+            Labels are then float32 `(batch, num_classes)`: soft in training,
+            one-hot for the images of validation and test, which are not
+            mixed. Defaults to None, for no CutMix.
+        seed: Decides on samples, order, augmentation and CutMix, and to the
+            same effect on every backend. Defaults to 0.
         initial_epoch: Epoch of the first pass over the training images; a
             resumed run that passes it sees the batches that the run would
             have seen without a break. Defaults to 0.
         label_mode: "int" for int32 labels, "categorical" for one-hot
-            float32. Defaults to "int".
+            float32, in all three data sets. Defaults to None: "categorical"
+            with `cutmix`, else "int".
 
     Returns:
         `Splits` with the data sets `train`, `validation` and `test`, which
@@ -100,20 +114,29 @@ def load(
     images, labels = next(iter(splits.train))  # (64, 8, 8, 1), (64,)
     ```
     """
-    _validate.one_of(DATASETS, name=name)
+    _validate.one_of(catalogue.DATASETS, name=name)
     batch_size = _validate.integer(1, batch_size=batch_size)
     limit = _optional_count(limit=limit)
     test_limit = _optional_count(test_limit=test_limit)
     image_size = _checked_image_size(image_size)
     if augment is not None:
         _validate.one_of(images.AUGMENTATIONS, augment=augment)
+    if cutmix is not None:
+        cutmix = _validate.positive("Pass None for no CutMix.", cutmix=cutmix)
     seed = _checked_seed(seed)
     initial_epoch = _validate.integer(0, initial_epoch=initial_epoch)
-    _validate.one_of(LABEL_MODES, label_mode=label_mode)
+    label_mode = _checked_label_mode(label_mode, cutmix)
     _checked_split(validation_split)
 
-    source = _open(name, data_dir, image_size)
-    chosen = _choose(source, validation_split, limit, test_limit, seed)
+    source = catalogue.open_source(name, data_dir, image_size)
+    chosen = choose(
+        source.train_labels,
+        source.test_labels,
+        validation_split,
+        limit,
+        test_limit,
+        seed,
+    )
     arrays, skipped = source.read(chosen)
     augment = source.default_augment if augment is None else augment
     input_shape = arrays["train"].images.shape[1:]
@@ -121,7 +144,9 @@ def load(
     one_hot = len(source.class_names) if label_mode == "categorical" else None
     epoch = EpochCounter(initial_epoch)
     training, evaluation = _makers()
-    train = training(arrays["train"], batch_size, one_hot, augment, seed, epoch)
+    train = training(
+        arrays["train"], batch_size, one_hot, augment, seed, epoch, cutmix
+    )
     # Here what devices cannot share is refused, rather than in `fit`.
     len(train)
     others = {
@@ -149,6 +174,20 @@ def _makers() -> tuple[Callable[..., Any], Callable[..., Any]]:
     if keras.backend.backend() == "tensorflow":
         return pipeline.training_dataset, pipeline.evaluation_dataset
     return batches.TrainingBatches, batches.EvaluationBatches
+
+
+def _checked_label_mode(label_mode: str | None, cutmix: float | None) -> str:
+    if label_mode is None:
+        return "int" if cutmix is None else "categorical"
+    _validate.one_of(LABEL_MODES, label_mode=label_mode)
+    # Labels of one form: Keras decides at the first batch, which is mixed,
+    # what "accuracy" means, and counts wrongly where others are numbers.
+    if label_mode == "int" and cutmix is not None:
+        raise ValueError(
+            "CutMix makes soft labels, which are no class numbers. Received: "
+            f"label_mode='int', cutmix={cutmix}. Leave `label_mode` out."
+        )
+    return label_mode
 
 
 def _checked_seed(seed: int) -> int:
@@ -190,97 +229,6 @@ def _checked_split(validation_split: float | int) -> None:
             "number of images. "
             f"Received: validation_split={validation_split!r}."
         )
-
-
-def _open(
-    name: str,
-    data_dir: str | os.PathLike | None,
-    image_size: tuple[int, int] | None,
-) -> sources.Source:
-    if name == "folder" and data_dir is None:
-        raise ValueError(
-            "`data_dir` is needed to load a folder of images. "
-            "Received: data_dir=None."
-        )
-    if name == "digits" and data_dir is not None:
-        raise ValueError(
-            "The digits are part of scikit-learn and have no `data_dir`. "
-            f"Received: data_dir={str(data_dir)!r}."
-        )
-    if data_dir is not None:
-        folder.check_exists(data_dir)
-        if name == "folder" or folder.has_layout(data_dir):
-            source = folder.open_folder(data_dir, image_size)
-            expected = CIFAR_CLASSES.get(name, len(source.class_names))
-            if len(source.class_names) != expected:
-                raise ValueError(
-                    f"{name} has {expected} classes, but {data_dir} has "
-                    f"{len(source.class_names)}. Use load('folder', ...) for "
-                    "other data."
-                )
-            return source
-    if image_size is not None:
-        raise ValueError(
-            "`image_size` is only for folders of images. "
-            f"Received: image_size={image_size!r} for {name!r}."
-        )
-    if name == "digits":
-        return sources.digits()
-    return sources.from_tfds(name, data_dir)
-
-
-def _choose(
-    source: sources.Source,
-    validation_split: float | int,
-    limit: int | None,
-    test_limit: int | None,
-    seed: int,
-) -> dict[str, np.ndarray]:
-    """Positions of the images of every split in the source."""
-    labels = source.train_labels
-    chosen = {"train": np.arange(len(labels))}
-    if validation_split:
-        count = _validation_count(validation_split, labels)
-        rng = np.random.default_rng([seed, 1])
-        validation = stratified_sample(labels, count, rng, keep=1)
-        chosen["validation"] = validation
-        chosen["train"] = np.setdiff1d(chosen["train"], validation)
-    chosen["test"] = np.arange(len(source.test_labels))
-    for name, wanted, argument, stream in (
-        ("train", limit, "limit", 2),
-        ("test", test_limit, "test_limit", 3),
-    ):
-        if wanted is None:
-            continue
-        available = chosen[name]
-        if wanted > len(available):
-            raise ValueError(
-                f"`{argument}` must be at most the number of {name} images, "
-                f"{len(available)}"
-                f"{' after validation is set aside' * (name == 'train')}. "
-                f"Received: {argument}={wanted}."
-            )
-        pool = labels if name == "train" else source.test_labels
-        rng = np.random.default_rng([seed, stream])
-        sample = stratified_sample(pool[available], wanted, rng)
-        chosen[name] = available[sample]
-    return chosen
-
-
-def _validation_count(validation_split: float | int, labels: np.ndarray) -> int:
-    count = validation_split
-    if not isinstance(validation_split, numbers.Integral):
-        count = round(validation_split * len(labels))
-    # Every class must keep an image to be learned from.
-    largest = len(labels) - len(np.unique(labels))
-    if not 1 <= count <= largest:
-        raise ValueError(
-            f"`validation_split` must set aside between 1 and {largest} of "
-            f"the {len(labels)} training images, so that each class keeps "
-            f"one. Received: validation_split={validation_split!r}, which is "
-            f"{count} images."
-        )
-    return int(count)
 
 
 def _check_crop(augment: str, input_shape: tuple[int, ...]) -> None:

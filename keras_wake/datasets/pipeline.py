@@ -1,11 +1,11 @@
 """From images in memory to `tf.data` batches, for the TensorFlow backend."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from keras_wake.datasets.cutmix import cutmix_draws
 from keras_wake.datasets.epochs import epoch_draws
 from keras_wake.datasets.epochs import EpochCounter
 from keras_wake.datasets.images import ImageArrays
@@ -13,41 +13,55 @@ from keras_wake.datasets.images import source_pixels
 from keras_wake.datasets.images import unit_range
 
 
-def _batch_maker(
-    data: ImageArrays, batch_size: int, num_classes: int | None
-) -> Callable[..., tuple[Any, Any]]:
-    """A function from a step (and the epoch's order) to images and labels."""
-    import tensorflow as tf
+class _Host:
+    """The images and what is looked up in them, as tensors on the host.
 
-    # Kept on the host: pipelines run there, and so many images would
-    # crowd out the network on an accelerator.
-    with tf.device("CPU:0"):
-        images = tf.constant(data.images)
-        labels = tf.constant(data.labels, tf.int32)
-        # A table, because a compiler may replace a division by a
-        # multiplication with the reciprocal, which rounds differently.
-        table = tf.constant(
-            unit_range(np.arange(data.white + 1, dtype=np.int32), data.white)
+    Pipelines run there, and so many images would crowd out the network on an
+    accelerator.
+    """
+
+    def __init__(
+        self, data: ImageArrays, batch_size: int, num_classes: int | None
+    ):
+        import tensorflow as tf
+
+        self._size = len(data)
+        self._batch_size = batch_size
+        self._num_classes = num_classes
+        with tf.device("CPU:0"):
+            self.images = tf.constant(data.images)
+            # The same memory, one row for each pixel.
+            self.pixels = tf.reshape(self.images, (-1, data.images.shape[3]))
+            self._labels = tf.constant(data.labels, tf.int32)
+            # A table, because a compiler may replace a division by a
+            # multiplication with the reciprocal, which rounds differently.
+            self._table = tf.constant(
+                unit_range(
+                    np.arange(data.white + 1, dtype=np.int32), data.white
+                )
+            )
+
+    def numbers(self, step: Any) -> Any:
+        """The numbers of the images in batch `step`, in the order of a pass."""
+        import tensorflow as tf
+
+        start = step * self._batch_size
+        return tf.range(start, tf.minimum(start + self._batch_size, self._size))
+
+    def labels(self, positions: Any) -> Any:
+        """The labels of the images at `positions`."""
+        import tensorflow as tf
+
+        y = tf.gather(self._labels, positions)
+        return (
+            y if self._num_classes is None else tf.one_hot(y, self._num_classes)
         )
 
-    def make_batch(
-        step: Any, order: Any = None, augmented: Callable | None = None
-    ) -> tuple[Any, Any]:
-        start = step * batch_size
-        stop = tf.minimum(start + batch_size, len(data))
-        positions = tf.range(start, stop)
-        if order is not None:
-            positions = tf.gather(order, positions)
-        x = tf.gather(images, positions)
-        y = tf.gather(labels, positions)
-        if augmented is not None:
-            x = augmented(x, positions)
-        x = tf.gather(table, tf.cast(x, tf.int32))
-        if num_classes is not None:
-            y = tf.one_hot(y, num_classes)
-        return x, y
+    def unit_range(self, pixels: Any) -> Any:
+        """Pixel values as float32 in [0, 1]."""
+        import tensorflow as tf
 
-    return make_batch
+        return tf.gather(self._table, tf.cast(pixels, tf.int32))
 
 
 def _finished(dataset: Any, steps: int) -> Any:
@@ -61,6 +75,68 @@ def _finished(dataset: Any, steps: int) -> Any:
     )
     dataset = dataset.with_options(options)
     return dataset.apply(tf.data.experimental.assert_cardinality(steps))
+
+
+def _drawn(
+    data: ImageArrays,
+    ways: tuple[int, int],
+    seed: int,
+    epochs: EpochCounter,
+    cutmix: float | None,
+) -> list[Any]:
+    """What is random in an epoch, as tensors made when the epoch begins.
+
+    Returns:
+        The number of the epoch, what `epoch_draws` returns and, with CutMix,
+        what `cutmix_draws` returns.
+    """
+    import tensorflow as tf
+
+    size, sides = len(data), data.images.shape[1:3]
+    types = [tf.int64, tf.int32, tf.int32]
+    shapes = [(), (size,), (size, 2)]
+    if cutmix is not None:
+        types += [tf.int32, tf.int32, tf.float32]
+        shapes += [(size,), (size, 4), (size,)]
+
+    def draw() -> tuple[Any, ...]:
+        epoch = epochs.read()
+        draws = np.int64(epoch), *epoch_draws(size, ways, seed, epoch)
+        if cutmix is None:
+            return draws
+        return *draws, *cutmix_draws(size, sides, cutmix, seed, epoch)
+
+    drawn = tf.numpy_function(draw, [], types)
+    for tensor, shape in zip(drawn, shapes, strict=True):
+        tensor.set_shape(shape)
+    return drawn
+
+
+def _places(positions: Any, choices: Any, rows: Any, columns: Any) -> Any:
+    """Where in all pixels those of the augmented images `(B, H, W)` are."""
+    import tensorflow as tf
+
+    height, width = rows.shape[1], columns.shape[1]
+    chosen = tf.gather(choices, positions)
+    down, across = (
+        tf.cast(tf.gather(ways, chosen[:, axis]), tf.int64)
+        for axis, ways in enumerate((rows, columns))
+    )
+    first = tf.cast(positions, tf.int64)[:, tf.newaxis] * height
+    lines = (first + down)[:, :, tf.newaxis] * width
+    return lines + across[:, tf.newaxis]
+
+
+def _inside(boxes: Any, sides: tuple[int, ...]) -> Any:
+    """Which pixels are in the boxes `(B, 4)`, bool `(B, H, W)`."""
+    import tensorflow as tf
+
+    rows, columns = (
+        (tf.range(side) >= boxes[:, axis, tf.newaxis])
+        & (tf.range(side) < boxes[:, axis + 2, tf.newaxis])
+        for axis, side in enumerate(sides)
+    )
+    return rows[:, :, tf.newaxis] & columns[:, tf.newaxis]
 
 
 def evaluation_dataset(
@@ -78,10 +154,16 @@ def evaluation_dataset(
     """
     import tensorflow as tf
 
+    host = _Host(data, batch_size, num_classes)
+
+    def batch(step: Any) -> tuple[Any, Any]:
+        positions = host.numbers(step)
+        x = tf.gather(host.images, positions)
+        return host.unit_range(x), host.labels(positions)
+
     steps = math.ceil(len(data) / batch_size)
     dataset = tf.data.Dataset.range(steps).map(
-        _batch_maker(data, batch_size, num_classes),
-        num_parallel_calls=tf.data.AUTOTUNE,
+        batch, num_parallel_calls=tf.data.AUTOTUNE
     )
     return _finished(dataset.prefetch(tf.data.AUTOTUNE), steps)
 
@@ -93,6 +175,7 @@ def training_dataset(
     augment: str,
     seed: int,
     epochs: EpochCounter,
+    cutmix: float | None = None,
 ) -> Any:
     """Shuffled, augmented images; every complete pass is the next epoch.
 
@@ -103,6 +186,8 @@ def training_dataset(
         augment: One of `AUGMENTATIONS`.
         seed: Decides, with the epoch, on order and augmentation.
         epochs: Counts the complete passes.
+        cutmix: α of CutMix, which needs `num_classes`. Defaults to None,
+            for no CutMix.
 
     Returns:
         A `tf.data.Dataset` of `(images, labels)`.
@@ -110,33 +195,36 @@ def training_dataset(
     import tensorflow as tf
 
     steps = math.ceil(len(data) / batch_size)
-    make_batch = _batch_maker(data, batch_size, num_classes)
-    rows, columns = source_pixels(augment, *data.images.shape[1:3])
-
-    def start() -> tuple[Any, ...]:
-        epoch = epochs.read()
-        draws = epoch_draws(len(data), (len(rows), len(columns)), seed, epoch)
-        return np.int64(epoch), *draws
+    host = _Host(data, batch_size, num_classes)
+    sides = data.images.shape[1:3]
+    rows, columns = source_pixels(augment, *sides)
+    ways = len(rows), len(columns)
 
     def one_epoch(_: Any) -> Any:
-        epoch, order, choices = tf.numpy_function(
-            start, [], [tf.int64, tf.int32, tf.int32]
+        epoch, order, choices, *mixing = _drawn(
+            data, ways, seed, epochs, cutmix
         )
-        epoch.set_shape([])
-        order.set_shape([len(data)])
-        choices.set_shape([len(data), 2])
 
-        def augmented(x: Any, positions: Any) -> Any:
-            chosen = tf.gather(choices, positions)
-            for axis, table in ((1, rows), (2, columns)):
-                if len(table) > 1:
-                    pixels = tf.gather(table, chosen[:, axis - 1])
-                    x = tf.gather(x, pixels, axis=axis, batch_dims=1)
-            return x
+        def batch(step: Any) -> tuple[Any, ...]:
+            positions = tf.gather(order, host.numbers(step))
+            y = host.labels(positions)
+            if ways == (1, 1) and not mixing:
+                x = tf.gather(host.images, positions)
+                return step, epoch, host.unit_range(x), y
+            places = _places(positions, choices, rows, columns)
+            if mixing:
+                partners, boxes, covered = (
+                    tf.gather(draw, positions) for draw in mixing
+                )
+                others = _places(partners, choices, rows, columns)
+                places = tf.where(_inside(boxes, sides), others, places)
+                part = covered[:, tf.newaxis]
+                y = (1 - part) * y + part * host.labels(partners)
+            x = tf.gather(host.pixels, places)
+            return step, epoch, host.unit_range(x), y
 
         return tf.data.Dataset.range(steps).map(
-            lambda step: (step, epoch, *make_batch(step, order, augmented)),
-            num_parallel_calls=tf.data.AUTOTUNE,
+            batch, num_parallel_calls=tf.data.AUTOTUNE
         )
 
     def count(step: Any, epoch: Any, x: Any, y: Any) -> tuple[Any, Any]:

@@ -36,11 +36,11 @@ class Splits:
     Attributes:
         train: Shuffled, augmented batches: images float32
             `(batch, height, width, channels)` in [0, 1], labels int32
-            `(batch,)` or one-hot float32 `(batch, num_classes)`. The last
-            batch may be smaller.
-        validation: The same without shuffling and augmentation, taken from
-            the training data; None when `validation_split` is 0.
-        test: The test images, without shuffling and augmentation.
+            `(batch,)`, or float32 `(batch, num_classes)`: one-hot, or soft
+            with CutMix. The last batch may be smaller.
+        validation: The same without shuffling, augmentation and CutMix, taken
+            from the training data; None when `validation_split` is 0.
+        test: The test images, without shuffling, augmentation and CutMix.
         class_names: Names of the classes in the order of the labels.
         input_shape: `(height, width, channels)` of an image.
         train_size: Number of training images.
@@ -73,7 +73,7 @@ class Splits:
     def arrays(
         self, split: str, *, limit: int | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """A split as NumPy arrays, in fixed order and without augmentation.
+        """A split as NumPy arrays, in fixed order, not augmented or mixed.
 
         Args:
             split: "train", "validation" or "test".

@@ -3,6 +3,7 @@
 import pathlib
 import sys
 import tarfile
+import tracemalloc
 import warnings
 
 import keras
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from keras_wake import datasets
-from keras_wake.datasets import folder as folder_module
+from keras_wake.datasets import files as files_module
 
 Image = pytest.importorskip("PIL.Image", reason="Pillow decodes the images")
 
@@ -79,13 +80,13 @@ def test_default_augmentation_is_the_published_one(root):
 
 def test_only_the_chosen_files_are_read(root, monkeypatch):
     read = []
-    decode = folder_module._decode
+    decode = files_module._decode
 
     def spy(path, image_size):
         read.append(path)
         return decode(path, image_size)
 
-    monkeypatch.setattr(folder_module, "_decode", spy)
+    monkeypatch.setattr(files_module, "_decode", spy)
     load(root, limit=2, test_limit=2)
     assert len(read) == len(set(read)) == 2 + 4 + 2
 
@@ -145,7 +146,7 @@ def test_unreadable_images_are_named_skipped_and_counted(root):
         warnings.simplefilter("always")
         splits = load(root, validation_split=0)
     text = " ".join(str(warning.message) for warning in caught)
-    assert "Skipped 2 unreadable image(s)" in text
+    assert "Skipped 3 unreadable image(s)" in text
     for path in (broken, truncated, deep):
         assert str(path) in text
     assert "not 8 bits per pixel" in text
@@ -173,6 +174,36 @@ def test_class_without_readable_images(root):
         load(root)
 
 
+def test_grey_images_before_the_first_in_colour_are_kept(tmp_path):
+    paths = [tmp_path / f"{number}.png" for number in range(5)]
+    for number, path in enumerate(paths):
+        write_image(path, number, mode="RGB" if number == 3 else "L")
+    files = files_module.Files(paths, np.arange(5, dtype=np.int32))
+    parts = {"first": files.take([0, 1]), "second": files.take([2, 3, 4])}
+    arrays, skipped = files_module.read_files(parts, tuple("abcde"), None)
+    assert skipped == ()
+    read = np.concatenate([arrays[name].images for name in parts])
+    assert read.shape == (5, 8, 8, 3)
+    for image, path in zip(read, paths, strict=True):
+        expected = np.asarray(Image.open(path).convert("RGB"))
+        np.testing.assert_array_equal(image, expected)
+
+
+def test_reading_takes_the_memory_of_the_images_once(tmp_path, monkeypatch):
+    pixels = np.zeros((100, 100, 3), np.uint8)
+    write_image(tmp_path / "0.png", 0)
+    monkeypatch.setattr(files_module, "_decode", lambda path, size: pixels + 1)
+    count = 500
+    paths = [tmp_path / "0.png"] * count
+    files = files_module.Files(paths, np.zeros(count, np.int32))
+    tracemalloc.start()
+    arrays, _ = files_module.read_files({"train": files}, ("a",), None)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert arrays["train"].images.nbytes == count * pixels.nbytes
+    assert peak < 1.1 * count * pixels.nbytes
+
+
 def test_progress_is_shown_for_many_files(root, monkeypatch):
     updates = []
 
@@ -186,9 +217,9 @@ def test_progress_is_shown_for_many_files(root, monkeypatch):
     monkeypatch.setattr(keras.utils, "Progbar", Progbar)
     load(root, validation_split=0)
     assert not updates
-    monkeypatch.setattr(folder_module, "PROGRESS_FROM", 5)
+    monkeypatch.setattr(files_module, "PROGRESS_FROM", 5)
     load(root, validation_split=0)
-    assert updates == [(12, 12)]
+    assert updates == [(16, 16)]
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -216,7 +247,7 @@ def test_class_only_in_test(root):
 
 def test_class_only_in_train(root):
     (root / "test" / "cat").rename(root / "elsewhere")
-    with pytest.warns(UserWarning, match=r"test has no folder.*\['cat'\]"):
+    with pytest.warns(UserWarning, match=r"test has no images of.*\['cat'\]"):
         splits = load(root)
     assert splits.num_classes == 2
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from keras_wake import datasets
+from keras_wake import visualization
 
 pytest.importorskip("sklearn", reason="the digits come from scikit-learn")
 
@@ -127,7 +128,7 @@ def test_categorical_labels():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"name": "mnist"}, ValueError, "'digits', 'cifar10', 'cifar100', "),
+        ({"name": "mnist"}, ValueError, "'cifar100', 'tiny_imagenet', "),
         ({"batch_size": 0}, ValueError, "`batch_size` must be at least 1"),
         ({"augment": "cutout"}, ValueError, "'crop_flip', 'flip', 'none'"),
         ({"label_mode": "binary"}, ValueError, "'int', 'categorical'"),
@@ -151,6 +152,11 @@ def test_categorical_labels():
             {"name": "folder"},
             ValueError,
             "`data_dir` is needed to load a folder",
+        ),
+        (
+            {"name": "tiny_imagenet"},
+            ValueError,
+            "`data_dir` is needed to load Tiny-ImageNet: unpack",
         ),
         (
             {"name": "folder", "data_dir": "no/such/folder"},
@@ -182,8 +188,29 @@ def test_cifar_through_tfds(name, classes):
     images, labels = map(np.asarray, next(iter(splits.train)))
     assert images.shape == (32, 32, 32, 3) and images.max() <= 1
     assert labels.max() < classes
+    names = splits.class_names
+    assert len(set(names)) == classes
+    assert list(names) == sorted(names)
     if name == "cifar10":
-        assert splits.class_names[:2] == ("airplane", "automobile")
+        assert names[:2] == ("airplane", "automobile")
+    else:
+        # Some labels of the published list.
+        expected = {0: "apple", 23: "cloud", 53: "orange", 70: "rose"}
+        expected |= {81: "streetcar", 99: "worm"}
+        assert {label: names[label] for label in expected} == expected
+
+
+def test_figures_get_the_hundred_names_of_cifar100(tmp_path):
+    tfds = tensorflow_datasets()
+    with tfds.testing.mock_data(num_examples=300):
+        splits = datasets.load("cifar100", augment="none")
+    matrix = np.eye(splits.num_classes)
+    figure = visualization.plot_correlation_matrix(
+        matrix, class_names=splits.class_names, path=tmp_path / "matrix.png"
+    )
+    shown = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
+    # So many that the figure names every fifth.
+    assert shown == list(splits.class_names[::5])
 
 
 @pytest.mark.parametrize(

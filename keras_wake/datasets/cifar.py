@@ -1,0 +1,92 @@
+"""CIFAR-10 and CIFAR-100 through TensorFlow Datasets."""
+
+import contextlib
+import os
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_wake.datasets.images import ImageArrays
+from keras_wake.datasets.sources import in_memory
+from keras_wake.datasets.sources import Source
+
+# In the order of the labels. TensorFlow Datasets knows the names only once
+# it has read them from the downloaded files.
+CLASS_NAMES = {
+    "cifar10": tuple(
+        "airplane automobile bird cat deer dog frog horse ship truck".split()
+    ),
+    "cifar100": tuple(
+        """
+        apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle
+        bowl boy bridge bus butterfly camel can castle caterpillar cattle
+        chair chimpanzee clock cloud cockroach couch crab crocodile cup
+        dinosaur dolphin elephant flatfish forest fox girl hamster house
+        kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man
+        maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid
+        otter palm_tree pear pickup_truck pine_tree plain plate poppy
+        porcupine possum rabbit raccoon ray road rocket rose sea seal shark
+        shrew skunk skyscraper snail snake spider squirrel streetcar
+        sunflower sweet_pepper table tank telephone television tiger tractor
+        train trout tulip turtle wardrobe whale willow_tree wolf woman worm
+        """.split()
+    ),
+}
+
+
+def _read_all(dataset: Any) -> ImageArrays:
+    batches = list(dataset.batch(1000).as_numpy_iterator())
+    return ImageArrays(
+        np.concatenate([batch["image"] for batch in batches]),
+        np.concatenate([batch["label"] for batch in batches]).astype(np.int32),
+    )
+
+
+def from_tfds(name: str, data_dir: str | os.PathLike | None) -> Source:
+    """Prepares and reads a data set.
+
+    Args:
+        name: One of `CLASS_NAMES`.
+        data_dir: Folder of TensorFlow Datasets, or None for its usual one.
+
+    Returns:
+        The source. All images are in memory.
+    """
+    try:
+        import tensorflow as tf
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise ImportError(
+            f"The data set {name!r} needs tensorflow-datasets and TensorFlow. "
+            "Install them with `pip install keras-wake[tensorflow,examples]`, "
+            "or pass `data_dir`, a folder with train/<class>/ and "
+            "test/<class>/."
+        ) from error
+    if keras.backend.backend() != "tensorflow":
+        # Here TensorFlow only reads files, and must not take all the memory
+        # of the accelerators. It refuses once it runs: then it has its share.
+        with contextlib.suppress(RuntimeError):
+            tf.config.set_visible_devices([], "GPU")
+    builder = tfds.builder(name, data_dir=data_dir)
+    try:
+        builder.download_and_prepare()
+    except ImportError as error:
+        # Seen with 4.9.10, which does not declare importlib_resources.
+        raise ImportError(
+            f"TensorFlow Datasets needs the package {error.name!r} to prepare "
+            f"{name!r}. Install it with `pip install {error.name}`."
+        ) from error
+    except Exception as error:  # The downloader has no common error class.
+        raise RuntimeError(
+            f"The data set {name!r} is not on this machine and TensorFlow "
+            f"Datasets could not prepare it in {builder.data_dir} "
+            f"({type(error).__name__}: {str(error)[:200]}). Check the network "
+            "connection, or pass `data_dir`, a folder with train/<class>/ "
+            "and test/<class>/."
+        ) from error
+    train, test = (
+        _read_all(builder.as_dataset(split=split, shuffle_files=False))
+        for split in ("train", "test")
+    )
+    return in_memory(train, test, CLASS_NAMES[name], "crop_flip")

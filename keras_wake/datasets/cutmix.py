@@ -1,0 +1,85 @@
+"""CutMix (Yun et al. 2019): a box of another image in the place of one's own.
+
+For an image x_a with label y_a and its partner x_b with label y_b,
+
+    x = M ⊙ x_a + (1 - M) ⊙ x_b,   y = λ y_a + (1 - λ) y_b,
+
+where the mask M is 0 in a box and 1 elsewhere. The box has the centre of a
+pixel drawn uniformly and the sides ⌊H √(1 - λ')⌋ and ⌊W √(1 - λ')⌋ with
+λ' ~ Beta(α, α), and is cut at the border. λ is the part of x_a that is left.
+
+Partner and box are drawn for each image of the data set, at the start of an
+epoch. So a mixed image depends on the seed, the epoch and the image alone: not
+on the batch, nor on the process, that it comes into.
+"""
+
+import numpy as np
+
+from keras_wake.datasets.epochs import CUTMIX
+from keras_wake.datasets.epochs import random_bits
+
+
+def symmetric_beta(alpha: float, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Numbers of the distribution Beta(α, α).
+
+    With Bailey's (1994) T = √(2α (u^(-1/α) - 1)) cos(2πv), which has Student's
+    distribution with 2α degrees of freedom, (1 + T / √(2α + T²)) / 2 has the
+    distribution wanted. It takes two uniform numbers each, always.
+
+    Args:
+        alpha: α, above 0.
+        u: Uniform in (0, 1].
+        v: Uniform in (0, 1], of the shape of `u`.
+
+    Returns:
+        The numbers, of the shape of `u`.
+    """
+    logarithm = np.log(u) / alpha
+    power, rest = np.exp(logarithm), -np.expm1(logarithm)
+    cosine = np.cos(2 * np.pi * v)
+    sine = np.sqrt(rest) * cosine / np.sqrt(power + rest * cosine**2)
+    return (1 + sine) / 2
+
+
+def _uniform(bits: np.ndarray) -> np.ndarray:
+    """From 64 random bits to a number in (0, 1]."""
+    return ((bits >> np.uint64(11)) + np.uint64(1)) * 2.0**-53
+
+
+def cutmix_draws(
+    size: int, sides: tuple[int, int], alpha: float, seed: int, epoch: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What CutMix makes of the images in an epoch.
+
+    Args:
+        size: Number of images N.
+        sides: Height and width of an image.
+        alpha: α of the Beta distribution.
+        seed: Seed of the run.
+        epoch: Number of the epoch.
+
+    Returns:
+        For each image, in the order of the data: its partner, which is any
+        other image at the same probability, int32 `(N,)`; its box as first
+        row, first column and the ones after the last, int32 `(N, 4)`; and
+        1 - λ, the part of the image that the box covers, float32 `(N,)`.
+    """
+    bits = random_bits(5 * size, seed, epoch, CUTMIX).reshape(-1, 5)
+    # A single image has no other one.
+    ways = np.uint64(max(size - 1, 1))
+    steps = 1 + (bits[:, 0] % ways).astype(np.int64)
+    partners = (np.arange(size) + steps) % size
+    kept = symmetric_beta(alpha, _uniform(bits[:, 1]), _uniform(bits[:, 2]))
+    limits = np.asarray(sides, np.int64)
+    lengths = np.floor(limits * np.sqrt(1 - kept)[:, np.newaxis]).astype(int)
+    centres = (bits[:, 3:] % limits.astype(np.uint64)).astype(np.int64)
+    first = centres - lengths // 2
+    last = np.minimum(first + lengths, limits)
+    first = np.maximum(first, 0)
+    boxes = np.concatenate([first, last], axis=1)
+    covered = (last - first).prod(axis=1) / limits.prod()
+    return (
+        partners.astype(np.int32),
+        boxes.astype(np.int32),
+        covered.astype(np.float32),
+    )

@@ -1,0 +1,233 @@
+"""Tiny-ImageNet: the layout of its archive, and what is wrong with one."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from keras_wake import datasets
+from keras_wake.datasets import files as files_module
+
+Image = pytest.importorskip("PIL.Image", reason="Pillow decodes the images")
+
+WNIDS = ("n02000002", "n01000001", "n03000003")
+WORDS = {
+    "n01000001": "goldfish, Carassius auratus",
+    "n02000002": "crane",
+    "n03000003": "crane, hoist",
+    "n09999999": "not used here",
+}
+
+
+def write_jpeg(path, value, side=8, mode="RGB"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(value)
+    pixels = rng.integers(0, 256, (side, side, 3), np.uint8)
+    Image.fromarray(pixels).convert(mode).save(path)
+
+
+def decoded(path):
+    with Image.open(path) as file:
+        return np.asarray(file.convert("RGB")).astype(np.float32) / 255
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Three classes, 4 training and 2 validation images each."""
+    value = 0
+    for wnid in WNIDS:
+        for number in range(4):
+            value += 1
+            mode = "L" if number == 0 else "RGB"
+            name = f"{wnid}_{number}.JPEG"
+            write_jpeg(
+                tmp_path / "train" / wnid / "images" / name, value, 8, mode
+            )
+        boxes = "".join(f"{wnid}_{n}.JPEG\t0\t1\t6\t7\n" for n in range(4))
+        (tmp_path / "train" / wnid / f"{wnid}_boxes.txt").write_text(boxes)
+    annotations = ""
+    for number in range(6):
+        value += 1
+        write_jpeg(tmp_path / "val" / "images" / f"val_{number}.JPEG", value)
+        annotations += f"val_{number}.JPEG\t{WNIDS[number % 3]}\t0\t1\t6\t7\n"
+    (tmp_path / "val" / "val_annotations.txt").write_text(annotations)
+    write_jpeg(tmp_path / "test" / "images" / "test_0.JPEG", 99)
+    (tmp_path / "wnids.txt").write_text("\n".join(WNIDS) + "\n")
+    words = "".join(f"{wnid}\t{text}\n" for wnid, text in WORDS.items())
+    (tmp_path / "words.txt").write_text(words)
+    return tmp_path
+
+
+def load(root, **arguments):
+    defaults = {"validation_split": 3, "augment": "none"}
+    return datasets.load(
+        "tiny_imagenet", data_dir=root, **{**defaults, **arguments}
+    )
+
+
+def edit(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def test_reads_every_image_with_its_label(root):
+    splits = load(root)
+    assert splits.input_shape == (8, 8, 3)
+    sizes = splits.train_size, splits.validation_size, splits.test_size
+    assert sizes == (9, 3, 6)
+    classes = sorted(WNIDS)
+    expected = {}
+    for path in (root / "train").rglob("*.JPEG"):
+        label = classes.index(path.name.split("_")[0])
+        expected[decoded(path).tobytes()] = (False, label)
+    for number in range(6):
+        path = root / "val" / "images" / f"val_{number}.JPEG"
+        label = classes.index(WNIDS[number % 3])
+        expected[decoded(path).tobytes()] = (True, label)
+    seen = {}
+    for name in ("train", "validation", "test"):
+        for image, label in zip(*splits.arrays(name), strict=True):
+            seen[image.tobytes()] = (name == "test", label)
+    assert len(seen) == 18
+    assert seen == expected
+    assert np.bincount(splits.arrays("validation")[1]).tolist() == [1, 1, 1]
+
+
+def test_class_names_are_readable_and_unique(root):
+    names = ("goldfish", "crane (n02000002)", "crane (n03000003)")
+    assert load(root).class_names == names
+    edit(root / "words.txt", "n01000001\tgoldfish, Carassius auratus\n", "")
+    assert load(root).class_names == ("n01000001", *names[1:])
+
+
+def test_some_of_the_classes_are_enough(root):
+    shutil.rmtree(root / "train" / "n03000003")
+    edit(root / "val/val_annotations.txt", "n03000003", "n01000001")
+    splits = load(root, validation_split=0)
+    assert splits.class_names == ("goldfish", "crane")
+    assert np.bincount(splits.arrays("test")[1]).tolist() == [4, 2]
+
+
+def test_only_the_chosen_files_are_read(root, monkeypatch):
+    read = []
+    decode = files_module._decode
+
+    def spy(path, image_size):
+        read.append(path)
+        return decode(path, image_size)
+
+    monkeypatch.setattr(files_module, "_decode", spy)
+    load(root, limit=3, test_limit=4)
+    assert len(read) == len(set(read)) == 3 + 3 + 4
+
+
+def test_grey_images_have_three_channels_even_alone(root):
+    for path in root.rglob("*.JPEG"):
+        with Image.open(path) as file:
+            grey = file.convert("L")
+        grey.save(path)
+    splits = load(root)
+    assert splits.input_shape == (8, 8, 3)
+    images, _ = splits.arrays("train")
+    np.testing.assert_array_equal(images[..., 0], images[..., 2])
+
+
+def test_sizes_must_agree_or_are_made_to(root):
+    write_jpeg(root / "val" / "images" / "val_3.JPEG", 5, side=16)
+    with pytest.raises(ValueError, match=r"one size.*val_3\.JPEG.*image_size"):
+        load(root)
+    assert load(root, image_size=(6, 10)).input_shape == (6, 10, 3)
+
+
+def test_unreadable_images_are_skipped(root):
+    broken = root / "train" / WNIDS[0] / "images" / f"{WNIDS[0]}_2.JPEG"
+    broken.write_bytes(b"broken")
+    with pytest.warns(UserWarning, match="Skipped 1 unreadable"):
+        splits = load(root, validation_split=0)
+    assert splits.skipped == (str(broken),)
+    assert splits.train_size == 11
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        ("train", "There is no folder .*train.*layout of tiny-imagenet"),
+        ("val/images", "There is no folder .*images.*layout of tiny-imagenet"),
+        ("val", "There is no file .*val_annotations.txt.*layout of tiny"),
+        ("val/val_annotations.txt", "There is no file .*val_annotations.txt"),
+        ("words.txt", "There is no file .*words.txt"),
+    ],
+)
+def test_what_is_missing_is_named(root, missing, message):
+    (root / missing).rename(root / "elsewhere")
+    with pytest.raises(FileNotFoundError, match=message):
+        load(root)
+
+
+def test_missing_data_dir(root):
+    with pytest.raises(FileNotFoundError, match="must be a folder that exists"):
+        load(root / "nowhere")
+
+
+def test_annotated_images_that_are_missing_are_named(root):
+    for number in (1, 4):
+        (root / "val" / "images" / f"val_{number}.JPEG").unlink()
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"2 image\(s\) .* are not in .*: val_1\.JPEG, val_4\.JPEG\. Unp",
+    ):
+        load(root)
+
+
+def test_many_missing_images_do_not_flood_the_message(root):
+    with (root / "val" / "val_annotations.txt").open("a") as file:
+        file.writelines(f"gone_{n:02}.JPEG\t{WNIDS[0]}\n" for n in range(15))
+    with pytest.raises(FileNotFoundError, match=r"gone_09\.JPEG and 5 more"):
+        load(root)
+
+
+def test_images_that_are_not_annotated_are_left_out(root):
+    write_jpeg(root / "val" / "images" / "val_6.JPEG", 77)
+    assert load(root).test_size == 6
+
+
+def test_class_only_in_val(root):
+    edit(root / "val/val_annotations.txt", "n03000003", "n04000004")
+    with pytest.raises(
+        ValueError, match=r"val has classes that .*train does not.*n04000004"
+    ):
+        load(root)
+
+
+def test_class_only_in_train(root):
+    edit(root / "val/val_annotations.txt", "n03000003", "n01000001")
+    with pytest.warns(UserWarning, match=r"val has no images of.*n03000003"):
+        splits = load(root)
+    assert splits.num_classes == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("val_0.JPEG n01000001\n", "a tab and a wnid. Received in line 1"),
+        ("\nval_0.JPEG\tn01000001\nval_0.JPEG\tn01000001\n", "twice.*line 3"),
+        ("\n", "val_annotations.txt names no image"),
+    ],
+)
+def test_annotations_that_make_no_sense(root, text, message):
+    (root / "val" / "val_annotations.txt").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load(root)
+
+
+def test_class_without_images(root):
+    shutil.rmtree(root / "train" / WNIDS[0] / "images")
+    with pytest.raises(ValueError, match="n02000002 has no images"):
+        load(root)
+
+
+def test_default_augmentation_is_the_published_one(root):
+    ((default, _),) = load(root, augment=None).train
+    ((published, _),) = load(root, augment="crop_flip").train
+    np.testing.assert_array_equal(default, published)
