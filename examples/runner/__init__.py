@@ -69,8 +69,10 @@ def main(description: str, defaults: dict[str, Any], argv: Any = None) -> None:
     given = sys.argv[1:] if argv is None else list(argv)
     again = [sys.argv[0], *given, *["--resume"] * (not args.resume)]
     try:
-        training.train(args, parts, model, splits, record)
-        saved = report.report(args.run_dir, model, splits, record)
+        attribution = training.train(args, parts, model, splits, record)
+        saved = report.report(
+            args.run_dir, model, splits, record, attribution.history
+        )
     except KeyboardInterrupt:
         print(
             f"\nInterrupted after {len(record.content['epochs'])} of "

@@ -18,9 +18,20 @@ Matrices = dict[tuple[str, str], Any]
 
 
 def report(
-    run_dir: pathlib.Path, model: Any, splits: Any, record: Record
+    run_dir: pathlib.Path,
+    model: Any,
+    splits: Any,
+    record: Record,
+    history: list[dict[str, Any]],
 ) -> bool:
     """Evaluates best and last epoch on the test images, draws and saves.
+
+    Args:
+        run_dir: Folder of the run.
+        model: The trained `WakeModel`.
+        splits: Its images.
+        record: Of the run; gets the table.
+        history: Of `CrossClassAttribution`, the matrices of the validations.
 
     Returns:
         Whether network and record could be written.
@@ -67,11 +78,25 @@ def report(
     record.content["table"] = rows
     saved &= attempt("The record", record.write)
     pictures = attacked(model, splits)
+    classes = kw.attribution.class_report(
+        model.robust_classifier,
+        splits.arrays("test"),
+        model.eval_attack,
+        splits.class_names,
+    )
     if not model.is_chief:
         return saved
     print_table(rows, splits)
+    attempt(
+        "The class report",
+        write_aside,
+        run_dir / "classes.json",
+        lambda path: path.write_text(classes.to_json(indent=1)),
+    )
     try:
         draw(run_dir, model, splits, record, matrices, pictures)
+        draw_classes(run_dir, classes)
+        draw_epochs(run_dir, model, splits, record, history)
     except Exception:
         # What has been computed is kept; a figure is not worth a run.
         traceback.print_exc()
@@ -138,3 +163,60 @@ def draw(
         class_names=splits.class_names,
         path=run_dir / "adversarial_examples.png",
     )
+
+
+def draw_classes(run_dir: pathlib.Path, classes: Any) -> None:
+    """Figures of what the network confuses, and of the images it does."""
+    figures = kw.visualization
+    figures.plot_class_report(classes, path=run_dir / "classes.png")
+    if any(any(pair.examples) for pair in classes.pairs[:5]):
+        figures.plot_shared_pairs(classes, path=run_dir / "shared_pairs.png")
+
+
+def draw_epochs(
+    run_dir: pathlib.Path,
+    model: Any,
+    splits: Any,
+    record: Record,
+    history: list[dict[str, Any]],
+) -> None:
+    """The student's matrices over the epochs, and what the last one lost."""
+    key = "val_robust_accuracy"
+    robust = {
+        row["epoch"]: row[key]
+        for row in record.content["epochs"]
+        if row.get(key) is not None
+    }
+    matrices = {entry["epoch"]: entry["correlation"] for entry in history}
+    epochs = [epoch for epoch in matrices if epoch in robust]
+    if not epochs:
+        return
+    best = max(epochs, key=robust.__getitem__)
+    chosen = chosen_epochs(epochs, best)
+    # On clean images classes share little.
+    clean = "adversarial" not in model.objective.inputs
+    kw.visualization.plot_correlation_strip(
+        {epoch: matrices[epoch] for epoch in chosen},
+        {epoch: robust[epoch] for epoch in chosen},
+        class_names=splits.class_names,
+        vmax=0.5 if clean else 1.0,
+        path=run_dir / "correlation_epochs.png",
+    )
+    if best != epochs[-1]:
+        kw.visualization.plot_correlation_difference(
+            matrices[best],
+            matrices[epochs[-1]],
+            class_names=splits.class_names,
+            title=f"epoch {best} − epoch {epochs[-1]}",
+            path=run_dir / "correlation_difference.png",
+        )
+
+
+def chosen_epochs(epochs: list[int], best: int, count: int = 5) -> list[int]:
+    """At most so many of the epochs: first, best, last, and some between."""
+    chosen = {epochs[0], best, epochs[-1]}
+    for part in range(1, count):
+        if len(chosen) == min(count, len(epochs)):
+            break
+        chosen.add(epochs[part * (len(epochs) - 1) // count])
+    return sorted(chosen)

@@ -23,7 +23,7 @@ SMALL = (
 
 @pytest.fixture(scope="session")
 def examples():
-    """The modules `runner`, `digits` and `cifar10` of the examples."""
+    """The modules of the examples, by their names."""
     # The runner chooses settings of TensorFlow for processes of its own.
     with (
         mock.patch.dict(os.environ),
@@ -36,10 +36,14 @@ def examples():
                     "runner",
                     "runner.devices",
                     "runner.flags",
+                    "runner.methods",
                     "runner.record",
+                    "runner.report",
                     "runner.training",
                     "digits",
                     "cifar10",
+                    "epsilon_sweep",
+                    "tables",
                 )
             }
         )

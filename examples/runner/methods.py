@@ -1,0 +1,73 @@
+"""The methods that a run can train with, each a record of what it is made of.
+
+A method is data: an objective, an attack, teachers. `training` makes objects
+of it, `flags` offers its name, and the record of a run keeps that name.
+"""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """What a run trains with.
+
+    Args:
+        summary: What it is, for `--help`.
+        objective: "at", "trades", "mart" or "standard".
+        single_step: Whether the attack is FGSM-RS instead of PGD.
+        awp: Whether weights are perturbed as well.
+        teacher: "wake" (an average that the student learns from), "adaptive"
+            (WAKE that chooses its epochs by itself), "average" (one that it
+            does not learn from), "kdswa" (two pretrained networks), or None.
+        label_smoothing: Share of each label that goes to all classes.
+        cutmix: α of CutMix, or None.
+    """
+
+    summary: str
+    objective: str = "at"
+    single_step: bool = False
+    awp: bool = False
+    teacher: str | None = None
+    label_smoothing: float = 0.0
+    cutmix: float | None = None
+
+
+METHODS = {
+    "wake": Method("AT distilled from its own average", teacher="wake"),
+    "wake-adaptive": Method(
+        "WAKE that freezes the teacher at its peak", teacher="adaptive"
+    ),
+    "at": Method("adversarial training with PGD"),
+    "kdswa": Method(
+        "AT distilled from two pretrained networks, weights averaged",
+        teacher="kdswa",
+    ),
+    "label-smoothing": Method("AT with smoothed labels", label_smoothing=0.2),
+    "fast-at": Method("AT in a single step, FGSM-RS", single_step=True),
+    "trades": Method("TRADES", objective="trades"),
+    "trades-wake": Method(
+        "TRADES with WAKE", objective="trades", teacher="wake"
+    ),
+    "trades-kdswa": Method(
+        "TRADES with KDSWA", objective="trades", teacher="kdswa"
+    ),
+    "mart": Method("MART", objective="mart"),
+    "mart-wake": Method("MART with WAKE", objective="mart", teacher="wake"),
+    "awp": Method("AT with adversarial weight perturbation", awp=True),
+    "awp-wake": Method("AWP with WAKE", awp=True, teacher="wake"),
+    "trades-awp": Method("TRADES with AWP", objective="trades", awp=True),
+    "cutmix": Method(
+        "AT on CutMix images, weights averaged", teacher="average", cutmix=1.0
+    ),
+    "cutmix-wake": Method("WAKE on CutMix images", teacher="wake", cutmix=1.0),
+    "standard": Method("training on clean images", objective="standard"),
+}
+
+
+def describe() -> str:
+    """All methods, a line each, for `--help`."""
+    width = max(map(len, METHODS))
+    return "\n".join(
+        f"  {name:{width}}  {method.summary}"
+        for name, method in METHODS.items()
+    )

@@ -1,0 +1,165 @@
+"""The schedule that finds its epochs, driven by accuracies that are made up."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_wake as kw
+
+SHAPE = (4, 4, 1)
+KEY = "val_teacher_robust_accuracy"
+
+
+def data(count=16):
+    rng = np.random.default_rng(0)
+    x = rng.random((count, *SHAPE), np.float32)
+    return x, np.arange(count, dtype="int32") % 3
+
+
+def wake(**kwargs):
+    keras.utils.set_random_seed(0)
+    classifier = keras.Sequential(
+        [
+            keras.Input(SHAPE),
+            keras.layers.Flatten(),
+            keras.layers.Dense(3),
+        ]
+    )
+    attack = kw.attacks.FGSM(epsilon=0.05)
+    model = kw.WakeModel(
+        classifier,
+        attack,
+        eval_attack=attack,
+        schedule=kw.schedules.AdaptiveRamp(**kwargs),
+    )
+    model.compile(keras.optimizers.SGD(0.2))
+    return model
+
+
+class Pretend(keras.callbacks.Callback):
+    """Puts made-up accuracies into the logs, and copies the teachers."""
+
+    def __init__(self, accuracies):
+        super().__init__()
+        self.accuracies = accuracies
+        self.teachers, self.weights = {}, {}
+
+    def on_epoch_begin(self, epoch, logs=None):
+        weight = keras.ops.convert_to_numpy(self.model.kd_weight)
+        self.weights[epoch + 1] = float(weight)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.sync_variables()
+        self.teachers[epoch + 1] = self.model.teacher.get_weights()
+        del logs[KEY]
+        if self.accuracies[epoch] is not None:
+            logs[KEY] = self.accuracies[epoch]
+
+
+class After(keras.callbacks.Callback):
+    """Notes λ_t once the teacher callback has set it."""
+
+    def __init__(self):
+        super().__init__()
+        self.weights = []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        weight = keras.ops.convert_to_numpy(self.model.kd_weight)
+        self.weights.append(float(weight))
+
+
+def fit(model, accuracies, teacher, *callbacks, epochs=None):
+    pretend, after = Pretend(accuracies), After()
+    model.fit(
+        *data(),
+        batch_size=8,
+        epochs=epochs or len(accuracies),
+        validation_data=data(8),
+        verbose=0,
+        shuffle=False,
+        callbacks=[pretend, teacher, after, *callbacks],
+    )
+    return pretend, after.weights
+
+
+def assert_same(weights, others):
+    for value, other in zip(weights, others, strict=True):
+        np.testing.assert_array_equal(value, other)
+
+
+def test_freezes_the_best_teacher_and_begins_the_ramp():
+    model = wake(patience=2, length=2, peak=0.8, final=0.9)
+    teacher = kw.EMATeacher(decay=0.5)
+    # The third epoch is best; a tie is no improvement.
+    accuracies = [0.1, 0.3, 0.4, 0.4, 0.2, 0.9, 0.9, 0.9]
+    seen, weights = fit(model, accuracies, teacher)
+    assert teacher.ramp.get_config() == {
+        "start_epoch": 5,
+        "end_epoch": 7,
+        "peak": 0.8,
+        "final": 0.9,
+    }
+    expected = [0, 0, 0, 0, 0, 0.4, 0.9, 0.9]
+    np.testing.assert_allclose(weights, expected, atol=1e-6)
+    # It went on until the fifth epoch, and is that of the third since.
+    assert np.abs(seen.teachers[5][0] - seen.teachers[3][0]).max() > 1e-4
+    for epoch in (6, 7, 8):
+        assert_same(seen.teachers[epoch], seen.teachers[3])
+    assert_same(model.robust_classifier.get_weights(), seen.teachers[3])
+
+
+def test_epochs_without_validation_do_not_count():
+    model = wake(patience=1, length=1)
+    teacher = kw.EMATeacher(decay=0.5)
+    _, weights = fit(model, [0.3, None, None, 0.2, None, 0.1], teacher)
+    assert teacher.ramp.start_epoch == 4
+    assert weights == [0, 0, 0, 0, 1, 1]
+
+
+def test_latest_start_ends_the_search():
+    model = wake(patience=5, length=1, latest_start=3)
+    teacher = kw.EMATeacher(decay=0.5)
+    seen, weights = fit(model, [0.1, 0.2, 0.3, 0.4, 0.5], teacher)
+    assert weights == [0, 0, 0, 1, 1]
+    assert_same(seen.teachers[5], seen.teachers[3])
+
+
+def test_teacher_that_rises_to_the_end_is_never_frozen():
+    model = wake(patience=2)
+    teacher = kw.EMATeacher(decay=0.5)
+    _, weights = fit(model, [0.1, 0.2, 0.3, 0.4], teacher)
+    assert teacher.ramp is None and set(weights) == {0.0}
+
+
+@pytest.mark.parametrize("first", [2, 4, 6])
+def test_a_run_that_was_broken_off_goes_on(tmp_path, first):
+    accuracies = [0.1, 0.4, 0.3, 0.3, 0.2, 0.9, 0.9]
+    whole = wake(patience=3, length=2)
+    fit(whole, accuracies, kw.EMATeacher(decay=0.5))
+    for epochs in (first, 7):
+        model, teacher = wake(patience=3, length=2), kw.EMATeacher(decay=0.5)
+        backup = kw.BackupAndRestore(tmp_path, delete_checkpoint=False)
+        fit(model, accuracies, teacher, backup, epochs=epochs)
+    assert teacher.ramp.start_epoch == 5
+    assert_same(model.get_weights(), whole.get_weights())
+
+
+def test_needs_validation_images():
+    with pytest.raises(ValueError, match=r"`fit` has none\. Pass `validation"):
+        wake().fit(*data(), verbose=0, callbacks=[kw.EMATeacher()])
+
+
+def test_is_saved_with_the_model(tmp_path):
+    model = wake(patience=2, length=6, latest_start=9)
+    model.save(tmp_path / "wake.keras")
+    loaded = keras.models.load_model(tmp_path / "wake.keras")
+    assert loaded.schedule.get_config() == model.schedule.get_config()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("patience", 0), ("length", 0), ("peak", 1.2), ("latest_start", 0)],
+)
+def test_refuses_settings_out_of_range(name, value):
+    with pytest.raises(ValueError, match=f"`{name}` must be"):
+        kw.schedules.AdaptiveRamp(**{name: value})
