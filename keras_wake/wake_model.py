@@ -285,7 +285,7 @@ class WakeModel(Evaluation):
         moved = [v for v in self.trainable_variables if len(v.shape) > 1]
         # Its statistics and random states change in the update alone.
         others = [
-            (v, ops.convert_to_tensor(v))
+            (v, ops.copy(v))
             for v in network.variables
             if all(v is not other for other in moved)
         ]
@@ -299,14 +299,14 @@ class WakeModel(Evaluation):
                 losses = losses * sample_weight
             return ops.sum(losses)
 
-        values = [ops.convert_to_tensor(variable) for variable in moved]
+        values = [ops.copy(variable) for variable in moved]
         gradients = backend.gradient(total_loss, values)
         steps = []
         for variable, value, gradient in zip(
             moved, values, gradients, strict=True
         ):
             gradient = backend.global_sum(gradient)
-            size = ops.norm(value) / (ops.norm(gradient) + 1e-12)
+            size = _norm(value) / (_norm(gradient) + 1e-12)
             step = self.objective.gamma * size * gradient
             variable.assign_add(step)
             steps.append((variable, step))
@@ -362,6 +362,11 @@ class WakeModel(Evaluation):
         ):
             config[name] = keras.saving.deserialize_keras_object(config[name])
         return cls(**config)
+
+
+def _norm(values: Any) -> Any:
+    """Euclidean norm over all axes; `ops.norm` knows at most two."""
+    return ops.sqrt(ops.sum(ops.square(values)))
 
 
 def _check_attack(**kwargs: Any) -> Any:

@@ -277,6 +277,7 @@ def test_default_evaluation_is_pgd_20_in_the_same_threat_model(
         "steps": 20,
         "random_start": True,
         "training": False,
+        "loss": "cross_entropy",
     }
 
 
@@ -440,7 +441,7 @@ def test_callbacks_refuse_any_other_model(callback):
 
 def test_two_teachers_are_refused():
     callbacks = [kw.callbacks.EMATeacher(0.9), kw.callbacks.EMATeacher(0.99)]
-    with pytest.raises(ValueError, match=r"one teacher.*EMATeacher and EMAT"):
+    with pytest.raises(ValueError, match=r"one average.*EMATeacher and EMAT"):
         wake().fit(*data(), verbose=0, callbacks=callbacks)
 
 

@@ -164,7 +164,7 @@ def test_repr_is_what_makes_it_again():
     attack = FGSM("l2", epsilon=0.5, random_start=True)
     assert repr(attack) == (
         "FGSM(norm='l2', epsilon=0.5, bounds=[0.0, 1.0], step_size=0.5, "
-        "random_start=True, training=False)"
+        "random_start=True, training=False, loss=None)"
     )
     assert eval(repr(attack)).get_config() == attack.get_config()
 

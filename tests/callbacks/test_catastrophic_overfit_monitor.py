@@ -259,9 +259,10 @@ def test_default_attacks_are_in_the_threat_model_of_training():
     assert monitor._single.get_config() == (
         kw.attacks.FGSM("l2", 0.5).get_config()
     )
-    assert monitor._multi.get_config() == (
-        kw.attacks.PGD("l2", 0.5, 0.5 / 8, steps=10).get_config()
+    expected = kw.attacks.PGD(
+        "l2", 0.5, 0.5 / 8, steps=10, loss="cross_entropy"
     )
+    assert monitor._multi.get_config() == expected.get_config()
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,7 @@ def test_only_the_chief_writes(folder):
     assert int(loaded.train_steps.numpy()) == 4 * best
 
 
+@pytest.mark.slow
 def test_backups_of_different_epochs_are_refused(folder, tmp_path):
     shutil.copytree(folder / "backup", tmp_path / "chief" / "backup")
     folders = [tmp_path / "chief", tmp_path / "other"]

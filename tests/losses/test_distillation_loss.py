@@ -48,12 +48,12 @@ def test_equals_pytorch_with_gradients(pair, temperature, scale):
     found = distillation_loss(student, teacher, **arguments)
     # Float32 against float64; values and gradients are up to about 20.
     np.testing.assert_allclose(found, values, rtol=1e-5, atol=1e-5)
-    gradient = backend.input_gradient(
+    gradient = backend.gradient(
         lambda s: ops.sum(distillation_loss(s, teacher, **arguments)), student
     )
     np.testing.assert_allclose(gradient, by_student, rtol=1e-5, atol=1e-5)
     # It does not stop the teacher's gradient; that is the caller's choice.
-    gradient = backend.input_gradient(
+    gradient = backend.gradient(
         lambda t: ops.sum(distillation_loss(student, t, **arguments)), teacher
     )
     np.testing.assert_allclose(gradient, by_teacher, rtol=1e-5, atol=1e-5)
@@ -75,7 +75,7 @@ def test_is_zero_for_equal_logits_with_a_zero_gradient(pair):
     # Softmax does not see a constant. Float32 rounds 1000 + x to 6e-5.
     shifted = distillation_loss(teacher + 1000, teacher)
     np.testing.assert_allclose(shifted, 0, atol=1e-6)
-    gradient = backend.input_gradient(
+    gradient = backend.gradient(
         lambda s: ops.sum(distillation_loss(s, teacher)), teacher
     )
     np.testing.assert_allclose(gradient, 0, atol=1e-6)
@@ -99,7 +99,7 @@ def test_is_finite_for_extreme_logits():
     losses = np.asarray(distillation_loss(student, teacher))
     # p is 1 for class 1, where log q is −2e4 / 2; times T² = 4.
     np.testing.assert_allclose(losses, [4e4, 0], rtol=1e-6)
-    gradient = backend.input_gradient(
+    gradient = backend.gradient(
         lambda s: ops.sum(distillation_loss(s, teacher)), student
     )
     # T² / T · (q − p).
