@@ -4,8 +4,7 @@ python examples/synthetic.py
 
 Finds the weights of the synthetic model in three ways (closed form, Monte
 Carlo, training with WakeModel), prints them, and draws the weight of the
-common features over the radius of the adversary. Half a minute on two CPU
-cores.
+common features over the radius of the adversary.
 """
 
 import argparse

@@ -178,6 +178,7 @@ def one_hot_labels(y: Any, num_classes: int) -> Any:
 
 
 def number_type(y: Any) -> str:
+    """The dtype of labels by its Keras name; a `TypeError` for words."""
     try:
         dtype = keras.backend.standardize_dtype(y.dtype)
     except ValueError:  # NumPy's words

@@ -8,7 +8,6 @@ from typing import Any
 
 import keras
 
-from keras_wake import _inputs
 from keras_wake import backend
 from keras_wake._files import written_whole
 from keras_wake._keras_loop import KerasLoop
@@ -81,15 +80,16 @@ class StudentAndTeacher(KerasLoop):
         """Has the student learn from a network that was trained before.
 
         Args:
-            teacher: The callback that asks. It has `teacher`, a built
-                `keras.Model`, and `weight`, the constant weight of its term.
+            teacher: The callback that asks. It has `teacher`, a checked
+                `keras.Model` of `num_classes`, and `weight`, the constant
+                weight of its term.
 
         Raises:
             ValueError: If the network does not fit the student, or the
                 weights of all teachers are more than 1 together.
         """
         network = teacher.teacher
-        classes = _inputs.check_classifier(network)
+        classes = teacher.num_classes
         if classes != self.num_classes:
             raise ValueError(
                 "A teacher must know the classes of the student. Received: a "

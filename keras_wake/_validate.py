@@ -1,12 +1,14 @@
 """Argument checks shared by every public object of keras-wake.
 
-Each function takes exactly one keyword argument, whose name is the name the
-user knows, and returns the value in its plain Python type. A message says
-what was expected, what was received and, where it is short, what to do.
+Each function but the last takes exactly one keyword argument, whose name is
+the name the user knows, and returns the value in its plain Python type. A
+message says what was expected, what was received and, where it is short, what
+to do.
 """
 
 import math
 import numbers
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -104,3 +106,18 @@ def one_of(allowed: Any, hint: str = "", **kwargs: Any) -> Any:
         names = ", ".join(repr(item) for item in allowed)
         raise _fail(name, f"one of {names}", value, hint)
     return value
+
+
+def names_of_classes(
+    class_names: Sequence[str] | None, classes: int
+) -> list[str]:
+    """One text per class; the class numbers where there are no names."""
+    if class_names is None:
+        return [str(index) for index in range(classes)]
+    names = [str(name) for name in class_names]
+    if isinstance(class_names, str) or len(names) != classes:
+        raise ValueError(
+            f"`class_names` must hold one name for each of the {classes} "
+            f"classes. Received {len(names)}: class_names={class_names!r}."
+        )
+    return names

@@ -221,9 +221,10 @@ class WakeModel(Evaluation):
         images, student = (
             values[self.objective.inputs[-1]] for values in (x, y_pred)
         )
-        weight = ops.convert_to_tensor(self.kd_weight)
+        weight = ops.zeros(())
         terms = []
         if self._averager is not None and self._averager.distils:
+            weight = ops.convert_to_tensor(self.kd_weight)
             terms.append((weight, self._average_logits(images, student)))
         for each in self._pretrained:
             logits = backend.without_gradient(

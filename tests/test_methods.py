@@ -207,6 +207,18 @@ def test_pretrained_teachers_equal_the_step_by_hand(objective):
     assert model.robust_classifier is model.classifier
 
 
+def test_weight_of_an_earlier_fit_counts_for_nothing():
+    """Without a callback that averages, λ_t is what it would be at first."""
+    model = kw.WakeModel(reference.small_network(), kw.attacks.FGSM())
+    model.compile(keras.optimizers.SGD(0.0))
+    model.kd_weight.assign(0.5)
+    teacher = kw.PretrainedTeacher(reference.small_network(seed=5), 0.4)
+    log = model.fit(
+        *reference.small_data(8), batch_size=8, verbose=0, callbacks=[teacher]
+    ).history
+    assert log["kd_weight"][0] == pytest.approx(0.4)
+
+
 def test_wake_teacher_and_pretrained_one_share_the_loss():
     """With weights 0.4 and 0.6 nothing is left for the objective."""
     teacher = reference.small_network(seed=5)

@@ -217,7 +217,7 @@ def class_report(
     sizes, batches = analyse(
         classifier, data, attack, head, batch_size, seed, clean=True
     )
-    names = _names(class_names, sizes.classes)
+    names = _validate.names_of_classes(class_names, sizes.classes)
     means = ClassMeans(sizes)
     confusion = np.zeros((sizes.classes, sizes.classes), "int64")
     clean_hits = np.zeros(sizes.classes, "int64")
@@ -277,18 +277,6 @@ def _shared_pairs(
             )
         )
     return found
-
-
-def _names(class_names: Sequence[str] | None, classes: int) -> list[str]:
-    if class_names is None:
-        return [str(index) for index in range(classes)]
-    names = [str(name) for name in class_names]
-    if isinstance(class_names, str) or len(names) != classes:
-        raise ValueError(
-            f"`class_names` must hold one name for each of the {classes} "
-            f"classes. Received {len(names)}: class_names={class_names!r}."
-        )
-    return names
 
 
 def _number(value: float) -> float | None:

@@ -68,7 +68,6 @@ class StochasticWeightAveraging(TeacherAverage):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Remembers the epoch."""
         self._epoch = epoch + 1
-        self.model.kd_weight.assign(0.0)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Takes the epoch into the average, if there was no validation."""

@@ -57,17 +57,6 @@ def check_label(label: int) -> int:
     return _validate.one_of(range(NUM_CLASSES), label=label)
 
 
-def check_smoothing(label_smoothing: float) -> float:
-    """Checks that β is at least 0 and less than 1."""
-    beta = _validate.in_range(0, 1, label_smoothing=label_smoothing)
-    if beta == 1:
-        raise ValueError(
-            "`label_smoothing` must be less than 1: nothing would be left of "
-            f"the loss. Received: label_smoothing={label_smoothing!r}."
-        )
-    return beta
-
-
 def check_weights(weights: Weights) -> np.ndarray:
     """Checks a pair (w1, w2) of the hypothesis space, as float64 (2,)."""
     values = np.asarray(weights, "float64")

@@ -12,7 +12,6 @@ import numpy as np
 
 from keras_wake import _validate
 from keras_wake.theory.features import check_samples
-from keras_wake.theory.features import check_smoothing
 from keras_wake.theory.features import check_weights
 from keras_wake.theory.features import features_of
 from keras_wake.theory.features import NUM_CLASSES
@@ -65,7 +64,7 @@ def robust_loss(
     x, y = check_samples(x, y)
     epsilon = _validate.in_range(0, np.inf, epsilon=epsilon)
     decay = _validate.positive(weight_decay=weight_decay)
-    beta = check_smoothing(label_smoothing)
+    beta = _validate.fraction(label_smoothing=label_smoothing)
     corners = itertools.product((-epsilon, epsilon), repeat=NUM_FEATURES)
     shifts = features_of(np.array(list(corners)))
 

@@ -13,7 +13,6 @@ import numpy as np
 
 from keras_wake import _validate
 from keras_wake.theory.features import check_label
-from keras_wake.theory.features import check_smoothing
 from keras_wake.theory.features import check_weights
 from keras_wake.theory.features import NUM_CLASSES
 from keras_wake.theory.features import NUM_FEATURES
@@ -154,7 +153,7 @@ class SyntheticModel:
         Returns:
             A float, greater than 0.
         """
-        kept = 1 - check_smoothing(label_smoothing)
+        kept = 1 - _validate.fraction(label_smoothing=label_smoothing)
         return (self.mu / kept - self._excess) / 2
 
     def smoothing_gain(self, epsilon: float, label_smoothing: float) -> float:
@@ -305,7 +304,10 @@ class SyntheticModel:
 
     def _slopes(self, epsilon: float, smoothing: float) -> tuple[float, float]:
         """Coefficients of w1 and w2 in the loss, without weight decay."""
-        epsilon, beta = self.check_epsilon(epsilon), check_smoothing(smoothing)
+        epsilon, beta = (
+            self.check_epsilon(epsilon),
+            _validate.fraction(label_smoothing=smoothing),
+        )
         return (
             -(1 - beta) * self.mu + (2 - 3 * beta) * epsilon,
             (1 - beta) * (2 * epsilon + self._excess) - self.mu,

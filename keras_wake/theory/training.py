@@ -15,7 +15,6 @@ from keras_wake import _validate
 from keras_wake.attacks import FGSM
 from keras_wake.objectives import Objective
 from keras_wake.theory.features import check_samples
-from keras_wake.theory.features import check_smoothing
 from keras_wake.theory.features import logits_of
 from keras_wake.theory.features import NUM_CLASSES
 from keras_wake.theory.features import NUM_FEATURES
@@ -144,7 +143,9 @@ class MarginLoss(Objective):
     inputs = ("adversarial",)
 
     def __init__(self, label_smoothing: float = 0.0) -> None:
-        self.label_smoothing = check_smoothing(label_smoothing)
+        self.label_smoothing = _validate.fraction(
+            label_smoothing=label_smoothing
+        )
 
     def loss(self, labels: Any, logits: dict[str, Any]) -> Any:
         """The margin of each sample, float32 (batch,); labels one-hot."""

@@ -84,21 +84,6 @@ def numbers(**kwargs: Any) -> np.ndarray:
         ) from error
 
 
-def names_of_classes(
-    class_names: Sequence[str] | None, classes: int
-) -> list[str]:
-    """One text per class; the class numbers where there are no names."""
-    if class_names is None:
-        return [str(index) for index in range(classes)]
-    names = [str(name) for name in class_names]
-    if isinstance(class_names, str) or len(names) != classes:
-        raise ValueError(
-            f"`class_names` must hold one name for each of the {classes} "
-            f"classes. Received {len(names)}: class_names={class_names!r}."
-        )
-    return names
-
-
 def shorten(name: str, longest: int = 16) -> str:
     """The name, cut to `longest` characters with an ellipsis."""
     return name if len(name) <= longest else name[: longest - 1] + "…"

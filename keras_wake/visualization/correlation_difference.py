@@ -65,7 +65,7 @@ def plot_correlation_difference(
             f"{before.shape} and {after.shape}."
         )
     values = before - after
-    names = _figure.names_of_classes(class_names, len(values))
+    names = _validate.names_of_classes(class_names, len(values))
     limit = _limit(values) if vmax is None else _validate.positive(vmax=vmax)
     size = _heat_map.size_for(len(values), 5.0, 8.0)
     figure = _figure.new_figure(size + 0.6, size)

@@ -76,7 +76,7 @@ def plot_correlation_strip(
     shown = _check_matrices(matrices)
     accuracies = _check_accuracies(robust_accuracy, shown)
     classes = len(next(iter(shown.values())))
-    names = _figure.names_of_classes(class_names, classes)
+    names = _validate.names_of_classes(class_names, classes)
     vmin, vmax = _heat_map.check_limits(vmin, vmax)
     columns = min(len(shown), PANELS_IN_A_ROW)
     rows = math.ceil(len(shown) / columns)

@@ -15,22 +15,6 @@ CLASSES, MAPS = 4, 5
 
 
 @pytest.fixture
-def network():
-    """A convolution without padding, ReLU, mean over the pixels, a head."""
-    model = keras.Sequential(
-        [
-            keras.Input((5, 5, 2)),
-            keras.layers.Conv2D(MAPS, 3, activation="relu", name="conv"),
-            keras.layers.GlobalAveragePooling2D(),
-            keras.layers.Dense(CLASSES, name="head"),
-        ]
-    )
-    rng = np.random.default_rng(0)
-    model.set_weights([rng.normal(size=w.shape) for w in model.get_weights()])
-    return model
-
-
-@pytest.fixture
 def data():
     rng = np.random.default_rng(1)
     x = rng.random((13, 5, 5, 2)).astype("float32")

@@ -163,21 +163,6 @@ def test_refuses_bad_input(change, error, message):
 
 
 @pytest.fixture
-def network():
-    model = keras.Sequential(
-        [
-            keras.Input((5, 5, 2)),
-            keras.layers.Conv2D(MAPS, 3, activation="relu", name="conv"),
-            keras.layers.GlobalAveragePooling2D(),
-            keras.layers.Dense(CLASSES, name="head"),
-        ]
-    )
-    rng = np.random.default_rng(0)
-    model.set_weights([rng.normal(size=w.shape) for w in model.get_weights()])
-    return model
-
-
-@pytest.fixture
 def data():
     rng = np.random.default_rng(1)
     x = rng.random((23, 5, 5, 2)).astype("float32")

@@ -42,6 +42,7 @@ def examples():
                     "runner.training",
                     "digits",
                     "cifar10",
+                    "catastrophic_overfitting",
                     "epsilon_sweep",
                     "tables",
                 )

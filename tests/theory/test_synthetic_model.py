@@ -236,7 +236,7 @@ def test_is_a_value():
         (
             lambda: MODEL.optimal_weights(0.1, 1.0),
             ValueError,
-            "less than 1.*label_smoothing=1.0",
+            "below 1.*label_smoothing=1.0",
         ),
         (
             lambda: MODEL.critical_epsilon(-0.1),
