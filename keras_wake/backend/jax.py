@@ -48,9 +48,9 @@ def gradient(function: Callable, values: Any) -> Any:
 def unroll_loops() -> bool:
     """Whether a loop is faster written out.
 
-    On a CPU it is: a PGD-10 step of PreActResNet-18 (width 16, batch 64) took
-    1.6 s unrolled and 8.4 s as a loop, in which XLA does not parallelise
-    convolutions.
+    On a CPU it is: a PGD-10 step of PreActResNet-18 (width 16, batch 64) takes
+    several times as long as a loop, in which XLA does not parallelise
+    convolutions (`benchmarks/backends.py`).
     """
     return jax.default_backend() == "cpu"
 
@@ -140,6 +140,7 @@ _EVALUATED = (
     "non_trainable_variables",
     "metrics_variables",
 )
+_PREDICTED = ("trainable_variables", "non_trainable_variables")
 
 
 class Trainer(keras.Model):
@@ -151,6 +152,7 @@ class Trainer(keras.Model):
 
     train_function: Any
     test_function: Any
+    predict_function: Any
     # The metrics' values after the newest step.
     _newest: Any = None
 
@@ -203,9 +205,20 @@ class Trainer(keras.Model):
                 self.test_function, _EVALUATED
             )
 
+    def make_predict_function(self, force: bool = False) -> Any:
+        """As in Keras, and keeps the weights when it is interrupted."""
+        before = self.predict_function
+        super().make_predict_function(force=force)
+        if self.predict_function is not before:
+            self.predict_function = self._keeping_state(
+                self.predict_function, _PREDICTED
+            )
+
     def _keeping_state(
         self, function: Callable, names: Sequence[str]
     ) -> Callable:
+        measures = "metrics_variables" in names
+
         def step(state: Any, iterator: Any) -> tuple[Any, Any]:
             newest = state
             try:
@@ -218,14 +231,16 @@ class Trainer(keras.Model):
                 # Keras has taken the values out of the variables.
                 self._hand_to_keras(names, newest)
                 self.jax_state_sync()
-                if isinstance(error, StopIteration) and self._newest is None:
+                empty = measures and self._newest is None
+                if isinstance(error, StopIteration) and empty:
                     raise ValueError(
                         "The data set is empty: it yielded no batch."
                     ) from error
                 raise
             # Bringing the variables themselves up to date after each step,
             # as `sync_variables` does, would take milliseconds.
-            self._newest = newest[-1]
+            if measures:
+                self._newest = newest[-1]
             return logs, newest
 
         return step
@@ -240,10 +255,15 @@ class Trainer(keras.Model):
         """Whether this process is the one of several that writes files."""
         return jax.process_index() == 0
 
-    def of_all_processes(self, number: int) -> list[int]:
-        """The numbers of all processes, each of which has to ask."""
-        everyone = multihost_utils.process_allgather(np.array(number))
-        return np.ravel(everyone).tolist()
+    def of_all_processes(self, value: Any) -> list[Any]:
+        """What all processes have, the chief's first; each has to ask.
+
+        Args:
+            value: A number or a NumPy array of the same shape in all.
+        """
+        if jax.process_count() == 1:
+            return [value]
+        return list(multihost_utils.process_allgather(np.array(value)))
 
     def metric_values(self, metric: Any) -> list[Any]:
         """The variables of a metric after the newest step, as NumPy arrays."""

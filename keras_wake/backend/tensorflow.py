@@ -116,8 +116,8 @@ def jit_by_default() -> bool:
     """Whether XLA pays off here.
 
     On a CPU it does not: a PGD-10 step of PreActResNet-18 (width 16, batch
-    64) took 1.1 s as a graph and 7.2 s under XLA, which does not
-    parallelise convolutions inside a loop.
+    64) takes an order of magnitude longer under XLA, which does not
+    parallelise convolutions inside a loop (`benchmarks/backends.py`).
     """
     devices = tf.config.list_logical_devices()
     return any(device.device_type in ("GPU", "TPU") for device in devices)
@@ -211,10 +211,14 @@ class Trainer(VariablesInPlace):
         """Whether this process is the one of several that writes files."""
         return self.distribute_strategy.extended.should_checkpoint
 
-    def of_all_processes(self, number: int) -> list[int]:
-        """The numbers of all processes, each of which has to ask."""
+    def of_all_processes(self, value: Any) -> list[Any]:
+        """What all processes have, the chief's first; each has to ask.
+
+        Args:
+            value: A number or a NumPy array of the same shape in all.
+        """
         strategy = self.distribute_strategy
         if not _is_multi_worker(strategy):
-            return [number]
-        own = strategy.run(lambda: tf.constant([number]))
-        return strategy.gather(own, axis=0).numpy().tolist()
+            return [value]
+        own = strategy.run(lambda: tf.constant(value)[tf.newaxis])
+        return list(strategy.gather(own, axis=0).numpy())

@@ -121,6 +121,6 @@ class Trainer(VariablesInPlace):
         """Whether this process is the one of several that writes files."""
         return True
 
-    def of_all_processes(self, number: int) -> list[int]:
-        """The numbers of all processes: there is one."""
-        return [number]
+    def of_all_processes(self, value: Any) -> list[Any]:
+        """What all processes have: there is one."""
+        return [value]

@@ -25,17 +25,13 @@ class InputGuard(keras.callbacks.Callback):
         self._epoch = 0
         self._batches = 0
         self._good: list[np.ndarray] = []
-        self._first_epoch: int | None = None
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Counts anew, also after a run that was broken off."""
         self.model.forget_faults()
-        self._first_epoch = None
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Remembers the epoch, for the message, and the weights."""
-        if self._first_epoch is None:
-            self._first_epoch = epoch
         self._epoch = epoch
         self._batches = 0
         self._good = _snapshot.take(self.model)
@@ -91,16 +87,13 @@ class InputGuard(keras.callbacks.Callback):
         """Restores the last good weights and raises."""
         _snapshot.put_back(self.model, self._good)
         self.model.forget_faults()
-        when = f"at the end of epoch {self._epoch}"
-        if self._epoch == self._first_epoch:
-            when = "when `fit` began"
         message = (
             f"{what} Student, teacher and optimizer are back to what they "
-            f"were {when}. "
+            f"were when epoch {self._epoch + 1} began. "
         )
         if not _all_finite(self.model.trainable_variables):
             raise FloatingPointError(
-                f"{message}There, weights are not finite already: give the "
+                f"{message}Even then weights were not finite: give the "
                 "classifier other ones."
             )
         rate = float(backend.to_numpy(self.model.optimizer.learning_rate))

@@ -186,7 +186,8 @@ class BackupAndRestore(keras.callbacks.Callback):
         values: list[Any] = []
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             state, values = _backup_file.read(self._path)
-        epochs = model.of_all_processes(state["epoch"] if state else 0)
+        found = model.of_all_processes(state["epoch"] if state else 0)
+        epochs = [int(epoch) for epoch in found]
         if len(set(epochs)) > 1:
             raise ValueError(
                 "All workers must continue from the same backup. Received: "

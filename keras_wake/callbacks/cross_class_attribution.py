@@ -174,9 +174,12 @@ class CrossClassAttribution(keras.callbacks.Callback):
         with warnings.catch_warnings():
             # `_record` warns, once.
             warnings.simplefilter("ignore")
-            return attribution.correlation_matrix(
+            matrix = attribution.correlation_matrix(
                 network, self.data, attack, head
             )
+        # The chief's, as batch norm may differ between processes, and
+        # callbacks that read the logs have to decide alike.
+        return self.model.of_all_processes(matrix)[0]
 
     def _record(self, student: np.ndarray, teacher: np.ndarray | None) -> None:
         missing = int(np.isnan(np.diagonal(student)).sum())

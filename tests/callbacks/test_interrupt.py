@@ -61,6 +61,18 @@ def test_model_is_whole_after_ctrl_c(at):
     assert int(keras.ops.convert_to_numpy(model.train_steps)) == steps + 6
 
 
+def test_model_is_whole_after_ctrl_c_in_predict_and_evaluate():
+    model = wake()
+    model.fit(InterruptedBatches(None), epochs=1, verbose=0)
+    before = model.get_weights()
+    for call in (model.predict, model.evaluate):
+        with pytest.raises(KeyboardInterrupt):
+            call(InterruptedBatches(4), verbose=0)
+        for value, other in zip(model.get_weights(), before, strict=True):
+            np.testing.assert_array_equal(value, other)
+    assert model.predict(InterruptedBatches(None), verbose=0).shape == (30, 3)
+
+
 @pytest.mark.skipif(
     keras.backend.backend() != "jax", reason="a step of JAX frees its input"
 )

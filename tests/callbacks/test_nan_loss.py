@@ -71,7 +71,7 @@ def test_stops_in_the_step_and_goes_back_an_epoch(tmp_path):
         fit(model, explode, backup, epochs=5)
     message = str(stop.value)
     assert "The loss became NaN or infinite in epoch 3, batch 2." in message
-    assert "back to what they were at the end of epoch 2." in message
+    assert "back to what they were when epoch 3 began." in message
     # The rate is again what it was then.
     assert "a learning rate that is too high (it is 0.1;" in message
     assert_back(model, explode.good)
@@ -87,7 +87,7 @@ def test_stops_in_the_step_and_goes_back_an_epoch(tmp_path):
 def test_first_epoch_goes_back_to_the_start():
     model = wake()
     start = [value.copy() for value in model.get_weights()]
-    with pytest.raises(FloatingPointError, match="were when `fit` began"):
+    with pytest.raises(FloatingPointError, match="were when epoch 1 began"):
         fit(model, Explode(0), initial_epoch=0)
     for value, good in zip(model.get_weights(), start, strict=True):
         np.testing.assert_array_equal(value, good)
@@ -131,7 +131,9 @@ def test_update_that_ruins_the_weights_of_a_finite_loss(tmp_path):
 def test_weights_that_were_bad_before_are_named():
     model = wake()
     model.classifier.layers[-1].bias.assign([1, 2, np.nan])
-    with pytest.raises(FloatingPointError, match="not finite already"):
+    with pytest.raises(
+        FloatingPointError, match="Even then weights were not finite"
+    ):
         fit(model)
 
 
