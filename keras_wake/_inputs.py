@@ -41,6 +41,7 @@ def check_classifier(classifier: Any) -> int:
             f"The classifier {classifier.name!r} must take one batch of "
             f"images. Received: a classifier with inputs of shape {shape!r}."
         )
+    _check_input_dtype(classifier)
     # Four fixed random images; an unknown height or width is taken as 32.
     sizes = [32 if size is None else size for size in shape[1:]]
     probe = np.random.default_rng(0).uniform(size=(4, *sizes))
@@ -76,6 +77,19 @@ def check_classifier(classifier: Any) -> int:
             "logits. Remove it (`activation=None` in the last layer)."
         )
     return int(logits_shape[1])
+
+
+def _check_input_dtype(classifier: keras.Model) -> None:
+    """Refuses an input layer of integers, which no gradient passes."""
+    for tensor in keras.tree.flatten(getattr(classifier, "inputs", None) or []):
+        dtype = keras.backend.standardize_dtype(tensor.dtype)
+        if not keras.backend.is_float_dtype(dtype):
+            raise ValueError(
+                f"The classifier {classifier.name!r} must take floating-point "
+                f"images: an attack has no gradient for others. Received: an "
+                f"input of dtype {dtype}. Make it `keras.Input(shape)` and "
+                "scale the images before it."
+            )
 
 
 def _input_shape(classifier: keras.Model) -> Any:
@@ -124,7 +138,7 @@ def check_images(x: Any) -> Any:
     if len(x.shape) < 2:
         raise ValueError(
             "Images must have shape (batch, ...). Received: shape "
-            f"{tuple(x.shape)}."
+            f"{tuple(x.shape)}. Batch the data set."
         )
     dtype = keras.backend.standardize_dtype(x.dtype)
     if not keras.backend.is_float_dtype(dtype):
@@ -174,6 +188,8 @@ def one_hot_labels(y: Any, num_classes: int) -> Any:
     raise ValueError(
         "Labels must be class numbers of shape (batch,) or one-hot or soft "
         f"labels of shape (batch, {num_classes}). Received: shape {shape}."
+        + " Batch the data set."
+        * (not shape)
     )
 
 

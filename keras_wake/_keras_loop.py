@@ -13,7 +13,9 @@ from typing import Any
 import keras
 
 from keras_wake import _faults
+from keras_wake import _inputs
 from keras_wake import backend
+from keras_wake.callbacks import _writers
 from keras_wake.callbacks._input_guard import InputGuard
 from keras_wake.callbacks.backup_and_restore import backups_last
 from keras_wake.datasets.batches import Batches
@@ -51,7 +53,10 @@ class KerasLoop(backend.Trainer):
 
     @property
     def metrics_names(self) -> list[str]:
-        """Names of the metrics that `evaluate` returns."""
+        """Names of the metrics that are in use; `evaluate` returns others.
+
+        `evaluate(..., return_dict=True)` names what it returns.
+        """
         return [m.name for m in self.metrics if m is not self.input_faults]
 
     @property
@@ -130,6 +135,7 @@ class KerasLoop(backend.Trainer):
         given = inspect.signature(super().fit).bind(*args, **kwargs).arguments
         _check_not_empty(given.get("x"))
         _check_not_empty(given.get("validation_data"))
+        _check_divisible(given)
         # What the callbacks of an earlier fit have switched on is off again:
         # no trainer calls their `on_train_end` when it raises.
         self._averager = None
@@ -146,7 +152,9 @@ class KerasLoop(backend.Trainer):
             given["shuffle"] = False  # The pipeline shuffles.
         given["callbacks"] = _guarded(given.get("callbacks"), self)
         listed = given["callbacks"]
-        self.fit_callbacks = tuple(getattr(listed, "callbacks", listed))
+        self.fit_callbacks = tuple(
+            map(_writers.without_wrapper, getattr(listed, "callbacks", listed))
+        )
         try:
             return super().fit(**given)
         finally:
@@ -174,6 +182,7 @@ class KerasLoop(backend.Trainer):
             )
             args = ()
             _check_not_empty(kwargs.get("x"))
+            _check_divisible(kwargs)
             kwargs["callbacks"] = _guarded(kwargs.get("callbacks"), self)
         elif self._averager is not None:
             self._averager.bring_up_to_date()
@@ -200,6 +209,9 @@ class KerasLoop(backend.Trainer):
 
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """One step on one batch, as `keras.Model.train_on_batch`.
+
+        A loss that is NaN is returned as it is, and the weights with it; only
+        `fit` goes back to those before.
 
         Raises:
             TypeError, ValueError: For data that cannot be right, as `fit`.
@@ -344,25 +356,20 @@ def _of_process(callbacks: list[Any], model: Any) -> list[Any]:
 
     Workers that write the same file at the same time would spoil it.
     """
-    writers = (
-        keras.callbacks.CSVLogger,
-        keras.callbacks.ModelCheckpoint,
-        keras.callbacks.TensorBoard,
-    )
     if model.is_chief:
-        return list(callbacks)
-    return [c for c in callbacks if not isinstance(c, writers)]
+        return _writers.tolerant(callbacks)
+    return [c for c in callbacks if not isinstance(c, _writers.WRITERS)]
 
 
 def _set_direction(callback: Any) -> None:
-    """Tells a callback that accuracy is better when it is higher.
+    """Tells a callback that accuracy and CAS are better when they are higher.
 
     For Keras, `mode="auto"` is an error unless the metric is one of those
     given to `compile`.
     """
     monitor = getattr(callback, "monitor", None)
-    accuracy = isinstance(monitor, str) and monitor.endswith("accuracy")
-    if accuracy and getattr(callback, "mode", None) == "auto":
+    higher = isinstance(monitor, str) and monitor.endswith(("accuracy", "cas"))
+    if higher and getattr(callback, "mode", None) == "auto":
         callback.mode = "max"
 
 
@@ -377,7 +384,7 @@ def _label_spec(x: Any, y: Any) -> Any:
         y = spec[1] if isinstance(spec, tuple) and len(spec) > 1 else None
     if not hasattr(y, "shape") or not hasattr(y, "dtype"):
         return None
-    return str(y.shape[1:]), keras.backend.standardize_dtype(y.dtype)
+    return str(y.shape[1:]), _inputs.number_type(y)
 
 
 def _check_not_empty(data: Any) -> None:
@@ -393,3 +400,30 @@ def _check_not_empty(data: Any) -> None:
             "The data set is empty: it has no images. Received: "
             f"{type(data).__name__} of size 0."
         )
+
+
+def _check_divisible(given: dict[str, Any]) -> None:
+    """Refuses batches of arrays that JAX cannot divide among its devices.
+
+    It would do so itself, at the last batch of the pass and without a hint.
+    """
+    _, _, devices = backend.data_shard()
+    batch_size = given.get("batch_size") or 32
+    validation = given.get("validation_data")
+    passes = [("x", given.get("x"), batch_size)]
+    if isinstance(validation, (tuple, list)) and validation:
+        own = given.get("validation_batch_size") or batch_size
+        passes.append(("validation_data", validation[0], own))
+    for name, images, size in passes:
+        shape = getattr(images, "shape", None)
+        if devices == 1 or not shape or given.get("validation_split"):
+            continue
+        last = shape[0] % size
+        if size % devices or last % devices:
+            raise ValueError(
+                f"JAX divides each batch of `{name}` evenly among the "
+                f"{devices} devices of this process. Received: {shape[0]} "
+                f"images in batches of {size}, the last one of "
+                f"{last or size}. Choose multiples of {devices}, or take the "
+                "data sets of `keras_wake.datasets`, which see to it."
+            )

@@ -214,7 +214,8 @@ def _copy_of(classifier: keras.Model) -> keras.Model:
     except (NotImplementedError, TypeError, ValueError) as error:
         raise ValueError(
             f"The classifier {classifier.name!r} could not be copied for the "
-            "teacher. A subclassed model needs `get_config`, and `from_config` "
+            "teacher. In place of a `Lambda` layer, write a layer of your own; "
+            "a subclassed model or layer needs `get_config`, and `from_config` "
             f"that makes it again. Keras says: {error}"
         ) from error
     if not copy.built:

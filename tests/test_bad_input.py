@@ -216,6 +216,11 @@ def labels(convert):
             ValueError,
             r"Received: shape \(\w+, 3, 1\)",
         ),
+        (
+            lambda: labels(lambda y: np.array(["cat", "dog", "emu"])[y]),
+            TypeError,
+            "Received: strings. Number the classes",
+        ),
         (lambda: labels(lambda y: None), ValueError, "Labels are missing"),
     ],
 )

@@ -159,6 +159,14 @@ def test_refuses_what_is_no_classifier(make, error, message):
         _inputs.check_classifier(make())
 
 
+def test_refuses_an_input_of_integers():
+    images = keras.Input((4, 4, 1), dtype="uint8")
+    x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(images))
+    classifier = keras.Model(images, keras.layers.Dense(3)(x))
+    with pytest.raises(ValueError, match=r"no gradient.*input of dtype uint8"):
+        _inputs.check_classifier(classifier)
+
+
 def test_rank_is_that_of_the_classifier():
     model = keras.Sequential(
         [

@@ -1,6 +1,7 @@
-"""The one place where keras-wake meets a deep-learning framework.
+"""The one place where keras-wake computes with a deep-learning framework.
 
-Everything else is written in `keras.ops`. Each backend is one file with the
+Everything else is written in `keras.ops`, apart from the `tf.data` pipeline
+in `keras_wake.datasets`. Each backend is one file with the
 same few names, and holds only what must differ:
 
 - `Trainer`: the training and test step that Keras compiles;
@@ -10,6 +11,7 @@ same few names, and holds only what must differ:
 - `global_sum`, `replica_index`, `replicas_of`: what replicas share, or not;
 - `data_shard`: how several processes divide the data among them, and
   `alone`: where only one of them does something;
+- `random_state`, `set_random_state`: of generators that are not variables;
 - `to_numpy`: a value on the host;
 - `jit_by_default`: whether compilation pays off.
 """

@@ -7,6 +7,12 @@ from typing import Any
 import keras
 import numpy as np
 
+NO_GRADIENT = (
+    "The logits of the classifier have no gradient with respect to the images, "
+    "so no attack can follow it. Look for what cuts it: a cast to integers, "
+    "rounding, `stop_gradient`, or NumPy inside the network."
+)
+
 
 def to_numpy(value: Any) -> Any:
     """A variable or tensor as a NumPy array of its own, outside of a step.
@@ -39,6 +45,18 @@ def replica_index() -> int:
 def replicas_of(variable: Any) -> list[Any]:
     """The variable of each replica: one is enough, as all are the same."""
     return [variable]
+
+
+# Where all random numbers come from variables or explicit seeds: TensorFlow
+# and JAX.
+
+
+def random_state() -> Any:
+    """None: there is no global generator that a layer of Keras would use."""
+
+
+def set_random_state(state: Any) -> None:
+    """Does nothing."""
 
 
 # Where a step changes the variables themselves: TensorFlow and PyTorch.

@@ -18,8 +18,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from keras_wake.backend._common import global_sum
+from keras_wake.backend._common import random_state
 from keras_wake.backend._common import replica_index
 from keras_wake.backend._common import replicas_of
+from keras_wake.backend._common import set_random_state
 from keras_wake.backend._common import side_by_side
 from keras_wake.backend._common import to_numpy
 
@@ -31,9 +33,11 @@ __all__ = [
     "global_sum",
     "gradient",
     "jit_by_default",
+    "random_state",
     "repeat",
     "replica_index",
     "replicas_of",
+    "set_random_state",
     "side_by_side",
     "to_numpy",
     "without_gradient",

@@ -11,6 +11,9 @@ import keras
 import tensorflow as tf
 
 from keras_wake.backend._common import alone
+from keras_wake.backend._common import NO_GRADIENT
+from keras_wake.backend._common import random_state
+from keras_wake.backend._common import set_random_state
 from keras_wake.backend._common import to_numpy
 from keras_wake.backend._common import VariablesInPlace
 
@@ -22,9 +25,11 @@ __all__ = [
     "global_sum",
     "gradient",
     "jit_by_default",
+    "random_state",
     "repeat",
     "replica_index",
     "replicas_of",
+    "set_random_state",
     "side_by_side",
     "to_numpy",
     "without_gradient",
@@ -39,7 +44,15 @@ def gradient(function: Callable, values: Any) -> Any:
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(values)
         result = function(values)
-    return tape.gradient(result, values)
+    # Of several values, one may take no part.
+    zero = tf.UnconnectedGradients.ZERO
+    several = isinstance(values, list)
+    found = tape.gradient(
+        result, values, **({"unconnected_gradients": zero} if several else {})
+    )
+    if found is None:
+        raise ValueError(NO_GRADIENT)
+    return found
 
 
 def repeat(times: int, function: Callable, value: Any) -> Any:

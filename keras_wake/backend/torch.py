@@ -8,6 +8,7 @@ import torch
 
 from keras_wake.backend._common import alone
 from keras_wake.backend._common import global_sum
+from keras_wake.backend._common import NO_GRADIENT
 from keras_wake.backend._common import replica_index
 from keras_wake.backend._common import replicas_of
 from keras_wake.backend._common import side_by_side
@@ -22,9 +23,11 @@ __all__ = [
     "global_sum",
     "gradient",
     "jit_by_default",
+    "random_state",
     "repeat",
     "replica_index",
     "replicas_of",
+    "set_random_state",
     "side_by_side",
     "to_numpy",
     "without_gradient",
@@ -41,7 +44,16 @@ def gradient(function: Callable, values: Any) -> Any:
             lambda value: value.detach().requires_grad_(), values
         )
         result = function(leaves)
-        found = torch.autograd.grad(result, keras.tree.flatten(leaves))
+        if not result.requires_grad:
+            raise ValueError(NO_GRADIENT)
+        flat = keras.tree.flatten(leaves)
+        several = isinstance(values, list)
+        # Of several values, one may take no part.
+        found = torch.autograd.grad(
+            result, flat, allow_unused=True, materialize_grads=several
+        )
+        if found[0] is None:
+            raise ValueError(NO_GRADIENT)
         return keras.tree.pack_sequence_as(values, found)
 
 
@@ -61,6 +73,23 @@ def without_gradient(function: Callable) -> Any:
 def data_shard() -> tuple[int, int, int]:
     """Always (0, 1, 1): one process has the whole batch."""
     return 0, 1, 1
+
+
+def random_state() -> Any:
+    """That of PyTorch's generators, which `Dropout` without a seed uses."""
+    return {
+        "cpu": torch.get_rng_state().numpy(),
+        "cuda": [state.numpy() for state in torch.cuda.get_rng_state_all()],
+    }
+
+
+def set_random_state(state: Any) -> None:
+    """Goes on from what `random_state` has returned."""
+    torch.set_rng_state(torch.from_numpy(state["cpu"]))
+    if len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(
+            [torch.from_numpy(own) for own in state["cuda"]]
+        )
 
 
 def jit_by_default() -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 from keras_wake import _snapshot
+from keras_wake import backend
 from keras_wake.callbacks import _backup_file
 from keras_wake.callbacks import _callback_state
 
@@ -41,9 +42,10 @@ class BackupAndRestore(keras.callbacks.Callback):
     before stays, and the next epoch tries again. With several workers the
     chief writes and all read, so they need a folder in common.
 
-    Not kept: the global generators of Python, NumPy and the backend, with
+    Not kept: the global generators of Python, NumPy and TensorFlow, with
     which Keras shuffles arrays (`fit(shuffle=True)`); the position within an
-    epoch; the model and the callbacks themselves, which the script makes
+    epoch, and within the data where `steps_per_epoch` ends an epoch before
+    they do; the model and the callbacks themselves, which the script makes
     again.
 
     Args:
@@ -127,6 +129,8 @@ class BackupAndRestore(keras.callbacks.Callback):
         data = _training_data(self.model)
         if data is not None and state["data"] is not None:
             data.set_state(state["data"])
+        if state.get("random") is not None:
+            backend.set_random_state(state["random"])
         self.model._initial_epoch = state["epoch"]
         if self.model.stop_training:
             # Killed after its last epoch and before the end of `fit`.
@@ -148,6 +152,7 @@ class BackupAndRestore(keras.callbacks.Callback):
                 for callback in self._others()
             ],
             "data": None if data is None else data.get_state(),
+            "random": backend.random_state(),
         }
         # By all workers, which may have to exchange what they hold.
         values = _snapshot.take(self.model)

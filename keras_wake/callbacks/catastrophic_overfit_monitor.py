@@ -90,6 +90,11 @@ class CatastrophicOverfitMonitor(keras.callbacks.Callback):
         actions = ("warn", "stop", "rollback")
         self.action = _validate.one_of(actions, action=action)
         self.gap = _validate.in_range(0, 1, gap=gap)
+        if not self.gap:
+            raise ValueError(
+                "`gap` must be above 0, else equal accuracies are a collapse. "
+                f"Received: gap={gap!r}."
+            )
         self.ratio = _validate.in_range(0, 1, ratio=ratio)
         self.single_step = single_step
         self.multi_step = multi_step

@@ -416,3 +416,28 @@ def test_puts_the_halves_of_a_batch_together(images):
     np.testing.assert_array_equal(sums, x + y[:, None])
     # oneDNN fails on a batch without images.
     assert min(sizes) > 0
+
+
+class Cut(keras.layers.Layer):
+    """Passes its input on, and no gradient."""
+
+    def call(self, inputs):
+        return keras.ops.stop_gradient(inputs)
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() == "jax",
+    reason="JAX has a gradient of 0 where there is none",
+)
+def test_says_that_a_classifier_has_no_gradient():
+    classifier = keras.Sequential(
+        [
+            keras.Input((4, 4, 1)),
+            Cut(),
+            keras.layers.Flatten(),
+            keras.layers.Dense(3),
+        ]
+    )
+    x = np.full((2, 4, 4, 1), 0.5, "float32")
+    with pytest.raises(ValueError, match="no gradient with respect to"):
+        PGD(epsilon=0.1)(classifier, x, np.array([0, 1]))

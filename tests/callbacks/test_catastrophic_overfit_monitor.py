@@ -273,6 +273,7 @@ def test_default_attacks_are_in_the_threat_model_of_training():
         ({"every": "step"}, TypeError, "`every` must be an integer"),
         ({"samples": 0}, ValueError, "`samples` must be at least 1"),
         ({"gap": 25}, ValueError, "`gap` must be between 0 and 1"),
+        ({"gap": 0}, ValueError, "`gap` must be above 0"),
         ({"ratio": -0.1}, ValueError, "`ratio` must be between 0 and 1"),
     ],
 )

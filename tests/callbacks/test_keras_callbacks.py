@@ -68,7 +68,8 @@ def run(tmp_path_factory):
                 val_robust_accuracy=[0.3, 0.5, 0.4, 0.2],
                 val_teacher_robust_accuracy=[0.1, 0.2, 0.3, 0.2],
             ),
-            # Without `mode`: that more accuracy is better is known.
+            # Without `mode`: that more of it is better is known.
+            keras.callbacks.EarlyStopping("val_cas", patience=EPOCHS),
             keras.callbacks.ModelCheckpoint(
                 folder / "best_{epoch}.keras",
                 monitor="val_robust_accuracy",

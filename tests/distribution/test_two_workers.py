@@ -87,7 +87,21 @@ def test_two_workers_train_as_two_replicas(folder, replica_results):
         assert value == pytest.approx(last, abs=1e-6)
 
 
+def test_workers_decide_alike_with_batch_norm_of_their_own(folder):
+    chief, other = (results["own_norm"] for results in results_of(folder))
+    norms = [
+        np.concatenate([np.ravel(w) for w in found["student"]])
+        for found in (chief, other)
+    ]
+    # Else there was nothing to disagree in.
+    assert np.abs(norms[0] - norms[1]).max() > 1e-3
+    assert chief["checks"] and chief["checks"] == other["checks"]
+    assert chief["history"]["val_cas"] == other["history"]["val_cas"]
+
+
 def test_only_the_chief_writes(folder):
+    chief, other = results_of(folder)
+    assert (chief["backups"], other["backups"]) == (4, 0)
     names = {path.name for path in folder.rglob("*") if path.is_file()}
     assert names == {
         "backup.npz",

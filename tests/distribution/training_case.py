@@ -125,14 +125,14 @@ def train(strategy, count, batch_size, options):
         ]
     if "die_at" in options:
         callbacks.append(DieAt(options["die_at"]))
+    monitor = None
     if options.get("monitor"):
-        callbacks.append(
-            kw.callbacks.CatastrophicOverfitMonitor(
-                # Where processes share a batch, each must see the same.
-                data=data(16, False),
-                action="rollback",
-            )
+        # Where processes share a batch, each must see the same.
+        same = data(16, False)
+        monitor = kw.callbacks.CatastrophicOverfitMonitor(
+            data=same, action="rollback"
         )
+        callbacks += [monitor, kw.CrossClassAttribution(data=same)]
     log = model.fit(
         x,
         y,
@@ -151,6 +151,7 @@ def train(strategy, count, batch_size, options):
         "steps": int(numpy_of([model.train_steps])[0]),
         "updates": int(numpy_of([model.teacher_updates])[0]),
         "correlation": attribution.correlation.tolist(),
+        "checks": monitor.history if monitor else [],
     }
     if options.get("evaluate"):
         result["evaluated"] = model.evaluate(

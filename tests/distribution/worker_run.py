@@ -6,6 +6,7 @@ STEP, the process kills itself after so many steps.
 
 import json
 import sys
+from unittest import mock
 
 import tensorflow as tf
 
@@ -14,15 +15,24 @@ strategy = tf.distribute.MultiWorkerMirroredStrategy()
 
 from training_case import train  # noqa: E402
 
+from keras_wake.callbacks import _backup_file  # noqa: E402
+
 
 def main(path, folder, die_at=None):
     options = {"weights": True, "batch_norm": True, "synchronized": True}
     options |= {"folder": folder, "evaluate": True}
     if die_at is not None:
         options["die_at"] = int(die_at)
-    results = train(strategy, 39, 10, options)
+    write = mock.Mock(wraps=_backup_file.write)
+    with mock.patch.object(_backup_file, "write", write):
+        results = train(strategy, 39, 10, options)
+    results["backups"] = write.call_count
     if die_at is None:
         results["pipeline"] = train(strategy, 69, 20, {"pipeline": True})
+        # Each worker's batch norm has moving averages of its own.
+        results["own_norm"] = train(
+            strategy, 39, 10, {"batch_norm": True, "monitor": True}
+        )
     results["is_chief"] = strategy.extended.should_checkpoint
     with open(path, "w") as file:
         json.dump(results, file)
