@@ -31,10 +31,21 @@ def written_aside(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         with open(aside, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(aside, path)
+        _fsync_folder(path.parent)
     except BaseException:
         with contextlib.suppress(OSError):
             aside.unlink()
         raise
+
+
+def _fsync_folder(folder: pathlib.Path) -> None:
+    """Has the new name on the disk, where folders can be opened."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def written_whole(filepath: Any, ending: str, overwrite: bool) -> Any:
