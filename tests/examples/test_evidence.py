@@ -1,0 +1,171 @@
+"""The script that trains the runs of the results page and fills the page."""
+
+import argparse
+import importlib.util
+import os
+import pathlib
+import sys
+from typing import ClassVar
+from unittest import mock
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.fixture
+def evidence(tmp_path):
+    path = ROOT / "benchmarks" / "evidence.py"
+    spec = importlib.util.spec_from_file_location("evidence", path)
+    module = importlib.util.module_from_spec(spec)
+    with mock.patch.dict(os.environ), mock.patch.object(sys, "path", sys.path):
+        spec.loader.exec_module(module)
+    return module
+
+
+class FakeProcess:
+    """Ends at the second look, and leaves what a run leaves."""
+
+    started: ClassVar[list[str]] = []
+    failing: ClassVar[set[str]] = set()
+
+    def __init__(self, command, **_):
+        (folder,) = (a[10:] for a in command if a.startswith("--run-dir="))
+        self.folder, self.looks = pathlib.Path(folder), 0
+        self.started.append(self.folder.name)
+
+    def poll(self):
+        self.looks += 1
+        if self.looks < 2:
+            return None
+        if self.folder.name in self.failing:
+            return 1
+        self.folder.mkdir()
+        (self.folder / "record.json").write_text("{}")
+        for name in ("robust.keras", "correlation_epochs.png"):
+            (self.folder / name).touch()
+        (self.folder / "correlation_difference.png").touch()
+        return 0
+
+    def terminate(self):
+        raise AssertionError("All runs had ended.")
+
+
+@pytest.fixture
+def trained(evidence, tmp_path, monkeypatch):
+    """Trains runs by names with `FakeProcess`; what was started, failures."""
+    monkeypatch.setattr(evidence, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(evidence, "IMAGES", tmp_path / "images")
+    monkeypatch.setattr(evidence.subprocess, "Popen", FakeProcess)
+    monkeypatch.setattr(evidence.time, "sleep", lambda seconds: None)
+
+    def train(names, failing=(), jobs=2):
+        FakeProcess.started, FakeProcess.failing = [], set(failing)
+        args = argparse.Namespace(
+            data_dir=tmp_path, runs=tmp_path / "runs", jobs=jobs
+        )
+        failed = evidence.train(names, args)
+        return FakeProcess.started, failed
+
+    return train
+
+
+def test_trains_what_is_missing_in_order_of_need(trained, evidence, tmp_path):
+    names = ["kdswa-seed0", "at-seed3", "standard-seed3", "trades-seed0"]
+    started, failed = trained(names)
+    assert failed == 0
+    assert sorted(started) == sorted(names)
+    # It learns from two of the others.
+    assert started.index("kdswa-seed0") == 3
+    assert {path.stem for path in evidence.RESULTS.iterdir()} == set(names)
+    assert {path.name for path in evidence.IMAGES.iterdir()} == {
+        "at-seed3-correlation_epochs.png",
+        "at-seed3-correlation_difference.png",
+    }
+    # A second time there is nothing to do.
+    assert trained(names) == ([], 0)
+
+
+def test_failure_of_a_run_keeps_the_others(trained, evidence, capsys):
+    names = ["standard-seed3", "at-seed3", "kdswa-seed0", "trades-seed0"]
+    started, failed = trained(names, failing=["standard-seed3"], jobs=1)
+    assert started == ["standard-seed3", "at-seed3", "trades-seed0"]
+    assert failed == 2
+    assert evidence.is_kept("trades-seed0")
+    assert not evidence.is_kept("kdswa-seed0")
+    printed = capsys.readouterr().out
+    assert "standard-seed3: failed" in printed
+    assert "for want of" in printed and "kdswa-seed0" in printed
+
+
+def test_flags_of_all_runs_are_those_of_the_example(
+    evidence, examples, tmp_path
+):
+    for name in evidence.RUNS:
+        _, script, *flags = evidence.command(name, tmp_path, tmp_path)
+        assert script.endswith("cifar10.py")
+        _, args = examples.flags.parse_args(
+            "", {**examples.cifar10.DEFAULTS}, flags
+        )
+        assert name.endswith(f"-seed{args.seed}")
+        assert name.startswith(args.method) or name.startswith("l2-")
+        assert (args.epochs, args.limit, args.resume) == (60, 3000, False)
+    (tmp_path / "at-seed3").mkdir()
+    (tmp_path / "at-seed3" / "record.json").touch()
+    again = evidence.command("at-seed3", tmp_path, tmp_path)
+    assert again[-1] == "--resume"
+
+
+def test_page_has_what_the_records_say(evidence):
+    found = evidence.records()
+    kept = {path.stem for path in evidence.RESULTS.glob("*.json")}
+    assert len(found) == len(kept) > 0 and kept <= set(evidence.RUNS)
+    page = evidence.PAGE.read_text()
+    assert evidence.filled(page, evidence.sections(found)) == page
+    for record in found:
+        assert len(record["epochs"]) == record["settings"]["epochs"]
+        assert "CIFAR-10 (JPEG)" in page
+
+
+def test_tables_come_between_their_markers(evidence):
+    page = "a\n<!-- table: x -->\nold\n<!-- end of table -->\nb"
+    filled = evidence.filled(page, {"x": "new"})
+    assert filled == ("a\n<!-- table: x -->\n\nnew\n\n<!-- end of table -->\nb")
+    assert evidence.filled(filled, {"x": "new"}) == filled
+    with pytest.raises(ValueError, match="The page has the tables"):
+        evidence.filled(page, {"x": "new", "y": "new"})
+
+
+def test_curves_are_those_of_the_records(evidence, tmp_path, monkeypatch):
+    monkeypatch.setattr(evidence, "IMAGES", tmp_path)
+    found = evidence.records()
+    (at,) = (
+        record
+        for record in found
+        if (record["settings"]["method"], record["settings"]["seed"])
+        == ("at", 0)
+        and record["settings"]["epsilon"] == 8 / 255
+    )
+    curve = evidence.history(at)
+    assert curve["epochs"] == list(range(4, 61, 4))
+    assert curve["robust"][-1] == at["epochs"][-1]["val_robust_accuracy"]
+    evidence.draw(found)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "methods.png",
+        "epsilon.png",
+    }
+
+
+def test_command_line(evidence, capsys, monkeypatch):
+    calls = []
+    monkeypatch.setattr(evidence, "report", lambda: calls.append("report"))
+    monkeypatch.setattr(
+        evidence, "train", lambda names, args: calls.append(names) or 1
+    )
+    evidence.main(["report"])
+    with pytest.raises(SystemExit):
+        evidence.main(["train", "--data-dir=x", "--only", "at-seed3"])
+    assert calls == ["report", ["at-seed3"]]
+    with pytest.raises(SystemExit):
+        evidence.main(["train", "--data-dir=x", "--only", "nothing"])
+    assert "invalid choice" in capsys.readouterr().err
