@@ -10,6 +10,8 @@ common features over the radius of the adversary.
 import argparse
 import pathlib
 
+from runner.parsing import Parser
+
 import keras_wake as kw
 
 HEADER = """\
@@ -18,7 +20,7 @@ HEADER = """\
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

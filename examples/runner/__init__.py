@@ -2,8 +2,9 @@
 
 A script names its defaults and calls `main`. A run folder then holds
 `record.json` (settings, commit, every epoch, final table), `history.csv`,
-checkpoints, figures and `robust.keras`. It is written as the run goes on,
-so a run that was killed continues with `--resume`.
+checkpoints, figures and two networks: `robust.keras` of the last epoch, and
+`best.keras` of the best one, which early stopping would have kept. It is
+written as the run goes on, so a run that was killed continues with `--resume`.
 """
 
 import os
@@ -41,16 +42,18 @@ def main(description: str, defaults: dict[str, Any], argv: Any = None) -> None:
     from runner import devices
     from runner import report
     from runner import training
+    from runner.parts import Parts
 
     try:
         started = devices.start(args.threads)
-        parts = training.Parts(args)
+        parts = Parts(args)
         record = Record(
             args.run_dir, flags.settings_of(args), devices.describe()
         )
         if args.resume:
             record.load()
         splits = training.load_data(args)
+        parts.check_data(splits)
         with devices.scope(started) as replicas:
             model = training.build(args, parts, splits)
             if args.resume:
@@ -71,7 +74,7 @@ def main(description: str, defaults: dict[str, Any], argv: Any = None) -> None:
     try:
         attribution = training.train(args, parts, model, splits, record)
         saved = report.report(
-            args.run_dir, model, splits, record, attribution.history
+            args, parts, model, splits, record, attribution.history
         )
     except KeyboardInterrupt:
         print(
@@ -88,4 +91,7 @@ def main(description: str, defaults: dict[str, Any], argv: Any = None) -> None:
             file=sys.stderr,
         )
         sys.exit(1)
-    print(f"\nEverything is in {args.run_dir}; robust.keras is the network.")
+    print(
+        f"\nThe run is in {args.run_dir}: robust.keras is the network of the "
+        "last epoch, best.keras that of the best one."
+    )

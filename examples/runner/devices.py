@@ -27,12 +27,19 @@ def start(threads: int) -> Any:
         What `scope` takes.
     """
     backend = keras.backend.backend()
+    given = processes.keras_distribution()
+    if given and backend != "jax":
+        # Each process would train alone, and write the same files.
+        raise ValueError(
+            f"This is one of several processes ({', '.join(given)}), which "
+            f"the {backend} backend does not join by these variables. Use "
+            "JAX, or TensorFlow with TF_CONFIG."
+        )
     if backend == "tensorflow":
         return _start_tensorflow(threads)
     if processes.tf_config() or (
         processes.slurm() and not (backend == "jax" and processes.jax_job())
     ):
-        # They would all train the same, and write the same files.
         raise ValueError(
             "This is one of several processes (TF_CONFIG or SLURM), which "
             f"the {backend} backend does not join by itself. Use TensorFlow; "

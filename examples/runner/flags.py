@@ -1,12 +1,18 @@
 """The flags of all examples."""
 
 import argparse
+import hashlib
 import pathlib
-from collections.abc import Callable
 from typing import Any
 
+from runner import settings
 from runner.methods import describe
 from runner.methods import METHODS
+from runner.parsing import at_least
+from runner.parsing import Parser
+from runner.parsing import positive
+from runner.parsing import share
+from runner.parsing import validation_size
 
 MODELS = (
     "small",
@@ -14,9 +20,11 @@ MODELS = (
     "wide_resnet28_10",
     "wide_resnet34_10",
     "deit_tiny",
+    "keras_cv_resnet18",
 )
+AUGMENTATIONS = ("crop_flip", "flip", "none", "keras_cv")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
-# What a run may be resumed with another value of. Data may have moved.
+# What a run may be resumed with another value of. Files may have moved.
 UNIMPORTANT = (
     "run_dir",
     "resume",
@@ -24,58 +32,9 @@ UNIMPORTANT = (
     "data_dir",
     "robust_teacher",
     "standard_teacher",
+    "matrix_epochs",
 )
-
-
-def at_least(minimum: int) -> Callable[[str], int]:
-    """A converter to a whole number of at least `minimum`."""
-
-    def convert(text: str) -> int:
-        if not text.lstrip("+-").isdecimal() or int(text) < minimum:
-            raise argparse.ArgumentTypeError(
-                f"must be a whole number of at least {minimum}. "
-                f"Received: {text!r}."
-            )
-        return int(text)
-
-    return convert
-
-
-def positive(text: str) -> float:
-    """A converter to a number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(
-            f"must be a number above 0. Received: {text!r}."
-        )
-    return value
-
-
-def share(text: str) -> float:
-    """A converter to a number of at least 0 and below 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(
-            f"must be at least 0 and below 1. Received: {text!r}."
-        )
-    return value
-
-
-def validation_size(text: str) -> float:
-    """A converter to a fraction below 1, or a whole number of images."""
-    value = positive(text)
-    if value > 1 and value != int(value):
-        raise argparse.ArgumentTypeError(
-            "must be a fraction below 1 or a whole number of images. "
-            f"Received: {text!r}."
-        )
-    return value
+TEACHERS = ("robust_teacher", "standard_teacher")
 
 
 class _HelpFormatter(
@@ -90,8 +49,8 @@ class _HelpFormatter(
         return super()._get_help_string(action)
 
 
-def _parser(description: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser(description: str) -> Parser:
+    parser = Parser(
         description=f"{description.strip()}\n\nMethods:\n{describe()}",
         formatter_class=_HelpFormatter,
     )
@@ -106,6 +65,9 @@ def _parser(description: str) -> argparse.ArgumentParser:
         "attacks")
     add("--threads", type=at_least(0), default=0, help="CPU threads (not with "
         "JAX); 0: all")
+    add("--matrix-epochs", type=at_least(1), nargs="+", metavar="EPOCH",
+        help="epochs whose matrices are drawn side by side; default: first, "
+        "best, last and some between")
 
     add = parser.add_argument_group("data").add_argument
     add("--data-dir", type=pathlib.Path, help="folder with train/CLASS and "
@@ -114,8 +76,8 @@ def _parser(description: str) -> argparse.ArgumentParser:
     add("--test-limit", type=at_least(1), help="number of test images to use")
     add("--validation", type=validation_size, help="training images set aside "
         "to choose the best epoch: a fraction, or a number of images")
-    add("--augment", choices=("crop_flip", "flip", "none"), help="of training "
-        "images; default: the data set's own")
+    add("--augment", choices=AUGMENTATIONS, help="of training images; "
+        "default: the data set's own; keras_cv: that, then RandAugment")
     add("--cutmix", type=positive, help="α of CutMix; default: the method's")
 
     add = parser.add_argument_group("training").add_argument
@@ -129,11 +91,14 @@ def _parser(description: str) -> argparse.ArgumentParser:
         "counts it")
     add("--label-smoothing", type=share, help="share of a label that goes to "
         "all classes; default: the method's")
-    add("--beta", type=positive, default=6.0, help="of TRADES and MART")
+    add("--beta", type=positive, help="of TRADES and MART; default: 6 "
+        "with TRADES, 5 with MART")
     add("--gamma", type=positive, help="of AWP; default: 0.005 with TRADES, "
         "else 0.01")
     add("--early-stop", type=at_least(1), metavar="N", help="stop after N "
-        "validations without a better robust accuracy")
+        "validations without a better robust accuracy (of the average, if the "
+        "method has one from the first epoch on; clean accuracy with "
+        "--method standard)")
     add("--precision", choices=PRECISIONS, default="float32", help="of the "
         "network; weights, perturbations and losses stay in float32")
     add("--eval-every", type=at_least(1), default=1, help="epochs between "
@@ -162,14 +127,19 @@ def _parser(description: str) -> argparse.ArgumentParser:
         "validations without a better teacher before it is frozen")
     add("--ramp-epochs", type=at_least(1), help="of wake-adaptive, t_e - t_s; "
         "default: 5 %% of the epochs")
+    add("--latest-start", type=at_least(1), help="of wake-adaptive: freeze the "
+        "teacher after this epoch at the latest")
+    add("--batch-norm", choices=("average", "copy", "reestimate"),
+        default="average", help="what becomes of the teacher's batch-norm "
+        "statistics; reestimate: by a pass over the training images")
     add("--ema-warmup", action=argparse.BooleanOptionalAction, default=False,
         help="ramp the decay up over the first updates")
 
     add = parser.add_argument_group("KDSWA").add_argument
-    add("--robust-teacher", type=pathlib.Path, help="network of a run of AT, "
-        "a .keras file")
-    add("--standard-teacher", type=pathlib.Path, help="network of a run of "
-        "the method standard")
+    add("--robust-teacher", type=pathlib.Path, help="best.keras of a run of "
+        "AT")
+    add("--standard-teacher", type=pathlib.Path, help="best.keras of a run "
+        "of the method standard")
     add("--robust-weight", type=share, default=0.6, help="of its distillation")
     add("--standard-weight", type=share, default=0.1, help="of its "
         "distillation")
@@ -181,7 +151,7 @@ def _parser(description: str) -> argparse.ArgumentParser:
 
 def parse_args(
     description: str, defaults: dict[str, Any], argv: Any = None
-) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
+) -> tuple[Parser, argparse.Namespace]:
     """The parser, and the flags as given with the defaults of one example.
 
     Args:
@@ -196,27 +166,11 @@ def parse_args(
     epsilons = vars(args).pop("epsilons")
     if args.epsilon is None:
         args.epsilon = epsilons[args.norm]
-    if args.step_size is None:
-        args.step_size = args.epsilon / (4 if args.norm == "linf" else 8)
-    if args.eval_every > args.epochs:
-        parser.error(
-            "argument --eval-every: must not be above --epochs, because "
-            "validation chooses the best epoch. Received: "
-            f"{args.eval_every} of {args.epochs} epochs."
-        )
-    fill_in(args)
-    missing = [
-        f"--{name.replace('_', '-')}"
-        for name in ("robust_teacher", "standard_teacher")
-        if METHODS[args.method].teacher == "kdswa"
-        and getattr(args, name) is None
-    ]
-    if missing:
-        parser.error(
-            f"--method {args.method} learns from networks of earlier runs. "
-            f"Missing: {', '.join(missing)}. Each run leaves its network in "
-            "robust.keras."
-        )
+    for name, value in settings.usual(vars(args)).items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    _check_epochs(parser, args)
+    _check_teachers(parser, args)
     if args.run_dir is None:
         args.run_dir = pathlib.Path("runs") / (
             f"{args.dataset}-{args.method}-seed{args.seed}"
@@ -224,21 +178,63 @@ def parse_args(
     return parser, args
 
 
-def fill_in(args: argparse.Namespace) -> None:
-    """Sets the flags whose default depends on the method or the epochs."""
-    method = METHODS[args.method]
-    if args.label_smoothing is None:
-        args.label_smoothing = method.label_smoothing
-    if args.cutmix is None:
-        args.cutmix = method.cutmix
-    if args.gamma is None:
-        args.gamma = 0.005 if method.objective == "trades" else 0.01
-    if args.ramp_epochs is None:
-        args.ramp_epochs = max(1, round(0.05 * args.epochs))
-    if args.swa_start is None:
-        args.swa_start = max(1, round(55 / 200 * args.epochs))
+def _check_epochs(parser: Parser, args: argparse.Namespace) -> None:
+    """Refuses what the number of epochs does not allow."""
+    if args.eval_every > args.epochs:
+        parser.error(
+            "argument --eval-every: must not be above --epochs, because "
+            "validation chooses the best epoch. Received: "
+            f"{args.eval_every} of {args.epochs} epochs."
+        )
+    without = [
+        epoch
+        for epoch in args.matrix_epochs or ()
+        if epoch > args.epochs or epoch % args.eval_every
+    ]
+    if without:
+        parser.error(
+            "argument --matrix-epochs: only validated epochs have matrices "
+            f"(--eval-every {args.eval_every}, {args.epochs} epochs). "
+            f"Received: {without}."
+        )
+
+
+def _check_teachers(parser: Parser, args: argparse.Namespace) -> None:
+    """Refuses teachers that are not there, and notes which they are."""
+    for name in settings.TEACHER_FILES:
+        setattr(args, name, None)
+    if METHODS[args.method].teacher != "kdswa":
+        return
+    options = {name: f"--{name.replace('_', '-')}" for name in TEACHERS}
+    missing = [o for name, o in options.items() if getattr(args, name) is None]
+    if missing:
+        parser.error(
+            f"--method {args.method} learns from networks of earlier runs. "
+            f"Missing: {', '.join(missing)}. Each run leaves its network in "
+            "best.keras."
+        )
+    if args.robust_weight + args.standard_weight > 1:
+        parser.error(
+            "--robust-weight and --standard-weight must not exceed 1 "
+            f"together. Received: {args.robust_weight:g} and "
+            f"{args.standard_weight:g}."
+        )
+    for name, option in options.items():
+        path = getattr(args, name)
+        try:
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        except OSError as error:
+            parser.error(
+                f"argument {option}: there is no network at {path} to learn "
+                f"from: {error.strerror}."
+            )
+        setattr(args, f"{name}_sha256", digest[:12])
 
 
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:
-    """What makes a run what it is; a resumed run must agree in all of it."""
-    return {k: v for k, v in sorted(vars(args).items()) if k not in UNIMPORTANT}
+    """What makes a run what it is; a resumed run must agree in all of it.
+
+    Flags that the method ignores are None.
+    """
+    given = {k: v for k, v in vars(args).items() if k not in UNIMPORTANT}
+    return dict(sorted(settings.comparable(given).items()))

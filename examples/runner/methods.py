@@ -31,6 +31,28 @@ class Method:
     label_smoothing: float = 0.0
     cutmix: float | None = None
 
+    @property
+    def averages(self) -> bool:
+        """Whether there is an average of the weights from the first epoch."""
+        return self.teacher in ("wake", "adaptive", "average")
+
+    @property
+    def on_clean_images(self) -> bool:
+        """Whether it is regular training, which is looked at as such."""
+        return self.objective == "standard"
+
+    @property
+    def best_by(self) -> str:
+        """The log that says which epoch of the student is the best."""
+        if self.on_clean_images:
+            return "val_accuracy"
+        return "val_robust_accuracy"
+
+    @property
+    def stopped_by(self) -> str:
+        """The log that early stopping follows: that of what is saved."""
+        return "val_teacher_robust_accuracy" if self.averages else self.best_by
+
 
 METHODS = {
     "wake": Method("AT distilled from its own average", teacher="wake"),
@@ -48,14 +70,27 @@ METHODS = {
     "trades-wake": Method(
         "TRADES with WAKE", objective="trades", teacher="wake"
     ),
+    "trades-wake-adaptive": Method(
+        "TRADES with adaptive WAKE", objective="trades", teacher="adaptive"
+    ),
     "trades-kdswa": Method(
         "TRADES with KDSWA", objective="trades", teacher="kdswa"
     ),
     "mart": Method("MART", objective="mart"),
     "mart-wake": Method("MART with WAKE", objective="mart", teacher="wake"),
+    "mart-wake-adaptive": Method(
+        "MART with adaptive WAKE", objective="mart", teacher="adaptive"
+    ),
     "awp": Method("AT with adversarial weight perturbation", awp=True),
     "awp-wake": Method("AWP with WAKE", awp=True, teacher="wake"),
     "trades-awp": Method("TRADES with AWP", objective="trades", awp=True),
+    "trades-awp-wake": Method(
+        "TRADES with AWP and WAKE",
+        objective="trades",
+        awp=True,
+        teacher="wake",
+    ),
+    "mart-awp": Method("MART with AWP", objective="mart", awp=True),
     "cutmix": Method(
         "AT on CutMix images, weights averaged", teacher="average", cutmix=1.0
     ),

@@ -1,5 +1,6 @@
 """`record.json` and `history.csv`: what is known of a run."""
 
+import copy
 import csv
 import datetime
 import importlib.metadata
@@ -15,8 +16,9 @@ from collections.abc import Callable
 from typing import Any
 
 from runner import processes
+from runner.settings import differences
 
-RECORD = "record.json"
+RECORD, BACKUP = "record.json", "backup"
 
 
 def check_folder(run_dir: pathlib.Path, resume: bool) -> None:
@@ -27,13 +29,21 @@ def check_folder(run_dir: pathlib.Path, resume: bool) -> None:
             way round.
         OSError: The folder cannot be written.
     """
-    exists = (run_dir / RECORD).exists()
-    if exists and not resume:
+    record = (run_dir / RECORD).exists()
+    backup = (run_dir / BACKUP).exists()
+    if record and not resume:
         raise ValueError(
             f"--run-dir {run_dir} already holds a run. Continue it with "
             "--resume, or choose another folder."
         )
-    if resume and not exists:
+    if backup and not record:
+        # `fit` would go on from a backup of who knows which settings.
+        raise ValueError(
+            f"--run-dir {run_dir} holds the backup of a run whose {RECORD} is "
+            f"missing. Put {RECORD} back to continue it, delete "
+            f"{run_dir / BACKUP} to start again, or choose another folder."
+        )
+    if resume and not record:
         raise ValueError(f"--resume: there is no run in {run_dir}.")
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -57,6 +67,7 @@ class Record:
     def __init__(
         self, run_dir: pathlib.Path, settings: dict[str, Any], device: str
     ):
+        self.run_dir = run_dir
         self.path = run_dir / RECORD
         self.csv_path = run_dir / "history.csv"
         self.content: dict[str, Any] = {
@@ -71,53 +82,75 @@ class Record:
             },
             "seconds": 0.0,
             "epochs": [],
+            "found_ramp": None,
             "table": None,
         }
+        self._new = copy.deepcopy(self.content)
 
     def load(self) -> None:
         """Takes over what an earlier, interrupted run has written.
 
         Raises:
-            ValueError: That run had other settings.
+            ValueError: That run had other settings, or its record is damaged.
         """
-        there = json.loads(self.path.read_text())
-        here = self.content
-        if "precision" in here["settings"]:
-            # Older runs had no choice.
-            there["settings"].setdefault("precision", "float32")
-        keys = sorted({*there["settings"], *here["settings"]})
-        differing = [
-            f"{key}: {there['settings'].get(key)!r} there, "
-            f"{here['settings'].get(key)!r} here"
-            for key in keys
-            if there["settings"].get(key) != here["settings"].get(key)
-        ]
+        try:
+            there = json.loads(self.path.read_text())
+            settings, epochs = there["settings"], there["epochs"]
+            differing = differences(settings, self.content["settings"])
+            len(epochs)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"--resume: {self.path} is damaged ({error!r}). Put a good "
+                f"copy in its place, or delete it and {self.run_dir / BACKUP} "
+                "to start again."
+            ) from error
         if differing:
             raise ValueError(
                 "--resume needs the settings of the run it continues. "
-                f"Differing: {'; '.join(differing)}."
+                f"Differing: {differing}."
             )
-        resumed = [*there.get("resumed_commits", ()), here["commit"]]
+        resumed = [*there.get("resumed_commits", ()), self.content["commit"]]
         self.content = {**there, "resumed_commits": resumed}
 
     def keep_epochs(self, count: int) -> None:
         """Forgets the epochs after `count`, which will come again.
 
         The backup may have more epochs, if the record could not be written;
-        `set_state` of `KeepRecord` brings them back.
+        `set_state` of `KeepRecord` brings them back. Where there is no backup
+        (it was damaged, or a full disk kept it from being written) the run
+        starts again, and what it left is set aside.
 
         Raises:
-            ValueError: There is no backup of the epochs in the record.
+            OSError: It cannot be set aside.
         """
         epochs = self.content["epochs"]
         # A kill may have come between the record and the first backup.
         if not count and len(epochs) > 1:
-            raise ValueError(
-                f"--resume: {self.path} has {len(epochs)} epochs, but the "
-                f"backup beside it is that of epoch {count}. This run cannot "
-                "be continued; start another one."
+            print(
+                f"{self.path} has {len(epochs)} epochs, and there is no "
+                "backup of them. The run starts again from its first epoch.",
+                flush=True,
             )
+            self._set_aside()
+            self.content = copy.deepcopy(self._new)
+            return
         del epochs[count:]
+
+    def _set_aside(self) -> None:
+        """Renames the record and the networks of the run that is given up."""
+        if not processes.is_chief():
+            return
+        best = sorted(self.run_dir.glob("best*.keras"))
+        for path in (self.path, *(p for p in best if "_before" not in p.stem)):
+            aside = path.with_name(f"{path.stem}_before{path.suffix}")
+            number = 1
+            while aside.exists():
+                number += 1
+                aside = path.with_name(
+                    f"{path.stem}_before{number}{path.suffix}"
+                )
+            path.rename(aside)
+            print(f"{path.name} is now {aside.name}.", flush=True)
 
     def add_epoch(self, logs: dict[str, Any], seconds: float) -> None:
         """Adds an epoch."""
@@ -179,8 +212,8 @@ def attempt(what: str, write: Callable[..., Any], *args: Any) -> bool:
         write(*args)
     except OSError as error:
         print(
-            f"{what} could not be written: {error}. What was there before "
-            "stays, and the run goes on.",
+            f"{what} could not be written: {error}. The run goes on; a file "
+            "of that name from before, if there is one, is as it was.",
             file=sys.stderr,
         )
         return False

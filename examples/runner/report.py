@@ -1,24 +1,25 @@
-"""What a run ends with: table, figures and the network."""
+"""What a run ends with: table, figures and the networks."""
 
+import argparse
 import pathlib
 import sys
-import traceback
 from typing import Any
 
 from keras.ops import convert_to_numpy as to_numpy
 
 import keras_wake as kw
+from runner.figures import Figures
+from runner.figures import Matrices
+from runner.parts import Parts
 from runner.record import attempt
 from runner.record import Record
 from runner.record import write_aside
 from runner.training import best_path
 
-# (epoch, network): the class-wise correlation matrix.
-Matrices = dict[tuple[str, str], Any]
-
 
 def report(
-    run_dir: pathlib.Path,
+    args: argparse.Namespace,
+    parts: Parts,
     model: Any,
     splits: Any,
     record: Record,
@@ -27,52 +28,36 @@ def report(
     """Evaluates best and last epoch on the test images, draws and saves.
 
     Args:
-        run_dir: Folder of the run.
+        args: Flags of the run.
+        parts: What it is made of.
         model: The trained `WakeModel`.
         splits: Its images.
         record: Of the run; gets the table.
         history: Of `CrossClassAttribution`, the matrices of the validations.
 
     Returns:
-        Whether network and record could be written.
+        Whether networks and record could be written.
     """
     print("Evaluating on the test images ...", flush=True)
-    saved = not model.is_chief or attempt(
-        "The network",
-        write_aside,
-        run_dir / "robust.keras",
-        model.robust_classifier.save,
-    )
+    saved = save(model, model.robust_classifier, args.run_dir, "robust.keras")
     networks = ("student", "teacher") if model.teacher_in_use else ("student",)
-    rows, matrices = [], {}
-
-    def measure(epoch: str, networks: tuple[str, ...]) -> None:
-        attribution = kw.CrossClassAttribution()
-        logs = model.evaluate(
-            splits.test,
-            callbacks=[attribution],
-            return_dict=True,
-            verbose=1 if sys.stdout.isatty() else 0,
-        )
-        for network in networks:
-            prefix = _prefix(network)
-            row = {
-                "clean": logs[f"{prefix}accuracy"],
-                "robust": logs[f"{prefix}robust_accuracy"],
-                "cas": logs[f"{prefix}cas"],
-            }
-            rows.append({"epoch": epoch, "network": network, **row})
-            matrices[epoch, network] = getattr(
-                attribution, f"{prefix}correlation"
-            )
-
-    measure("last", networks)
+    result, clean = networks[-1], parts.method.on_clean_images
+    rows, matrices = measure(model, splits, "last", networks, clean)
     last = model.get_weights()
     for network in networks:
-        path = best_path(run_dir, f"val_{_prefix(network)}robust_accuracy")
-        if path.exists():
-            model.load_weights(path)
-            measure("best", (network,))
+        key = parts.method.best_by
+        if network == "teacher":
+            key = "val_teacher_robust_accuracy"
+        path = best_path(args.run_dir, key)
+        if not path.exists():
+            continue
+        model.load_weights(path)
+        found = measure(model, splits, "best", (network,), clean)
+        rows += found[0]
+        matrices |= found[1]
+        if network == result:
+            best = network_of(model, network)
+            saved &= save(model, best, args.run_dir, "best.keras")
     model.set_weights(last)
     rows.sort(key=lambda row: (row["epoch"], row["network"]))
     record.content["table"] = rows
@@ -81,27 +66,80 @@ def report(
     classes = kw.attribution.class_report(
         model.robust_classifier,
         splits.arrays("test"),
-        model.eval_attack,
+        None if clean else model.eval_attack,
         splits.class_names,
     )
     if not model.is_chief:
         return saved
-    print_table(rows, splits)
+    print_table(rows, splits, clean)
+    print_what_never_began(args, parts, model, record)
     attempt(
         "The class report",
         write_aside,
-        run_dir / "classes.json",
+        args.run_dir / "classes.json",
         lambda path: path.write_text(classes.to_json(indent=1)),
     )
-    try:
-        draw(run_dir, model, splits, record, matrices, pictures)
-        draw_classes(run_dir, classes)
-        draw_epochs(run_dir, model, splits, record, history)
-    except Exception:
-        # What has been computed is kept; a figure is not worth a run.
-        traceback.print_exc()
-        print("Not all figures could be drawn; everything else is complete.")
+    figures = Figures(args, splits)
+    figures.curves(record, parts)
+    figures.matrices(matrices)
+    figures.examples(pictures)
+    figures.classes(classes)
+    figures.epochs(record, history)
     return saved
+
+
+def save(model: Any, network: Any, folder: pathlib.Path, name: str) -> bool:
+    """Has the chief write a network; returns whether it worked."""
+    return not model.is_chief or attempt(
+        f"The network {name}", write_aside, folder / name, network.save
+    )
+
+
+def network_of(model: Any, name: str) -> Any:
+    """Student or teacher of a `WakeModel`."""
+    return model.teacher if name == "teacher" else model.classifier
+
+
+def measure(
+    model: Any, splits: Any, epoch: str, networks: tuple[str, ...], clean: bool
+) -> tuple[list[dict[str, Any]], Matrices]:
+    """Rows of the final table, and matrices, for the weights as they are.
+
+    Args:
+        model: The `WakeModel`.
+        splits: Its images; those for testing are used.
+        epoch: What the rows are to be called.
+        networks: Those that are asked for.
+        clean: Whether CAS is that of clean images, in place of attacked ones.
+    """
+    attribution = kw.CrossClassAttribution()
+    logs = model.evaluate(
+        splits.test,
+        callbacks=[] if clean else [attribution],
+        return_dict=True,
+        verbose=1 if sys.stdout.isatty() else 0,
+    )
+    rows, matrices = [], {}
+    for network in networks:
+        prefix = "teacher_" if network == "teacher" else ""
+        if clean:
+            matrix = kw.attribution.correlation_matrix(
+                network_of(model, network), splits.arrays("test")
+            )
+        else:
+            matrix = getattr(attribution, f"{prefix}correlation")
+        rows.append(
+            {
+                "epoch": epoch,
+                "network": network,
+                "clean": logs[f"{prefix}accuracy"],
+                "robust": logs[f"{prefix}robust_accuracy"],
+                "cas": kw.attribution.cas(matrix),
+                "cas_images": "clean" if clean else "adversarial",
+            }
+        )
+        matrices[epoch, network] = matrix
+    return rows, matrices
 
 
 def attacked(model: Any, splits: Any) -> tuple[Any, ...]:
@@ -116,15 +154,12 @@ def attacked(model: Any, splits: Any) -> tuple[Any, ...]:
     return x, adversarial, y, *logits
 
 
-def _prefix(network: str) -> str:
-    return "teacher_" if network == "teacher" else ""
-
-
-def print_table(rows: list[dict[str, Any]], splits: Any) -> None:
+def print_table(rows: list[dict[str, Any]], splits: Any, clean: bool) -> None:
     """The table that a run ends with."""
     print(
         f"\nTest set of {splits.test_size} images; the best epoch was chosen "
         f"on {splits.validation_size} held-out training images."
+        f"{' CAS is that of clean images.' * clean}"
     )
     print(f"{'epoch':6} {'network':8} {'clean':>7} {'robust':>7} {'CAS':>6}")
     for row in rows:
@@ -134,89 +169,27 @@ def print_table(rows: list[dict[str, Any]], splits: Any) -> None:
         )
 
 
-def draw(
-    run_dir: pathlib.Path,
-    model: Any,
-    splits: Any,
-    record: Record,
-    matrices: Matrices,
-    pictures: tuple[Any, ...],
+def print_what_never_began(
+    args: argparse.Namespace, parts: Parts, model: Any, record: Record
 ) -> None:
-    """Figures of a run: curves, matrices, adversarial examples."""
-    schedule = model.schedule
-    kw.visualization.plot_history(
-        record.columns(),
-        start_epoch=None if schedule is None else schedule.start_epoch,
-        end_epoch=None if schedule is None else schedule.end_epoch,
-        path=run_dir / "curves.png",
-    )
-    for (epoch, network), matrix in matrices.items():
-        kw.visualization.plot_correlation_matrix(
-            matrix,
-            class_names=splits.class_names,
-            title=f"{network}, {epoch} epoch, "
-            f"CAS {kw.attribution.cas(matrix):.1f}",
-            path=run_dir / f"correlation_{epoch}_{network}.png",
+    """Says where a run was too short for what its method is about."""
+    epochs = record.content["epochs"]
+    teacher = parts.method.teacher
+    if teacher in ("wake", "adaptive"):
+        if any(row.get("kd_weight") for row in epochs):
+            return
+        ramp = parts.ramp
+        first = "no epoch t_s was found"
+        if ramp is not None:
+            first = f"the ramp begins after epoch t_s = {ramp.start_epoch}"
+        print(
+            f"\nDistillation never began: {first}, and the run has "
+            f"{len(epochs)} epochs. The student did not learn from its "
+            "average."
         )
-    kw.visualization.plot_adversarial_examples(
-        *pictures,
-        class_names=splits.class_names,
-        path=run_dir / "adversarial_examples.png",
-    )
-
-
-def draw_classes(run_dir: pathlib.Path, classes: Any) -> None:
-    """Figures of what the network confuses, and of the images it does."""
-    figures = kw.visualization
-    figures.plot_class_report(classes, path=run_dir / "classes.png")
-    if any(any(pair.examples) for pair in classes.pairs[:5]):
-        figures.plot_shared_pairs(classes, path=run_dir / "shared_pairs.png")
-
-
-def draw_epochs(
-    run_dir: pathlib.Path,
-    model: Any,
-    splits: Any,
-    record: Record,
-    history: list[dict[str, Any]],
-) -> None:
-    """The student's matrices over the epochs, and what the last one lost."""
-    key = "val_robust_accuracy"
-    robust = {
-        row["epoch"]: row[key]
-        for row in record.content["epochs"]
-        if row.get(key) is not None
-    }
-    matrices = {entry["epoch"]: entry["correlation"] for entry in history}
-    epochs = [epoch for epoch in matrices if epoch in robust]
-    if not epochs:
-        return
-    best = max(epochs, key=robust.__getitem__)
-    chosen = chosen_epochs(epochs, best)
-    # On clean images classes share little.
-    clean = "adversarial" not in model.objective.inputs
-    kw.visualization.plot_correlation_strip(
-        {epoch: matrices[epoch] for epoch in chosen},
-        {epoch: robust[epoch] for epoch in chosen},
-        class_names=splits.class_names,
-        vmax=0.5 if clean else 1.0,
-        path=run_dir / "correlation_epochs.png",
-    )
-    if best != epochs[-1]:
-        kw.visualization.plot_correlation_difference(
-            matrices[best],
-            matrices[epochs[-1]],
-            class_names=splits.class_names,
-            title=f"epoch {best} − epoch {epochs[-1]}",
-            path=run_dir / "correlation_difference.png",
+    elif teacher == "kdswa" and not model.teacher_in_use:
+        print(
+            f"\nAveraging never began: its first epoch is {args.swa_start}, "
+            f"and the run has {len(epochs)} epochs. The network is the "
+            "student."
         )
-
-
-def chosen_epochs(epochs: list[int], best: int, count: int = 5) -> list[int]:
-    """At most so many of the epochs: first, best, last, and some between."""
-    chosen = {epochs[0], best, epochs[-1]}
-    for part in range(1, count):
-        if len(chosen) == min(count, len(epochs)):
-            break
-        chosen.add(epochs[part * (len(epochs) - 1) // count])
-    return sorted(chosen)

@@ -9,128 +9,31 @@ from typing import Any
 import keras
 
 import keras_wake as kw
-from runner.methods import METHODS
+from runner import networks
+from runner.parts import Parts
 from runner.record import attempt
+from runner.record import BACKUP
 from runner.record import Record
 
 AVERAGES = (kw.EMATeacher, kw.StochasticWeightAveraging)
 
 
-class Parts:
-    """What a method is made of, as far as it needs no data to be checked.
-
-    Sets the flags of the ramp that were not given.
-
-    Args:
-        args: Flags of the run.
-
-    Raises:
-        ValueError: Flags that the library refuses.
-        FileNotFoundError: A pretrained teacher is not there.
-    """
-
-    def __init__(self, args: argparse.Namespace):
-        self.method = METHODS[args.method]
-        usual = kw.schedules.DistillationRamp.for_epochs(args.epochs)
-        if args.start_epoch is None:
-            args.start_epoch = usual.start_epoch
-        if args.end_epoch is None:
-            args.end_epoch = max(args.start_epoch + 1, usual.end_epoch)
-        self.objective = objective(args)
-        if self.method.single_step:
-            # FGSM-RS, as `FGSM.fast_at` makes it, in any norm.
-            self.attack = kw.attacks.FGSM(
-                args.norm,
-                args.epsilon,
-                step_size=1.25 * args.epsilon,
-                random_start=True,
-            )
-        else:
-            self.attack = kw.attacks.PGD(
-                args.norm,
-                args.epsilon,
-                step_size=args.step_size,
-                steps=args.steps,
-            )
-        self.eval_attack = kw.attacks.PGD.for_evaluation(
-            self.attack, args.eval_steps
-        )
-        self.schedule = schedule(args)
-        self.average = None
-        if self.method.teacher in ("wake", "adaptive", "average"):
-            self.average = kw.EMATeacher(args.decay, warmup=args.ema_warmup)
-        if self.method.teacher == "kdswa":
-            for path in (args.robust_teacher, args.standard_teacher):
-                if not path.is_file():
-                    raise FileNotFoundError(
-                        f"There is no network at {path} to learn from."
-                    )
-
-    def teachers(self, args: argparse.Namespace, splits: Any) -> list[Any]:
-        """The callbacks that make, or are, the teachers of the method."""
-        if self.average is not None:
-            return [self.average]
-        if self.method.teacher != "kdswa":
-            return []
-        load = keras.models.load_model
-        return [
-            kw.PretrainedTeacher(load(args.robust_teacher), args.robust_weight),
-            kw.PretrainedTeacher(
-                load(args.standard_teacher), args.standard_weight
-            ),
-            kw.StochasticWeightAveraging(
-                args.swa_start, data=splits.arrays("train")
-            ),
-        ]
-
-
-def objective(args: argparse.Namespace) -> Any:
-    """What the student of a run minimises."""
-    method, smoothing = METHODS[args.method], args.label_smoothing
-    objectives = kw.objectives
-    made: Any
-    if method.objective == "mart":
-        if smoothing:
-            raise ValueError("--label-smoothing has no place in MART.")
-        made = objectives.MART(args.beta)
-    elif method.objective == "trades":
-        made = objectives.TRADES(args.beta, smoothing)
-    elif method.objective == "standard":
-        made = objectives.Standard(smoothing)
-    else:
-        made = objectives.AdversarialTraining(smoothing)
-    return objectives.AWP(made, args.gamma) if method.awp else made
-
-
-def schedule(args: argparse.Namespace) -> Any:
-    """How much the student learns from its average, epoch by epoch."""
-    teacher = METHODS[args.method].teacher
-    weights = {"peak": args.peak, "final": args.final}
-    if teacher == "wake":
-        return kw.schedules.DistillationRamp(
-            args.start_epoch, args.end_epoch, **weights
-        )
-    if teacher == "adaptive":
-        return kw.schedules.AdaptiveRamp(
-            args.patience, args.ramp_epochs, **weights
-        )
-    return None
-
-
 def load_data(args: argparse.Namespace) -> Any:
     """The images of a run."""
     size = args.validation
-    return kw.datasets.load(
+    keras_cv = args.augment == "keras_cv"
+    splits = kw.datasets.load(
         args.dataset,
         data_dir=args.data_dir,
         batch_size=args.batch_size,
         validation_split=int(size) if size >= 1 else size,
         limit=args.limit,
         test_limit=args.test_limit,
-        augment=args.augment,
+        augment=None if keras_cv else args.augment,
         cutmix=args.cutmix,
         seed=args.seed,
     )
+    return networks.with_rand_augment(splits, args.seed) if keras_cv else splits
 
 
 def learning_rate(rate: float, epochs: int, steps: int) -> Any:
@@ -148,29 +51,13 @@ def learning_rate(rate: float, epochs: int, steps: int) -> Any:
     )
 
 
-def network(args: argparse.Namespace, classes: int, shape: Any) -> Any:
-    """The classifier that `--model` names."""
-    models = kw.models
-    if args.model == "preact_resnet18":
-        return models.PreActResNet18(classes, shape, width=args.width)
-    if args.model == "wide_resnet28_10":
-        return models.WideResNet28_10(classes, shape)
-    if args.model == "wide_resnet34_10":
-        return models.WideResNet34_10(classes, shape)
-    if args.model == "deit_tiny":
-        return models.DeiTTiny(classes, shape)
-    if shape[0] < 16:
-        return models.SmallCNN(
-            classes, shape, widths=(32, 64, 128), strides=(1, 2, 1)
-        )
-    return models.SmallCNN(classes, shape)
-
-
 def build(args: argparse.Namespace, parts: Parts, splits: Any) -> Any:
     """The compiled `WakeModel` of a run."""
     keras.utils.set_random_seed(args.seed)
     keras.config.set_dtype_policy(args.precision)
-    classifier = network(args, splits.num_classes, splits.input_shape)
+    classifier = networks.network(
+        args.model, splits.num_classes, splits.input_shape, args.width
+    )
     model = kw.WakeModel(
         classifier,
         attack=parts.attack,
@@ -200,7 +87,7 @@ def best_path(run_dir: pathlib.Path, key: str) -> pathlib.Path:
 
 def backup(run_dir: pathlib.Path) -> kw.BackupAndRestore:
     """What a resumed run starts from."""
-    return kw.BackupAndRestore(run_dir / "backup", delete_checkpoint=False)
+    return kw.BackupAndRestore(run_dir / BACKUP, delete_checkpoint=False)
 
 
 class KeepBest(keras.callbacks.Callback):
@@ -263,9 +150,9 @@ def train(
     Returns:
         The callback with the matrix of every validation.
     """
+    method = parts.method
     attribution = kw.CrossClassAttribution()
-    if parts.method.objective == "standard":
-        # Regular training is looked at on clean images.
+    if method.on_clean_images:
         attribution = kw.CrossClassAttribution(
             data=splits.arrays("validation"),
             attack=kw.attacks.PGD(steps=0),
@@ -273,14 +160,18 @@ def train(
         )
     teachers = parts.teachers(args, splits)
     callbacks = [attribution, *teachers]
+    if method.single_step:
+        # Same images in each process, and of all classes.
+        images = splits.arrays("train", limit=min(256, splits.train_size))
+        callbacks.append(kw.CatastrophicOverfitMonitor(data=images))
     if any(isinstance(c, AVERAGES) for c in teachers):
         key = "val_teacher_robust_accuracy"
         callbacks.append(KeepBest(args.run_dir, key))
-    callbacks.append(KeepBest(args.run_dir, "val_robust_accuracy"))
+    callbacks.append(KeepBest(args.run_dir, method.best_by))
     if args.early_stop:
         callbacks.append(
             keras.callbacks.EarlyStopping(
-                "val_robust_accuracy", mode="max", patience=args.early_stop
+                method.stopped_by, mode="max", patience=args.early_stop
             )
         )
     callbacks.append(KeepRecord(record))
@@ -294,4 +185,7 @@ def train(
         callbacks=callbacks,
         verbose=1 if sys.stdout.isatty() else 2,
     )
+    ramp = parts.ramp
+    if method.teacher == "adaptive" and ramp is not None:
+        record.content["found_ramp"] = [ramp.start_epoch, ramp.end_epoch]
     return attribution

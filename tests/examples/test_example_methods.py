@@ -1,8 +1,12 @@
 """The methods of the runner: what each is made of, and the flags it takes."""
 
+import hashlib
 import json
+import shutil
+import types
 
 import keras
+import numpy as np
 import pytest
 
 import keras_wake as kw
@@ -10,16 +14,22 @@ import keras_wake as kw
 TEACHERS = ("--robust-teacher=at.keras", "--standard-teacher=standard.keras")
 
 
+@pytest.fixture
+def networks(tmp_path, monkeypatch):
+    """Two networks for digits in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("at.keras", "standard.keras"):
+        kw.models.SmallCNN(
+            10, (8, 8, 1), widths=(2, 2, 2), strides=(1, 2, 1)
+        ).save(name)
+    return tmp_path
+
+
 def parse(examples, *argv):
     return examples.flags.parse_args("", examples.digits.DEFAULTS, argv)[1]
 
 
-def test_every_method_is_made_of_what_its_record_says(
-    examples, tmp_path, monkeypatch
-):
-    monkeypatch.chdir(tmp_path)
-    for name in ("at.keras", "standard.keras"):
-        (tmp_path / name).touch()
+def test_every_method_is_made_of_what_its_record_says(examples, networks):
     kinds = {
         "at": kw.objectives.AdversarialTraining,
         "trades": kw.objectives.TRADES,
@@ -28,13 +38,18 @@ def test_every_method_is_made_of_what_its_record_says(
     }
     for name, method in examples.methods.METHODS.items():
         args = parse(examples, f"--method={name}", *TEACHERS)
-        parts = examples.training.Parts(args)
+        parts = examples.parts.Parts(args)
         objective = parts.objective
         assert isinstance(objective, kw.objectives.AWP) == method.awp
         if method.awp:
             trades = method.objective == "trades"
             assert objective.gamma == (0.005 if trades else 0.01)
             objective = objective.objective
+        if method.objective in ("trades", "mart"):
+            # As published.
+            assert (
+                objective.beta == {"trades": 6.0, "mart": 5.0}[method.objective]
+            )
         assert type(objective) is kinds[method.objective]
         smoothing = getattr(objective, "label_smoothing", 0.0)
         assert smoothing == method.label_smoothing
@@ -55,7 +70,7 @@ def test_every_method_is_made_of_what_its_record_says(
 def test_single_step_attack_is_that_of_fast_at(examples):
     args = parse(examples, "--method=fast-at", "--epsilon=0.1")
     expected = kw.attacks.FGSM.fast_at(0.1)
-    attack = examples.training.Parts(args).attack
+    attack = examples.parts.Parts(args).attack
     assert attack.get_config() == expected.get_config()
 
 
@@ -67,18 +82,151 @@ def test_flags_overrule_the_method(examples):
         "--beta=3",
         "--cutmix=0.5",
     )
-    objective = examples.training.Parts(args).objective
+    objective = examples.parts.Parts(args).objective
     assert objective.get_config() == {"beta": 3.0, "label_smoothing": 0.1}
     assert args.cutmix == 0.5
 
 
-def test_kdswa_needs_its_teachers(examples, capsys):
-    with pytest.raises(SystemExit):
-        parse(examples, "--method=kdswa", "--robust-teacher=at.keras")
-    assert "Missing: --standard-teacher" in capsys.readouterr().err
+def test_kdswa_needs_its_teachers(examples, networks, capsys):
+    cases = {
+        "Missing: --standard-teacher": TEACHERS[:1],
+        "must not exceed 1 together. Received: 0.6 and 0.5": (
+            *TEACHERS,
+            "--standard-weight=0.5",
+        ),
+        "--robust-teacher: there is no network at none.keras": (
+            "--robust-teacher=none.keras",
+            TEACHERS[1],
+        ),
+    }
+    for message, arguments in cases.items():
+        with pytest.raises(SystemExit):
+            parse(examples, "--method=kdswa", *arguments)
+        assert message in capsys.readouterr().err
+
+
+def test_settings_say_which_teachers_they_were(examples, networks):
+    def hashes():
+        args = parse(examples, "--method=kdswa", *TEACHERS)
+        settings = examples.flags.settings_of(args)
+        return [settings[name] for name in examples.settings.TEACHER_FILES]
+
+    first = hashes()
+    digest = hashlib.sha256((networks / "at.keras").read_bytes()).hexdigest()
+    assert first[0] == digest[:12]
+    (networks / "standard.keras").write_bytes(b"another one")
+    assert hashes()[0] == first[0] and hashes()[1] != first[1]
+    at = examples.flags.settings_of(parse(examples, "--method=at"))
+    assert at["robust_teacher_sha256"] is None
+
+
+def test_kdswa_refuses_what_is_no_plain_network(examples, networks):
     args = parse(examples, "--method=kdswa", *TEACHERS)
-    with pytest.raises(FileNotFoundError, match=r"no network at at\.keras"):
-        examples.training.Parts(args)
+    parts = examples.parts.Parts(args)
+    for shape, classes in (((8, 8, 3), 10), ((8, 8, 1), 5)):
+        splits = types.SimpleNamespace(input_shape=shape, num_classes=classes)
+        with pytest.raises(
+            ValueError, match=r"^--robust-teacher does not fit the data: .* 10 "
+        ):
+            parts.check_data(splits)
+    parts.check_data(
+        types.SimpleNamespace(input_shape=(8, 8, 1), num_classes=10)
+    )
+    network = keras.models.load_model("at.keras")
+    model = kw.WakeModel(network, kw.attacks.PGD())
+    model.compile("sgd")
+    model.save("at.keras")
+    with pytest.raises(ValueError, match=r"whole WakeModel.*Pass the best\.k"):
+        examples.parts.Parts(args)
+    (networks / "at.keras").write_bytes(b"no zip")
+    with pytest.raises(
+        ValueError, match=r"^--robust-teacher: at.keras cannot be read"
+    ):
+        examples.parts.Parts(args)
+
+
+def test_statistics_of_the_average(examples):
+    data = kw.datasets.load("digits", limit=20, validation_split=0)
+    for mode in ("average", "copy", "reestimate"):
+        args = parse(examples, "--method=wake", f"--batch-norm={mode}")
+        (average,) = examples.parts.Parts(args).teachers(args, data)
+        assert average.batch_norm == mode
+        assert (average.data is not None) == (mode == "reestimate")
+        if mode == "reestimate":
+            assert len(average.data[0]) == 20
+
+
+def test_early_stopping_follows_what_the_run_returns(examples):
+    methods = examples.methods.METHODS
+    average = "val_teacher_robust_accuracy"
+    expected = {
+        "wake": average,
+        "wake-adaptive": average,
+        "cutmix": average,
+        "at": "val_robust_accuracy",
+        "kdswa": "val_robust_accuracy",
+        "standard": "val_accuracy",
+    }
+    for name, key in expected.items():
+        assert methods[name].stopped_by == key
+
+
+def test_adaptive_ramp_that_was_found_is_drawn_and_recorded(
+    start, tmp_path, monkeypatch, capsys
+):
+    marks = []
+    plot = kw.visualization.plot_history
+
+    def noted(*args, **kwargs):
+        marks.append((kwargs["start_epoch"], kwargs["end_epoch"]))
+        return plot(*args, **kwargs)
+
+    monkeypatch.setattr(kw.visualization, "plot_history", noted)
+    arguments = (
+        "--method=wake-adaptive",
+        "--latest-start=1",
+        "--ramp-epochs=2",
+    )
+    start(tmp_path / "run", *arguments)
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert record["found_ramp"] == [1, 3]
+    assert record["settings"]["start_epoch"] is None
+    assert record["settings"]["latest_start"] == 1
+    weights = [epoch["kd_weight"] for epoch in record["epochs"]]
+    assert weights == [0, 0.5, 1]
+    assert (tmp_path / "run" / "correlation_epochs.png").exists()
+    assert "never began" not in capsys.readouterr().out
+    # Reported again, it is still known.
+    start(tmp_path / "run", *arguments, "--resume")
+    assert marks == [(1, 3), (1, 3)]
+
+
+def test_run_that_ended_before_distillation_says_so(examples, capsys):
+    report = examples.report.print_what_never_began
+
+    def say(*argv, epochs, found=None, in_use=True):
+        args = parse(examples, *argv)
+        method = examples.methods.METHODS[args.method]
+        ramp = found or types.SimpleNamespace(start_epoch=args.start_epoch)
+        if method.teacher == "adaptive":
+            ramp = found
+        report(
+            args,
+            types.SimpleNamespace(method=method, ramp=ramp),
+            types.SimpleNamespace(teacher_in_use=in_use),
+            types.SimpleNamespace(content={"epochs": epochs}),
+        )
+        return capsys.readouterr().out
+
+    never = [{"kd_weight": 0.0}] * 4
+    assert "after epoch t_s = 12, and the run has 4 epochs" in say(
+        "--method=wake", epochs=never
+    )
+    assert "no epoch t_s was found" in say(
+        "--method=wake-adaptive", epochs=never
+    )
+    assert not say("--method=wake", epochs=[*never, {"kd_weight": 0.5}])
+    assert not say("--method=at", epochs=never)
 
 
 def test_help_names_every_method(examples, capsys):
@@ -112,7 +260,73 @@ def test_kdswa_learns_from_networks_of_earlier_runs(
         "teacher",
     }
     keras.models.load_model(tmp_path / "kdswa" / "robust.keras")
-    assert "KDSWA" not in capsys.readouterr().err
+    assert "never began" not in capsys.readouterr().out
+    # With another teacher it is another run.
+    shutil.copy(network, tmp_path / "other.keras")
+    with open(tmp_path / "other.keras", "ab") as file:
+        file.write(b"1")
+    with pytest.raises(SystemExit):
+        start(
+            tmp_path / "kdswa",
+            "--method=kdswa",
+            f"--robust-teacher={tmp_path / 'other.keras'}",
+            f"--standard-teacher={network}",
+            "--swa-start=2",
+            "--early-stop=3",
+            "--resume",
+        )
+    assert "Differing: robust_teacher_sha256:" in capsys.readouterr().err
+
+
+def test_regular_training_is_looked_at_on_clean_images(
+    start, tmp_path, monkeypatch, capsys
+):
+    limits = []
+    for name in ("plot_correlation_strip", "plot_correlation_matrix"):
+        plot = getattr(kw.visualization, name)
+
+        def noted(*args, plot=plot, **kwargs):
+            limits.append(kwargs["vmax"])
+            return plot(*args, **kwargs)
+
+        monkeypatch.setattr(kw.visualization, name, noted)
+    start(tmp_path, "--method=standard", "--early-stop=3")
+    record = json.loads((tmp_path / "record.json").read_text())
+    assert limits == [0.5] * 3
+    assert (tmp_path / "best_val_accuracy.keras").exists()
+    report = json.loads((tmp_path / "classes.json").read_text())
+    assert report["attack"] is None
+    # CAS is that of the saved network on clean images.
+    network = keras.models.load_model(tmp_path / "robust.keras")
+    data = kw.datasets.load("digits", test_limit=30, seed=0)
+    matrix = kw.attribution.correlation_matrix(network, data.arrays("test"))
+    (row,) = (row for row in record["table"] if row["epoch"] == "last")
+    assert row["cas_images"] == "clean"
+    assert row["cas"] == pytest.approx(kw.attribution.cas(matrix), abs=1e-3)
+    assert "CAS is that of clean images." in capsys.readouterr().out
+    best = keras.models.load_model(tmp_path / "best.keras")
+    x, y = data.arrays("test")
+    right = np.mean(np.argmax(best.predict(x, verbose=0), axis=1) == y)
+    (row,) = (row for row in record["table"] if row["epoch"] == "best")
+    assert row["clean"] == pytest.approx(right, abs=1e-6)
+
+
+def test_collapse_of_fast_at_is_in_the_record(start, tmp_path):
+    start(tmp_path, "--method=fast-at", "--epochs=2")
+    record = json.loads((tmp_path / "record.json").read_text())
+    for epoch in record["epochs"]:
+        assert 0 <= epoch["multi_step_accuracy"] <= 1
+        assert 0 <= epoch["single_step_accuracy"] <= 1
+
+
+def test_matrices_of_chosen_epochs(examples, capsys):
+    args = types.SimpleNamespace(method="at", matrix_epochs=[2, 6, 9])
+    splits = types.SimpleNamespace(class_names=("a", "b"))
+    figures = examples.figures.Figures(args, splits)
+    assert figures._chosen([2, 4, 6], best=4) == [2, 6]
+    assert "ended before --matrix-epochs [9]" in capsys.readouterr().out
+    args.matrix_epochs = None
+    assert figures._chosen([2, 4, 6], best=4) == [2, 4, 6]
 
 
 @pytest.mark.parametrize(
@@ -125,4 +339,4 @@ def test_kdswa_learns_from_networks_of_earlier_runs(
     ],
 )
 def test_epochs_of_the_strip(examples, epochs, best, expected):
-    assert examples.report.chosen_epochs(epochs, best) == expected
+    assert examples.figures.chosen_epochs(epochs, best) == expected

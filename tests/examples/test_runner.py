@@ -1,9 +1,6 @@
-"""The examples: what a run writes, refuses, and continues."""
+"""The examples: what a run writes, and which flags it refuses."""
 
 import csv
-import errno
-import json
-import math
 import os
 import pathlib
 import re
@@ -14,9 +11,9 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
+from run_files import strict_json
 
 import keras_wake as kw
-from keras_wake.callbacks import _backup_file
 
 ROOT = pathlib.Path(__file__).parents[2]
 NETWORKS = [
@@ -27,24 +24,6 @@ NETWORKS = [
 ]
 
 
-def strict_json(path):
-    def refuse(constant):
-        raise ValueError(f"{constant} is not JSON")
-
-    return json.loads(path.read_text(), parse_constant=refuse)
-
-
-def assert_same(rows, others):
-    """The same texts and numbers; threads may add in another order."""
-    assert len(rows) == len(others)
-    for row, other in zip(rows, others, strict=True):
-        assert row.keys() == other.keys()
-        for key, value in row.items():
-            if isinstance(value, float):
-                value = pytest.approx(value, rel=1e-4, abs=1e-6)
-            assert other[key] == value
-
-
 def test_record_holds_settings_commit_and_every_epoch(finished_run, examples):
     record = strict_json(finished_run.run_dir / "record.json")
     assert record["settings"]["dataset"] == "digits"
@@ -52,6 +31,10 @@ def test_record_holds_settings_commit_and_every_epoch(finished_run, examples):
     assert record["settings"]["step_size"] == 0.15 / 4
     # Half of three epochs, and 55 %.
     assert record["settings"]["start_epoch"] == 1
+    # Settings of other methods are none of this run.
+    for name in ("beta", "gamma", "patience", "swa_start", "robust_weight"):
+        assert record["settings"][name] is None
+    assert record["found_ramp"] is None
     assert record["settings"]["end_epoch"] == 2
     assert re.fullmatch(r"unknown|\S+", record["commit"])
     assert record["resumed_commits"] == []
@@ -105,13 +88,24 @@ def test_figures_and_network_are_in_the_folder(finished_run):
     assert row["clean"] == pytest.approx(right, abs=1e-6)
 
 
+def test_best_network_is_the_teacher_of_the_best_epoch(finished_run):
+    best = keras.models.load_model(finished_run.run_dir / "best.keras")
+    kept = keras.models.load_model(
+        finished_run.run_dir / "best_val_teacher_robust_accuracy.keras"
+    )
+    assert not isinstance(best, kw.WakeModel)
+    for weight, other in zip(best.weights, kept.teacher.weights, strict=True):
+        np.testing.assert_array_equal(weight, other)
+
+
 def test_prints_the_table(finished_run):
     table = finished_run.record["table"]
     assert [(row["epoch"], row["network"]) for row in table] == NETWORKS
     printed = finished_run.printed
     assert "60 training, 30 validation and 30 test images" in printed
     assert "1 replica;" in printed
-    assert "Everything is in" in printed
+    assert f"The run is in {finished_run.run_dir}: robust.keras" in printed
+    assert "never began" not in printed
     assert re.search(r"^epoch +network +clean +robust +CAS$", printed, re.M)
     for row in table:
         line = (
@@ -119,157 +113,6 @@ def test_prints_the_table(finished_run):
             f"{row['robust']:.1%} +{row['cas']:.1f}"
         )
         assert re.search(line, printed)
-
-
-def test_folder_with_a_run_is_refused(finished_run, start, capsys):
-    before = (finished_run.run_dir / "record.json").read_text()
-    with pytest.raises(SystemExit) as stop:
-        start(finished_run.run_dir)
-    assert stop.value.code == 2
-    assert (
-        f"--run-dir {finished_run.run_dir} already holds a run. Continue it "
-        "with --resume, or choose another folder."
-    ) in capsys.readouterr().err
-    assert (finished_run.run_dir / "record.json").read_text() == before
-
-
-def test_resume_without_a_run_is_refused(start, tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        start(tmp_path / "none", "--resume")
-    assert "--resume: there is no run in" in capsys.readouterr().err
-    assert not (tmp_path / "none").exists()
-
-
-def test_resume_with_other_settings_is_refused(finished_run, start, capsys):
-    with pytest.raises(SystemExit):
-        start(finished_run.run_dir, "--resume", "--steps=2", "--seed=3")
-    assert (
-        "Differing: seed: 0 there, 3 here; steps: 1 there, 2 here."
-    ) in capsys.readouterr().err
-
-
-def test_resume_without_the_backup_is_refused(copy_of_run, start, capsys):
-    for path in (copy_of_run / "backup").iterdir():
-        path.unlink()
-    with pytest.raises(SystemExit):
-        start(copy_of_run, "--resume")
-    assert (
-        "has 3 epochs, but the backup beside it is that of epoch 0"
-    ) in capsys.readouterr().err
-    # Nothing is lost.
-    assert len(strict_json(copy_of_run / "record.json")["epochs"]) == 3
-
-
-def test_interrupted_run_continues(
-    finished_run, start, tmp_path, monkeypatch, capsys
-):
-    write = _backup_file.write
-
-    def interrupt(path, state, values):
-        if state["epoch"] == 2:
-            raise KeyboardInterrupt
-        write(path, state, values)
-
-    # The worst moment: an epoch is in the record and not in the backup.
-    with monkeypatch.context() as patch:
-        patch.setattr(_backup_file, "write", interrupt)
-        with pytest.raises(SystemExit) as stop:
-            start(tmp_path)
-    assert stop.value.code == 130
-    message = capsys.readouterr().err
-    assert "Interrupted after 2 of 3 epochs. Continue with:" in message
-    assert f"--run-dir={tmp_path} --resume" in message
-    assert len(strict_json(tmp_path / "record.json")["epochs"]) == 2
-
-    start(tmp_path, "--resume")
-    record = strict_json(tmp_path / "record.json")
-    assert_same(record["epochs"], finished_run.record["epochs"])
-    assert_same(record["table"], finished_run.record["table"])
-    assert record["resumed_commits"] == [record["commit"]]
-    backups = [path.name for path in (tmp_path / "backup").iterdir()]
-    assert backups == ["backup.npz"]
-    assert not list(tmp_path.rglob("*unfinished*"))
-
-
-def test_finished_run_only_reports_again_also_without_figures(
-    finished_run, copy_of_run, start, monkeypatch, capsys
-):
-    def fail(*args, **kwargs):
-        raise RuntimeError("no room for a figure")
-
-    monkeypatch.setattr(kw.WakeModel, "train_step", fail)
-    monkeypatch.setattr(kw.visualization, "plot_history", fail)
-    (copy_of_run / "robust.keras").unlink()
-    start(copy_of_run, "--resume")
-    printed = capsys.readouterr()
-    assert "no room for a figure" in printed.err
-    assert "Not all figures could be drawn; everything else" in printed.out
-    assert re.search(r"^last +teacher", printed.out, re.M)
-    assert (copy_of_run / "robust.keras").exists()
-    record = strict_json(copy_of_run / "record.json")
-    assert record["epochs"] == finished_run.record["epochs"]
-    assert_same(record["table"], finished_run.record["table"])
-
-
-def test_full_disk_in_the_middle_is_said_and_made_good(
-    finished_run, start, tmp_path, monkeypatch, capsys
-):
-    replace = os.replace
-    epochs = []
-
-    def second_epoch_fails(*args):
-        if epochs[-1:] == [1]:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        replace(*args)
-
-    monkeypatch.setattr(os, "replace", second_epoch_fails)
-    monkeypatch.setattr(
-        kw.EMATeacher,
-        "on_test_begin",
-        lambda self, logs: epochs.append(len(epochs)),
-    )
-    with pytest.warns(UserWarning, match="The backup of epoch 1 stays"):
-        start(tmp_path)
-    message = capsys.readouterr().err
-    assert "The record could not be written: [Errno 28] No space" in message
-    record = strict_json(tmp_path / "record.json")
-    assert_same(record["epochs"], finished_run.record["epochs"])
-    assert not list(tmp_path.rglob("*unfinished*"))
-
-
-def test_record_that_fell_behind_the_backup_is_completed(
-    finished_run, copy_of_run, start
-):
-    record = strict_json(copy_of_run / "record.json")
-    del record["epochs"][1:]
-    (copy_of_run / "record.json").write_text(json.dumps(record))
-    (copy_of_run / "history.csv").unlink()
-    start(copy_of_run, "--resume")
-    record = strict_json(copy_of_run / "record.json")
-    assert record["epochs"] == finished_run.record["epochs"]
-    history = (copy_of_run / "history.csv").read_text()
-    assert history == (finished_run.run_dir / "history.csv").read_text()
-
-
-def test_result_that_cannot_be_written_is_an_error(
-    copy_of_run, start, monkeypatch, capsys
-):
-    before = (copy_of_run / "robust.keras").read_bytes()
-
-    def full(path):
-        path.write_bytes(b"half a network")
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(keras.Model, "save", lambda self, path: full(path))
-    with pytest.raises(SystemExit) as stop:
-        start(copy_of_run, "--resume")
-    assert stop.value.code == 1
-    printed = capsys.readouterr()
-    assert re.search(r"^last +teacher", printed.out, re.M)
-    assert "The network could not be written: [Errno 28]" in printed.err
-    assert "Make room and complete it with:\npython" in printed.err
-    assert (copy_of_run / "robust.keras").read_bytes() == before
-    assert not list(copy_of_run.rglob("*unfinished*"))
 
 
 def test_folder_of_images_without_a_teacher(
@@ -393,13 +236,18 @@ def test_help_explains_the_flags(script):
         ("--start-epoch=5 --end-epoch=4", "start_epoch=5, end_epoch=4"),
         ("--limit=5000", "Received: limit=5000"),
         ("--data-dir=elsewhere", "digits are part of scikit-learn"),
+        ("--matrix-epochs 2 4", "(--eval-every 1, 3 epochs). Received: [4]"),
+        ("--latest-start=0", "--latest-start: must be a whole number of at"),
     ],
 )
 def test_bad_arguments_are_refused(start, tmp_path, capsys, arguments, message):
     with pytest.raises(SystemExit) as stop:
         start(tmp_path / "run", *arguments.split())
     assert stop.value.code == 2
-    assert message in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert message in printed
+    # The message, without the usage of all flags.
+    assert ": error: " in printed and "usage:" not in printed
     # A second try is not told that there is a run.
     assert not (tmp_path / "run" / "record.json").exists()
 
@@ -443,33 +291,3 @@ def test_learning_rate_of_two_epochs(examples):
     rate = examples.training.learning_rate(0.1, epochs=2, steps=3)
     found = [float(rate(step)) for step in range(6)]
     np.testing.assert_allclose(found, [0.1] * 3 + [0.001] * 3, rtol=1e-6)
-
-
-def test_record_is_strict_json_also_with_nan(examples, tmp_path):
-    record = examples.record.Record(tmp_path, {"seed": 0}, "a device")
-    record.add_epoch({"loss": math.nan, "val_cas": np.float32(1.5)}, 2.0)
-    record.add_epoch({"loss": math.inf}, 2.0)
-    record.write()
-    content = strict_json(tmp_path / "record.json")
-    assert content["epochs"] == [
-        {"epoch": 1, "loss": None, "val_cas": 1.5},
-        {"epoch": 2, "loss": None},
-    ]
-    assert content["seconds"] == 4.0
-    table = (tmp_path / "history.csv").read_text().splitlines()
-    assert table == ["epochs,loss,val_cas", "1,,1.5", "2,,"]
-
-
-def test_resumed_record_keeps_the_first_commit(examples, tmp_path, monkeypatch):
-    # As written before there was a list of commits.
-    written = {"settings": {"seed": 0}, "commit": "first", "epochs": []}
-    (tmp_path / "record.json").write_text(json.dumps(written))
-    commits = iter(("second", "third"))
-    monkeypatch.setattr(examples.record, "_commit", lambda: next(commits))
-    for _ in range(2):
-        record = examples.record.Record(tmp_path, {"seed": 0}, "a device")
-        record.load()
-        record.write()
-    content = strict_json(tmp_path / "record.json")
-    assert content["commit"] == "first"
-    assert content["resumed_commits"] == ["second", "third"]

@@ -1,21 +1,15 @@
 """The example of the synthetic model: its table and its figure."""
 
-import importlib.util
-import pathlib
-
 import numpy as np
 
 from keras_wake.theory import SyntheticModel
 
-SCRIPT = pathlib.Path(__file__).parents[2] / "examples" / "synthetic.py"
 
-
-def test_prints_a_table_and_draws(tmp_path, capsys):
-    spec = importlib.util.spec_from_file_location("synthetic", SCRIPT)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+def test_prints_a_table_and_draws(examples, tmp_path, capsys):
     figure = tmp_path / "figures" / "synthetic.png"
-    script.main(["--points=2", "--samples=2000", f"--output={figure}"])
+    examples.synthetic.main(
+        ["--points=2", "--samples=2000", f"--output={figure}"]
+    )
     assert figure.read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out.splitlines()
     assert "0.2179" in printed[1] and "0.2735" in printed[1]

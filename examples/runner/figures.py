@@ -1,0 +1,139 @@
+"""The figures of a run. One that fails does not cost the others."""
+
+import argparse
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import keras_wake as kw
+from runner.methods import METHODS
+from runner.parts import Parts
+from runner.record import Record
+
+# (epoch, network): the class-wise correlation matrix.
+Matrices = dict[tuple[str, str], Any]
+
+
+class Figures:
+    """Draws into the folder of a run.
+
+    Args:
+        args: Flags of the run.
+        splits: Its images.
+    """
+
+    def __init__(self, args: argparse.Namespace, splits: Any):
+        self.args = args
+        self.names = splits.class_names
+        self.clean = METHODS[args.method].on_clean_images
+
+    def draw(
+        self, name: str, plot: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> None:
+        """Draws one figure, or says why not."""
+        try:
+            plot(*args, path=self.args.run_dir / name, **kwargs)
+        except OSError as error:
+            print(f"{name} could not be drawn: {error}.", file=sys.stderr)
+        # What was computed is kept; a figure is not worth a run.
+        except Exception:
+            traceback.print_exc()
+            print(f"{name} could not be drawn, see above.", file=sys.stderr)
+
+    def curves(self, record: Record, parts: Parts) -> None:
+        """Accuracies and CAS over the epochs."""
+        ramp = parts.ramp
+        self.draw(
+            "curves.png",
+            kw.visualization.plot_history,
+            record.columns(),
+            start_epoch=None if ramp is None else ramp.start_epoch,
+            end_epoch=None if ramp is None else ramp.end_epoch,
+        )
+
+    def matrices(self, matrices: Matrices) -> None:
+        """The matrices on the test images."""
+        for (epoch, network), matrix in matrices.items():
+            self.draw(
+                f"correlation_{epoch}_{network}.png",
+                kw.visualization.plot_correlation_matrix,
+                matrix,
+                class_names=self.names,
+                title=f"{network}, {epoch} epoch, "
+                f"CAS {kw.attribution.cas(matrix):.1f}"
+                f"{' (clean images)' * self.clean}",
+                vmax=0.5 if self.clean else 1.0,
+            )
+
+    def examples(self, pictures: tuple[Any, ...]) -> None:
+        """Images before and after the attack."""
+        self.draw(
+            "adversarial_examples.png",
+            kw.visualization.plot_adversarial_examples,
+            *pictures,
+            class_names=self.names,
+        )
+
+    def classes(self, report: Any) -> None:
+        """What the network confuses, and images in which that shows."""
+        figures = kw.visualization
+        self.draw("classes.png", figures.plot_class_report, report)
+        if any(any(pair.examples) for pair in report.pairs[:5]):
+            self.draw("shared_pairs.png", figures.plot_shared_pairs, report)
+
+    def epochs(self, record: Record, history: list[dict[str, Any]]) -> None:
+        """The student's matrices over the epochs, and what the last lost."""
+        key = METHODS[self.args.method].best_by
+        scores = {
+            row["epoch"]: row[key]
+            for row in record.content["epochs"]
+            if row.get(key) is not None
+        }
+        matrices = {entry["epoch"]: entry["correlation"] for entry in history}
+        epochs = [epoch for epoch in matrices if epoch in scores]
+        if not epochs:
+            return
+        best = max(epochs, key=scores.__getitem__)
+        chosen = self._chosen(epochs, best)
+        self.draw(
+            "correlation_epochs.png",
+            kw.visualization.plot_correlation_strip,
+            {epoch: matrices[epoch] for epoch in chosen},
+            # Robust accuracy says nothing of clean images.
+            None if self.clean else {e: scores[e] for e in chosen},
+            class_names=self.names,
+            title="clean images" if self.clean else None,
+            # There, classes share little.
+            vmax=0.5 if self.clean else 1.0,
+        )
+        if best != epochs[-1]:
+            self.draw(
+                "correlation_difference.png",
+                kw.visualization.plot_correlation_difference,
+                matrices[best],
+                matrices[epochs[-1]],
+                class_names=self.names,
+                title=f"epoch {best} − epoch {epochs[-1]}",
+            )
+
+    def _chosen(self, epochs: list[int], best: int) -> list[int]:
+        """The epochs that were asked for, as far as the run has come."""
+        wanted = self.args.matrix_epochs
+        if not wanted:
+            return chosen_epochs(epochs, best)
+        missing = [epoch for epoch in wanted if epoch not in epochs]
+        if missing:
+            print(f"The run ended before --matrix-epochs {missing}.")
+        kept = [epoch for epoch in wanted if epoch in epochs]
+        return kept or chosen_epochs(epochs, best)
+
+
+def chosen_epochs(epochs: list[int], best: int, count: int = 5) -> list[int]:
+    """At most so many of the epochs: first, best, last, and some between."""
+    chosen = {epochs[0], best, epochs[-1]}
+    for part in range(1, count):
+        if len(chosen) == min(count, len(epochs)):
+            break
+        chosen.add(epochs[part * (len(epochs) - 1) // count])
+    return sorted(chosen)

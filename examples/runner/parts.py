@@ -1,0 +1,195 @@
+"""What a method is made of: objective, attacks, schedule, teachers."""
+
+import argparse
+import pathlib
+from typing import Any
+
+import keras
+
+import keras_wake as kw
+from runner import networks
+from runner.methods import METHODS
+
+
+class Parts:
+    """What a method is made of, as far as it needs no data to be checked.
+
+    Args:
+        args: Flags of the run.
+
+    Raises:
+        ValueError: Flags that the library refuses, or a pretrained teacher
+            that is none.
+        ImportError: A package is not installed.
+    """
+
+    def __init__(self, args: argparse.Namespace):
+        self.method = METHODS[args.method]
+        for flag in ("model", "augment"):
+            value = getattr(args, flag) or ""
+            if value.startswith("keras_cv"):
+                networks.import_keras_cv(f"--{flag} {value}")
+        self.objective = objective(args)
+        if self.method.single_step:
+            # FGSM-RS, as `FGSM.fast_at` makes it, in any norm.
+            self.attack = kw.attacks.FGSM(
+                args.norm,
+                args.epsilon,
+                step_size=1.25 * args.epsilon,
+                random_start=True,
+            )
+        else:
+            self.attack = kw.attacks.PGD(
+                args.norm,
+                args.epsilon,
+                step_size=args.step_size,
+                steps=args.steps,
+            )
+        self.eval_attack = kw.attacks.PGD.for_evaluation(
+            self.attack, args.eval_steps
+        )
+        self.schedule = schedule(args)
+        self.average: Any = None
+        if self.method.averages:
+            self.average = kw.EMATeacher(args.decay, warmup=args.ema_warmup)
+        self.pretrained: dict[str, kw.PretrainedTeacher] = {}
+        if self.method.teacher == "kdswa":
+            for name in ("robust", "standard"):
+                self.pretrained[f"--{name}-teacher"] = pretrained(
+                    f"--{name}-teacher",
+                    getattr(args, f"{name}_teacher"),
+                    getattr(args, f"{name}_weight"),
+                )
+
+    def check_data(self, splits: Any) -> None:
+        """Refuses pretrained teachers of other images or classes.
+
+        Raises:
+            ValueError: One does not fit the data.
+        """
+        for flag, callback in self.pretrained.items():
+            check_fits(flag, callback.teacher, splits)
+
+    def teachers(self, args: argparse.Namespace, splits: Any) -> list[Any]:
+        """The callbacks that make, or are, the teachers of the method."""
+        if self.average is not None:
+            if args.batch_norm != "average":
+                reestimate = args.batch_norm == "reestimate"
+                self.average = kw.EMATeacher(
+                    args.decay,
+                    args.batch_norm,
+                    args.ema_warmup,
+                    splits.arrays("train") if reestimate else None,
+                )
+            return [self.average]
+        if not self.pretrained:
+            return []
+        return [
+            *self.pretrained.values(),
+            kw.StochasticWeightAveraging(
+                args.swa_start, data=splits.arrays("train")
+            ),
+        ]
+
+    @property
+    def ramp(self) -> kw.schedules.DistillationRamp | None:
+        """The ramp that was given, or that the average has found by now."""
+        if self.method.teacher == "adaptive":
+            return self.average.ramp
+        return self.schedule
+
+
+def pretrained(
+    flag: str, path: pathlib.Path, weight: float
+) -> kw.PretrainedTeacher:
+    """A network of an earlier run as a teacher.
+
+    Raises:
+        ValueError: The file cannot be read, or is no plain network.
+    """
+    network = load_network(flag, path)
+    try:
+        return kw.PretrainedTeacher(network, weight)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{flag}: {path} is no teacher: {error}") from error
+
+
+def load_network(flag: str, path: pathlib.Path) -> keras.Model:
+    """The network in a `.keras` file.
+
+    Raises:
+        ValueError: The file cannot be read, or holds a `WakeModel`.
+    """
+    advice = "Pass the best.keras or robust.keras of a run."
+    try:
+        network = keras.models.load_model(path)
+    # A file can be wrong in many ways, and Keras has an error for each.
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(
+            f"{flag}: {path} cannot be read as a network: {reason} {advice}"
+        ) from error
+    if isinstance(network, kw.WakeModel):
+        raise ValueError(
+            f"{flag}: {path} holds a whole WakeModel, student and teacher, "
+            f"where one network is needed. {advice}"
+        )
+    return network
+
+
+def check_fits(flag: str, network: keras.Model, splits: Any) -> None:
+    """Refuses a network of other images or classes than the data's.
+
+    Raises:
+        ValueError: It does not fit the data.
+    """
+    # A subclassed network may not know; `fit` refuses it in other words.
+    images = (None, *splits.input_shape)
+    shape = tuple(getattr(network, "input_shape", images)[1:])
+    classes = getattr(network, "output_shape", (splits.num_classes,))[-1]
+    fits = len(shape) == len(splits.input_shape) and all(
+        size in (None, there)
+        for size, there in zip(shape, splits.input_shape, strict=False)
+    )
+    if not fits or classes != splits.num_classes:
+        raise ValueError(
+            f"{flag} does not fit the data: the network takes images of shape "
+            f"{shape} and knows {classes} classes. The data: images of shape "
+            f"{tuple(splits.input_shape)}, {splits.num_classes} classes."
+        )
+
+
+def objective(args: argparse.Namespace) -> Any:
+    """What the student of a run minimises."""
+    method, smoothing = METHODS[args.method], args.label_smoothing
+    objectives = kw.objectives
+    made: Any
+    if method.objective == "mart":
+        if smoothing:
+            raise ValueError("--label-smoothing has no place in MART.")
+        made = objectives.MART(args.beta)
+    elif method.objective == "trades":
+        made = objectives.TRADES(args.beta, smoothing)
+    elif method.objective == "standard":
+        made = objectives.Standard(smoothing)
+    else:
+        made = objectives.AdversarialTraining(smoothing)
+    return objectives.AWP(made, args.gamma) if method.awp else made
+
+
+def schedule(args: argparse.Namespace) -> Any:
+    """How much the student learns from its average, epoch by epoch."""
+    teacher = METHODS[args.method].teacher
+    weights = {"peak": args.peak, "final": args.final}
+    if teacher == "wake":
+        return kw.schedules.DistillationRamp(
+            args.start_epoch, args.end_epoch, **weights
+        )
+    if teacher == "adaptive":
+        return kw.schedules.AdaptiveRamp(
+            args.patience,
+            args.ramp_epochs,
+            latest_start=args.latest_start,
+            **weights,
+        )
+    return None

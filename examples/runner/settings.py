@@ -1,0 +1,108 @@
+"""The settings of a run: which of them matter, and what they usually are.
+
+Needs no framework, so that tables of many runs come at once.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from runner.methods import METHODS
+
+# What runs did that were made before there was a choice.
+BEFORE = {"precision": "float32", "batch_norm": "average"}
+TEACHER_FILES = ("robust_teacher_sha256", "standard_teacher_sha256")
+
+# Settings that only some methods look at.
+AVERAGE = ("decay", "ema_warmup", "batch_norm")
+WEIGHTS = ("peak", "final")
+RAMP = ("start_epoch", "end_epoch")
+SEARCH = ("patience", "ramp_epochs", "latest_start")
+PRETRAINED = ("robust_weight", "standard_weight", "swa_start", *TEACHER_FILES)
+
+
+def unused(settings: Mapping[str, Any]) -> list[str]:
+    """The names of settings that this method, or this model, ignores."""
+    method = METHODS[settings["method"]]
+    names: list[str] = []
+    if not method.averages:
+        names += AVERAGE
+    if method.teacher not in ("wake", "adaptive"):
+        names += WEIGHTS
+    if method.teacher not in ("wake", "adaptive", "kdswa"):
+        names.append("temperature")
+    if method.teacher != "wake":
+        names += RAMP
+    if method.teacher != "adaptive":
+        names += SEARCH
+    if method.teacher != "kdswa":
+        names += PRETRAINED
+    if method.objective not in ("trades", "mart"):
+        names.append("beta")
+    if not method.awp:
+        names.append("gamma")
+    if method.single_step or method.objective == "standard":
+        names += ("steps", "step_size")
+    if settings.get("model", "preact_resnet18") != "preact_resnet18":
+        names.append("width")
+    return names
+
+
+def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings, also of an older run, with None for what is ignored."""
+    settings = {**BEFORE, **settings}
+    ignored = dict.fromkeys(unused(settings))
+    return {k: ignored.get(k, v) for k, v in settings.items()}
+
+
+def usual(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that follow from others, as they are unless given.
+
+    Args:
+        settings: `method`, `epochs`, `norm` and `epsilon`, and `start_epoch`
+            if it was given.
+    """
+    method, epochs = METHODS[settings["method"]], settings["epochs"]
+    start = settings.get("start_epoch")
+    start = epochs // 2 if start is None else start
+    return {
+        "label_smoothing": method.label_smoothing,
+        "cutmix": method.cutmix,
+        "beta": 5.0 if method.objective == "mart" else 6.0,
+        "gamma": 0.005 if method.objective == "trades" else 0.01,
+        "step_size": settings["epsilon"]
+        / (4 if settings["norm"] == "linf" else 8),
+        # As `DistillationRamp.for_epochs` has it.
+        "start_epoch": epochs // 2,
+        "end_epoch": max(start + 1, round(0.55 * epochs)),
+        "ramp_epochs": max(1, round(0.05 * epochs)),
+        "swa_start": max(1, round(55 / 200 * epochs)),
+    }
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """In what the settings of a recorded run and of this one differ.
+
+    Returns:
+        A text such as "seed: 0 there, 1 here", empty if they agree.
+    """
+    there, here = comparable(there), comparable(here)
+    for name in TEACHER_FILES:
+        # Older runs of KDSWA did not say which teachers they had.
+        there.setdefault(name, here.get(name))
+    return "; ".join(
+        f"{key}: {there.get(key)!r} there, {here.get(key)!r} here"
+        for key in sorted({*there, *here})
+        if not same(there.get(key), here.get(key))
+    )
+
+
+def same(value: Any, other: Any) -> bool:
+    """Whether two settings are equal; numbers but for rounding."""
+    numbers = all(
+        isinstance(v, (int, float)) and not isinstance(v, bool)
+        for v in (value, other)
+    )
+    if numbers:
+        return math.isclose(value, other, rel_tol=1e-9)
+    return value == other
