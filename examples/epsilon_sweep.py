@@ -4,76 +4,124 @@
     python examples/epsilon_sweep.py --example digits --epsilons 19 38 57
 
 One run of the example for each radius (in grey levels, or pixel units times
-255), then the table of CAS and robust accuracy at an early, the best and the
-last epoch. Flags that it does not know go to the example. A sweep that was
-broken off continues with the same command.
+255) and seed, then the table of CAS and robust accuracy at an early, the best
+and the last epoch. Flags that it does not know go to the example. A sweep that
+was broken off continues with the same command.
 """
 
 import argparse
+import importlib
+import json
 import pathlib
 import subprocess
 import sys
 
 import tables
+from runner import flags
+from runner import settings
+from runner.parsing import at_least
+from runner.parsing import Parser
+from runner.parsing import positive
 
 HERE = pathlib.Path(__file__).parent
+# The scripts that train a method of the runner.
+EXAMPLES = ("cifar10", "cifar100", "cifar10_deit", "digits", "tiny_imagenet")
+# Flags of the example that the sweep sets itself, and its own for them.
+OWN = {"--epsilon": "--epsilons", "--seed": "--seeds", "--resume": None}
 
 
 def parse_args(
     argv: list[str] | None = None,
 ) -> tuple[argparse.Namespace, list[str]]:
     """The flags of the sweep, and those of the example."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        # `--epsilon` is the example's, and no abbreviation.
+        allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--example", default="cifar10", help="script that trains")
+    add("--example", default="cifar10", choices=EXAMPLES)
     add("--method", default="at", help="one of the example's")
-    add("--epsilons", nargs="+", type=float, default=[8, 12, 16])
-    add("--early", type=int, default=10, help="first epoch of the table")
+    add("--norm", default="linf", choices=("linf", "l2"))
+    add("--epsilons", nargs="+", type=positive, default=[8.0, 12.0, 16.0])
+    add("--seeds", nargs="+", type=at_least(0), default=[0])
+    add("--early", type=at_least(1), default=10, help="epoch of the table")
     add("--run-dir", type=pathlib.Path, default=pathlib.Path("runs/epsilon"))
     args, others = parser.parse_known_args(argv)
-    if not (HERE / f"{args.example}.py").is_file():
-        parser.error(f"argument --example: there is no {args.example}.py")
-    if min(args.epsilons) <= 0:
-        parser.error("argument --epsilons: must be above 0")
+    for flag in others:
+        name = flag.partition("=")[0]
+        if name in OWN:
+            advice = f"use {OWN[name]}" if OWN[name] else "leave it out"
+            parser.error(f"{name} is set by the sweep: {advice}.")
     return args, others
 
 
+def folder(args: argparse.Namespace, epsilon: float, seed: int) -> pathlib.Path:
+    """Where the run of a radius and a seed is."""
+    radius = repr(epsilon).removesuffix(".0")
+    return args.run_dir / (
+        f"{args.method}-{args.norm}-epsilon{radius}-seed{seed}"
+    )
+
+
 def command(
-    args: argparse.Namespace, others: list[str], epsilon: float
+    args: argparse.Namespace, others: list[str], epsilon: float, seed: int
 ) -> list[str] | None:
-    """What trains at one radius; None if that has been done."""
-    run_dir = args.run_dir / f"{args.method}-epsilon{epsilon:g}"
-    if (run_dir / "robust.keras").exists():
-        return None
-    resume = ["--resume"] if (run_dir / "record.json").exists() else []
-    return [
-        sys.executable,
-        str(HERE / f"{args.example}.py"),
+    """What trains at one radius; None if that has been done.
+
+    Raises:
+        ValueError: There is a run with other settings.
+    """
+    run_dir = folder(args, epsilon, seed)
+    arguments = [
         f"--method={args.method}",
+        f"--norm={args.norm}",
         f"--epsilon={epsilon / 255!r}",
+        f"--seed={seed}",
         f"--run-dir={run_dir}",
         *others,
-        *resume,
     ]
+    script = [sys.executable, str(HERE / f"{args.example}.py"), *arguments]
+    example = importlib.import_module(args.example)
+    # Refuses wrong flags before the first run, not before the last one.
+    _, here = flags.parse_args("", example.DEFAULTS, arguments)
+    record_path = run_dir / "record.json"
+    if not record_path.exists():
+        return script
+    try:
+        record = json.loads(record_path.read_text())
+        tables.check(record)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{record_path} is damaged: {error!r}.") from error
+    differing = settings.differences(
+        record["settings"], flags.settings_of(here)
+    )
+    if differing:
+        raise ValueError(
+            f"{run_dir} holds a run with other settings: {differing}. Choose "
+            "another --run-dir, or the settings of that run."
+        )
+    return None if record.get("table") else [*script, "--resume"]
 
 
 def main(argv: list[str] | None = None) -> None:
     """Trains what is missing, and prints the tables."""
     args, others = parse_args(argv)
-    for epsilon in args.epsilons:
-        run = command(args, others, epsilon)
+    wanted = [(e, seed) for e in args.epsilons for seed in args.seeds]
+    try:
+        runs = {which: command(args, others, *which) for which in wanted}
+    except ValueError as error:
+        sys.exit(f"epsilon_sweep.py: error: {error}")
+    for (epsilon, seed), run in runs.items():
         if run is not None:
-            print(f"\nepsilon {epsilon:g}/255", flush=True)
+            print(f"\nepsilon {epsilon:g}/255, seed {seed}", flush=True)
             status = subprocess.run(run, check=False).returncode
             if status:
                 sys.exit(status)
     print()
-    tables.main(
-        [str(args.run_dir), "--by", "epsilon", "--early", str(args.early)]
-    )
+    folders = [str(folder(args, *which)) for which in runs]
+    tables.main([*folders, "--by", "epsilon", "--early", str(args.early)])
 
 
 if __name__ == "__main__":

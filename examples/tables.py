@@ -4,11 +4,12 @@
     python examples/tables.py runs --by epsilon --early 8
 
 Reads every `record.json` below the folders (or the `.json` files themselves)
-and groups runs that differ in nothing but the seed. The first table has
-robust and clean accuracy at the best and the last epoch, and CAS; with
-`--by`, rows are sorted by that setting. With `--early N` a second table has
-CAS and robust accuracy on the validation images at epoch N, at the best and
-at the last epoch, as the paper's table over epsilon does.
+and groups runs that differ in nothing but the seed. A row names the settings
+in which it differs from other rows. The first table has robust and clean
+accuracy at the best and the last epoch, and CAS; with `--by`, rows are sorted
+by that setting. With `--early N` a second table has CAS and robust accuracy on
+the validation images at epoch N, at the best and at the last epoch, as the
+paper's table over epsilon does.
 """
 
 import argparse
@@ -18,21 +19,26 @@ import sys
 from typing import Any
 
 import numpy as np
+from runner import settings as of_runs
 from runner.methods import METHODS
+from runner.parsing import at_least
+from runner.parsing import Parser
 
-# Settings that runs of one row may differ in, and those that only some methods
-# look at.
-SEED = "seed"
-AVERAGE = ("decay", "ema_warmup")
-DISTILLATION = ("peak", "final", "temperature")
-RAMP = ("start_epoch", "end_epoch")
-SEARCH = ("patience", "ramp_epochs")
-PRETRAINED = ("robust_weight", "standard_weight", "swa_start")
+Record = dict[str, Any]
+Group = list[Record]
 ROBUST, CAS = "val_robust_accuracy", "val_cas"
+NORMS = {"linf": "ℓ∞", "l2": "ℓ2"}
+# What has a column of its own, or is the same in all rows of a group.
+NAMED = ("method", "norm", "epsilon", "seed")
+OF_THE_METHOD = ("beta", "cutmix", "gamma", "label_smoothing")
+CLEAN_NOTE = "† CAS of clean images, on which the method trains."
 
 
-def read(paths: list[pathlib.Path]) -> list[dict[str, Any]]:
-    """The records below the given folders, or in the given files."""
+def read(paths: list[pathlib.Path]) -> list[Record]:
+    """The records below the given folders, or in the given files.
+
+    A file that is none is named on the standard error output.
+    """
     files: list[pathlib.Path] = []
     for path in paths:
         if path.is_dir():
@@ -44,7 +50,7 @@ def read(paths: list[pathlib.Path]) -> list[dict[str, Any]]:
     for file in files:
         try:
             record = json.loads(file.read_text())
-            METHODS[record["settings"]["method"]], record["epochs"]
+            check(record)
         except (OSError, ValueError, KeyError, TypeError) as error:
             print(f"{file} is no record of a run: {error!r}", file=sys.stderr)
             continue
@@ -52,62 +58,159 @@ def read(paths: list[pathlib.Path]) -> list[dict[str, Any]]:
     return records
 
 
-def setting_of(record: dict[str, Any]) -> str:
+def check(record: Any) -> None:
+    """Raises an error unless a record has what the tables look at."""
+    settings = record["settings"]
+    METHODS[settings["method"]], NORMS[settings["norm"]]
+    for name in ("seed", "epochs", "epsilon"):
+        float(settings[name])
+    for row in record["epochs"]:
+        int(row["epoch"])
+        for key in (ROBUST, CAS):
+            _number_or_none(row.get(key))
+    for row in record.get("table") or ():
+        str(row["epoch"]), str(row["network"])
+        for key in ("robust", "clean", "cas"):
+            _number_or_none(row[key])
+
+
+def _number_or_none(value: Any) -> None:
+    if value is not None and not isinstance(value, (int, float)):
+        raise TypeError(f"expected a number. Received: {value!r}")
+
+
+def setting_of(record: Record) -> str:
     """All that makes a run of its kind, in a comparable form."""
-    settings = dict(record["settings"])
-    method = METHODS[settings["method"]]
-    unused = [SEED]
-    if method.teacher in (None, "kdswa"):
-        unused += AVERAGE
-    if method.teacher in (None, "average"):
-        unused += DISTILLATION
-    if method.teacher != "wake":
-        unused += RAMP
-    if method.teacher != "adaptive":
-        unused += SEARCH
-    if method.teacher != "kdswa":
-        unused += PRETRAINED
-    if method.objective not in ("trades", "mart"):
-        unused.append("beta")
-    if not method.awp:
-        unused.append("gamma")
-    for name in unused:
-        settings.pop(name, None)
+    settings = of_runs.comparable(record["settings"])
     # Not yet known to older records: without it they are what they were.
-    known = {k: v for k, v in settings.items() if v not in (None, 0, 0.0)}
+    known = {
+        name: _plain(value)
+        for name, value in settings.items()
+        if value not in (None, 0, 0.0) and name != "seed"
+    }
     return json.dumps(known, sort_keys=True)
 
 
-def groups(
-    records: list[dict[str, Any]], by: str | None
-) -> list[list[dict[str, Any]]]:
-    """Runs that differ in the seed alone, in the order of their names."""
-    found: dict[str, list[dict[str, Any]]] = {}
+def _plain(value: Any) -> Any:
+    """1000 for 1000.0: a flag makes a float of a default that is none."""
+    whole = isinstance(value, float) and value.is_integer()
+    return int(value) if whole else value
+
+
+def one_per_seed(records: list[Record]) -> list[Record]:
+    """Of runs with the same settings and seed the one that came furthest.
+
+    A copy of a file, or a second try, is no second seed. Of two that are
+    finished the later one counts.
+    """
+    found: dict[tuple[str, Any], Record] = {}
+
+    def progress(record: Record) -> tuple[Any, ...]:
+        return (
+            bool(record.get("table")),
+            len(record["epochs"]),
+            str(record.get("started", "")),
+        )
+
     for record in records:
+        key = setting_of(record), record["settings"]["seed"]
+        other = found.get(key)
+        if other is None or progress(record) > progress(other):
+            found[key] = record
+    return list(found.values())
+
+
+def groups(records: list[Record], by: str | None) -> list[Group]:
+    """Runs that differ in the seed alone, one of each, sorted by `by`."""
+    found: dict[str, Group] = {}
+    for record in one_per_seed(records):
         found.setdefault(setting_of(record), []).append(record)
 
-    def order(group: list[dict[str, Any]]) -> tuple[Any, ...]:
-        settings = group[0]["settings"]
+    def order(group: Group) -> tuple[Any, ...]:
+        settings = of_runs.comparable(group[0]["settings"])
         first = settings.get(by) if by else None
-        return (first is None, first or 0, settings["method"])
+        text = isinstance(first, str)
+        return (
+            first is None,
+            text,
+            first if text else "",
+            0 if text else first or 0,
+            settings["method"],
+        )
 
     return sorted(found.values(), key=order)
 
 
-def label(group: list[dict[str, Any]]) -> str:
-    """What a row is called: method, and settings that set it apart."""
-    settings = group[0]["settings"]
-    parts = [settings["method"]]
-    if settings.get("label_smoothing"):
-        parts.append(f"s = {settings['label_smoothing']:g}")
+def differing(grouped: list[Group]) -> list[str]:
+    """The settings in which groups differ that both look at them."""
+    shown = [_shown(group) for group in grouped]
+    ignored = [of_runs.unused(group[0]["settings"]) for group in grouped]
+    names = {name for settings in shown for name in settings}
+
+    def differs(name: str) -> bool:
+        values = {
+            json.dumps(settings.get(name))
+            for settings, without in zip(shown, ignored, strict=True)
+            if name not in without
+        }
+        return len(values) > 1
+
+    return sorted(filter(differs, names))
+
+
+def _shown(group: Group) -> dict[str, Any]:
+    """The settings that a row could name; None where a value is the usual."""
+    settings = of_runs.comparable(group[0]["settings"])
+    ignored = {*NAMED, *of_runs.unused(settings)}
+    usual = of_runs.usual(settings)
+    shown = {}
+    for name, value in settings.items():
+        if name in ignored:
+            continue
+        follows = name in usual and of_runs.same(value, usual[name])
+        # Zero stands for "without", as None does, in older records.
+        without = follows or value in (0, False)
+        shown[name] = None if without else _plain(value)
+    return shown
+
+
+def label(group: Group, names: list[str] | None = None) -> str:
+    """What a row is called: method, and settings that set it apart.
+
+    Args:
+        group: The runs of the row.
+        names: Settings to name where they are not the usual ones, besides
+            those that make a method another one. Defaults to None.
+    """
+    shown = _shown(group)
+    wanted = {*(names or ()), *OF_THE_METHOD}
+    parts = [group[0]["settings"]["method"]]
+    for name in sorted(wanted):
+        value = shown.get(name)
+        if value is None:
+            continue
+        value = f"{value:g}" if isinstance(value, float) else value
+        parts.append(f"{name} = {value}")
     return ", ".join(parts)
 
 
-def epsilon_of(group: list[dict[str, Any]]) -> str:
+def labels(grouped: list[Group], by: str | None = None) -> list[str]:
+    """What the rows of one table are called; `by` is always named."""
+    names = differing(grouped)
+    found = []
+    for group in grouped:
+        text = label(group, names)
+        if by and by not in NAMED and f", {by} = " not in text:
+            value = of_runs.comparable(group[0]["settings"]).get(by)
+            text += f", {by} = {'–' if value is None else value}"
+        found.append(text)
+    return found
+
+
+def epsilon_of(group: Group) -> str:
     """Norm and radius, in grey levels."""
     settings = group[0]["settings"]
-    norm = {"linf": "ℓ∞", "l2": "ℓ2"}[settings["norm"]]
-    return f"{norm} {settings['epsilon'] * 255:.4g}/255"
+    return f"{NORMS[settings['norm']]} {settings['epsilon'] * 255:.4g}/255"
 
 
 def percent(values: list[float | None]) -> str:
@@ -133,21 +236,38 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def cells(
-    group: list[dict[str, Any]], network: str, epoch: str, key: str
+    group: Group, network: str, epoch: str, key: str
 ) -> list[float | None]:
     """A value of the final table of each run, if it has that row."""
-    return [
-        row[key]
+    rows = [
+        row
         for record in group
         for row in record.get("table") or []
         if (row["network"], row["epoch"]) == (network, epoch)
     ]
+    if key == "cas" and _on_clean_images(group):
+        # Older runs took CAS of attacked images here, which is another thing.
+        rows = [row for row in rows if row.get("cas_images") == "clean"]
+    return [row[key] for row in rows]
 
 
-def results(grouped: list[list[dict[str, Any]]]) -> str:
+def _on_clean_images(group: Group) -> bool:
+    return METHODS[group[0]["settings"]["method"]].on_clean_images
+
+
+def _dagger(group: Group, text: str) -> str:
+    """Marks a CAS that is not to be compared with those of other rows."""
+    return f"{text} †" if _on_clean_images(group) and text != "–" else text
+
+
+def _with_notes(text: str) -> str:
+    return f"{text}\n\n{CLEAN_NOTE}" if "†" in text else text
+
+
+def results(grouped: list[Group], by: str | None = None) -> str:
     """Best and last epoch of every method, on the test images."""
     rows = []
-    for group in grouped:
+    for group, name in zip(grouped, labels(grouped, by), strict=True):
         finished = [record for record in group if record.get("table")]
         networks = sorted(
             {row["network"] for record in finished for row in record["table"]}
@@ -155,7 +275,7 @@ def results(grouped: list[list[dict[str, Any]]]) -> str:
         for network in networks:
             rows.append(
                 [
-                    label(group),
+                    name,
                     epsilon_of(group),
                     network,
                     str(len(finished)),
@@ -165,7 +285,10 @@ def results(grouped: list[list[dict[str, Any]]]) -> str:
                         for epoch in ("best", "last")
                     ),
                     *(
-                        spread(cells(finished, network, epoch, "cas"))
+                        _dagger(
+                            group,
+                            spread(cells(finished, network, epoch, "cas")),
+                        )
                         for epoch in ("best", "last")
                     ),
                 ]
@@ -173,58 +296,88 @@ def results(grouped: list[list[dict[str, Any]]]) -> str:
     header = ["method", "threat", "network", "seeds"]
     header += ["robust, best", "robust, last", "clean, best", "clean, last"]
     header += ["CAS, best", "CAS, last"]
-    return table(header, rows)
+    return _with_notes(table(header, rows))
 
 
-def at_epochs(
-    record: dict[str, Any], early: int
-) -> list[dict[str, Any] | None]:
+def at_epochs(record: Record, early: int) -> list[dict[str, Any] | None]:
     """The validated epochs nearest to `early` from above, best, and last."""
-    rows = [row for row in record["epochs"] if row.get(ROBUST) is not None]
+    key = METHODS[record["settings"]["method"]].best_by
+    rows = [row for row in record["epochs"] if row.get(key) is not None]
     if not rows:
         return [None, None, None]
     first = next((row for row in rows if row["epoch"] >= early), None)
-    return [first, max(rows, key=lambda row: row[ROBUST]), rows[-1]]
+    return [first, max(rows, key=lambda row: row[key]), rows[-1]]
 
 
-def over_epochs(grouped: list[list[dict[str, Any]]], early: int) -> str:
+def over_epochs(grouped: list[Group], early: int, by: str | None = None) -> str:
     """CAS and robust accuracy of the student at three epochs."""
     rows = []
-    for group in grouped:
+    for group, name in zip(grouped, labels(grouped, by), strict=True):
         chosen = [at_epochs(record, early) for record in group]
-        row = [label(group), epsilon_of(group), str(len(group))]
+        row = [name, epsilon_of(group), str(len(group))]
         for column in zip(*chosen, strict=True):
             known = [entry for entry in column if entry is not None]
-            row.append(
-                f"{spread([entry.get(CAS) for entry in known])} / "
-                f"{percent([entry[ROBUST] for entry in known])}"
-            )
+            cas = spread([entry.get(CAS) for entry in known])
+            robust = percent([entry.get(ROBUST) for entry in known])
+            row.append(f"{_dagger(group, cas)} / {robust}")
         rows.append(row)
     header = ["method", "threat", "seeds", f"epoch {early}", "best", "last"]
-    return table(header, rows)
+    return _with_notes(table(header, rows))
+
+
+def unfinished(grouped: list[Group]) -> list[str]:
+    """The runs without a final table, in words."""
+    return [
+        f"{name}, {epsilon_of(group)}, seed {record['settings']['seed']} "
+        f"({len(record['epochs'])} of {record['settings']['epochs']} epochs)"
+        for group, name in zip(grouped, labels(grouped), strict=True)
+        for record in group
+        if not record.get("table")
+    ]
 
 
 def main(argv: list[str] | None = None) -> None:
     """Prints the tables."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("paths", nargs="+", type=pathlib.Path)
-    parser.add_argument("--by", choices=("epsilon", "epochs", "method"))
-    parser.add_argument("--early", type=int, metavar="EPOCH")
+    parser.add_argument(
+        "--by", metavar="SETTING", help="sort rows by it, such as epsilon"
+    )
+    parser.add_argument("--early", type=at_least(1), metavar="EPOCH")
     args = parser.parse_args(argv)
     missing = [str(path) for path in args.paths if not path.exists()]
     if missing:
         parser.error(f"there is nothing at {', '.join(missing)}")
-    grouped = groups(read(args.paths), args.by)
-    if not grouped:
+    records = read(args.paths)
+    if not records:
         parser.error("there is no record of a run in these paths")
+    known = {
+        name for r in records for name in of_runs.comparable(r["settings"])
+    }
+    if args.by and args.by not in known:
+        parser.error(
+            f"argument --by: no run has this setting. Received: {args.by!r}; "
+            f"there are {', '.join(sorted(known))}."
+        )
+    grouped = groups(records, args.by)
     print("Test images; the best epoch was chosen on validation images.\n")
-    print(results(grouped))
+    print(results(grouped, args.by))
     if args.early:
         print("\nCAS / robust accuracy of the student, validation images.\n")
-        print(over_epochs(grouped, args.early))
+        print(over_epochs(grouped, args.early, args.by))
+    counted = sum(map(len, grouped))
+    if counted < len(records):
+        print(
+            f"\n{len(records)} records are of {counted} runs: of the same "
+            "settings and seed the one that came furthest counts."
+        )
+    waiting = unfinished(grouped)
+    if waiting:
+        print("\nNot finished, and not in the first table:")
+        print("\n".join(f"- {line}" for line in waiting))
 
 
 if __name__ == "__main__":
