@@ -1,44 +1,60 @@
 """A network that collapses under single-step training, and what is lost.
 
     python examples/catastrophic_overfitting.py
-    python examples/catastrophic_overfitting.py --dataset cifar10 --warm-up 0
+    python examples/catastrophic_overfitting.py --dataset cifar10
 
 Trains with PGD for a few epochs, then goes on with single steps (FGSM) at a
 radius that they cannot stand: catastrophic overfitting (the paper's D.6).
 `CatastrophicOverfitMonitor` reports it. Writes the curve of single-step and
-multi-step accuracy, and the matrices of the last check before the collapse
-and of the end. With `--warm-up 0` all epochs are Fast-AT (FGSM-RS), as on
-CIFAR-10 with a GPU.
+multi-step accuracy, and the matrices before and after the collapse. With
+`--warm-up 0`, the default for CIFAR-10, all epochs are Fast-AT (FGSM-RS).
 """
 
 import argparse
 import pathlib
+from typing import Any
 
-from runner import flags
+from runner.parsing import at_least
+from runner.parsing import Parser
+from runner.parsing import positive
 
 import keras_wake as kw
 
 # Radius, batch size, epochs of either phase: enough on two CPU cores for the
 # digits; CIFAR-10 wants a GPU.
-DIGITS = {"epsilon": 0.3, "batch_size": 64, "warm_up": 8, "epochs": 15}
-CIFAR = {"epsilon": 16 / 255, "batch_size": 128, "warm_up": 0, "epochs": 30}
+DIGITS = {
+    "epsilon": 0.3,
+    "batch_size": 64,
+    "warm_up": 12,
+    "epochs": 25,
+    "learning_rate": 0.1,
+}
+CIFAR = {
+    "epsilon": 16 / 255,
+    "batch_size": 128,
+    "warm_up": 0,
+    "epochs": 30,
+    "learning_rate": 0.1,
+}
+PHASES = ("PGD", "single steps")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The flags, with the defaults of the data set."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("--dataset", choices=("digits", "cifar10"), default="digits")
     add("--data-dir", type=pathlib.Path)
-    add("--limit", type=flags.at_least(1))
-    add("--epsilon", type=flags.positive)
-    add("--batch-size", type=flags.at_least(1))
-    add("--warm-up", type=flags.at_least(0), help="epochs of PGD")
-    add("--epochs", type=flags.at_least(1), help="epochs of single steps")
-    add("--seed", type=flags.at_least(0), default=0)
+    add("--limit", type=at_least(1))
+    add("--epsilon", type=positive)
+    add("--batch-size", type=at_least(1))
+    add("--warm-up", type=at_least(0), help="epochs of PGD")
+    add("--epochs", type=at_least(1), help="epochs of single steps")
+    add("--learning-rate", type=positive, help="of the single steps")
+    add("--seed", type=at_least(0), default=0)
     add("--run-dir", type=pathlib.Path, default="runs/collapse")
     args = parser.parse_args(argv)
     usual = DIGITS if args.dataset == "digits" else CIFAR
@@ -72,25 +88,35 @@ def network(splits):
     )
 
 
-def fit(classifier, attack, splits, epochs, rate, args, callbacks=()):
-    """Trains with an attack; returns the compiled `WakeModel`."""
+def fit(classifier, attack, splits, epochs, rate, args) -> list[dict[str, Any]]:
+    """Trains with an attack; returns a check for each epoch, with matrix."""
     import keras
 
+    if not epochs:
+        return []
     evaluation = kw.attacks.PGD("linf", args.epsilon, steps=10)
     model = kw.WakeModel(
         classifier, attack, eval_attack=evaluation, seed=args.seed
     )
     model.compile(keras.optimizers.SGD(rate, momentum=0.9))
-    if epochs:
-        model.fit(
-            splits.train,
-            shuffle=False,
-            epochs=epochs,
-            validation_data=splits.validation,
-            callbacks=list(callbacks),
-            verbose=2,
+    images = splits.arrays("train", limit=min(256, splits.train_size))
+    monitor = kw.CatastrophicOverfitMonitor(data=images)
+    matrices = kw.CrossClassAttribution()
+    logs = model.fit(
+        splits.train,
+        shuffle=False,
+        epochs=epochs,
+        validation_data=splits.validation,
+        callbacks=[monitor, matrices],
+        verbose=2,
+    ).history
+    robust = logs["val_robust_accuracy"]
+    return [
+        {**check, **entry, "val_robust_accuracy": accuracy}
+        for check, entry, accuracy in zip(
+            monitor.history, matrices.history, robust, strict=True
         )
-    return model
+    ]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -110,59 +136,101 @@ def main(argv: list[str] | None = None) -> None:
     args.run_dir.mkdir(parents=True, exist_ok=True)
     classifier = network(splits)
     multi = kw.attacks.PGD("linf", args.epsilon, steps=7)
-    fit(classifier, multi, splits, args.warm_up, 0.05, args)
     single = (
         kw.attacks.FGSM("linf", args.epsilon)
         if args.warm_up
         else kw.attacks.FGSM.fast_at(args.epsilon)
     )
-    monitor = kw.CatastrophicOverfitMonitor(data=splits.arrays("train"))
-    matrices = kw.CrossClassAttribution()
-    history = keras.callbacks.History()
-    fit(
-        classifier,
-        single,
-        splits,
-        args.epochs,
-        0.1,
-        args,
-        [monitor, matrices, history],
-    )
-    report(args, splits, monitor, matrices, history.history)
+    checks = []
+    for phase, attack, epochs, rate in zip(
+        PHASES,
+        (multi, single),
+        (args.warm_up, args.epochs),
+        (0.05, args.learning_rate),
+        strict=True,
+    ):
+        done = len(checks)
+        checks += [
+            {**check, "epoch": done + check["epoch"], "phase": phase}
+            for check in fit(classifier, attack, splits, epochs, rate, args)
+        ]
+    report(args, splits, checks)
 
 
-def report(args, splits, monitor, matrices, logs) -> None:
-    """Prints both accuracies and draws the matrices."""
-    print("\nepoch  single step  multi step   CAS")
-    for check, entry in zip(monitor.history, matrices.history, strict=True):
+def before_and_after(checks):
+    """The best check before the first collapse, and the worst of a collapse.
+
+    Returns:
+        Two checks, or None if there was no collapse, or nothing before it.
+    """
+    collapsed = [check["collapsed"] for check in checks]
+    if True not in collapsed or collapsed[0]:
+        return None
+
+    def multi(check):
+        return check["multi_step_accuracy"]
+
+    before = max(checks[: collapsed.index(True)], key=multi)
+    return before, min((c for c in checks if c["collapsed"]), key=multi)
+
+
+def report(args, splits, checks) -> None:
+    """Prints both accuracies and draws them and the matrices."""
+    print("\nepoch  single step  multi step   CAS  trained with")
+    for check in checks:
         print(
             f"{check['epoch']:5} {check['single_step_accuracy']:12.1%} "
-            f"{check['multi_step_accuracy']:11.1%} {entry['cas']:5.1f}"
-            f"{'   collapsed' * check['collapsed']}"
+            f"{check['multi_step_accuracy']:11.1%} {check['cas']:5.1f}  "
+            f"{check['phase']}{', collapsed' * check['collapsed']}"
         )
-    good = [e["epoch"] for e in monitor.history if not e["collapsed"]]
-    if not monitor.collapsed or not good:
+    draw_curves(checks, args.run_dir / "collapse_curves.png")
+    found = before_and_after(checks)
+    if found is None:
         print("No collapse after a good epoch: try a larger --epsilon.")
         return
-    # The good epoch with the best accuracy under several steps.
-    before = max(good, key=lambda e: logs["val_robust_accuracy"][e - 1])
-    found = {entry["epoch"]: entry["correlation"] for entry in matrices.history}
-    last = matrices.history[-1]["epoch"]
+    before, after = found
+    for name, check in (("Before", before), ("After", after)):
+        print(
+            f"{name} the collapse, epoch {check['epoch']}: "
+            f"{check['single_step_accuracy']:.1%} under a single step, "
+            f"{check['multi_step_accuracy']:.1%} under several."
+        )
     kw.visualization.plot_correlation_strip(
-        {before: found[before], last: found[last]},
-        {e: logs["val_robust_accuracy"][e - 1] for e in (before, last)},
+        {check["epoch"]: check["correlation"] for check in found},
+        {check["epoch"]: check["val_robust_accuracy"] for check in found},
         class_names=splits.class_names,
         title="Before and after the collapse",
         path=args.run_dir / "collapse.png",
     )
     kw.visualization.plot_correlation_difference(
-        found[before],
-        found[last],
+        before["correlation"],
+        after["correlation"],
         class_names=splits.class_names,
-        title=f"epoch {before} − epoch {last}",
+        title=f"epoch {before['epoch']} − epoch {after['epoch']}",
         path=args.run_dir / "collapse_difference.png",
     )
     print(f"Figures are in {args.run_dir}.")
+
+
+def draw_curves(checks, path) -> None:
+    """Accuracy under one and under several steps over the epochs."""
+    # Without pyplot, whose state would outlive this figure.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    panel = figure.add_subplot()
+    epochs = [check["epoch"] for check in checks]
+    for name in ("single_step", "multi_step"):
+        values = [check[f"{name}_accuracy"] for check in checks]
+        panel.plot(epochs, values, ".-", label=name.replace("_", " "))
+    bad = [check["epoch"] for check in checks if check["collapsed"]]
+    if bad:
+        panel.axvline(bad[0], color="0.35", linestyle=":", label="collapse")
+    panel.set_xlabel("epoch")
+    panel.set_ylabel("accuracy")
+    panel.set_ylim(0, 1)
+    panel.legend()
+    figure.savefig(path)
 
 
 if __name__ == "__main__":
