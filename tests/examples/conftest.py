@@ -51,6 +51,7 @@ def examples():
                     "cifar100",
                     "cifar10_deit",
                     "tiny_imagenet",
+                    "analyse",
                     "catastrophic_overfitting",
                     "epsilon_sweep",
                     "synthetic",

@@ -1,0 +1,146 @@
+"""The script that analyses a trained network, also one of PyTorch."""
+
+import json
+import pathlib
+import sys
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+import keras_wake as kw
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "models"))
+
+import torch_twins
+
+LIMIT = 60
+
+
+@pytest.fixture
+def network(tmp_path):
+    """A network for digits, barely trained, and its file."""
+    keras.utils.set_random_seed(0)
+    made = kw.models.SmallCNN(
+        10, (8, 8, 1), widths=(4, 4, 4), strides=(1, 2, 1)
+    )
+    path = tmp_path / "network.keras"
+    made.save(path)
+    return made, path
+
+
+def images():
+    data = kw.datasets.load("digits", validation_split=0, test_limit=LIMIT)
+    return data.arrays("test")
+
+
+@pytest.mark.parametrize("mode", ["class", "instance"])
+def test_network_of_keras(examples, network, tmp_path, capsys, mode):
+    made, path = network
+    examples.analyse.main(
+        [
+            *(f"--network={path}", "--dataset=digits", f"--mode={mode}"),
+            *(f"--test-limit={LIMIT}", "--attack=none"),
+            f"--out={tmp_path / 'out'}",
+        ]
+    )
+    x, y = images()
+    expected = kw.attribution.correlation_matrix(made, (x, y), mode=mode)
+    written = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert written["attack"] is None and written["robust_accuracy"] is None
+    np.testing.assert_allclose(written["mode_matrix"], expected, atol=1e-4)
+    cas = kw.attribution.cas(expected)
+    assert written["mode_cas"] == pytest.approx(cas, abs=1e-2)
+    right = np.mean(np.argmax(made.predict(x, verbose=0), axis=1) == y)
+    assert written["clean_accuracy"] == pytest.approx(right)
+    printed = capsys.readouterr().out
+    assert f"CAS of the {mode}-wise matrix: {cas:.1f}" in printed
+    assert "the pairs that share most features" in printed
+    drawn = {path.name for path in (tmp_path / "out").iterdir()}
+    # Examples of the pairs are drawn where there are any.
+    some = any(any(pair["examples"]) for pair in written["pairs"][:5])
+    assert drawn == {"matrix.png", "classes.png", "report.json"} | (
+        {"shared_pairs.png"} if some else set()
+    )
+
+
+def test_attack_is_the_one_that_was_asked_for(examples, network, tmp_path):
+    _, path = network
+    examples.analyse.main(
+        [
+            *(f"--network={path}", "--dataset=digits", "--test-limit=20"),
+            *("--norm=l2", "--steps=2", f"--out={tmp_path / 'out'}"),
+        ]
+    )
+    written = json.loads((tmp_path / "out" / "report.json").read_text())
+    attack = kw.attacks.PGD("l2", 0.75, step_size=0.75 / 8, steps=2)
+    assert written["attack"] == repr(attack)
+    assert written["robust_accuracy"] <= written["clean_accuracy"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Images of three classes, 16 x 16."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 2), ("test", 4)):
+        for label in range(3):
+            place = tmp_path / "data" / split / f"class_{label}"
+            place.mkdir(parents=True)
+            for number in range(count):
+                pixels = rng.integers(0, 256, (16, 16, 3), np.uint8)
+                Image.fromarray(pixels).save(place / f"{number}.png")
+    return tmp_path / "data"
+
+
+def test_state_dict_of_pytorch(examples, folder, tmp_path):
+    torch = torch_twins.import_torch()
+    torch.manual_seed(3)
+    twin = torch_twins.with_random_statistics(torch_twins.preact_resnet18(4, 3))
+    torch.save({"state_dict": twin.state_dict()}, tmp_path / "best.pth")
+    arguments = [
+        *(f"--pytorch={tmp_path / 'best.pth'}", "--dataset=folder"),
+        *(f"--data-dir={folder}", "--attack=none"),
+    ]
+    examples.analyse.main(
+        [*arguments, "--width=4", f"--out={tmp_path / 'out'}"]
+    )
+    written = json.loads((tmp_path / "out" / "report.json").read_text())
+    splits = kw.datasets.load("folder", data_dir=folder, validation_split=0)
+    x, y = splits.arrays("test")
+    logits = torch_twins.logits_in_float64(twin, x)
+    right = np.mean(np.argmax(logits, axis=1) == y)
+    assert written["clean_accuracy"] == pytest.approx(right)
+    confusion = np.zeros((3, 3), int)
+    np.add.at(confusion, (y, np.argmax(logits, axis=1)), 1)
+    assert written["confusion"] == confusion.tolist()
+    assert (tmp_path / "out" / "shared_pairs.png").exists()
+
+
+def test_refuses(examples, network, folder, tmp_path, capsys):
+    made, path = network
+    (tmp_path / "broken.keras").write_text("no zip")
+    model = kw.WakeModel(made, kw.attacks.PGD())
+    model.compile("sgd")
+    model.save(tmp_path / "wake.keras")
+    other = ("--dataset=folder", f"--data-dir={folder}")
+    for arguments, message in (
+        ([], "one of the arguments --network --pytorch is required"),
+        (["--network=none.keras"], "there is no file none.keras."),
+        (
+            [f"--network={tmp_path / 'broken.keras'}", "--dataset=digits"],
+            "cannot be read as a network",
+        ),
+        (
+            [f"--network={tmp_path / 'wake.keras'}", "--dataset=digits"],
+            "holds a whole WakeModel",
+        ),
+        (
+            [f"--network={path}", *other],
+            "--network does not fit the data: the network takes images",
+        ),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            examples.analyse.main([*arguments, f"--out={tmp_path / 'out'}"])
+        assert stop.value.code == 2
+        assert message in capsys.readouterr().err
