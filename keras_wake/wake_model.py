@@ -22,6 +22,7 @@ from keras_wake.attacks import Attack
 from keras_wake.attacks import PGD
 from keras_wake.losses import distillation_loss
 from keras_wake.objectives import AWP
+from keras_wake.objectives.objective import losses_of
 from keras_wake.schedules import AdaptiveRamp
 from keras_wake.schedules import DistillationRamp
 
@@ -60,7 +61,7 @@ class WakeModel(Evaluation):
         attack: Attack of the training step. One that leaves its loss open
             ascends that of the objective. May be `None` for an objective that
             sees only clean images.
-        objective: `"at"`, `"trades"`, `"mart"`, `"standard"` or an
+        objective: `"at"`, `"trades"`, `"mart"`, `"awp"`, `"standard"` or an
             `Objective`. Defaults to `"at"`.
         eval_attack: Attack of `evaluate`. Defaults to `None`: PGD with 20
             steps in the threat model of `attack`, step size epsilon / 4
@@ -217,7 +218,7 @@ class WakeModel(Evaluation):
 
     def _distilled(self, x: Any, y: Any, y_pred: Any) -> tuple[Any, Any]:
         """The blend for each sample, and the weight of distillation in it."""
-        losses = self.objective.loss(y, y_pred)
+        losses = losses_of(self.objective, y, y_pred)
         images, student = (
             values[self.objective.inputs[-1]] for values in (x, y_pred)
         )
@@ -274,7 +275,7 @@ class WakeModel(Evaluation):
         return ops.cast(self.optimizer.iterations, "int32") + 0
 
     def perturb_weights(self, batch: Any) -> list[tuple[Any, Any]]:
-        """Between attack and update: moves the weights, for an AWP objective.
+        """Between attack and update: moves the kernels, for an AWP objective.
 
         Returns:
             Each variable that was moved, and by how much.
@@ -283,7 +284,7 @@ class WakeModel(Evaluation):
             return []
         images, labels, sample_weight = batch
         network = self.classifier
-        moved = [v for v in self.trainable_variables if len(v.shape) > 1]
+        moved = self.objective.moves(self.trainable_variables)
         # Its statistics and random states change in the update alone.
         others = [
             (v, ops.copy(v))
@@ -295,7 +296,7 @@ class WakeModel(Evaluation):
             state = [*zip(moved, values, strict=True), *others]
             with keras.StatelessScope(state_mapping=state):
                 logits = self(images, training=True)
-            losses = self.objective.loss(labels, logits)
+            losses = losses_of(self.objective, labels, logits)
             if sample_weight is not None:
                 losses = losses * sample_weight
             return ops.sum(losses)

@@ -33,7 +33,7 @@ def trades(y, logits, beta=6.0, smoothing=0.0):
     return natural + beta * kl(logits["clean"], logits["adversarial"])
 
 
-def mart(y, logits, beta=6.0):
+def mart(y, logits, beta=5.0):
     """As in the authors' code, but for constants below 1e-7."""
     true = y.argmax(1)
     p = logits["adversarial"].softmax(1)

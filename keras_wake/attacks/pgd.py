@@ -100,6 +100,16 @@ class PGD(Attack):
         """This attack, with the loss of an objective where it has none."""
         if self.loss is not None:
             return self
+        if objective.attack_loss == "kl" and not self.random_start:
+            kind = type(self).__name__
+            raise ValueError(
+                f"With the objective `{type(objective).__name__}` the attack "
+                "ascends the divergence from the clean logits, which has no "
+                "gradient at δ = 0, and needs a random start. Received: "
+                f"{kind}(..., random_start=False). Pass `{kind}(..., "
+                'random_start=True)`, or `loss="cross_entropy"` to ascend '
+                "the cross-entropy instead."
+            )
         return type(self)(
             **{**self.get_config(), "loss": objective.attack_loss}
         )

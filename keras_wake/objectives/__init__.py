@@ -3,6 +3,7 @@
 from typing import Any
 
 from keras_wake import _validate
+from keras_wake.objectives.objective import check_inputs
 from keras_wake.objectives.objective import Objective
 from keras_wake.objectives.regularised import MART
 from keras_wake.objectives.regularised import TRADES
@@ -11,7 +12,8 @@ from keras_wake.objectives.supervised import Standard
 from keras_wake.objectives.weight_perturbation import AWP
 
 _BY_NAME = {
-    kind.name: kind for kind in (AdversarialTraining, TRADES, MART, Standard)
+    kind.name: kind
+    for kind in (AdversarialTraining, TRADES, MART, AWP, Standard)
 }
 
 
@@ -19,14 +21,15 @@ def get(identifier: Any) -> Objective:
     """Returns the objective of that name, or the given object itself.
 
     Args:
-        identifier: `"at"`, `"trades"`, `"mart"`, `"standard"` or an
-            `Objective`.
+        identifier: `"at"`, `"trades"`, `"mart"`, `"awp"` (around `"at"`),
+            `"standard"` or an `Objective`.
 
     Returns:
         An `Objective`.
 
     Raises:
-        ValueError: If no objective has that name.
+        ValueError: If no objective has that name, or its `inputs` name no
+            images.
 
     Example:
 
@@ -34,6 +37,7 @@ def get(identifier: Any) -> Objective:
     'at'
     """
     if isinstance(identifier, Objective):
+        check_inputs(identifier)
         return identifier
     _validate.one_of(
         _BY_NAME,

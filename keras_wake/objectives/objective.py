@@ -2,6 +2,8 @@
 
 from typing import Any
 
+INPUTS = ("clean", "adversarial")
+
 
 class Objective:
     """What the student minimises besides distillation.
@@ -41,3 +43,73 @@ class Objective:
     def from_config(cls, config: dict[str, Any]) -> "Objective":
         """Makes the objective again from `get_config()`."""
         return cls(**config)
+
+
+def check_inputs(objective: Objective) -> None:
+    """Refuses `inputs` that name no images, or the same ones twice."""
+    inputs = objective.inputs
+    if (
+        not isinstance(inputs, (tuple, list))
+        or not inputs
+        or any(name not in INPUTS for name in inputs)
+        or len(set(inputs)) < len(inputs)
+    ):
+        raise ValueError(
+            f"`{type(objective).__name__}.inputs` must be a tuple of the "
+            'images that its loss sees: `("clean",)`, `("adversarial",)` or '
+            '`("clean", "adversarial")`. Received: '
+            f"inputs={inputs!r}."
+        )
+
+
+def losses_of(objective: Objective, labels: Any, logits: Any) -> Any:
+    """`objective.loss`, checked when the step is traced.
+
+    A loss of another shape than (batch,) would be broadcast against those of
+    distillation and against the weights of the samples: the sum is then over
+    batch² values, and nothing fails.
+
+    Args:
+        objective: An `Objective`.
+        labels: Float tensor (batch, K).
+        logits: Float tensors (batch, K), one for each of its inputs.
+
+    Returns:
+        Tensor (batch,).
+
+    Raises:
+        ValueError: If the loss is of another shape, or reads images that the
+            objective does not declare.
+    """
+    kind = type(objective).__name__
+    try:
+        losses = objective.loss(labels, logits)
+    except KeyError as error:
+        name = error.args[0] if error.args else None
+        if name in logits or name not in INPUTS:
+            raise
+        raise ValueError(
+            f"The loss of the objective `{kind}` reads the {name} logits, "
+            f"and its `inputs` do not name them. Received: inputs="
+            f"{objective.inputs!r}. Set `inputs` to all that the loss reads."
+        ) from error
+    shape = getattr(losses, "shape", None)
+    sizes = None if shape is None else tuple(shape)
+    batch = labels.shape[0]
+    if (
+        sizes is None
+        or len(sizes) != 1
+        or (None not in (*sizes, batch) and sizes[0] != batch)
+    ):
+        received = (
+            f"an object of type {type(losses).__name__}"
+            if sizes is None
+            else f"shape {sizes}"
+        )
+        raise ValueError(
+            f"The loss of the objective `{kind}` must have one value per "
+            f"sample, shape ({'batch' if batch is None else batch},). "
+            f"Received: {received}. Reduce it over the classes, "
+            "`ops.sum(..., axis=-1)`, and not over the batch."
+        )
+    return losses

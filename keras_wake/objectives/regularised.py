@@ -70,21 +70,22 @@ class MART(Objective):
     on the cross-entropy.
 
     Args:
-        beta: β ≥ 0, the weight of the divergence. Defaults to `6.0`.
+        beta: β ≥ 0, the weight of the divergence. Defaults to `5.0`, as in
+            the published code.
 
     Raises:
         ValueError: If `beta` is negative.
 
     Example:
 
-    >>> MART(beta=6.0).inputs
+    >>> MART(beta=5.0).inputs
     ('clean', 'adversarial')
     """
 
     name = "mart"
     inputs = ("clean", "adversarial")
 
-    def __init__(self, beta: float = 6.0) -> None:
+    def __init__(self, beta: float = 5.0) -> None:
         self.beta = _validate.not_negative(beta=beta)
 
     def loss(self, labels: Any, logits: dict[str, Any]) -> Any:

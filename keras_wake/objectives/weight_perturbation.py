@@ -17,9 +17,13 @@ class AWP(Objective):
 
         v = γ · ‖w‖ · ∇_w L / ‖∇_w L‖,    L the objective on this batch;
 
-    the update is computed at w + v, and v is taken back after it. Biases and
-    batch norm stay as they are. Images, loss and logs are those of the
-    objective within. A distillation term takes no part in L.
+    the update is computed at w + v, and v is taken back after it. Kernels are
+    the trainable variables of at least two axes whose name contains
+    `"kernel"`, as those of Keras's dense, convolution and attention layers
+    do. All others stay as they are: biases, also those of attention, which
+    have two axes; batch norm; embeddings and class tokens. Images, loss and
+    logs are those of the objective within. A distillation term takes no part
+    in L.
 
     Args:
         objective: `"at"`, `"trades"`, `"mart"` or an `Objective`. Defaults to
@@ -28,7 +32,8 @@ class AWP(Objective):
             published one for AT; that for TRADES is 0.005.
 
     Raises:
-        ValueError: If `gamma` is negative or no objective has that name.
+        ValueError: If `gamma` is negative or no objective has that name; in
+            `fit`, if the classifier has no kernel.
 
     Example:
 
@@ -55,6 +60,26 @@ class AWP(Objective):
     def loss(self, labels: Any, logits: dict[str, Any]) -> Any:
         """The loss of the objective within, float32 (batch,)."""
         return self.objective.loss(labels, logits)
+
+    def moves(self, variables: list[Any]) -> list[Any]:
+        """The kernels among the trainable variables of a classifier.
+
+        Raises:
+            ValueError: If there are none, so that nothing would be perturbed.
+        """
+        kernels = [
+            v for v in variables if "kernel" in v.name and len(v.shape) > 1
+        ]
+        if variables and not kernels:
+            names = ", ".join(repr(v.path) for v in variables[:5])
+            raise ValueError(
+                "`AWP` moves kernels, trainable variables of at least two "
+                "axes whose name contains 'kernel', and the classifier has "
+                f"none. Received: variables {names}"
+                f"{', …' if len(variables) > 5 else ''}. In a layer of your "
+                'own, name them: `self.add_weight(..., name="kernel")`.'
+            )
+        return kernels
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor."""

@@ -5,8 +5,11 @@ import numpy as np
 import pytest
 from scipy import special
 
+from keras_wake import objectives
+from keras_wake import WakeModel
 from keras_wake._random import CounterSeed
 from keras_wake.attacks import FGSM
+from keras_wake.objectives import AWP
 
 FEATURES = 12
 
@@ -91,3 +94,18 @@ def test_refuses_bad_arguments():
         FGSM(step_size=-1)
     with pytest.raises(TypeError, match="unexpected keyword argument 'steps'"):
         FGSM(steps=2)
+
+
+@pytest.mark.parametrize("objective", ["trades", AWP("trades")])
+def test_trades_needs_a_random_start(classifier, objective):
+    kind = type(objectives.get(objective)).__name__
+    with pytest.raises(
+        ValueError,
+        match=rf"`{kind}`.*random start\. Received: FGSM\(\.\.\., "
+        r"random_start=False\)\. Pass `FGSM\(\.\.\., random_start=True\)`",
+    ):
+        WakeModel(classifier, FGSM(epsilon=0.03), objective)
+    started = FGSM(epsilon=0.03, random_start=True)
+    assert WakeModel(classifier, started, objective).attack.loss == "kl"
+    crossed = FGSM(epsilon=0.03, loss="cross_entropy")
+    assert WakeModel(classifier, crossed, objective).attack is crossed

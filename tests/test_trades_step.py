@@ -1,0 +1,92 @@
+"""A whole step of TRADES, its attack included, against PyTorch in float64."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_wake as kw
+
+pytest.importorskip("torch", reason="the reference is in PyTorch")
+
+import reference_step as reference
+import torch
+
+EPSILON, STEP_SIZE, STEPS = 0.6, 0.2, 4
+BETA, RATE = 6.0, 0.5
+COUNT = 8
+
+
+def kl(p_logits, q_logits):
+    p, q = p_logits.log_softmax(1), q_logits.log_softmax(1)
+    return (p.exp() * (p - q)).sum(1)
+
+
+def size(values):
+    return values.flatten(1).norm(dim=1)[:, None, None, None]
+
+
+def attack_by_hand(weights, images, noise):
+    """ℓ2 ascent of the divergence from the clean logits."""
+    clean = reference.forward(weights, images)[0].detach()
+    delta = 0.001 * noise
+    delta = (images + delta).clamp(0, 1) - images
+    for _ in range(STEPS):
+        delta.requires_grad_(True)
+        logits = reference.forward(weights, images + delta)[0]
+        (gradient,) = torch.autograd.grad(kl(clean, logits).sum(), delta)
+        delta = delta.detach() + STEP_SIZE * gradient / size(gradient)
+        delta = delta * (EPSILON / size(delta)).clamp(max=1)
+        delta = (images + delta).clamp(0, 1) - images
+    return images + delta
+
+
+def step_by_hand(weights, images, labels, noise):
+    weights, (images, labels, noise) = (
+        reference.tensors(weights),
+        reference.tensors((images, labels, noise)),
+    )
+    adversarial = attack_by_hand(weights, images, noise)
+    weights = [w.requires_grad_(True) for w in weights]
+    clean, other = (
+        reference.forward(weights, x)[0] for x in (images, adversarial)
+    )
+    losses = reference.cross_entropy(labels, clean) + BETA * kl(clean, other)
+    loss = losses.mean() + reference.L2 * (weights[0] ** 2).sum()
+    gradients = torch.autograd.grad(loss, weights)
+    after = [
+        (w - RATE * g).detach().numpy()
+        for w, g in zip(weights, gradients, strict=True)
+    ]
+    return after, adversarial.numpy()
+
+
+def test_equals_the_step_by_hand_from_the_same_start(monkeypatch):
+    noise = np.random.default_rng(3).normal(size=(COUNT, *reference.SHAPE))
+
+    def given(shape, mean=0.0, stddev=1.0, dtype=None, seed=None):
+        return keras.ops.convert_to_tensor(stddev * noise + mean, "float32")
+
+    network = reference.small_network()
+    x, y = reference.small_data(COUNT)
+    first = network.get_weights()
+    expected, adversarial = step_by_hand(first, x, np.eye(3)[y], noise)
+    # ℓ2, because the sign of a gradient near 0 is another in float32.
+    model = kw.WakeModel(
+        network,
+        kw.attacks.PGD("l2", EPSILON, STEP_SIZE, STEPS),
+        kw.objectives.TRADES(BETA),
+    )
+    assert model.attack.loss == "kl"
+    monkeypatch.setattr(keras.random, "normal", given)
+    found = model.attack(network, x, y, seed=0)
+    # The gradient at the start is that of a difference of 0.001: float32
+    # has four digits of it.
+    np.testing.assert_allclose(
+        keras.ops.convert_to_numpy(found), adversarial, atol=2e-4
+    )
+    assert np.abs(adversarial - x).max() > 0.05
+    model.compile(keras.optimizers.SGD(RATE))
+    model.fit(x, y, batch_size=COUNT, shuffle=False, verbose=0)
+    for value, other in zip(network.get_weights(), expected, strict=True):
+        np.testing.assert_allclose(value, other, rtol=0, atol=1e-4)
+    assert np.abs(expected[0] - first[0]).max() > 1e-2
