@@ -116,6 +116,10 @@ class AdaptiveRamp:
     what it was in its best epoch and stays so, and λ_t rises as in
     `DistillationRamp(t_s, t_s + length, peak, final)`.
 
+    Where training ends before that, the teacher becomes what it was in its
+    best epoch as well, with a warning: the student has learned nothing from
+    it.
+
     `EMATeacher` follows this schedule; the ramp it has found is its `ramp`.
     `fit` needs validation images, which should be held out of the training
     images: the test images would choose the epoch.
@@ -165,6 +169,14 @@ class AdaptiveRamp:
         """The ramp for a teacher that is frozen after epoch t_s."""
         return DistillationRamp(
             start_epoch, start_epoch + self.length, self.peak, self.final
+        )
+
+    def __repr__(self) -> str:
+        latest = self.latest_start
+        end = "" if latest is None else f", latest_start={latest}"
+        return (
+            f"AdaptiveRamp(patience={self.patience}, length={self.length}, "
+            f"peak={self.peak:g}, final={self.final:g}{end})"
         )
 
     def get_config(self) -> dict[str, Any]:

@@ -25,11 +25,13 @@ class EMATeacher(TeacherAverage):
     With an `AdaptiveRamp` the averaging ends, and the ramp begins, when the
     teacher's robust accuracy on the validation images has stopped to rise;
     the teacher then is that of its best epoch. `ramp` is the ramp that was
-    found, or None.
+    found, or None. If `fit` ends before, the teacher becomes that of its best
+    epoch at the end of it.
 
     The teacher starts as a copy of the student; a second `fit` goes on with
     the average of the first. A schedule counts the epochs of `fit`, so a
-    second one continues it with `initial_epoch=`. With
+    second one continues it with `initial_epoch=`, and an `AdaptiveRamp` also
+    with the same `EMATeacher`, which remembers the search. With
     `gradient_accumulation_steps` the average moves when the weights do.
 
     Args:
@@ -90,6 +92,8 @@ class EMATeacher(TeacherAverage):
             )
         self.warmup = bool(warmup)
         self._first_epoch = True
+        self._epoch = 0
+        self._searched_in: Any = None
         self._forget_search()
 
     def _forget_search(self) -> None:
@@ -98,6 +102,13 @@ class EMATeacher(TeacherAverage):
         self._best = -1.0
         self._best_teacher: list[np.ndarray] = []
         self._waited = 0
+
+    def set_model(self, model: Any) -> None:
+        """Switches the teacher on, before the step is compiled."""
+        super().set_model(model)
+        if model is not self._searched_in:
+            self._forget_search()
+        self._searched_in = model
 
     def average(
         self, student: Any, teacher: Any, updates: Any, active: Any
@@ -133,8 +144,8 @@ class EMATeacher(TeacherAverage):
     def on_train_begin(self, logs: Any = None) -> None:
         """Lets a teacher that was never averaged start as the student."""
         self._forget_estimate()
-        self._forget_search()
-        adaptive = isinstance(self.model.schedule, AdaptiveRamp)
+        schedule = self.model.schedule
+        adaptive = isinstance(schedule, AdaptiveRamp)
         if adaptive and not self.model.fit_has_validation:
             raise ValueError(
                 "An `AdaptiveRamp` follows the teacher's robust accuracy on "
@@ -144,21 +155,36 @@ class EMATeacher(TeacherAverage):
         if int(backend.to_numpy(self.model.teacher_updates)) == 0:
             self.model.teacher.set_weights(self.model.classifier.get_weights())
         self._first_epoch = True
+        epochs = (self.params or {}).get("epochs")
+        if not isinstance(schedule, DistillationRamp) or epochs is None:
+            return
+        if epochs <= schedule.start_epoch:
+            warnings.warn(
+                f"`fit` ends with epoch {epochs}, before distillation begins: "
+                f"{schedule!r}. Train for more than {schedule.start_epoch} "
+                "epochs, or begin earlier: `DistillationRamp.for_epochs(n)` "
+                "is made for n epochs.",
+                stacklevel=2,
+            )
 
     def _warn_of_restart(self, t: int) -> None:
+        adaptive = isinstance(self.model.schedule, AdaptiveRamp)
+        same = " with the same `EMATeacher`" if adaptive else ""
         frozen = float(backend.to_numpy(self.model.teacher_averaging)) == 0
         if frozen and int(backend.to_numpy(self.model.teacher_updates)) > 0:
             warnings.warn(
                 f"The schedule starts again at epoch {t}, and the teacher, "
                 "which was frozen, is averaged again. To continue instead, "
-                "pass `initial_epoch=` to `fit`.",
+                f"pass `initial_epoch=` to `fit`{same}.",
                 stacklevel=2,
             )
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Sets λ_t, and freezes the teacher from epoch t_e on."""
-        t = epoch + 1
+        self._epoch = t = epoch + 1
         schedule = self.model.schedule
+        if self._first_epoch and epoch == 0:
+            self._forget_search()
         if isinstance(schedule, AdaptiveRamp):
             ramp, averaging = self.ramp, self.ramp is None
         else:
@@ -184,11 +210,35 @@ class EMATeacher(TeacherAverage):
         elif found is not None:
             self._waited += 1
         t = epoch + 1
-        if self._waited >= schedule.patience or t == schedule.latest_start:
+        late = schedule.latest_start is not None and t >= schedule.latest_start
+        if self._waited >= schedule.patience or late:
             self.ramp = schedule.from_epoch(t)
             if self._best_teacher:
                 teacher.set_weights(self._best_teacher)
             self._best_teacher = []
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Puts the best teacher back where an `AdaptiveRamp` never began."""
+        schedule, ramp = self.model.schedule, self.ramp
+        if not isinstance(schedule, AdaptiveRamp):
+            return
+        # A run that is restored when it has ended trains no epoch.
+        if ramp is not None and (
+            self._first_epoch or self._epoch > ramp.start_epoch
+        ):
+            return
+        if self._best_teacher:
+            self.model.teacher.set_weights(self._best_teacher)
+        measured = self._best >= 0
+        best = ", which is that of its best epoch" if measured else ""
+        warnings.warn(
+            f"`fit` has ended before distillation began: {schedule!r} waits "
+            "until the teacher has not become better in `patience` "
+            "evaluations. The student has learned nothing from the "
+            f"teacher{best}. Train for more epochs, lower `patience`, or set "
+            "`latest_start`.",
+            stacklevel=2,
+        )
 
     def get_state(self) -> dict[str, Any]:
         """What `BackupAndRestore` keeps; the teacher is part of the model."""
@@ -205,6 +255,7 @@ class EMATeacher(TeacherAverage):
         self._estimated_at = state["estimated_at"]
         self._best, self._waited = state["best"], state["waited"]
         self._best_teacher = list(state["best_teacher"])
+        self.ramp = None
         schedule, start = self.model.schedule, state["start_epoch"]
         if isinstance(schedule, AdaptiveRamp) and start is not None:
             self.ramp = schedule.from_epoch(start)

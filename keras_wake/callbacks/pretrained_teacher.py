@@ -30,10 +30,12 @@ class PretrainedTeacher(keras.callbacks.Callback):
         weight: λ_i in [0, 1].
 
     Raises:
-        TypeError: If `teacher` is no model.
+        TypeError: If `teacher` is no model, or a `WakeModel`, which is two.
         ValueError: If `weight` is out of range, or the teacher returns no
-            logits; in `fit`, if it does not know the student's classes, or if
-            the weights of all teachers exceed 1.
+            logits; in `fit`, if it does not take the student's images or know
+            its classes, if it shares variables with the model, if the
+            callback is given twice, or if the weights of all teachers
+            exceed 1.
 
     Example:
 
@@ -54,6 +56,7 @@ class PretrainedTeacher(keras.callbacks.Callback):
 
     def __init__(self, teacher: keras.Model, weight: float) -> None:
         super().__init__()
+        _check_is_network(teacher)
         self.num_classes = _inputs.check_classifier(teacher)
         self.teacher = teacher
         self.weight = _validate.in_range(0, 1, weight=weight)
@@ -66,4 +69,53 @@ class PretrainedTeacher(keras.callbacks.Callback):
                 "`PretrainedTeacher` works with `keras_wake.WakeModel`. "
                 f"Received: a model of type {type(model).__name__}."
             )
+        self._check_against(model)
         model.enable_pretrained(self)
+
+    def _check_against(self, model: Any) -> None:
+        """Refuses a teacher that cannot be beside this student."""
+        if any(each is self for each in model._pretrained):
+            raise ValueError(
+                "The same `PretrainedTeacher` is twice among the callbacks. "
+                "For a larger share pass it once, with a larger `weight`. "
+                f"Received: weight={self.weight:g} of {self.teacher.name!r}."
+            )
+        own = {id(variable) for variable in model.variables}
+        shared = [v.path for v in self.teacher.variables if id(v) in own]
+        if shared:
+            raise ValueError(
+                "A pretrained teacher must be a network of its own, else it "
+                "changes with the student. Received: "
+                f"{self.teacher.name!r}, which shares {len(shared)} variables "
+                f"with the `WakeModel`, {shared[0]!r} the first of them. Copy "
+                "it: `keras.models.clone_model(teacher)`, then `set_weights`."
+            )
+        student, teacher = (
+            _inputs._input_shape(network)
+            for network in (model.classifier, self.teacher)
+        )
+        if len(student) != len(teacher) or any(
+            None not in sizes and len(set(sizes)) > 1
+            for sizes in zip(student[1:], teacher[1:], strict=True)
+        ):
+            raise ValueError(
+                "A teacher must take the images of the student. Received: a "
+                f"teacher {self.teacher.name!r} for images of shape "
+                f"{teacher[1:]}, and a student for {student[1:]}."
+            )
+
+
+def _check_is_network(teacher: Any) -> None:
+    if hasattr(teacher, "robust_classifier"):
+        raise TypeError(
+            "`teacher` must be one network, and a `WakeModel` holds two. Pass "
+            "`model.robust_classifier` or `model.classifier`; from a file, "
+            "`keras.models.load_model(path).robust_classifier`. Received: "
+            f"{teacher.name!r} (of type {type(teacher).__name__})."
+        )
+    if not isinstance(teacher, keras.Model):
+        raise TypeError(
+            "`teacher` must be a built `keras.Model` that maps images to "
+            "logits; from a file, `keras.models.load_model(path)`. Received: "
+            f"teacher={teacher!r} (of type {type(teacher).__name__})."
+        )

@@ -1,5 +1,7 @@
 """The schedule that finds its epochs, driven by accuracies that are made up."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -68,12 +70,13 @@ class After(keras.callbacks.Callback):
         self.weights.append(float(weight))
 
 
-def fit(model, accuracies, teacher, *callbacks, epochs=None):
+def fit(model, accuracies, teacher, *callbacks, epochs=None, first=0):
     pretend, after = Pretend(accuracies), After()
     model.fit(
         *data(),
         batch_size=8,
         epochs=epochs or len(accuracies),
+        initial_epoch=first,
         validation_data=data(8),
         verbose=0,
         shuffle=False,
@@ -124,11 +127,95 @@ def test_latest_start_ends_the_search():
     assert_same(seen.teachers[5], seen.teachers[3])
 
 
+NEVER = (
+    r"ended before distillation began: AdaptiveRamp\(patience=.*best epoch\. "
+    "Train for more epochs, lower `patience`, or set `latest_start`"
+)
+
+
 def test_teacher_that_rises_to_the_end_is_never_frozen():
     model = wake(patience=2)
     teacher = kw.EMATeacher(decay=0.5)
-    _, weights = fit(model, [0.1, 0.2, 0.3, 0.4], teacher)
+    with pytest.warns(UserWarning, match=NEVER):
+        seen, weights = fit(model, [0.1, 0.2, 0.3, 0.4], teacher)
     assert teacher.ramp is None and set(weights) == {0.0}
+    assert_same(model.robust_classifier.get_weights(), seen.teachers[4])
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_best_teacher_is_put_back_where_the_ramp_never_began(stopped):
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = stopped and epoch == 3
+
+    model = wake(patience=3)
+    teacher = kw.EMATeacher(decay=0.5)
+    with pytest.warns(UserWarning, match=NEVER):
+        seen, weights = fit(
+            model,
+            [0.1, 0.4, 0.3, 0.2, 0.5],
+            teacher,
+            Stop(),
+            epochs=5 if stopped else 4,
+        )
+    assert len(weights) == 4 and teacher.ramp is None
+    assert np.abs(seen.teachers[4][0] - seen.teachers[2][0]).max() > 1e-4
+    assert_same(model.robust_classifier.get_weights(), seen.teachers[2])
+
+
+def test_a_ramp_that_is_found_in_the_last_epoch_is_a_warning():
+    model = wake(patience=1)
+    with pytest.warns(UserWarning, match=NEVER):
+        seen, _ = fit(model, [0.1, 0.4, 0.3], kw.EMATeacher(decay=0.5))
+    assert_same(model.robust_classifier.get_weights(), seen.teachers[2])
+
+
+def test_a_second_fit_keeps_the_ramp_and_the_frozen_teacher():
+    accuracies = [0.1, 0.4, 0.3, 0.3, 0.2, 0.9, 0.9]
+    model = wake(patience=2, length=4)
+    teacher = kw.EMATeacher(decay=0.5)
+    seen, weights = fit(model, accuracies, teacher, epochs=5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        _, others = fit(model, accuracies, teacher, first=5)
+    assert weights + others == [0, 0, 0, 0, 0.25, 0.5, 0.75]
+    assert teacher.ramp.start_epoch == 4
+    assert_same(model.robust_classifier.get_weights(), seen.teachers[2])
+    # From the first epoch on, and with another callback, the search is new.
+    with pytest.warns(UserWarning, match="starts again at epoch 1"):
+        fit(model, accuracies, teacher, epochs=2)
+    assert teacher.ramp is None
+
+
+def test_a_second_fit_goes_on_with_the_search():
+    accuracies = [0.1, 0.4, 0.3, 0.3, 0.2, 0.1]
+    model = wake(patience=3, length=1)
+    teacher = kw.EMATeacher(decay=0.5)
+    with pytest.warns(UserWarning, match=NEVER):
+        seen, _ = fit(model, accuracies, teacher, epochs=4)
+    _, weights = fit(model, accuracies, teacher, first=4)
+    assert teacher.ramp.start_epoch == 5 and weights == [0, 1]
+    assert_same(model.robust_classifier.get_weights(), seen.teachers[2])
+    # With another model it begins anew.
+    fit(wake(patience=2), [0.3, 0.2, 0.1, 0.1], teacher)
+    assert teacher.ramp.start_epoch == 3
+
+
+def test_another_callback_thaws_the_teacher_with_a_warning():
+    accuracies = [0.4, 0.3, 0.3, 0.3]
+    model = wake(patience=1, length=1)
+    fit(model, accuracies, kw.EMATeacher(decay=0.5), epochs=3)
+    with pytest.warns(UserWarning, match="with the same `EMATeacher`"):
+        fit(model, accuracies, kw.EMATeacher(decay=0.5), first=3)
+
+
+def test_repr_names_the_settings():
+    ramp = kw.schedules.AdaptiveRamp(2, 5, 0.5)
+    assert repr(ramp) == (
+        "AdaptiveRamp(patience=2, length=5, peak=0.5, final=1)"
+    )
+    ramp = kw.schedules.AdaptiveRamp(latest_start=9)
+    assert repr(ramp).endswith(", final=1, latest_start=9)")
 
 
 @pytest.mark.parametrize("first", [2, 4, 6])

@@ -4,6 +4,8 @@ The average itself is compared with its closed form and with a reference in
 `tests/test_train_step.py`.
 """
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -199,3 +201,25 @@ def test_a_second_fit_continues_the_schedule_or_warns():
     with pytest.warns(UserWarning, match=r"starts again at epoch 1"):
         assert fit(epochs=2) == [0.0, 0.5]
     assert int(model.teacher_updates) > updates
+
+
+@pytest.mark.parametrize(("epochs", "warned"), [(1, True), (2, False)])
+def test_a_ramp_beyond_the_last_epoch_is_a_warning(epochs, warned):
+    model = kw.WakeModel(
+        network(),
+        kw.attacks.PGD(epsilon=0.1, steps=1),
+        schedule=kw.schedules.DistillationRamp(1, 3),
+    )
+    model.compile(keras.optimizers.SGD(0.1))
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always", UserWarning)
+        model.fit(
+            *data(), epochs=epochs, callbacks=[kw.EMATeacher()], verbose=0
+        )
+    texts = [str(w.message) for w in seen if w.category is UserWarning]
+    expected = (
+        "`fit` ends with epoch 1, before distillation begins: "
+        "DistillationRamp(start_epoch=1, end_epoch=3, peak=1, final=1). Train "
+        "for more than 1 epochs"
+    )
+    assert any(text.startswith(expected) for text in texts) == warned

@@ -1,0 +1,103 @@
+"""What cannot be a pretrained teacher, refused at the earliest point.
+
+What the student learns from one is compared in `tests/test_methods.py`.
+"""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_wake as kw
+
+SHAPE = (4, 4, 1)
+
+
+def network(shape=SHAPE, seed=0):
+    keras.utils.set_random_seed(seed)
+    return keras.Sequential(
+        [keras.Input(shape), keras.layers.Flatten(), keras.layers.Dense(3)]
+    )
+
+
+def wake(classifier=None):
+    attack = kw.attacks.FGSM(epsilon=0.05)
+    model = kw.WakeModel(classifier or network(), attack)
+    model.compile(keras.optimizers.SGD(0.1))
+    return model
+
+
+def fit(model, *teachers):
+    x = np.random.default_rng(0).random((8, *SHAPE), np.float32)
+    y = np.arange(8, dtype="int32") % 3
+    return model.fit(x, y, verbose=0, callbacks=list(teachers))
+
+
+@pytest.mark.parametrize("given", ["robust.keras", None, network])
+def test_must_be_a_model(given):
+    with pytest.raises(
+        TypeError,
+        match=r"`teacher` must be a built `keras\.Model`.*load_model\(path\)`"
+        r"\. Received: teacher=",
+    ):
+        kw.PretrainedTeacher(given, 0.5)
+
+
+def test_a_wake_model_is_two():
+    with pytest.raises(
+        TypeError,
+        match=r"`model\.robust_classifier` or `model\.classifier`.*"
+        r"load_model\(path\)\.robust_classifier`\. Received: .*WakeModel",
+    ):
+        kw.PretrainedTeacher(wake(), 0.5)
+
+
+@pytest.mark.parametrize("shape", [(4, 4, 3), (5, 4, 1), (16,)])
+def test_must_take_the_images_of_the_student(shape):
+    teacher = kw.PretrainedTeacher(network(shape), 0.5)
+    with pytest.raises(
+        ValueError, match=r"images of the student\. Received: .*\(4, 4, 1\)"
+    ):
+        fit(wake(), teacher)
+
+
+def test_may_take_images_of_any_size():
+    layers = keras.layers
+    anything = keras.Sequential(
+        [
+            keras.Input((None, None, 1)),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(3),
+        ]
+    )
+    log = fit(wake(), kw.PretrainedTeacher(anything, 0.5)).history
+    assert log["kd_weight"] == [0.5]
+
+
+def test_must_not_share_variables_with_the_student():
+    student = network()
+    head = keras.layers.Dense(3)
+    other = keras.Sequential([*student.layers[:-1], head])
+    other.build((None, *SHAPE))
+    shared = keras.Sequential(
+        [keras.Input(SHAPE), keras.layers.Flatten(), student.layers[-1]]
+    )
+    fit(wake(student), kw.PretrainedTeacher(other, 0.5))  # It shares none.
+    with pytest.raises(
+        ValueError,
+        match=r"a network of its own.*shares 2 variables.*kernel'.*Copy it",
+    ):
+        fit(wake(student), kw.PretrainedTeacher(shared, 0.5))
+
+
+def test_the_same_callback_twice_is_refused():
+    teacher = kw.PretrainedTeacher(network(seed=1), 0.3)
+    with pytest.raises(
+        ValueError, match=r"The same `PretrainedTeacher` is twice.*weight=0\.3"
+    ):
+        fit(wake(), teacher, teacher)
+    model = wake()
+    # In fit after fit it may be, and so may two callbacks of one network.
+    for _ in range(2):
+        again = kw.PretrainedTeacher(teacher.teacher, 0.3)
+        log = fit(model, teacher, again).history
+        assert log["kd_weight"] == pytest.approx([0.6])
