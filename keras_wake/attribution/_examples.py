@@ -1,12 +1,12 @@
 """The few images of a class report, kept while the data pass by.
 
 Which pairs of classes share most is known only at the end of the pass, when
-the images are gone. So the first images of every pair that is confused are
-kept, for a bounded number of pairs.
+the images are gone. So images of the pairs that share most so far are kept,
+for a bounded number of pairs: the first ones that are confused, and while
+there are none, those that come nearest to it.
 """
 
 import dataclasses
-import math
 import warnings
 
 import numpy as np
@@ -16,25 +16,36 @@ from keras_wake.attribution.correlation import cosine_matrix
 from keras_wake.attribution.vectors import Batch
 from keras_wake.attribution.vectors import ClassMeans
 
+Pair = tuple[int, int]
+
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Example:
-    """An image of one class that is taken for another.
+    """An image of one class that is taken for another, or nearly so.
 
     Attributes:
         index: Its place in the order of the data, from 0.
         image: Float32 array, the clean image.
-        adversarial: Float32 array, what the classifier got wrong; the clean
-            image where there is no attack.
+        adversarial: Float32 array, what the classifier saw; the clean image
+            where there is no attack.
+        nearest: Whether it only comes near to being taken for the other
+            class. Defaults to `False`: it is taken for it.
+        gap: By how much the logit of the other class is below the largest
+            one. Defaults to `0.0`.
     """
 
     index: int
     image: np.ndarray
     adversarial: np.ndarray
+    nearest: bool = False
+    gap: float = 0.0
 
 
 class Candidates:
-    """The first images of each ordered pair of classes that is confused.
+    """Images of the ordered pairs of classes that share most.
+
+    Of class i for the pair (i, j): the first that are taken for j or, until
+    one is, those whose logit of j is least below the largest logit.
 
     Args:
         examples: How many images are kept of a pair.
@@ -43,7 +54,7 @@ class Candidates:
 
     def __init__(self, examples: int, most_pairs: int) -> None:
         self.examples, self.most_pairs = examples, most_pairs
-        self.kept: dict[tuple[int, int], list[Example]] = {}
+        self.kept: dict[Pair, list[Example]] = {}
         self.seen = 0
 
     def add(
@@ -56,44 +67,82 @@ class Candidates:
             means: Class vectors so far, this batch included.
             confusion: Confusion matrix so far, this batch included.
         """
-        labels, predictions = batch.labels.tolist(), batch.predictions.tolist()
-        pairs = list(zip(labels, predictions, strict=True))
-        wanted = [
-            place
-            for place, (label, predicted) in enumerate(pairs)
-            if label != predicted and self._has_room(label, predicted)
-        ]
-        if wanted:
-            clean = ops.convert_to_numpy(batch.images)
-            adversarial = ops.convert_to_numpy(batch.adversarial)
-        for place in wanted:
-            # Asked again: others of the batch may have filled the pair.
-            if self._has_room(*pairs[place]):
-                # Copies, which do not keep the whole batch in memory.
-                example = Example(
-                    self.seen + place,
-                    np.array(clean[place]),
-                    np.array(adversarial[place]),
-                )
-                self.kept.setdefault(pairs[place], []).append(example)
-        self.seen += len(pairs)
-        if len(self.kept) > self.most_pairs:
-            self._forget(means, confusion)
+        if self.examples:
+            wanted = self._wanted(means, confusion)
+            found = _BatchImages(batch, self.seen)
+            kept = {
+                (i, j): self._updated(self.kept.get((i, j), []), found, i, j)
+                for i, j in wanted
+            }
+            self.kept = {
+                pair: images for pair, images in kept.items() if images
+            }
+        self.seen += len(batch.labels)
 
-    def _has_room(self, label: int, predicted: int) -> bool:
-        return len(self.kept.get((label, predicted), [])) < self.examples
-
-    def _forget(self, means: ClassMeans, confusion: np.ndarray) -> None:
-        """Drops the pairs of the smallest cosine."""
+    def _wanted(self, means: ClassMeans, confusion: np.ndarray) -> list[Pair]:
+        """The pairs of the largest cosine so far, the most confused first."""
         with warnings.catch_warnings():
             # Some classes may not have been seen yet.
             warnings.simplefilter("ignore")
             cosines = cosine_matrix(means.result())
+        rows, columns = np.nonzero(~np.eye(len(cosines), dtype=bool))
+        known = np.nan_to_num(cosines[rows, columns], nan=-1.0)
+        order = np.lexsort((-confusion[rows, columns], -known))
+        order = order[: self.most_pairs]
+        return list(
+            zip(rows[order].tolist(), columns[order].tolist(), strict=True)
+        )
 
-        def rank(pair: tuple[int, int]) -> tuple[float, int]:
-            cosine = float(cosines[pair])
-            known = -1.0 if math.isnan(cosine) else cosine
-            return -known, -int(confusion[pair])
+    def _updated(
+        self, kept: list[Example], batch: "_BatchImages", i: int, j: int
+    ) -> list[Example]:
+        """What is kept of the pair (i, j) after a batch."""
+        members = batch.places_of(i)
+        if not len(members):
+            return kept
+        confused = members[batch.predictions[members] == j]
+        if len(confused) or (kept and not kept[0].nearest):
+            kept = [example for example in kept if not example.nearest]
+            room = self.examples - len(kept)
+            return kept + [batch.example(place) for place in confused[:room]]
+        gaps = batch.gaps(members, j)
+        for n in np.argsort(gaps, kind="stable")[: self.examples]:
+            full = len(kept) == self.examples
+            if not np.isfinite(gaps[n]) or (full and gaps[n] >= kept[-1].gap):
+                break
+            image = batch.example(members[n], nearest=True, gap=float(gaps[n]))
+            # Stable: of two that are equally near, the first stays first.
+            kept = sorted([*kept, image], key=lambda example: example.gap)
+            kept = kept[: self.examples]
+        return kept
 
-        kept = sorted(self.kept, key=rank)[: self.most_pairs]
-        self.kept = {pair: self.kept[pair] for pair in kept}
+
+class _BatchImages:
+    """A batch, whose images are fetched only if one of them is wanted."""
+
+    def __init__(self, batch: Batch, first: int) -> None:
+        self._batch, self._first = batch, first
+        self._arrays: tuple[np.ndarray, np.ndarray] | None = None
+        self.predictions = batch.predictions
+        self._largest = batch.logits.max(axis=1)
+
+    def places_of(self, label: int) -> np.ndarray:
+        """The places of the images of a class."""
+        return np.flatnonzero(self._batch.labels == label)
+
+    def gaps(self, places: np.ndarray, other: int) -> np.ndarray:
+        """By how much the logit of a class is below the largest one."""
+        return self._largest[places] - self._batch.logits[places, other]
+
+    def example(
+        self, place: int, nearest: bool = False, gap: float = 0.0
+    ) -> Example:
+        """A copy, which does not keep the whole batch in memory."""
+        if self._arrays is None:
+            self._arrays = (
+                ops.convert_to_numpy(self._batch.images),
+                ops.convert_to_numpy(self._batch.adversarial),
+            )
+        clean, adversarial = (np.array(each[place]) for each in self._arrays)
+        index = self._first + int(place)
+        return Example(index, clean, adversarial, nearest, gap)

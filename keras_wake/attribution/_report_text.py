@@ -1,10 +1,47 @@
 """A class report as tables for a terminal."""
 
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 # Above this number of classes only the least accurate ones are listed.
 MOST_CLASSES_LISTED = 25
 LONGEST_NAME = 20
+
+
+def shorten(name: str, longest: int = LONGEST_NAME) -> str:
+    """The name, with an ellipsis in its middle where it is too long.
+
+    What tells names apart is at their end as often as at their beginning.
+    """
+    if len(name) <= longest:
+        return name
+    end = (longest - 1) // 2
+    return f"{name[: longest - 1 - end]}…{name[-end:]}"
+
+
+def shorten_all(names: Sequence[str], longest: int = LONGEST_NAME) -> list[str]:
+    """The names, shortened so that those that differ still do.
+
+    Where `shorten` takes away what tells them apart, as of the names
+    "n0000017_object" and "n0000018_object", what they have in common goes.
+    """
+    short = [shorten(name, longest) for name in names]
+    if len(set(short)) == len(set(names)):
+        return short
+    start = _letters_in_common(names)
+    end = _letters_in_common([name[:start:-1] for name in names])
+    return [
+        shorten(f"…{name[start : len(name) - end]}{'…' * bool(end)}", longest)
+        for name in names
+    ]
+
+
+def _letters_in_common(names: Sequence[str]) -> int:
+    """With how many letters all names begin alike."""
+    columns = zip(*names, strict=False)
+    alike = itertools.takewhile(lambda column: len(set(column)) == 1, columns)
+    return len(list(alike))
 
 
 def report_text(report: dict[str, Any]) -> str:
@@ -14,23 +51,33 @@ def report_text(report: dict[str, Any]) -> str:
         report: What `ClassReport.to_dict` returns.
     """
     classes = report["classes"]
-    largest = len(classes) * (len(classes) - 1)
-    cas = report["cas"]
+    names = shorten_all([each["name"] for each in classes])
     lines = [
         f"{report['samples']} samples of {len(classes)} classes, "
         + (report["attack"] or "clean images"),
         f"clean accuracy {_percent(report['clean_accuracy'])}, "
         f"robust accuracy {_percent(report['robust_accuracy'])}, "
-        f"CAS {'-' if cas is None else f'{cas:.1f}'} of {largest}",
+        + _score(report),
         "",
-        *_class_lines(report),
+        *_class_lines(report, names),
     ]
     if report["pairs"]:
-        lines += ["", *_pair_lines(report)]
+        lines += ["", *_pair_lines(report, names)]
     return "\n".join(lines)
 
 
-def _class_lines(report: dict[str, Any]) -> list[str]:
+def _score(report: dict[str, Any]) -> str:
+    """CAS, and what it could be at most: an entry without a value adds 0."""
+    matrix, cas = report["correlation"], report["cas"]
+    without = [i for i, row in enumerate(matrix) if row[i] is None]
+    left = len(matrix) - len(without)
+    text = "CAS -" if cas is None else f"CAS {cas:.1f} of {left * (left - 1)}"
+    if without:
+        text += f" ({len(without)} of {len(matrix)} classes left out)"
+    return text
+
+
+def _class_lines(report: dict[str, Any], names: list[str]) -> list[str]:
     classes, attacked = report["classes"], report["attack"] is not None
     key = "robust_accuracy" if attacked else "clean_accuracy"
     shown = list(range(len(classes)))
@@ -45,11 +92,11 @@ def _class_lines(report: dict[str, Any]) -> list[str]:
         ]
     rows = [
         [
-            _short(classes[i]["name"]),
+            names[i],
             str(classes[i]["samples"]),
             _percent(classes[i]["clean_accuracy"]),
             _percent(classes[i]["robust_accuracy"]),
-            _most_often_taken_for(report, i),
+            _most_often_taken_for(report, i, names),
         ]
         for i in shown
     ]
@@ -57,17 +104,18 @@ def _class_lines(report: dict[str, Any]) -> list[str]:
     return note + _table(header, rows)
 
 
-def _most_often_taken_for(report: dict[str, Any], i: int) -> str:
+def _most_often_taken_for(
+    report: dict[str, Any], i: int, names: list[str]
+) -> str:
     row = report["confusion"][i]
     others = [j for j in range(len(row)) if j != i and row[j]]
     if not others:
         return "-"
     most = max(others, key=row.__getitem__)
-    name = _short(report["classes"][most]["name"])
-    return f"{name} ({_percent(row[most] / sum(row))})"
+    return f"{names[most]} ({_percent(row[most] / sum(row))})"
 
 
-def _pair_lines(report: dict[str, Any]) -> list[str]:
+def _pair_lines(report: dict[str, Any], names: list[str]) -> list[str]:
     rows = []
     for pair in report["pairs"]:
         there, back = (
@@ -76,7 +124,7 @@ def _pair_lines(report: dict[str, Any]) -> list[str]:
                 pair["confusions"], pair["classes"], strict=True
             )
         )
-        first, second = map(_short, pair["names"])
+        first, second = (names[i] for i in pair["classes"])
         rows.append([f"{pair['cosine']:.2f}", first, second, there, back])
     header = ["cosine", "class i", "class j", "i taken for j", "j taken for i"]
     return ["the pairs that share most features", *_table(header, rows)]
@@ -94,12 +142,6 @@ def _table(header: list[str], rows: list[list[str]]) -> list[str]:
         ).rstrip()
         for row in [header, *rows]
     ]
-
-
-def _short(name: str) -> str:
-    if len(name) <= LONGEST_NAME:
-        return name
-    return name[: LONGEST_NAME - 1] + "…"
 
 
 def _percent(share: float | None) -> str:

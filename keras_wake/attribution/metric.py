@@ -52,7 +52,11 @@ class ClassAttributionSimilarity(keras.metrics.Metric):
         self.counts.assign_add(counts)
 
     def result(self) -> Any:
-        """CAS, a float32 scalar; classes without a direction are left out."""
+        """CAS, a float32 scalar; classes without a direction are left out.
+
+        NaN where fewer than two are left: 0 would be the score of classes
+        that share nothing.
+        """
         # The mean of a class has the direction of its sum.
         sums = ops.convert_to_tensor(self.sums)
         norms = ops.sqrt(ops.sum(ops.square(sums), axis=1, keepdims=True))
@@ -60,7 +64,9 @@ class ClassAttributionSimilarity(keras.metrics.Metric):
         valid = ops.logical_and(norms > 0, ops.isfinite(norms))
         unit = ops.where(valid, sums / ops.where(valid, norms, 1.0), 0.0)
         matrix = ops.maximum(ops.matmul(unit, ops.transpose(unit)), 0.0)
-        return ops.sum(matrix) - ops.sum(ops.diagonal(matrix))
+        score = ops.sum(matrix) - ops.sum(ops.diagonal(matrix))
+        left = ops.sum(ops.cast(valid, "int32"))
+        return ops.where(left < 2, float("nan"), score)
 
     def matrix(self) -> np.ndarray:
         """The correlation matrix (K, K) as a float64 array."""

@@ -36,7 +36,8 @@ class SharedPair:
         confusions: How many samples of class i are taken for j, and how many
             of class j for i.
         examples: Two lists of `Example`: images of class i that are taken
-            for j, and of class j that are taken for i.
+            for j, and of class j that are taken for i; where there are none,
+            those that come nearest to it, which are marked as `nearest`.
     """
 
     classes: tuple[int, int]
@@ -90,7 +91,8 @@ class ClassReport:
     def to_dict(self) -> dict[str, Any]:
         """The numbers as lists and dictionaries, with None in place of NaN.
 
-        Of the example images it holds the places in the data.
+        Of the example images it holds the places in the data; those of a
+        direction without confusions are the nearest ones.
         """
         names, robust = self.class_names, self.robust_accuracy
         return {
@@ -167,17 +169,17 @@ def class_report(
     cosine C[i, j] are the ones that share most features.
 
     The examples of a pair (i, j) are the first images of class i that are
-    taken for class j under attack, and of class j that are taken for i. A
-    pair that is never confused has none.
+    taken for class j under attack, and of class j that are taken for i. Where
+    there are none, they are those that come nearest to it, with the logit of
+    j least below the largest logit, and have `nearest=True`.
 
     Memory does not grow with the data: besides a batch, the class sums and
     the confusion matrix, images are kept for at most 100 ordered pairs (or
     four times `pairs`, if that is more), which takes 8·100·`examples` bytes a
-    pixel value. Where more pairs are confused (with more than ten classes
-    that can be), those of the largest cosine so far are kept. Their examples
-    may then be later ones than the first. For that the data should be
-    shuffled: with data in the order of the classes, a cosine is unknown until
-    both classes were seen.
+    pixel value. Where there are more pairs (with more than ten classes), those
+    of the largest cosine so far are kept. Their examples may then be of a part
+    of the data only. For that the data should be shuffled: with data in the
+    order of the classes, a cosine is unknown until both classes were seen.
 
     Args:
         classifier: Built `keras.Model`, images to logits, ending in a Dense

@@ -44,6 +44,7 @@ class Batch(NamedTuple):
         labels: (batch,), class numbers.
         clean_predictions: (batch,), class numbers, or None if not asked for.
         predictions: (batch,), of the adversarial images.
+        logits: Float32 (batch, K), of the adversarial images.
         vectors: Float32 (batch, n), A(x) of the adversarial images.
     """
 
@@ -52,6 +53,7 @@ class Batch(NamedTuple):
     labels: np.ndarray
     clean_predictions: np.ndarray | None
     predictions: np.ndarray
+    logits: np.ndarray
     vectors: np.ndarray
 
 
@@ -102,13 +104,17 @@ def analyse(
                 start = (seed + 7919 * number) % 2**31
                 adversarial = attack(classifier, x, labels, seed=start)
             found = compiled(adversarial, labels)
-            classes, predictions, vectors = map(ops.convert_to_numpy, found)
+            classes, predictions, logits, vectors = map(
+                ops.convert_to_numpy, found
+            )
             before = None
             if clean:
                 before = predictions
                 if attack is not None:
                     before = ops.convert_to_numpy(compiled(x, labels)[1])
-            yield Batch(x, adversarial, classes, before, predictions, vectors)
+            yield Batch(
+                x, adversarial, classes, before, predictions, logits, vectors
+            )
 
     return Sizes(num_classes, head.kernel.shape[0]), batches()
 
@@ -116,12 +122,13 @@ def analyse(
 def _compile(classifier: Callable, head: Callable) -> Callable:
     """Compiles the analysis of a batch; the arguments are weak references."""
 
-    def analysis(x: Any, labels: Any) -> tuple[Any, Any, Any]:
+    def analysis(x: Any, labels: Any) -> tuple[Any, Any, Any, Any]:
         logits, features = logits_and_features(classifier(), head(), x)
         classes = ops.argmax(labels, axis=-1)
         weights = ops.take(ops.transpose(head().kernel), classes, axis=0)
         vectors = ops.cast(features, "float32") * ops.cast(weights, "float32")
-        return classes, ops.argmax(logits, axis=-1), vectors
+        logits = ops.cast(logits, "float32")
+        return classes, ops.argmax(logits, axis=-1), logits, vectors
 
     return backend.compile(analysis, classifier)
 

@@ -50,5 +50,6 @@ class TeacherAverage(keras.callbacks.Callback):
         updates = int(backend.to_numpy(self.model.teacher_updates))
         if self.data is None or updates in (0, self._estimated_at):
             return
-        reestimate_batch_norm(self.model.teacher, self.data)
+        attack = self.model.attack or self.model.eval_attack
+        reestimate_batch_norm(self.model.teacher, self.data, attack.bounds)
         self._estimated_at = updates

@@ -7,24 +7,34 @@ import numpy as np
 from keras import ops
 
 from keras_wake import _batches
+from keras_wake import _faults
 from keras_wake import _inputs
 from keras_wake import backend
 
 
-def reestimate_batch_norm(network: keras.Model, data: Any) -> None:
+def reestimate_batch_norm(
+    network: keras.Model,
+    data: Any,
+    bounds: tuple[float, float] = (0.0, 1.0),
+) -> None:
     """Sets batch-norm statistics to their mean over one pass over `data`.
 
     For weights that no training step has seen, such as an average of weights
     (Izmailov et al. 2018, stochastic weight averaging). Each batch counts by
-    its size. Weights stay as they are.
+    its size. Weights stay as they are. If anything fails, so do the
+    statistics.
 
     Args:
         network: `keras.Model`; one without batch norm is left as it is.
         data: Pair of arrays (x, y), or anything that yields batches (images,
             labels): the training images.
+        bounds: Smallest and largest pixel value, as for an attack. Defaults
+            to `(0.0, 1.0)`.
 
     Raises:
-        ValueError: If `data` is empty.
+        TypeError: If `network` is no `keras.Model`.
+        ValueError: If `data` is empty, or an image is NaN or outside the
+            bounds.
 
     Example:
 
@@ -34,28 +44,50 @@ def reestimate_batch_norm(network: keras.Model, data: Any) -> None:
     keras_wake.models.reestimate_batch_norm(network, (x, np.zeros(256)))
     ```
     """
+    if not isinstance(network, keras.Model):
+        raise TypeError(
+            "`network` must be a `keras.Model`. Received: "
+            f"network={network!r} (of type {type(network).__name__})."
+        )
     layers = batch_norm_layers(network)
     if not layers:
         return
     statistics = [v for n in layers for v in (n.moving_mean, n.moving_variance)]
-    sums = [np.zeros(v.shape, "float64") for v in statistics]
+    values = [backend.to_numpy(variable) for variable in statistics]
     momenta = [layer.momentum for layer in layers]
-    images = 0
     try:
         for layer in layers:
             # With momentum 0 the statistics after a call are the batch's own.
             layer.momentum = 0.0
-        for x, _ in _batches.batches(data):
-            x = _inputs.check_images(ops.convert_to_tensor(x))
-            network(x, training=True)
-            images += x.shape[0]
-            for total, variable in zip(sums, statistics, strict=True):
-                total += x.shape[0] * backend.to_numpy(variable)
+        values = _means(network, data, bounds, statistics)
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
-    for total, variable in zip(sums, statistics, strict=True):
-        variable.assign(total / images)
+        for variable, value in zip(statistics, values, strict=True):
+            variable.assign(value)
+
+
+def _means(
+    network: keras.Model,
+    data: Any,
+    bounds: tuple[float, float],
+    statistics: list[Any],
+) -> list[np.ndarray]:
+    """The mean over all images of what the variables hold after a batch."""
+    sums = [np.zeros(variable.shape, "float64") for variable in statistics]
+    images = 0
+    for number, (x, _) in enumerate(_batches.batches(data), start=1):
+        x = _inputs.check_images(ops.convert_to_tensor(x))
+        # No labels are looked at: each image names its only class.
+        faults = _faults.count_faults(x, ops.ones((len(x), 1)), bounds)
+        _faults.raise_for_faults(
+            ops.convert_to_numpy(faults), bounds, 1, f"of batch {number}"
+        )
+        network(x, training=True)
+        images += len(x)
+        for total, variable in zip(sums, statistics, strict=True):
+            total += len(x) * backend.to_numpy(variable)
+    return [total / images for total in sums]
 
 
 def batch_norm_layers(network: keras.Model) -> list[Any]:

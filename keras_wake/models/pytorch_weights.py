@@ -9,6 +9,7 @@ is wrong.
 
 import os
 import pickle
+import re
 from collections.abc import Iterable
 from collections.abc import Mapping
 from typing import Any
@@ -20,6 +21,10 @@ import numpy as np
 NESTED_UNDER = ("state_dict", "model_state_dict", "model", "net")
 # What DataParallel, wrappers that normalise, and torch.compile put in front.
 PREFIXES = ("module.", "model.", "_orig_mod.")
+# The same of `Sequential(normalise, network)`: "1.conv1.weight".
+NUMBER = re.compile(r"\d+\.")
+# The pixels' mean and deviation of a wrapper that normalises.
+NORMALISER = re.compile(r"(?:\d+\.)?(mean|std)")
 
 PYTORCH_NAMES = {
     "kernel": "weight",
@@ -33,6 +38,9 @@ PYTORCH_NAMES = {
 # (out, in, h, w), and (in, out) becomes (out, in).
 PYTORCH_AXES = {4: (3, 2, 0, 1), 2: (1, 0)}
 NAMES_IN_MESSAGE = 20
+SHAPES_IN_MESSAGE = 3
+# What terminals take for colours.
+ANSI_CODES = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def load_pytorch_weights(model: keras.Model, checkpoint: Any) -> None:
@@ -47,11 +55,13 @@ def load_pytorch_weights(model: keras.Model, checkpoint: Any) -> None:
     which Keras has no use for, and `sub_block1`, which the files of TRADES
     contain and its network never calls.
 
-    The mean and standard deviation of the pixels are no part of such files:
+    The mean and standard deviation of the pixels are no part of most files:
     they are what `model` was made with. The code that published
     PreActResNet-18 on CIFAR-10 normalises by the values that are the default
     here; the code of TRADES does not normalise, which is
-    `mean=0.0, std=1.0`. A file without `bn.weight` belongs to
+    `mean=0.0, std=1.0`. Where a file has them, as `mean` and `std` or `0.mean`
+    and `0.std` beside `1.conv1.weight`, those of `model` must be the same. A
+    file without `bn.weight` belongs to
     `PreActResNet18(final_norm=False)`.
 
     Args:
@@ -60,14 +70,17 @@ def load_pytorch_weights(model: keras.Model, checkpoint: Any) -> None:
         checkpoint: Path of a file made by `torch.save`, or a state dict of
             PyTorch tensors or NumPy arrays. It may lie in a dictionary under
             `"state_dict"`, `"model_state_dict"`, `"model"` or `"net"`, and
-            all keys may begin with `module.`, `model.` or `_orig_mod.`.
+            all keys may begin with `module.`, `model.` or `_orig_mod.`, or
+            with the number of a place in a `Sequential`, `1.` say.
 
     Raises:
-        TypeError: If `model` is no `keras.Model`, or `checkpoint` neither a
-            path nor a dictionary.
+        TypeError: If `model` is no `keras.Model`, or a `WakeModel`, or
+            `checkpoint` neither a path nor a dictionary.
         ValueError: If a key is missing or left over, or a shape differs; the
-            message lists them. Or if the file holds more than tensors and
-            plain Python values, and could run code when it is read.
+            message lists them. If the file normalises by other values, or a
+            weight is NaN or infinite. Or if the file is damaged, or holds
+            more than tensors and plain Python values, and could run code when
+            it is read.
         ImportError: If `checkpoint` is a path and PyTorch is not installed.
 
     Example:
@@ -82,7 +95,14 @@ def load_pytorch_weights(model: keras.Model, checkpoint: Any) -> None:
             "`model` must be a network of `keras_wake.models`. Received: "
             f"model={model!r} (of type {type(model).__name__})."
         )
-    state = _state_dict(checkpoint)
+    if hasattr(model, "robust_classifier"):
+        raise TypeError(
+            "`model` must be one network, and a `WakeModel` holds two. Load "
+            "the checkpoint into the classifier before the `WakeModel` is "
+            "made: the teacher is a copy of it. Or pass `model.classifier`. "
+            f"Received: {model.name!r}, a {type(model).__name__}."
+        )
+    state, normaliser = _state_dict(checkpoint)
     variables = dict(_variables_by_key(model))
     shapes = {key: _pytorch_shape(v) for key, v in variables.items()}
     missing = [key for key in shapes if key not in state]
@@ -100,8 +120,17 @@ def load_pytorch_weights(model: keras.Model, checkpoint: Any) -> None:
             + _listed(
                 "Of another shape",
                 (f"{k} {state[k].shape}, not {shapes[k]}" for k in differing),
+                SHAPES_IN_MESSAGE,
             )
-            + _hint(missing, left_over)
+            + _hint(missing, left_over, len(differing))
+        )
+    _check_normaliser(model, normaliser)
+    broken = [k for k in shapes if not np.isfinite(state[k]).all()]
+    if broken:
+        raise ValueError(
+            "The checkpoint holds NaN or infinite weights, as of a training "
+            "that has diverged; nothing was loaded. "
+            + _listed("In", broken, SHAPES_IN_MESSAGE)
         )
     for key, variable in variables.items():
         value = state[key]
@@ -110,8 +139,13 @@ def load_pytorch_weights(model: keras.Model, checkpoint: Any) -> None:
         variable.assign(np.ascontiguousarray(value))
 
 
-def _state_dict(checkpoint: Any) -> dict[str, np.ndarray]:
-    """The arrays of a checkpoint by key, without wrappers and counters."""
+def _state_dict(
+    checkpoint: Any,
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The arrays of a checkpoint by key, without wrappers and counters.
+
+    Second, the mean and std of a wrapper that normalises, where there is one.
+    """
     if isinstance(checkpoint, (str, os.PathLike)):
         checkpoint = _read(checkpoint)
     if not isinstance(checkpoint, Mapping):
@@ -128,14 +162,17 @@ def _state_dict(checkpoint: Any) -> dict[str, np.ndarray]:
     ]:
         state = inner[0]
     state = {str(key): value for key, value in state.items()}
+    normaliser = _take_normaliser(state)
     while prefix := _common_prefix(state):
         state = {key.removeprefix(prefix): state[key] for key in state}
-    return {
+        normaliser |= _take_normaliser(state)
+    arrays = {
         key.replace(".shortcut.0.", ".shortcut."): _to_numpy(value)
         for key, value in state.items()
         if not key.endswith("num_batches_tracked")
         and not key.startswith("sub_block1.")
     }
+    return arrays, normaliser
 
 
 def _common_prefix(state: Mapping[str, Any]) -> str:
@@ -143,7 +180,41 @@ def _common_prefix(state: Mapping[str, Any]) -> str:
     for prefix in PREFIXES:
         if state and all(key.startswith(prefix) for key in state):
             return prefix
+    number = NUMBER.match(next(iter(state), ""))
+    if number and all(key.startswith(number[0]) for key in state):
+        return number[0]
     return ""
+
+
+def _take_normaliser(state: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Removes the mean and std of a wrapper, and returns them."""
+    matches = {key: NORMALISER.fullmatch(key) for key in state}
+    return {
+        match[1]: _to_numpy(state.pop(key)).ravel()
+        for key, match in matches.items()
+        if match
+    }
+
+
+def _check_normaliser(model: keras.Model, found: dict[str, np.ndarray]) -> None:
+    """Refuses a network that normalises by other values than the file."""
+    if not found:
+        return
+    layer = model.get_layer("normalization")
+    scale = np.ravel(np.asarray(layer.scale, "float64"))
+    offset = np.ravel(np.asarray(layer.offset, "float64"))
+    own = {"mean": -offset / scale, "std": 1 / scale}
+    for name, values in found.items():
+        if values.size not in (1, scale.size) or not np.allclose(
+            own[name], values, atol=1e-4
+        ):
+            theirs = values.astype("float64").round(4).tolist()
+            raise ValueError(
+                f"The checkpoint normalises the pixels by {name}={theirs}, "
+                f"and {model.name!r} by {name}="
+                f"{own[name].round(4).tolist()}; nothing was loaded. Make the "
+                "network with the `mean=` and `std=` of the checkpoint."
+            )
 
 
 def _read(path: str | os.PathLike) -> Any:
@@ -157,13 +228,26 @@ def _read(path: str | os.PathLike) -> Any:
         ) from error
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"The file {os.fspath(path)!r} is not a PyTorch file of tensors "
             "and plain Python values only. If you trust where it comes from, "
             "load it with `torch.load(path, weights_only=False)` and pass the "
-            "state dict. PyTorch says: " + str(error).partition("\n")[0]
+            f"state dict. PyTorch says: {_first_line(error)}"
         ) from error
+    except Exception as error:
+        # What it raises for other bytes is whatever they happen to mean.
+        raise ValueError(
+            f"The file {os.fspath(path)!r} could not be read: it is damaged, "
+            "empty or not made by `torch.save`. Download or save it again. "
+            f"PyTorch says: {type(error).__name__}: {_first_line(error)}"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return ANSI_CODES.sub("", str(error).partition("\n")[0])
 
 
 def _to_numpy(value: Any) -> np.ndarray:
@@ -187,21 +271,30 @@ def _pytorch_shape(variable: Any) -> tuple[int, ...]:
     return tuple(shape[axis] for axis in PYTORCH_AXES[len(shape)])
 
 
-def _listed(title: str, items: Iterable[str]) -> str:
+def _listed(
+    title: str, items: Iterable[str], most: int = NAMES_IN_MESSAGE
+) -> str:
     items = list(items)
     if not items:
         return ""
-    shown = "; ".join(items[:NAMES_IN_MESSAGE])
-    more = len(items) - NAMES_IN_MESSAGE
+    shown = "; ".join(items[:most])
+    more = len(items) - most
     return f"{title}: {shown}{f'; and {more} more' if more > 0 else ''}. "
 
 
-def _hint(missing: list[str], left_over: list[str]) -> str:
-    """What to do where the last batch norm is all that differs."""
-    differing = missing or left_over
+def _hint(missing: list[str], left_over: list[str], differing: int) -> str:
+    """What to do where only shapes, or only the last batch norm, differ."""
+    if differing > SHAPES_IN_MESSAGE and not missing + left_over:
+        return (
+            "Make the network as wide as that of the checkpoint: `width=` of "
+            "`PreActResNet18`, `widen_factor=` of `WideResNet`."
+        )
+    differing_keys = missing or left_over
     if missing and left_over:
         return ""
-    if not differing or any(not key.startswith("bn.") for key in differing):
+    if not differing_keys or any(
+        not key.startswith("bn.") for key in differing_keys
+    ):
         return ""
     return (
         "Make the network with "

@@ -84,11 +84,6 @@ def numbers(**kwargs: Any) -> np.ndarray:
         ) from error
 
 
-def shorten(name: str, longest: int = 16) -> str:
-    """The name, cut to `longest` characters with an ellipsis."""
-    return name if len(name) <= longest else name[: longest - 1] + "…"
-
-
 def check_ramp(
     start_epoch: int | None, end_epoch: int | None
 ) -> dict[str, int]:

@@ -6,6 +6,7 @@ would collide, and the map grows so that a cell stays some pixels wide.
 """
 
 import math
+import textwrap
 import warnings
 from typing import Any
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from keras_wake import _validate
+from keras_wake.attribution._report_text import shorten_all
 from keras_wake.visualization import _figure
 
 if TYPE_CHECKING:
@@ -23,6 +25,11 @@ if TYPE_CHECKING:
 MOST_CLASSES_WITH_NUMBERS = 12
 # Up to here every class can be named at a map of five inches.
 MOST_CLASSES_NAMED = 25
+# Above it, cells are as small as the distance of two lines of a hatch.
+MOST_CLASSES_HATCHED = 20
+LONGEST_NAME = 16
+# Of the text under a map of 5 inches with names beside it.
+LETTERS_IN_A_LINE = 48
 
 
 def check_matrix(**kwargs: Any) -> np.ndarray:
@@ -66,6 +73,12 @@ def cas_of(values: np.ndarray) -> float:
         return cas(values)
 
 
+def cas_text(values: np.ndarray, mark: str = " ") -> str:
+    """ "CAS 1.2", or that there is none; `mark` is put in the middle."""
+    score = cas_of(values)
+    return "no CAS" if math.isnan(score) else f"CAS{mark}{score:.1f}"
+
+
 def size_for(classes: int, smallest: float, largest: float) -> float:
     """Inches of a map: at 130 dots an inch and 200 classes it is `largest`."""
     return min(max(smallest, largest * classes / 200), largest)
@@ -78,7 +91,7 @@ def draw(
     vmax: float,
     cmap: str = "viridis",
 ) -> "AxesImage":
-    """The cells; those without a value (NaN) are hatched grey."""
+    """The cells; those without a value (NaN) are grey, hatched if few."""
     image = panel.imshow(
         np.ma.masked_invalid(values),
         cmap=cmap,
@@ -86,9 +99,17 @@ def draw(
         vmax=vmax,
         interpolation="nearest",
     )
-    # Masked cells are transparent, so the hatched background shows there.
-    panel.patch.set(facecolor="0.88", edgecolor="0.6", hatch="////")
+    # Masked cells are transparent, so the background shows there.
+    if len(values) <= MOST_CLASSES_HATCHED:
+        panel.patch.set(facecolor="0.88", edgecolor="0.6", hatch="////")
+    else:
+        panel.patch.set(facecolor="0.75")
     return image
+
+
+def look_of_missing(values: np.ndarray) -> str:
+    """How `draw` shows cells without a value."""
+    return "hatched" if len(values) <= MOST_CLASSES_HATCHED else "grey"
 
 
 def extend(values: np.ndarray, vmin: float, vmax: float) -> str:
@@ -102,10 +123,26 @@ def extend(values: np.ndarray, vmin: float, vmax: float) -> str:
     return "min" if below else "max" if above else "neither"
 
 
+def bar_label(text: str, extended: str, vmin: float) -> str:
+    """The label of a colour bar, which tells of values below it."""
+    below = extended in ("min", "both")
+    return f"{text}, clipped at {vmin:g}" if below else text
+
+
 def name_classes(
-    panel: "Axes", names: list[str], most: int = MOST_CLASSES_NAMED
+    panel: "Axes",
+    names: list[str],
+    most: int = MOST_CLASSES_NAMED,
+    long_below: bool = True,
 ) -> str:
     """Names the classes, or every 5th, 10th, … of them, on both axes.
+
+    Args:
+        panel: What was drawn on.
+        names: K names.
+        most: How many are named at most.
+        long_below: Whether long names are written below the map as well.
+            Defaults to `True`.
 
     Returns:
         What to add to the label of an axis: which classes are named, or an
@@ -118,12 +155,13 @@ def name_classes(
         # Steps of 5, 10, … make a class between two labels easy to count.
         every = 5 * math.ceil(every / 5)
     shown = list(range(0, classes, every))
-    labels = [_figure.shorten(names[index]) for index in shown]
+    short = shorten_all(names, LONGEST_NAME)
+    labels = [short[index] for index in shown]
     size = 8 if len(shown) <= MOST_CLASSES_WITH_NUMBERS else 6.5
     is_long = max(len(label) for label in labels) > 3
     panel.set_xticks(
         shown,
-        labels,
+        labels if long_below or not is_long else [],
         fontsize=size,
         rotation=45 if is_long else 0,
         ha="right" if is_long else "center",
@@ -160,14 +198,31 @@ def missing_text(
     values: np.ndarray,
     names: list[str],
     what: str = "no attribution (NaN) for",
+    letters: int = LETTERS_IN_A_LINE,
 ) -> str:
-    """Which classes are hatched, to be put under the map; empty if none."""
+    """Which classes have no value, to be put under the map; empty if none.
+
+    Two or three lines at most: as many names as there is room for.
+    """
     missing = np.isnan(values)
     if not missing.any():
         return ""
-    whole = [names[i] for i in np.flatnonzero(missing.all(axis=1))]
-    if not whole:
-        return f"hatched: {int(missing.sum())} cells without a value (NaN)"
-    listed = ", ".join(_figure.shorten(name) for name in whole[:6])
-    more = f" and {len(whole) - 6} more" if len(whole) > 6 else ""
-    return f"hatched: {what} {listed}{more}"
+    look = look_of_missing(values)
+    whole = np.flatnonzero(missing.all(axis=1)).tolist()
+    if not len(whole):
+        text = f"{look}: {int(missing.sum())} cells without a value (NaN)"
+        return textwrap.fill(text, letters)
+    # A name is not to be broken at a space of its own.
+    short = [
+        name.replace(" ", "\N{NO-BREAK SPACE}")
+        for name in shorten_all(names, LONGEST_NAME)
+    ]
+    room = 2 * letters - len(f"{look}: {what} and 100 more")
+    listed = [short[whole[0]]]
+    for i in whole[1:]:
+        if len(", ".join([*listed, short[i]])) > room:
+            break
+        listed.append(short[i])
+    more = len(whole) - len(listed)
+    tail = f" and {more} more" if more else ""
+    return textwrap.fill(f"{look}: {what} {', '.join(listed)}{tail}", letters)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from keras_wake import _validate
+from keras_wake.attribution._report_text import shorten_all
 from keras_wake.visualization import _figure
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ def _class_names(class_names: Sequence[str] | None, highest: int) -> list[str]:
             f"`class_names` must name all classes up to number {highest}. "
             f"Received {len(names)}: class_names={class_names!r}."
         )
-    return [_figure.shorten(name, 14) for name in names]
+    return shorten_all(names, 14)
 
 
 def _magnification(delta: np.ndarray, magnify: float | None) -> float:

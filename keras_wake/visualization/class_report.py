@@ -1,5 +1,6 @@
 """A class report as a figure: accuracy, confusion and shared features."""
 
+import math
 from typing import Any
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_CLASSES_NAMED = 20
+# In a line below one of the two maps.
+LETTERS = 40
 
 
 def plot_class_report(
@@ -20,7 +23,8 @@ def plot_class_report(
 ) -> "Figure":
     """Draws accuracy, confusion and correlation of the classes of a report.
 
-    Above, clean and robust accuracy of each class; the dotted lines are the
+    Above, clean and robust accuracy of each class, a circle within the square
+    where they are equal; the dotted lines are the
     accuracies over all samples. Below on the left, the share of each class
     (row) that is taken for each other (column) under attack. The colours go
     up to the largest share off the diagonal, so that confusions can be seen;
@@ -61,6 +65,7 @@ def plot_class_report(
     shares = report.confusion / np.maximum(report.counts, 1)[:, None]
     shares[report.counts == 0] = np.nan
     off_diagonal = shares[~np.eye(len(shares), dtype=bool)]
+    score = "no CAS" if math.isnan(report.cas) else f"CAS {report.cas:.1f}"
     _draw_map(
         left,
         shares,
@@ -75,7 +80,7 @@ def plot_class_report(
         report.correlation,
         names,
         1.0,
-        f"correlation {images}, CAS {report.cas:.1f}",
+        f"correlation {images}, {score}",
         ("class i", "class j", "cosine similarity of attributions"),
         "no attribution (NaN) for",
     )
@@ -104,16 +109,12 @@ def _draw_map(
     """
     image = _heat_map.draw(panel, values, 0.0, vmax)
     suffix = _heat_map.name_classes(panel, names, MOST_CLASSES_NAMED)
-    bar = panel.figure.colorbar(
-        image,
-        ax=panel,
-        shrink=0.8,
-        extend=_heat_map.extend(values, 0.0, vmax),
-    )
-    bar.set_label(labels[2], fontsize=8)
+    extend = _heat_map.extend(values, 0.0, vmax)
+    bar = panel.figure.colorbar(image, ax=panel, shrink=0.8, extend=extend)
+    bar.set_label(_heat_map.bar_label(labels[2], extend, 0.0), fontsize=8)
     bar.ax.tick_params(labelsize=8)
     panel.set_ylabel(labels[0] + suffix, fontsize=8)
-    hatched = _heat_map.missing_text(values, names, missing)
+    hatched = _heat_map.missing_text(values, names, missing, LETTERS)
     lines = filter(None, [labels[1] + suffix, hatched])
     panel.set_xlabel("\n".join(lines), fontsize=8)
     _heat_map.write_numbers(panel, image, values)
@@ -140,14 +141,6 @@ def _draw_accuracies(panel: "Axes", report: Any) -> None:
         panel.vlines(
             classes, robust, report.clean_accuracy, color="0.8", linewidth=1
         )
-        _points(
-            panel,
-            robust,
-            report.overall_robust_accuracy,
-            _figure.VERMILLION,
-            "robust",
-            size,
-        )
     _points(
         panel,
         report.clean_accuracy,
@@ -156,6 +149,16 @@ def _draw_accuracies(panel: "Axes", report: Any) -> None:
         "clean",
         size,
     )
+    if robust is not None:
+        # On top and smaller, so that both are seen where they are equal.
+        _points(
+            panel,
+            robust,
+            report.overall_robust_accuracy,
+            _figure.VERMILLION,
+            "robust",
+            0.5 * size,
+        )
     _heat_map.name_classes(panel, report.class_names, most=30)
     panel.set_yticks(np.linspace(0, 1, 6))
     panel.set_ylim(-0.03, 1.03)

@@ -26,15 +26,16 @@ def plot_correlation_difference(
 
     The colours diverge from 0, which is white: red is what the best epoch
     shares and the last does not, blue the reverse. Cells in which either
-    matrix has no value are hatched grey. Up to 12 classes every cell shows
-    its number; above 25 classes only some of them are named on the axes.
+    matrix has no value are grey, hatched up to 20 classes. Up to 12 classes
+    every cell shows its number; above 25 classes only some of them are named
+    on the axes.
 
     Args:
         best: Array `(K, K)`, the correlation matrix of the best epoch.
         last: Array `(K, K)`, that of the last epoch.
         class_names: K names. Defaults to the class numbers.
         title: Text above the map. Defaults to the CAS of both and their
-            difference.
+            difference, over the entries that both matrices have.
         vmax: Value of the darkest red, and its negative that of the darkest
             blue; values beyond share them. Defaults to `None`: the largest
             absolute difference.
@@ -71,21 +72,27 @@ def plot_correlation_difference(
     figure = _figure.new_figure(size + 0.6, size)
     panel = figure.add_subplot()
     image = _heat_map.draw(panel, values, -limit, limit, cmap="RdBu_r")
-    bar = figure.colorbar(
-        image,
-        ax=panel,
-        shrink=0.85,
-        extend=_heat_map.extend(values, -limit, limit),
-    )
-    bar.set_label("difference of cosine similarities, best − last", fontsize=8)
-    bar.ax.tick_params(labelsize=8)
+    # A bar without a value of two classes would be of the diagonal, 1 − 1.
+    if _of_two_classes(values).size:
+        bar = figure.colorbar(
+            image,
+            ax=panel,
+            shrink=0.85,
+            extend=_heat_map.extend(values, -limit, limit),
+        )
+        bar.set_label(
+            "difference of cosine similarities, best − last", fontsize=8
+        )
+        bar.ax.tick_params(labelsize=8)
     suffix = _heat_map.name_classes(panel, names)
     panel.set_ylabel("class i" + suffix, fontsize=8)
     missing = _heat_map.missing_text(values, names)
     lines = filter(None, ["class j" + suffix, missing])
     panel.set_xlabel("\n".join(lines), fontsize=8)
     _heat_map.write_numbers(panel, image, values)
-    panel.set_title(_default_title(before, after) if title is None else title)
+    if title is None:
+        title = _default_title(before, after, values)
+    panel.set_title(title, fontsize=11)
     return _figure.save(figure, path)
 
 
@@ -96,8 +103,28 @@ def _limit(values: np.ndarray) -> float:
     return largest if largest > 1e-6 else 1.0
 
 
-def _default_title(before: np.ndarray, after: np.ndarray) -> str:
-    first, second = _heat_map.cas_of(before), _heat_map.cas_of(after)
-    return (
+def _of_two_classes(values: np.ndarray) -> np.ndarray:
+    """The values off the diagonal, without those that are missing."""
+    others = values[~np.eye(len(values), dtype=bool)]
+    return others[~np.isnan(others)]
+
+
+def _default_title(
+    before: np.ndarray, after: np.ndarray, values: np.ndarray
+) -> str:
+    """CAS of both over the same entries: the sums could not be compared."""
+    missing = np.isnan(values)
+    first, second = (
+        _heat_map.cas_of(np.where(missing, np.nan, matrix))
+        for matrix in (before, after)
+    )
+    both = _of_two_classes(values).size
+    if not both:
+        return "no two classes have a value in both"
+    title = (
         f"CAS, best − last: {first:.1f} − {second:.1f} = {first - second:.1f}"
     )
+    every = len(values) * (len(values) - 1)
+    if both < every:
+        title += f"\nover the {both} of {every} entries that both have"
+    return title

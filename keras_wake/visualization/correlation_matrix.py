@@ -23,9 +23,9 @@ def plot_correlation_matrix(
     """Draws a correlation matrix of attribution vectors as a heat map.
 
     Row i and column j belong to the classes i and j. Cells without a value
-    (a class without samples) are hatched grey and their classes are named
-    under the map. Up to 12 classes every cell shows its number; above 25
-    classes only some of them are named on the axes.
+    (a class without samples) are grey, hatched up to 20 classes, and their
+    classes are named under the map. Up to 12 classes every cell shows its
+    number; above 25 classes only some of them are named on the axes.
 
     Args:
         matrix: Array `(K, K)`, as `keras_wake.attribution.correlation_matrix`
@@ -58,13 +58,12 @@ def plot_correlation_matrix(
     figure = _figure.new_figure(size + 0.6, size)
     panel = figure.add_subplot()
     image = _heat_map.draw(panel, values, vmin, vmax)
-    bar = figure.colorbar(
-        image,
-        ax=panel,
-        shrink=0.85,
-        extend=_heat_map.extend(values, vmin, vmax),
+    extend = _heat_map.extend(values, vmin, vmax)
+    bar = figure.colorbar(image, ax=panel, shrink=0.85, extend=extend)
+    label = _heat_map.bar_label(
+        "cosine similarity of attributions", extend, vmin
     )
-    bar.set_label("cosine similarity of attributions", fontsize=8)
+    bar.set_label(label, fontsize=8)
     bar.ax.tick_params(labelsize=8)
     suffix = _heat_map.name_classes(panel, names)
     panel.set_ylabel("class i" + suffix, fontsize=8)
@@ -73,6 +72,6 @@ def plot_correlation_matrix(
     panel.set_xlabel("\n".join(lines), fontsize=8)
     _heat_map.write_numbers(panel, image, values)
     if title is None:
-        title = f"CAS = {_heat_map.cas_of(values):.1f}"
+        title = _heat_map.cas_text(values, " = ")
     panel.set_title(title)
     return _figure.save(figure, path)

@@ -33,7 +33,8 @@ def plot_correlation_strip(
     All panels share one colour bar, so that their brightness can be compared.
     Above each is its epoch, its robust accuracy (RA) where that is known, and
     its CAS. More than five panels go on in further rows. Cells without a
-    value are hatched grey; above 12 classes only some of them are named.
+    value are grey, hatched up to 20 classes. Above 12 classes only some of
+    them are named; names of more than three letters stand at the rows alone.
 
     Args:
         matrices: Dictionary of arrays `(K, K)`, drawn in its order. A key is
@@ -81,10 +82,10 @@ def plot_correlation_strip(
     columns = min(len(shown), PANELS_IN_A_ROW)
     rows = math.ceil(len(shown) / columns)
     side = _heat_map.size_for(classes, 2.3, 4.0)
-    below = 0.5 if max(map(len, names)) <= 3 else 1.0
+    is_long = max(map(len, names)) > 3
     figure = _figure.new_figure(
-        side * columns + 1.5,
-        (side + 0.4 + below) * rows + (0.3 if title else 0),
+        side * columns + (2.3 if is_long else 1.5),
+        (side + (0.6 if is_long else 0.8)) * rows + (0.3 if title else 0),
     )
     axes = figure.subplots(rows, columns, squeeze=False)
     for panel in axes.flat[len(shown) :]:
@@ -93,24 +94,32 @@ def plot_correlation_strip(
     for number, (key, values) in enumerate(shown.items()):
         panel = panels[number]
         image = _heat_map.draw(panel, values, vmin, vmax)
-        suffix = _heat_map.name_classes(panel, names, MOST_CLASSES_NAMED)
+        suffix = _heat_map.name_classes(
+            panel, names, MOST_CLASSES_NAMED, long_below=False
+        )
         if number % columns:
             panel.tick_params(labelleft=False)
         else:
             panel.set_ylabel("class i" + suffix, fontsize=8)
         panel.set_xlabel("class j", fontsize=8)
         panel.set_title(_panel_title(key, accuracies, values), fontsize=9)
+    every = np.stack(list(shown.values()))
+    extend = _heat_map.extend(every, vmin, vmax)
     bar = figure.colorbar(
         image,
         ax=list(panels),
         shrink=0.85,
         aspect=20 * rows,
-        extend=_heat_map.extend(np.stack(list(shown.values())), vmin, vmax),
+        extend=extend,
     )
-    bar.set_label("cosine similarity of attributions", fontsize=8)
+    label = _heat_map.bar_label(
+        "cosine similarity of attributions", extend, vmin
+    )
+    bar.set_label(label, fontsize=8)
     bar.ax.tick_params(labelsize=8)
-    if any(np.isnan(values).any() for values in shown.values()):
-        figure.supxlabel("hatched: no attribution (NaN)", fontsize=8)
+    if np.isnan(every).any():
+        look = _heat_map.look_of_missing(every[0])
+        figure.supxlabel(f"{look}: no attribution (NaN)", fontsize=8)
     if title is not None:
         figure.suptitle(title, fontsize=11)
     return _figure.save(figure, path)
@@ -164,7 +173,7 @@ def _panel_title(
     key: Any, accuracies: dict[Any, float], values: np.ndarray
 ) -> str:
     name = key if isinstance(key, str) else f"epoch {key}"
-    scores = f"CAS {_heat_map.cas_of(values):.1f}"
+    scores = _heat_map.cas_text(values)
     if key in accuracies:
         scores = f"RA {100 * accuracies[key]:.1f} %, {scores}"
     return f"{name}\n{scores}"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from keras_wake import _validate
+from keras_wake.attribution._report_text import shorten_all
 from keras_wake.visualization import _figure
 from keras_wake.visualization.class_report import check_report
 
@@ -26,6 +27,8 @@ def plot_shared_pairs(
     images of class i that are taken for class j, on the right images of class
     j that are taken for class i: as the classifier saw them, so under attack
     if the report is of an attack. The line above says how many there are.
+    Where there are none, it says "nearest", and the images are those that
+    come nearest to being taken for the other class.
 
     Args:
         report: What `keras_wake.attribution.class_report` has returned, for
@@ -78,13 +81,17 @@ def plot_shared_pairs(
 def _texts(report: Any, pair: Any) -> list[str]:
     """The lines above the images, in both directions."""
     texts = []
-    for (true, predicted), count in zip(
-        (pair.classes, pair.classes[::-1]), pair.confusions, strict=True
+    names = shorten_all(report.class_names, 16)
+    for (true, predicted), count, examples in zip(
+        (pair.classes, pair.classes[::-1]),
+        pair.confusions,
+        pair.examples,
+        strict=True,
     ):
-        first = _figure.shorten(report.class_names[true])
-        second = _figure.shorten(report.class_names[predicted])
+        first, second = names[true], names[predicted]
         total = int(report.counts[true])
-        texts.append(f"{first} → {second}: {count} of {total}")
+        near = ", nearest" if any(e.nearest for e in examples) else ""
+        texts.append(f"{first} → {second}: {count} of {total}{near}")
     texts[0] = f"cosine {pair.cosine:.2f}    {texts[0]}"
     return texts
 
@@ -93,8 +100,8 @@ def _range(examples: list[Any]) -> tuple[float, float]:
     """The values of black and white; checks that there are images."""
     if not examples:
         raise ValueError(
-            "The report holds no example images: none of its pairs is "
-            "confused, or it was made with `examples=0` or `pairs=0`."
+            "The report holds no example images: it was made with "
+            "`examples=0` or `pairs=0`, or no two classes have an attribution."
         )
     shape = examples[0].adversarial.shape
     if len(shape) != 3 or shape[-1] not in (1, 3):

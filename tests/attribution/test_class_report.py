@@ -48,11 +48,23 @@ def data():
     return x, rng.integers(0, CLASSES, 41).astype("int32")
 
 
-def analysed(network, x):
-    """Predictions and g(x) in NumPy, float64."""
+def logits_of(network, x):
+    """In NumPy, float64."""
     first, bias, second, shift = map(np.float64, network.get_weights())
     features = np.maximum(x.reshape(len(x), -1) @ first + bias, 0)
-    return (features @ second + shift).argmax(axis=1), features
+    return features @ second + shift
+
+
+def analysed(network, x):
+    """Predictions in NumPy."""
+    return logits_of(network, x).argmax(axis=1)
+
+
+def nearest_of(logits, members, other, count):
+    """The members whose logit of another class is least below the largest."""
+    gaps = logits[members].max(axis=1) - logits[members, other]
+    order = np.argsort(gaps, kind="stable")[:count]
+    return members[order], gaps[order]
 
 
 def confusion_of(y, predictions, classes=CLASSES):
@@ -72,8 +84,8 @@ def test_numbers_equal_numpy(network, data, batch_size):
     report = attribution.class_report(
         network, data, ATTACK, batch_size=batch_size
     )
-    clean, _ = analysed(network, x)
-    robust, _ = analysed(network, attacked(network, x, y))
+    clean = analysed(network, x)
+    robust = analysed(network, attacked(network, x, y))
     # The attack does something, or the two could be mixed up.
     assert (robust != clean).sum() > 3
     confusion = confusion_of(y, robust)
@@ -95,21 +107,27 @@ def test_numbers_equal_numpy(network, data, batch_size):
     assert report.attack == repr(ATTACK)
 
 
-def test_pairs_are_sorted_with_the_first_images_that_are_confused(
-    network, data
+@pytest.mark.parametrize("batch_size", [1, 7, 100])
+def test_pairs_are_sorted_with_the_images_in_which_it_shows(
+    network, data, batch_size
 ):
     x, y = data
+    # Two pairs are not confused in any image then.
+    robust = analysed(network, attacked(network, x, y))
+    kept = ~((y == 0) & (robust == 1)) & ~((y == 2) & (robust == 3))
+    data = x, y = x[kept], y[kept]
     report = attribution.class_report(
-        network, data, ATTACK, pairs=100, examples=2, batch_size=7
+        network, data, ATTACK, pairs=100, examples=2, batch_size=batch_size
     )
     adversarial = attacked(network, x, y)
-    robust, _ = analysed(network, adversarial)
+    robust = analysed(network, adversarial)
     cosines = [pair.cosine for pair in report.pairs]
     assert cosines == sorted(cosines, reverse=True)
     # Each of the six pairs of four classes, once.
     pairs = {pair.classes for pair in report.pairs}
     assert len(report.pairs) == len(pairs) == 6
-    full = 0
+    logits = logits_of(network, adversarial)
+    full = near = 0
     for pair in report.pairs:
         i, j = pair.classes
         assert i < j and pair.cosine == report.correlation[i, j]
@@ -118,8 +136,17 @@ def test_pairs_are_sorted_with_the_first_images_that_are_confused(
         ):
             places = np.flatnonzero((y == true) & (robust == other))
             assert count == len(places)
+            if not count:
+                places, gaps = nearest_of(
+                    logits, np.flatnonzero(y == true), other, 2
+                )
+                found = [example.gap for example in examples]
+                # Float32 against float64.
+                np.testing.assert_allclose(found, gaps, atol=1e-5)
             assert [e.index for e in examples] == places[:2].tolist()
+            assert all(e.nearest == (count == 0) for e in examples)
             full += len(places) > 2
+            near += count == 0
             for example in examples:
                 np.testing.assert_array_equal(example.image, x[example.index])
                 # The attack on a batch of another size rounds differently.
@@ -129,7 +156,7 @@ def test_pairs_are_sorted_with_the_first_images_that_are_confused(
                 # A view would keep the whole batch in memory.
                 assert example.image.base is None
                 assert example.adversarial.base is None
-    assert full
+    assert full and near
 
 
 def test_fewer_pairs_are_the_first_of_all(network, data):
@@ -161,7 +188,7 @@ def test_reads_and_attacks_the_data_once(network, data):
 def test_clean_images(network, data):
     x, y = data
     report = attribution.class_report(network, data)
-    clean, _ = analysed(network, x)
+    clean = analysed(network, x)
     np.testing.assert_array_equal(report.confusion, confusion_of(y, clean))
     assert report.robust_accuracy is None
     assert report.overall_robust_accuracy is None and report.attack is None
@@ -189,7 +216,7 @@ def test_a_class_without_samples_is_nan_and_null(network, data):
     assert np.isnan(report.clean_accuracy[2])
     assert np.isnan(report.robust_accuracy[2])
     assert report.overall_clean_accuracy == pytest.approx(
-        (analysed(network, x[kept])[0] == y[kept]).mean()
+        (analysed(network, x[kept]) == y[kept]).mean()
     )
     assert all(2 not in pair.classes for pair in report.pairs)
     found = json.loads(report.to_json())
@@ -201,6 +228,8 @@ def test_a_class_without_samples_is_nan_and_null(network, data):
     }
     assert found["correlation"][2] == [None] * 4
     assert found["cas"] == pytest.approx(report.cas)
+    # Three classes have six pairs with a value.
+    assert f"CAS {report.cas:.1f} of 6 (1 of 4 classes left out)" in str(report)
     line = next(s for s in str(report).splitlines() if s.startswith("c "))
     assert line.split() == ["c", "0", "-", "-", "-"]
 
@@ -236,7 +265,7 @@ def test_text_tells_what_was_found(network, data):
     assert row.split()[:2] == ["ant", str(report.counts[0])]
     assert f"{100 * report.robust_accuracy[0]:.1f} %" in row
     assert name in row and f"({share:.1f} %)" in row
-    assert "a name of more than…" in str(report)
+    assert "a name of …y letters" in str(report)
     pair = report.pairs[0]
     first = lines[lines.index("the pairs that share most features") + 2]
     assert first.split()[0] == f"{pair.cosine:.2f}"
@@ -275,7 +304,7 @@ def test_images_are_kept_for_a_bounded_number_of_pairs(monkeypatch):
     assert max(largest) == 20
     # What is kept in the end are pairs of large cosine: both have examples
     # wherever there is a confusion.
-    predictions, _ = analysed(network, x)
+    predictions = analysed(network, x)
     for pair in report.pairs:
         for (i, j), examples, count in zip(
             (pair.classes, pair.classes[::-1]),
@@ -283,10 +312,37 @@ def test_images_are_kept_for_a_bounded_number_of_pairs(monkeypatch):
             pair.confusions,
             strict=True,
         ):
-            assert len(examples) == min(count, 3)
+            assert len(examples) == min(count or 3, 3)
             for example in examples:
                 assert y[example.index] == i
-                assert predictions[example.index] == j
+                assert (predictions[example.index] == j) == (count > 0)
+                assert example.nearest == (count == 0)
+
+
+def test_memory_is_bounded_where_nothing_is_confused(monkeypatch):
+    monkeypatch.setattr(report_module, "MOST_CANDIDATES", 12)
+    largest, copied = [], []
+    add, example = _examples.Candidates.add, _examples.Example
+
+    def spy(self, *args):
+        copied.append(0)
+        add(self, *args)
+        largest.append(sum(map(len, self.kept.values())))
+
+    def count(*args):
+        copied[-1] += 1
+        return example(*args)
+
+    monkeypatch.setattr(_examples.Candidates, "add", spy)
+    monkeypatch.setattr(_examples, "Example", count)
+    network = make_network(12, 8)
+    x = np.random.default_rng(2).random((600, 3, 3, 1)).astype("float32")
+    y = analysed(network, x).astype("int32")
+    report = attribution.class_report(network, (x, y), pairs=2, examples=3)
+    assert np.trace(report.confusion) == 600
+    assert all(len(e) == 3 for pair in report.pairs for e in pair.examples)
+    # 12 ordered pairs of three images each, of the 132 that there are.
+    assert max(largest) == 36 and max(copied) <= 36
 
 
 def test_accepts_vectors_and_one_hot_labels():

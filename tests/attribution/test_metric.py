@@ -60,7 +60,7 @@ def test_equals_the_stand_alone_functions(batches, kernel):
 def test_starts_anew_after_a_reset(batches, kernel):
     metric = _metric(batches, kernel)
     metric.reset_state()
-    assert float(metric.result()) == 0
+    assert np.isnan(float(metric.result()))
     metric.update_state(*batches[0], kernel)
     expected = _metric(batches[:1], kernel)
     assert float(metric.result()) == float(expected.result())
@@ -94,3 +94,15 @@ def test_a_vector_that_is_not_finite_is_left_out():
 def test_nothing_left_is_not_the_best_score():
     with pytest.warns(UserWarning, match="NaN"):
         assert np.isnan(attribution.cas(np.full((3, 3), np.nan)))
+
+
+@pytest.mark.parametrize("left", [0, 1, 2])
+def test_a_single_class_has_no_score(left):
+    metric = ClassAttributionSimilarity(4, 2, name="cas")
+    sums = np.zeros((4, 2), "float32")
+    sums[:left] = 1.0
+    metric.sums.assign(sums)
+    with pytest.warns(UserWarning, match="NaN"):
+        expected = attribution.cas(metric.matrix())
+    assert np.isnan(expected) == (left < 2)
+    np.testing.assert_allclose(float(metric.result()), expected, rtol=1e-6)

@@ -184,3 +184,29 @@ def test_data_that_can_be_read_once_are_refused():
     generator = (batch for batch in [data()])
     with pytest.raises(ValueError, match=r"more than once.*generator"):
         kw.CrossClassAttribution(data=generator)
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_no_attribution_at_all_is_not_the_best_score(given):
+    network = keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(3, kernel_initializer="zeros"),
+            keras.layers.ReLU(),
+            keras.layers.Dense(4, name="head"),
+        ]
+    )
+    model = kw.WakeModel(network, kw.attacks.FGSM(epsilon=0.1), "standard")
+    model.compile(keras.optimizers.SGD(0.0))
+    x = np.random.default_rng(0).random((8, 4), np.float32)
+    y = np.arange(8, dtype="int32") % 4
+    callback = kw.CrossClassAttribution(data=(x, y) if given else None)
+    with pytest.warns(UserWarning, match="4 of 4 classes"):
+        log = model.fit(
+            x,
+            y,
+            validation_data=(x, y),
+            verbose=0,
+            callbacks=[callback],
+        ).history
+    assert np.isnan(log["val_cas"]).all() and np.isnan(callback.cas)

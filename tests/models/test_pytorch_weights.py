@@ -118,6 +118,8 @@ def test_preact_resnet18_of_full_size_and_its_attribution(tmp_path):
         ("", "model_state_dict"),
         ("", "net"),
         ("model.", "model"),
+        ("1.", None),
+        ("module.1.", "state_dict"),
     ],
 )
 def test_wrapped_checkpoints(prefix, nested):
@@ -245,3 +247,80 @@ def test_missing_file_is_named(tmp_path):
     import_torch()
     with pytest.raises(FileNotFoundError, match=r"no_such\.pth"):
         load_pytorch_weights(kw.models.SmallCNN(), tmp_path / "no_such.pth")
+
+
+@pytest.mark.parametrize(
+    "names", [("0.mean", "0.std", "1."), ("mean", "std", "model.")]
+)
+def test_a_wrapper_that_normalises_must_agree(names):
+    mean, std, prefix = names
+    values = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.25)}
+    twin = random_twin()
+    state = {prefix + k: v for k, v in arrays(twin.state_dict()).items()}
+    state[mean] = np.float32(values["mean"]).reshape(1, 3, 1, 1)
+    state[std] = np.float32(values["std"])
+    classifier = narrow(**values)
+    load_pytorch_weights(classifier, {f"module.{k}": state[k] for k in state})
+    kernel = keras.ops.convert_to_numpy(classifier.get_layer("conv1").kernel)
+    np.testing.assert_array_equal(
+        kernel.transpose(3, 2, 0, 1), state[f"{prefix}conv1.weight"]
+    )
+    other = narrow(mean=values["mean"])
+    before = other.get_weights()
+    with pytest.raises(
+        ValueError, match=r"by std=\[0\.2, 0\.3, 0\.25\], and .* by std=\[0\.2"
+    ):
+        load_pytorch_weights(other, state)
+    for now, then in zip(other.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(now, then)
+
+
+def test_a_network_of_another_width_is_refused_in_short():
+    state = synthetic_state(
+        kw.models.PreActResNet18(width=4, input_shape=(8, 8, 3))
+    )
+    classifier = kw.models.PreActResNet18(width=2, input_shape=(8, 8, 3))
+    with pytest.raises(
+        ValueError, match=r"and \d+ more\. Make the network as wide.*`width=`"
+    ) as error:
+        load_pytorch_weights(classifier, state)
+    assert str(error.value).count(", not (") == 3
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_weights_that_are_not_finite_are_refused(value):
+    classifier = kw.models.PreActResNet18(width=2, input_shape=(8, 8, 3))
+    state = synthetic_state(classifier)
+    state["layer2.1.conv1.weight"][0, 0, 0, 0] = value
+    before = classifier.get_weights()
+    with pytest.raises(ValueError, match=r"In: layer2\.1\.conv1\.weight\. "):
+        load_pytorch_weights(classifier, state)
+    for now, then in zip(classifier.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(now, then)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"e", b"garbage", b"<html>not found</html>", b"\x80\x02"]
+)
+def test_a_file_that_cannot_be_read_is_named(tmp_path, content):
+    import_torch()
+    path = tmp_path / "model_best.pth"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"model_best\.pth") as error:
+        load_pytorch_weights(kw.models.SmallCNN(), path)
+    assert "PyTorch says: " in str(error.value)
+
+
+def test_the_message_has_no_colours(tmp_path):
+    torch = import_torch()
+    torch.save(torch.nn.Linear(1, 1), tmp_path / "whole.pth")
+    with pytest.raises(ValueError, match="PyTorch says") as error:
+        load_pytorch_weights(kw.models.SmallCNN(), tmp_path / "whole.pth")
+    assert "\x1b" not in str(error.value)
+
+
+def test_a_wake_model_is_two_networks():
+    classifier = kw.models.SmallCNN()
+    model = kw.WakeModel(classifier, kw.attacks.PGD())
+    with pytest.raises(TypeError, match=r"pass `model\.classifier`.*WakeModel"):
+        load_pytorch_weights(model, synthetic_state(classifier))

@@ -1,5 +1,7 @@
 """The two figures of a class report."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -41,7 +43,9 @@ def make_report(classes=3, attack="PGD()", names=None, pairs=()):
 def test_shows_accuracies_confusion_and_correlation():
     report = make_report(names=["cat", "dog", "ship"])
     above, left, right = plot_class_report(report).axes[:3]
-    robust, clean = above.collections[1:]
+    clean, robust = above.collections[1:]
+    # The robust ones are on top, and do not cover the clean ones.
+    assert robust.get_sizes() < clean.get_sizes()
     np.testing.assert_allclose(robust.get_offsets()[:, 1], [0.7, 0.9, 1.0])
     np.testing.assert_allclose(clean.get_offsets()[:, 1], 1)
     assert "robust, 86.7 % over all samples" == robust.get_label()
@@ -107,9 +111,10 @@ def texts_of(figure):
 
 
 def test_pairs_show_what_the_classifier_saw():
+    near = [dataclasses.replace(e, nearest=True) for e in examples(2)]
     pairs = [
         SharedPair((0, 1), 0.6, (3, 0), (examples(3), [])),
-        SharedPair((1, 2), 0.0, (1, 0), (examples(1), examples(2))),
+        SharedPair((1, 2), 0.0, (1, 0), (examples(1), near)),
     ]
     report = make_report(names=["cat", "dog", "ship"], pairs=pairs)
     figure = plot_shared_pairs(report)
@@ -117,7 +122,7 @@ def test_pairs_show_what_the_classifier_saw():
         "cosine 0.60    cat → dog: 3 of 10",
         "dog → cat: 0 of 10",
         "cosine 0.00    dog → ship: 1 of 10",
-        "ship → dog: 0 of 10",
+        "ship → dog: 0 of 10, nearest",
     ]
     shown = [panel.images[0] for panel in figure.axes if panel.images]
     assert len(shown) == 6
