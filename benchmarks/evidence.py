@@ -37,7 +37,7 @@ AVERAGE = "--decay 0.99 --ema-warmup --peak 0.95"
 WAKE = f"{AVERAGE} --start-epoch 16 --end-epoch 20"
 ADAPTIVE = f"{AVERAGE} --ramp-epochs 4"
 KDSWA = (
-    "--robust-teacher {runs}/at-seed3/best_val_robust_accuracy.keras "
+    "--robust-teacher {runs}/at-seed3/best.keras "
     "--standard-teacher {runs}/standard-seed3/robust.keras"
 )
 # Name of each run: its flags. A run comes after those that it needs.

@@ -101,6 +101,9 @@ def test_failure_of_a_run_keeps_the_others(trained, evidence, capsys):
 def test_flags_of_all_runs_are_those_of_the_example(
     evidence, examples, tmp_path
 ):
+    for name, network in (("at", "best"), ("standard", "robust")):
+        (tmp_path / f"{name}-seed3").mkdir()
+        (tmp_path / f"{name}-seed3" / f"{network}.keras").touch()
     for name in evidence.RUNS:
         _, script, *flags = evidence.command(name, tmp_path, tmp_path)
         assert script.endswith("cifar10.py")
@@ -110,7 +113,6 @@ def test_flags_of_all_runs_are_those_of_the_example(
         assert name.endswith(f"-seed{args.seed}")
         assert name.startswith(args.method) or name.startswith("l2-")
         assert (args.epochs, args.limit, args.resume) == (60, 3000, False)
-    (tmp_path / "at-seed3").mkdir()
     (tmp_path / "at-seed3" / "record.json").touch()
     again = evidence.command("at-seed3", tmp_path, tmp_path)
     assert again[-1] == "--resume"
