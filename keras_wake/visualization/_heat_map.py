@@ -224,5 +224,5 @@ def missing_text(
             break
         listed.append(short[i])
     more = len(whole) - len(listed)
-    tail = f" and {more} more" if more else ""
+    tail = f" and\N{NO-BREAK SPACE}{more}\N{NO-BREAK SPACE}more" if more else ""
     return textwrap.fill(f"{look}: {what} {', '.join(listed)}{tail}", letters)
