@@ -6,6 +6,7 @@ different for every step and replica, and the same again when the step is
 repeated after a resume. `CounterSeed` gives them without a state of its own.
 """
 
+import math
 from typing import Any
 
 import keras
@@ -39,3 +40,110 @@ class CounterSeed(keras.random.SeedGenerator):
         return ops.stack(
             [self._seed, self._counter * ops.cast(8, "uint32") + self._draws]
         )
+
+
+class SampleSeed:
+    """Random numbers of each sample, whatever batch it is in.
+
+    A number is a function of four integers: the seed, the number of the
+    sample, the counter of the draw and the position in it. It is made by
+    mixing them with the finaliser of MurmurHash3, and the integers behind it
+    are the same on every backend. An attack that draws from it finds the same
+    for a sample in a large batch, in a small one and in another place of it.
+
+    Args:
+        seed: Integer tensor or int, which stream.
+        ids: Integer tensor (batch,), not negative: the numbers by which
+            samples are told apart.
+
+    Example:
+
+    >>> SampleSeed(0, [7, 8]).uniform(counter=3, shape=(5, 5)).shape
+    TensorShape([2, 5, 5])
+    """
+
+    def __init__(self, seed: Any, ids: Any) -> None:
+        self.seed = _int32(seed)
+        self.ids = _int32(ids)
+
+    @classmethod
+    def of(cls, seed: Any, size: Any) -> "SampleSeed":
+        """`seed` itself, or one for samples 0, 1, … made of it.
+
+        Args:
+            seed: A `SampleSeed`, or what `keras.random` functions take.
+            size: Number of samples.
+        """
+        if isinstance(seed, cls):
+            return seed
+        stream = keras.random.randint((), 0, 2**31 - 1, seed=seed)
+        return cls(stream, ops.arange(size, dtype="int32"))
+
+    def substream(self, number: Any) -> "SampleSeed":
+        """Another seed for the same samples: of a restart, for example."""
+        return SampleSeed(_mixed(self.seed, _int32(number)), self.ids)
+
+    def for_samples(self, ids: Any) -> "SampleSeed":
+        """The same seed for other samples."""
+        return SampleSeed(self.seed, ids)
+
+    def uniform(self, counter: Any, shape: tuple[int, ...] = ()) -> Any:
+        """Uniform numbers in [0, 1).
+
+        Args:
+            counter: Integer tensor or int; another one gives other numbers.
+            shape: Of the numbers of one sample.
+
+        Returns:
+            Float32 tensor (batch, *shape).
+        """
+        key = _mixed(_mixed(self.seed, self.ids), _int32(counter))
+        positions = ops.arange(math.prod(shape), dtype="int32")
+        # The positions are mixed before they meet the key: else the numbers
+        # of one key would be those of another, shifted.
+        bits = _finalised(_finalised(positions * _SPREAD_INT32) ^ key[:, None])
+        # 24 bits are what float32 holds exactly.
+        numbers = ops.cast(_shifted(bits, 8), "float32") * 2.0**-24
+        return ops.reshape(numbers, (-1, *shape))
+
+    def normal(self, counter: Any, shape: tuple[int, ...] = ()) -> Any:
+        """Standard normal numbers, by the formula of Box and Muller.
+
+        Args:
+            counter: Integer tensor or int; another one gives other numbers.
+            shape: Of the numbers of one sample.
+
+        Returns:
+            Float32 tensor (batch, *shape).
+        """
+        pairs = self.uniform(counter, (2, *shape))
+        # 1 − u is in (0, 1]: its logarithm is finite.
+        radius = ops.sqrt(-2.0 * ops.log(1.0 - pairs[:, 0]))
+        return radius * ops.cos(2.0 * math.pi * pairs[:, 1])
+
+
+# In int32, which wraps around on every backend: PyTorch lacks most of uint32.
+_SPREAD_INT32 = _SPREAD - 2**32
+
+
+def _int32(value: Any) -> Any:
+    if isinstance(value, int):
+        value = (value + 2**31) % 2**32 - 2**31
+    return ops.cast(value, "int32")
+
+
+def _shifted(bits: Any, by: int) -> Any:
+    """Shifted right, with zeros coming in from the left."""
+    return ops.right_shift(bits, by) & (2 ** (32 - by) - 1)
+
+
+def _finalised(bits: Any) -> Any:
+    """The finaliser of MurmurHash3: every bit depends on every bit."""
+    bits = (bits ^ _shifted(bits, 16)) * (0x85EBCA6B - 2**32)
+    bits = (bits ^ _shifted(bits, 13)) * (0xC2B2AE35 - 2**32)
+    return bits ^ _shifted(bits, 16)
+
+
+def _mixed(first: Any, second: Any) -> Any:
+    """One number of two, which tells (1, 2) from (2, 1)."""
+    return _finalised(_finalised(first + 1) * _SPREAD_INT32 + second)

@@ -1,9 +1,17 @@
 """Seeds that are a function of a stream and a position in it."""
 
+import itertools
+
 import keras
 import numpy as np
+import pytest
+from keras.ops import convert_to_numpy as to_numpy
+from scipy import stats
 
 from keras_wake._random import CounterSeed
+from keras_wake._random import SampleSeed
+
+MASK = 2**32 - 1
 
 
 def _draw(*arguments):
@@ -24,3 +32,89 @@ def test_differs_with_seed_counter_and_draw():
 def test_has_no_variable():
     # A variable made inside a compiled step would be an error.
     assert not hasattr(CounterSeed(1), "state")
+
+
+def _uniform(seed, ids, counter, shape=(50,)):
+    return to_numpy(SampleSeed(seed, ids).uniform(counter, shape))
+
+
+def _murmur(bits):
+    bits = bits & MASK
+    bits ^= bits >> 16
+    bits = bits * 0x85EBCA6B & MASK
+    bits ^= bits >> 13
+    bits = bits * 0xC2B2AE35 & MASK
+    return bits ^ bits >> 16
+
+
+def _mixed(first, second):
+    return _murmur(_murmur(first + 1) * 0x9E3779B1 + second)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**31 + 5, 2**32 - 1])
+def test_numbers_of_samples_are_the_hash_on_every_backend(seed):
+    # In Python's own integers.
+    ids = [0, 1, 12345, 2**31 - 1]
+    expected = [
+        [
+            (
+                _murmur(
+                    _murmur(position * 0x9E3779B1)
+                    ^ _mixed(_mixed(seed, sample), 7)
+                )
+                >> 8
+            )
+            / 2**24
+            for position in range(6)
+        ]
+        for sample in ids
+    ]
+    found = _uniform(seed, ids, 7, (2, 3))
+    assert found.dtype == "float32" and found.shape == (4, 2, 3)
+    np.testing.assert_array_equal(found.reshape(4, 6), expected)
+
+
+def test_numbers_of_samples_do_not_depend_on_the_batch():
+    ids = np.arange(40)
+    together = _uniform(3, ids, 1)
+    order = np.random.default_rng(0).permutation(40)
+    np.testing.assert_array_equal(_uniform(3, order, 1), together[order])
+    np.testing.assert_array_equal(_uniform(3, [17], 1), together[17:18])
+
+
+def test_numbers_of_samples_differ_in_everything():
+    draws = [
+        _uniform(seed, [sample], counter)
+        for seed in (0, 1)
+        for sample in (0, 1)
+        for counter in (0, 1)
+    ]
+    draws.append(to_numpy(SampleSeed(0, [0]).substream(1).uniform(0, (50,))))
+    for one, another in itertools.combinations(draws, 2):
+        assert not np.intersect1d(one, another).size
+
+
+def test_numbers_of_samples_are_uniform_and_independent():
+    numbers = _uniform(0, np.arange(200), 0, (200,))
+    assert 0 <= numbers.min() and numbers.max() < 1
+    assert stats.kstest(numbers.ravel(), "uniform").pvalue > 0.01
+    # Of neighbours in each of the two directions.
+    for shifted in (numbers[1:] - numbers[:-1], numbers.T[1:] - numbers.T[:-1]):
+        triangular = stats.triang(0.5, loc=-1, scale=2)
+        assert stats.kstest(shifted[::2].ravel(), triangular.cdf).pvalue > 0.01
+    counters = np.stack([_uniform(0, [0], c, ())[0] for c in range(500)])
+    assert stats.kstest(counters, "uniform").pvalue > 0.01
+
+
+def test_normal_numbers_of_samples_are_normal():
+    numbers = to_numpy(SampleSeed(1, np.arange(200)).normal(0, (200,)))
+    assert numbers.shape == (200, 200) and np.isfinite(numbers).all()
+    assert stats.kstest(numbers.ravel(), "norm").pvalue > 0.01
+
+
+def test_a_seed_of_samples_is_made_of_any_seed():
+    seed = SampleSeed(1, [4])
+    assert SampleSeed.of(seed, 1) is seed
+    made = [SampleSeed.of(CounterSeed(n), 3) for n in (1, 1, 2)]
+    np.testing.assert_array_equal(made[0].ids, [0, 1, 2])
+    assert int(made[0].seed) == int(made[1].seed) != int(made[2].seed)
