@@ -38,6 +38,20 @@ def scaled_losses(losses: Any, labels: Any, logits: Any) -> Any:
     """
     probabilities = ops.softmax(ops.cast(logits, "float32"), axis=-1)
     size = ops.max(ops.abs(probabilities - labels), axis=-1)
+    return scaled_by(losses, size)
+
+
+def scaled_by(losses: Any, size: Any) -> Any:
+    """Losses whose gradients at the logits all get the same size.
+
+    Args:
+        losses: Float32 tensor (batch,).
+        size: Float32 tensor (batch,), of the gradients of `losses` with
+            respect to the logits.
+
+    Returns:
+        Float32 tensor (batch,).
+    """
     # Where p and y agree in float32 there is no gradient to scale.
     scale = _SIZE / ops.maximum(size, 1e-30)
     return losses * ops.stop_gradient(scale)

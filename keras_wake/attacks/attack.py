@@ -87,7 +87,10 @@ class Attack:
         x = ops.convert_to_tensor(x, "float32")
         labels = ops.convert_to_tensor(labels, "float32")
         self.threat_model.check_images(x)
-        delta = self.run(classifier, x, labels, seed)
+        return self._guaranteed(self.run(classifier, x, labels, seed), x)
+
+    def _guaranteed(self, delta: Any, x: Any) -> Any:
+        """x + δ, brought into the ball around `x` and into the bounds."""
         delta = self.threat_model.project(delta, x)
         # Once more after the addition, which rounds.
         return ops.stop_gradient(ops.clip(x + delta, *self.bounds))
@@ -115,6 +118,12 @@ class Attack:
                 outside the bounds or with NaN, or for labels that name no
                 class.
         """
+        return self._call(classifier, x, y, seed)
+
+    def _call(
+        self, classifier: Any, x: Any, y: Any, seed: int | None, *more: Any
+    ) -> Any:
+        """A call; `more` are further arguments of `_make_seed`."""
         if not isinstance(classifier, keras.Model):
             _inputs.check_classifier(classifier)
         run, num_classes = self._compiled.get(classifier, self._compile)
@@ -126,15 +135,19 @@ class Attack:
             seed = keras.random.randint((), 0, 2**31 - 1)
         else:
             seed = _validate.integer(0, seed=seed)
-        return run(x, labels, ops.cast(seed, "uint32"))
+        return run(x, labels, ops.cast(seed, "uint32"), *more)
 
     def _compile(self, reference: Callable) -> tuple[Callable, int]:
         num_classes = _inputs.check_classifier(reference())
 
-        def run(x: Any, labels: Any, seed: Any) -> Any:
-            return self.perturb(reference(), x, labels, CounterSeed(seed))
+        def run(x: Any, labels: Any, *seed: Any) -> Any:
+            return self.perturb(reference(), x, labels, self._make_seed(*seed))
 
         return backend.compile(run, reference), num_classes
+
+    def _make_seed(self, seed: Any, *more: Any) -> Any:
+        """What `perturb` takes as seed, from the tensors of a call."""
+        return CounterSeed(seed)
 
     def __setattr__(self, name: str, value: Any) -> None:
         # A change would reach some compiled steps and not others.

@@ -9,6 +9,7 @@ from keras import ops
 from keras_wake import _precision
 from keras_wake import _validate
 from keras_wake import backend
+from keras_wake.attacks._network import stateless_logits
 from keras_wake.attacks.attack import Attack
 from keras_wake.attacks.threat_model import ThreatModel
 from keras_wake.losses import cross_entropy
@@ -143,13 +144,7 @@ class PGD(Attack):
         """The steps from `delta` on."""
         threat = self.threat_model
         half = _precision.computes_in_float16(classifier)
-        state = [(v, v.value) for v in getattr(classifier, "variables", ())]
-
-        def logits_of(images: Any) -> Any:
-            # In training mode a call would update statistics and seeds;
-            # the scope takes such updates and drops them.
-            with keras.StatelessScope(state_mapping=state):
-                return classifier(images, training=self.training)
+        logits_of = stateless_logits(classifier, self.training)
 
         target = labels
         if self.loss == "kl":

@@ -15,7 +15,7 @@ from keras import ops
 from keras_wake import _validate
 
 
-def _per_sample(values: Any, like: Any) -> Any:
+def per_sample(values: Any, like: Any) -> Any:
     """Reshapes (batch,) so that it broadcasts against (batch, ...)."""
     return ops.reshape(values, (-1,) + (1,) * (len(like.shape) - 1))
 
@@ -50,6 +50,10 @@ class Linf:
             shape, -epsilon, epsilon, dtype="float32", seed=seed
         )
 
+    def noise(self, shape: tuple, seed: Any, counter: Any) -> Any:
+        """What a direction is made of: uniform in [-1, 1)."""
+        return 2 * seed.uniform(counter, shape) - 1
+
     def steepest(self, gradient: Any) -> Any:
         """The direction of norm 1 that ascends fastest."""
         return ops.sign(gradient)
@@ -80,17 +84,21 @@ class L2:
         direction = keras.random.normal(shape, dtype="float32", seed=seed)
         radius = keras.random.uniform((shape[0],), dtype="float32", seed=seed)
         scale = epsilon * radius / (self.size(direction) + 1e-12)
-        return direction * _per_sample(scale, direction)
+        return direction * per_sample(scale, direction)
+
+    def noise(self, shape: tuple, seed: Any, counter: Any) -> Any:
+        """What a direction is made of: Gaussian."""
+        return seed.normal(counter, shape)
 
     def steepest(self, gradient: Any) -> Any:
         """The direction of norm 1 that ascends fastest."""
         # 1e-10 keeps a zero gradient at zero.
-        return gradient / _per_sample(self.size(gradient) + 1e-10, gradient)
+        return gradient / per_sample(self.size(gradient) + 1e-10, gradient)
 
     def project(self, delta: Any, epsilon: float) -> Any:
         """The point of the ball that is nearest to `delta`."""
         scale = epsilon / ops.maximum(self.size(delta), max(epsilon, 1e-12))
-        return delta * _per_sample(scale, delta)
+        return delta * per_sample(scale, delta)
 
     def diameter(self, shape: tuple, width: float) -> float:
         """Largest distance of two images whose pixels span `width`."""
@@ -190,6 +198,18 @@ class ThreatModel:
         x = ops.convert_to_tensor(x)
         delta = self._norm.random(ops.shape(x), self.epsilon, seed)
         return self.project(delta, x)
+
+    def random_on_sphere(self, x: Any, seed: Any, counter: Any = 0) -> Any:
+        """A perturbation of norm epsilon, brought into the bounds.
+
+        Args:
+            x: Float32 tensor (batch, ...), images.
+            seed: A `SampleSeed` for these images.
+            counter: Which of its draws to take.
+        """
+        noise = self._norm.noise(tuple(x.shape[1:]), seed, counter)
+        size = per_sample(self._norm.size(noise), noise)
+        return self.project(self.epsilon * noise / (size + 1e-12), x)
 
     def steepest(self, gradient: Any) -> Any:
         """The direction of norm 1 along which a loss rises fastest."""

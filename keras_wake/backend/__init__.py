@@ -6,7 +6,8 @@ same few names, and holds only what must differ:
 
 - `Trainer`: the training and test step that Keras compiles;
 - `compile`: the same for a function of tensors outside of `fit`;
-- `gradient`, `repeat`, `side_by_side`: how an attack computes;
+- `gradient`, `gradient_and_outputs`, `repeat`, `side_by_side`: how an attack
+  computes;
 - `without_gradient`: how the teacher does;
 - `global_sum`, `replica_index`, `replicas_of`: what replicas share, or not;
 - `data_shard`: how several processes divide the data among them, and

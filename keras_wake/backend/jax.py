@@ -32,6 +32,7 @@ __all__ = [
     "data_shard",
     "global_sum",
     "gradient",
+    "gradient_and_outputs",
     "jit_by_default",
     "random_state",
     "repeat",
@@ -47,6 +48,20 @@ __all__ = [
 def gradient(function: Callable, values: Any) -> Any:
     """Gradient of the scalar `function(values)`, a tensor or a list of them."""
     return jax.grad(function)(values)
+
+
+def gradient_and_outputs(function: Callable, value: Any) -> tuple[Any, Any]:
+    """Gradient of a scalar, and what else the function has computed for it.
+
+    Args:
+        function: Maps `value` to a pair: the scalar, and a structure of
+            tensors.
+        value: Tensor.
+
+    Returns:
+        The gradient, and the structure, through which no gradient goes.
+    """
+    return jax.grad(function, has_aux=True)(value)
 
 
 def unroll_loops() -> bool:

@@ -24,6 +24,7 @@ __all__ = [
     "data_shard",
     "global_sum",
     "gradient",
+    "gradient_and_outputs",
     "jit_by_default",
     "random_state",
     "repeat",
@@ -53,6 +54,23 @@ def gradient(function: Callable, values: Any) -> Any:
     if found is None:
         raise ValueError(NO_GRADIENT)
     return found
+
+
+def gradient_and_outputs(function: Callable, value: Any) -> tuple[Any, Any]:
+    """Gradient of a scalar, and what else the function has computed for it.
+
+    Args:
+        function: Maps `value` to a pair: the scalar, and a structure of
+            tensors.
+        value: Tensor.
+
+    Returns:
+        The gradient, and the structure, through which no gradient goes.
+    """
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(value)
+        result, outputs = function(value)
+    return tape.gradient(result, value), outputs
 
 
 def repeat(times: int, function: Callable, value: Any) -> Any:

@@ -22,6 +22,7 @@ __all__ = [
     "data_shard",
     "global_sum",
     "gradient",
+    "gradient_and_outputs",
     "jit_by_default",
     "random_state",
     "repeat",
@@ -55,6 +56,24 @@ def gradient(function: Callable, values: Any) -> Any:
         if found[0] is None:
             raise ValueError(NO_GRADIENT)
         return keras.tree.pack_sequence_as(values, found)
+
+
+def gradient_and_outputs(function: Callable, value: Any) -> tuple[Any, Any]:
+    """Gradient of a scalar, and what else the function has computed for it.
+
+    Args:
+        function: Maps `value` to a pair: the scalar, and a structure of
+            tensors.
+        value: Tensor.
+
+    Returns:
+        The gradient, and the structure, through which no gradient goes.
+    """
+    with torch.enable_grad():
+        leaf = value.detach().requires_grad_()
+        result, outputs = function(leaf)
+        (found,) = torch.autograd.grad(result, leaf)
+    return found, keras.tree.map_structure(lambda out: out.detach(), outputs)
 
 
 def repeat(times: int, function: Callable, value: Any) -> Any:

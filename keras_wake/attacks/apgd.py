@@ -1,0 +1,331 @@
+"""APGD: projected gradient descent that chooses its step sizes by itself."""
+
+import math
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
+from typing import NamedTuple
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_wake import _validate
+from keras_wake import backend
+from keras_wake.attacks._attack_losses import ATTACK_LOSSES
+from keras_wake.attacks._network import stateless_logits
+from keras_wake.attacks._targets import likely_wrong_class
+from keras_wake.attacks.staged import StagedAttack
+from keras_wake.attacks.threat_model import per_sample
+from keras_wake.losses import margin_loss
+
+# Share of the newest gradient step in an update; the rest is momentum.
+_ALPHA = 0.75
+
+
+@keras.saving.register_keras_serializable(package="keras_wake")
+class APGD(StagedAttack):
+    """Auto-PGD (Croce & Hein 2020), which needs no step size.
+
+    From a random point of norm epsilon, with η = 2 · epsilon at first:
+
+        z ← Π(δ_k + η · direction(∇_δ L(x + δ_k)))
+        δ_{k+1} ← Π(δ_k + 0.75 · (z − δ_k) + 0.25 · (δ_k − δ_{k−1}))
+
+    Π projects onto the ball and into the bounds; the first step has no
+    momentum. At the checkpoints w_j = ⌈p_j · steps⌉, with p_0 = 0, p_1 = 0.22
+    and p_{j+1} = p_j + max(p_j − p_{j−1} − 0.03, 0.06), η is halved and the
+    search goes back to the best point so far, for each image for itself, if
+    since the checkpoint before
+
+    1. the loss has risen in fewer than rho · (w_j − w_{j−1}) steps, or
+    2. the best loss has not risen, and η was not halved there.
+
+    Args:
+        norm: `"linf"` or `"l2"`. Defaults to `"linf"`.
+        epsilon: Radius in pixel units of [0, 1]. Defaults to `None`: 8/255
+            for ℓ∞, 128/255 for ℓ2.
+        steps: Number of steps. Defaults to `100`.
+        loss: L, what is maximised: `"cross_entropy"`; `"dlr"`, the
+            difference of logits ratio; or `"dlr_targeted"`, the same towards
+            one of the most likely wrong classes of the clean image, each of
+            which is a stage. With K = 2 classes `"dlr"`, and with K < 4
+            `"dlr_targeted"`, is not defined, and the margin of the logits
+            takes its place. Defaults to `"cross_entropy"`.
+        restarts: Number of random starts, of each target where there are
+            targets. Defaults to `1`.
+        target_classes: Largest number of targets; there are at most K − 1.
+            Counts for `"dlr_targeted"` alone. Defaults to `9`.
+        bounds: Smallest and largest pixel value. Defaults to `(0.0, 1.0)`.
+        rho: Share of the steps that must raise the loss. Defaults to `0.75`.
+
+    Raises:
+        ValueError: For an unknown norm or loss, or a number out of range.
+
+    Example:
+
+    ```python
+    classifier = keras_wake.models.SmallCNN()
+    attack = keras_wake.attacks.APGD("linf", epsilon=8/255, loss="dlr")
+    x = np.random.uniform(size=(8, 32, 32, 3)).astype("float32")
+    y = np.arange(8)
+    x_adv = attack(classifier, x, y, seed=0)  # (8, 32, 32, 3)
+    ```
+    """
+
+    def __init__(
+        self,
+        norm: str = "linf",
+        epsilon: float | None = None,
+        steps: int = 100,
+        loss: str = "cross_entropy",
+        restarts: int = 1,
+        target_classes: int = 9,
+        bounds: tuple[float, float] = (0.0, 1.0),
+        rho: float = 0.75,
+    ) -> None:
+        super().__init__(norm, epsilon, bounds)
+        self.steps = _validate.integer(1, steps=steps)
+        self.loss = _validate.one_of(ATTACK_LOSSES, loss=loss)
+        self.restarts = _validate.integer(1, restarts=restarts)
+        self.target_classes = _validate.integer(
+            1, target_classes=target_classes
+        )
+        self.rho = _validate.in_range(0, 1, rho=rho)
+
+    @property
+    def targeted(self) -> bool:
+        """Whether each stage has a target class."""
+        return ATTACK_LOSSES[self.loss].targeted
+
+    def _targets_for(self, num_classes: int) -> int:
+        if not self.targeted:
+            return 1
+        return min(self.target_classes, num_classes - 1)
+
+    def stages_for(self, num_classes: int) -> int:
+        """Number of restarts, times that of targets."""
+        return self.restarts * self._targets_for(num_classes)
+
+    def passes(self, num_classes: int) -> tuple[int, int]:
+        """Largest number of passes of one stage for each image.
+
+        Args:
+            num_classes: K, the number of classes.
+
+        Returns:
+            Number of forward passes and of backward passes: one of each for
+            every step and for the start, and a forward pass to choose a
+            target.
+        """
+        points = self.steps + 1
+        return points + int(self.targeted), points
+
+    def note(self, num_classes: int) -> str | None:
+        """What the attack does otherwise for so few classes, or `None`."""
+        return ATTACK_LOSSES[self.loss].note(num_classes)
+
+    def run_stage(
+        self, classifier: Callable, x: Any, labels: Any, seed: Any, stage: Any
+    ) -> Any:
+        """Perturbations that one start has led to, float32 like `x`."""
+        if self.epsilon == 0:
+            return ops.zeros_like(x)
+        logits_of = stateless_logits(classifier)
+        targets = None
+        if self.targeted:
+            number = ops.mod(stage, self._targets_for(labels.shape[-1]))
+            targets = likely_wrong_class(labels, logits_of(x), number)
+        loss = ATTACK_LOSSES[self.loss](classifier, labels, targets)
+
+        def objective(images: Any) -> tuple[Any, tuple[Any, Any]]:
+            logits = logits_of(images)
+            losses, total = loss.values_and_total(logits)
+            return total, (losses, margin_loss(labels, logits) > 0)
+
+        def evaluate(delta: Any) -> tuple[Any, Any, Any]:
+            """Loss, misclassification and direction of ascent at x + δ."""
+            gradient, outputs = backend.gradient_and_outputs(
+                objective, x + delta
+            )
+            return *outputs, loss.finite(gradient)
+
+        start = self.threat_model.random_on_sphere(x, seed)
+        return self._search(evaluate, start, x)
+
+    def _search(self, evaluate: Callable, start: Any, x: Any) -> Any:
+        """Follows the gradient from `start` on.
+
+        Args:
+            evaluate: Maps δ to the loss (batch,), whether it is
+                misclassified (batch,), and the gradient, like δ.
+            start: δ_0, float32 like `x`.
+            x: Float32 tensor (batch, ...), clean images.
+        """
+        threat = self.threat_model
+        is_checkpoint, rises_needed = self._schedule()
+
+        def goes_on(*values: Any) -> Any:
+            state = _State(*values)
+            # Nothing that follows would change what is returned.
+            return ops.logical_and(
+                state.step < self.steps, ops.any(~state.found)
+            )
+
+        def step(*values: Any) -> _State:
+            state = _State(*values)
+            alpha = ops.where(state.step == 0, 1.0, _ALPHA)
+            size = per_sample(state.step_size, x)
+            ascent = state.delta + size * threat.steepest(state.gradient)
+            ascent = threat.project(ascent, x)
+            delta = threat.project(
+                state.delta
+                + alpha * (ascent - state.delta)
+                + (1 - alpha) * (state.delta - state.previous),
+                x,
+            )
+            state = _moved(state, delta, *evaluate(delta))
+            number = state.step - 1
+            return _checked(
+                state,
+                ops.take(is_checkpoint, number),
+                ops.take(rises_needed, number),
+            )
+
+        begin = _begun(start, evaluate, self.epsilon)
+        end = _State(*ops.while_loop(goes_on, step, begin))
+        return ops.where(per_sample(end.found, x), end.adversarial, end.best)
+
+    def _schedule(self) -> tuple[Any, Any]:
+        """For each step: is it a checkpoint, and how many rises it asks for."""
+        is_checkpoint = np.zeros(self.steps, "bool")
+        rises_needed = np.zeros(self.steps, "float32")
+        last = 0
+        for checkpoint in checkpoints(self.steps):
+            is_checkpoint[checkpoint - 1] = True
+            rises_needed[checkpoint - 1] = self.rho * (checkpoint - last)
+            last = checkpoint
+        return (
+            ops.convert_to_tensor(is_checkpoint),
+            ops.convert_to_tensor(rises_needed),
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of the constructor."""
+        return {
+            **super().get_config(),
+            "steps": self.steps,
+            "loss": self.loss,
+            "restarts": self.restarts,
+            "target_classes": self.target_classes,
+            "rho": self.rho,
+        }
+
+
+def checkpoints(steps: int) -> list[int]:
+    """After how many steps APGD looks at its progress.
+
+    Example:
+
+    >>> checkpoints(100)
+    [22, 41, 57, 70, 80, 87, 93, 99]
+    """
+    # Fractions: 0.41 · 100 must not become 42 by rounding.
+    share, before = Fraction(22, 100), Fraction(0)
+    found: list[int] = []
+    while share < 1:
+        found.append(math.ceil(share * steps))
+        width = max(share - before - Fraction(3, 100), Fraction(6, 100))
+        share, before = share + width, share
+    # With few steps several fall together.
+    return sorted(set(found))
+
+
+class _State(NamedTuple):
+    """Where the search stands; of each image, shape (batch,) or like δ."""
+
+    step: Any  # number of the next one, int32 scalar
+    delta: Any
+    previous: Any  # the δ before
+    gradient: Any  # at δ
+    loss: Any  # at δ
+    step_size: Any  # η
+    rises: Any  # of the loss, since the last checkpoint
+    best: Any  # the δ with the largest loss so far
+    best_gradient: Any
+    best_loss: Any
+    checked_loss: Any  # best_loss at the last checkpoint
+    halved: Any  # whether η was halved there
+    adversarial: Any  # the first δ that is misclassified
+    found: Any  # whether there is one
+
+
+def _begun(start: Any, evaluate: Callable, epsilon: float) -> _State:
+    """At the start, before the first step."""
+    loss, found, gradient = evaluate(start)
+    return _State(
+        step=ops.zeros((), "int32"),
+        delta=start,
+        previous=start,
+        gradient=gradient,
+        loss=loss,
+        step_size=2 * epsilon * ops.ones_like(loss),
+        rises=ops.zeros_like(loss),
+        best=start,
+        best_gradient=gradient,
+        best_loss=loss,
+        checked_loss=loss,
+        halved=ops.zeros_like(found),
+        adversarial=start,
+        found=found,
+    )
+
+
+def _moved(
+    state: _State, delta: Any, loss: Any, misclassified: Any, gradient: Any
+) -> _State:
+    """After a step to `delta`."""
+    first = ops.logical_and(misclassified, ~state.found)
+    better = loss > state.best_loss
+    adversarial, best, best_gradient = (
+        ops.where(per_sample(which, delta), new, old)
+        for which, new, old in (
+            (first, delta, state.adversarial),
+            (better, delta, state.best),
+            (better, gradient, state.best_gradient),
+        )
+    )
+    return state._replace(
+        step=state.step + 1,
+        delta=delta,
+        previous=state.delta,
+        gradient=gradient,
+        loss=loss,
+        rises=state.rises + ops.cast(loss > state.loss, "float32"),
+        best=best,
+        best_gradient=best_gradient,
+        best_loss=ops.maximum(loss, state.best_loss),
+        adversarial=adversarial,
+        found=ops.logical_or(state.found, misclassified),
+    )
+
+
+def _checked(state: _State, is_checkpoint: Any, rises_needed: Any) -> _State:
+    """With η halved, and back at the best point, where that is due."""
+    stands_still = ops.logical_and(
+        ~state.halved, state.best_loss <= state.checked_loss
+    )
+    halve = ops.logical_or(state.rises < rises_needed, stands_still)
+    now = ops.logical_and(halve, is_checkpoint)
+    back = per_sample(now, state.delta)
+    return state._replace(
+        delta=ops.where(back, state.best, state.delta),
+        gradient=ops.where(back, state.best_gradient, state.gradient),
+        loss=ops.where(now, state.best_loss, state.loss),
+        step_size=ops.where(now, state.step_size / 2, state.step_size),
+        rises=ops.where(is_checkpoint, 0.0, state.rises),
+        checked_loss=ops.where(
+            is_checkpoint, state.best_loss, state.checked_loss
+        ),
+        halved=ops.where(is_checkpoint, halve, state.halved),
+    )

@@ -1,0 +1,215 @@
+"""Attacks that try several times: with other targets, or from other starts.
+
+Each try is a stage. An evaluation runs one stage on all images, and the next
+one on those that still stand; a stage is therefore a number that a compiled
+step takes, and not a part of what is compiled.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from keras_wake import backend
+from keras_wake._random import SampleSeed
+from keras_wake.attacks._network import stateless_logits
+from keras_wake.attacks.attack import Attack
+from keras_wake.attacks.threat_model import per_sample
+from keras_wake.losses import margin_loss
+
+
+class StagedAttack(Attack):
+    """Base of the attacks of an evaluation, which run in stages.
+
+    A subclass defines `run_stage` and `stages_for`. What is found for an
+    image depends on it, its label, its number and the seed: neither on the
+    other images of the batch nor on their order. An image that is
+    misclassified without an attack is returned as it is.
+
+    Args:
+        norm: `"linf"` or `"l2"`.
+        epsilon: Radius in pixel units of [0, 1]. Defaults to `None`: 8/255
+            for ℓ∞, 128/255 for ℓ2.
+        bounds: Smallest and largest pixel value.
+    """
+
+    def stages_for(self, num_classes: int) -> int:
+        """Number of stages on a classifier with so many classes."""
+        raise TypeError(
+            f"`{type(self).__name__}` must define `stages_for(num_classes)`."
+        )
+
+    def passes(self, num_classes: int) -> tuple[int, int]:
+        """Largest number of passes of one stage for each image.
+
+        Args:
+            num_classes: K, the number of classes.
+
+        Returns:
+            Number of forward passes and of backward passes. It may end
+            earlier for a batch whose images are all misclassified.
+        """
+        raise TypeError(
+            f"`{type(self).__name__}` must define `passes(num_classes)`."
+        )
+
+    def note(self, num_classes: int) -> str | None:
+        """What the attack does otherwise for so few classes, or `None`."""
+        return None
+
+    def check_image_shape(self, shape: tuple) -> None:
+        """Refuses images that the attack cannot run on.
+
+        Args:
+            shape: Of one image, without the batch axis.
+        """
+
+    def run_stage(
+        self, classifier: Callable, x: Any, labels: Any, seed: Any, stage: Any
+    ) -> Any:
+        """Finds perturbations; what a subclass defines.
+
+        Args:
+            classifier: Maps images (batch, ...) to logits (batch, K).
+            x: Float32 tensor (batch, ...), clean images.
+            labels: Float32 tensor (batch, K), one-hot or soft.
+            seed: A `SampleSeed` of its own for this stage.
+            stage: Int32 scalar tensor, from 0.
+
+        Returns:
+            Float32 tensor like `x`: for each image the first perturbation
+            that is misclassified, else the best one.
+        """
+        raise TypeError(
+            f"`{type(self).__name__}` must define "
+            "`run_stage(classifier, x, labels, seed, stage)`."
+        )
+
+    def perturb_stage(
+        self, classifier: Any, x: Any, labels: Any, seed: Any, stage: Any
+    ) -> Any:
+        """Adversarial images of one stage, in a step that is being compiled.
+
+        Args:
+            classifier: `keras.Model` that returns logits.
+            x: Float32 tensor (batch, ...), images within the bounds.
+            labels: Float32 tensor (batch, K), one-hot or soft.
+            seed: A `SampleSeed` for these images.
+            stage: Int32 scalar tensor or int, below `stages_for(K)`.
+
+        Returns:
+            Float32 tensor like `x`, inside the ball around `x` and inside
+            the bounds, without a gradient.
+        """
+        x = ops.convert_to_tensor(x, "float32")
+        labels = ops.convert_to_tensor(labels, "float32")
+        self.threat_model.check_images(x)
+        self.check_image_shape(tuple(x.shape[1:]))
+        stage = ops.cast(stage, "int32")
+        seed = seed.substream(stage)
+
+        def attacked(x: Any, labels: Any, ids: Any) -> Any:
+            delta = self.run_stage(
+                classifier, x, labels, seed.for_samples(ids), stage
+            )
+            return self._guaranteed(delta, x)
+
+        return backend.side_by_side(attacked, x, labels, seed.ids)
+
+    def perturb(self, classifier: Any, x: Any, labels: Any, seed: Any) -> Any:
+        """Adversarial images of all stages, in a step that is being compiled.
+
+        Args:
+            classifier: `keras.Model` that returns logits.
+            x: Float32 tensor (batch, ...), images within the bounds.
+            labels: Float32 tensor (batch, K), one-hot or soft.
+            seed: A `SampleSeed`, or what `keras.random` functions take.
+
+        Returns:
+            Float32 tensor like `x`, inside the ball around `x` and inside
+            the bounds, without a gradient: for each image what the first
+            stage that succeeds has found, else what the last one has.
+        """
+        x = ops.convert_to_tensor(x, "float32")
+        labels = ops.convert_to_tensor(labels, "float32")
+        seed = SampleSeed.of(seed, ops.shape(x)[0])
+        logits_of = stateless_logits(classifier)
+        stages = self.stages_for(labels.shape[-1])
+
+        def succeeds(images: Any) -> Any:
+            return margin_loss(labels, logits_of(images)) > 0
+
+        def goes_on(stage: Any, found: Any, x_adv: Any) -> Any:
+            return ops.logical_and(stage < stages, ops.any(~found))
+
+        def attack(stage: Any, found: Any, x_adv: Any) -> tuple[Any, ...]:
+            newest = self.perturb_stage(classifier, x, labels, seed, stage)
+            newest = ops.reshape(newest, ops.shape(x))
+            x_adv = ops.where(per_sample(found, x), x_adv, newest)
+            return stage + 1, ops.logical_or(found, succeeds(newest)), x_adv
+
+        # The images themselves are kept, and not x_adv − x, which rounds: an
+        # image at the boundary between two classes could fall back.
+        start = (ops.zeros((), "int32"), succeeds(x), x)
+        return ops.while_loop(goes_on, attack, start)[2]
+
+    def run(self, classifier: Callable, x: Any, labels: Any, seed: Any) -> Any:
+        """Perturbations of all stages, float32 like `x`."""
+        return self.perturb(classifier, x, labels, seed) - x
+
+    def __call__(
+        self,
+        classifier: Any,
+        x: Any,
+        y: Any,
+        seed: int | None = None,
+        ids: Any = None,
+    ) -> Any:
+        """Attacks one batch of images.
+
+        Args:
+            classifier: Built `keras.Model` that returns logits (batch, K).
+            x: Float array (batch, ...), images within the bounds.
+            y: Integer array (batch,), or one-hot or soft labels (batch, K).
+            seed: Integer for random numbers that are the same in every
+                call. Defaults to `None`: new ones in every call, drawn from
+                Keras's global generator (`keras.utils.set_random_seed`).
+            ids: Integer array (batch,), not negative: numbers of the images,
+                by which their random numbers differ. Defaults to `None`:
+                0, 1, ….
+
+        Returns:
+            Float32 tensor like `x`: x + δ, within the threat model.
+
+        Raises:
+            TypeError: If `classifier` is no model, or for a wrong dtype of
+                images, labels or numbers.
+            ValueError: If the classifier does not return logits, for images
+                outside the bounds or with NaN, for labels that name no
+                class, or for numbers that are not one for each image.
+        """
+        return self._call(classifier, x, y, seed, _checked_ids(ids, x))
+
+    def _make_seed(self, seed: Any, *more: Any) -> Any:
+        (ids,) = more
+        return SampleSeed(seed, ids)
+
+
+def _checked_ids(ids: Any, x: Any) -> Any:
+    """Numbers of the images `x`, int32 (batch,)."""
+    size = len(x) if hasattr(x, "__len__") else 0
+    if ids is None:
+        return ops.arange(size, dtype="int32")
+    ids = np.asarray(ops.convert_to_numpy(ids))
+    if not np.issubdtype(ids.dtype, np.integer):
+        raise TypeError(
+            "`ids` must be integers, one for each image. Received: dtype "
+            f"{ids.dtype}."
+        )
+    if ids.shape != (size,) or np.any(ids < 0):
+        raise ValueError(
+            "`ids` must be integers of at least 0, one for each image. "
+            f"Received: {size} images and ids={ids!r}."
+        )
+    return ops.convert_to_tensor(ids, "int32")

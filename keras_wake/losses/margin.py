@@ -1,0 +1,118 @@
+"""Losses that do not saturate: margins of logits, per sample.
+
+The gradient of the cross-entropy vanishes for an image that a network is sure
+of, and depends on the scale of the logits. Margins have neither weakness.
+"""
+
+from typing import Any
+
+from keras import ops
+
+
+def margin_loss(labels: Any, logits: Any) -> Any:
+    """Margin of the best wrong class, max_{k≠y} z_k − z_y.
+
+    It is positive exactly where the image is misclassified.
+
+    Args:
+        labels: Float tensor (batch, K), one-hot; of soft labels the largest
+            counts as the class y.
+        logits: Float tensor (batch, K).
+
+    Returns:
+        Float32 tensor (batch,).
+
+    Example:
+
+    >>> margin_loss([[1.0, 0.0, 0.0]], [[3.0, 1.0, 2.0]]).numpy()
+    array([-1.], dtype=float32)
+    """
+    logits = ops.cast(logits, "float32")
+    return best_wrong_logit(labels, logits) - _of_class(labels, logits)
+
+
+def dlr_loss(labels: Any, logits: Any) -> Any:
+    """Difference of logits ratio (Croce & Hein 2020), untargeted.
+
+    DLR = −(z_y − max_{k≠y} z_k) / (z_π1 − z_π3), where z_π1 ≥ z_π2 ≥ … are
+    the sorted logits. Neither a shift of the logits nor a factor changes it.
+    With two classes there is no z_π3, and the margin is returned as it is.
+
+    Args:
+        labels: Float tensor (batch, K), one-hot.
+        logits: Float tensor (batch, K).
+
+    Returns:
+        Float32 tensor (batch,), at most 1, and positive exactly where the
+        image is misclassified.
+
+    Example:
+
+    >>> dlr_loss([[1.0, 0.0, 0.0]], [[3.0, 1.0, 2.0]]).numpy()
+    array([-0.5], dtype=float32)
+    """
+    margin = margin_loss(labels, logits)
+    scale = dlr_scale(logits)
+    return margin if scale is None else margin / scale
+
+
+def targeted_dlr_loss(labels: Any, targets: Any, logits: Any) -> Any:
+    """Difference of logits ratio towards a class t (Croce & Hein 2020).
+
+    DLR-T = −(z_y − z_t) / (z_π1 − (z_π3 + z_π4) / 2), where z_π1 ≥ z_π2 ≥ …
+    are the sorted logits. With fewer than four classes there is no z_π4, and
+    z_t − z_y is returned as it is.
+
+    Args:
+        labels: Float tensor (batch, K), one-hot, the class y.
+        targets: Float tensor (batch, K), one-hot, the class t.
+        logits: Float tensor (batch, K).
+
+    Returns:
+        Float32 tensor (batch,).
+
+    Example:
+
+    >>> labels, targets = np.eye(4)[[0]], np.eye(4)[[2]]
+    >>> targeted_dlr_loss(labels, targets, [[5.0, 1.0, 2.0, 1.0]]).numpy()
+    array([-0.75], dtype=float32)
+    """
+    logits = ops.cast(logits, "float32")
+    margin = _of_class(targets, logits) - _of_class(labels, logits)
+    scale = dlr_scale(logits, targeted=True)
+    return margin if scale is None else margin / scale
+
+
+def best_wrong_logit(labels: Any, logits: Any) -> Any:
+    """max_{k≠y} z_k, float32 (batch,)."""
+    return ops.max(wrong_logits(labels, logits), axis=-1)
+
+
+def wrong_logits(labels: Any, logits: Any) -> Any:
+    """The logits with −∞ for the class y, float32 (batch, K)."""
+    logits = ops.cast(logits, "float32")
+    return ops.where(ops.cast(_one_hot(labels), "bool"), -float("inf"), logits)
+
+
+def dlr_scale(logits: Any, targeted: bool = False) -> Any:
+    """What DLR divides by, float32 (batch,), or `None` for too few classes."""
+    needed = 4 if targeted else 3
+    logits = ops.convert_to_tensor(logits)
+    if logits.shape[-1] < needed:
+        return None
+    largest, _ = ops.top_k(ops.cast(logits, "float32"), needed)
+    last = ops.mean(largest[:, 2:], axis=-1)
+    # Where all are equal there is no direction, and nothing to divide by.
+    return largest[:, 0] - last + 1e-12
+
+
+def _one_hot(labels: Any) -> Any:
+    """The largest label as one-hot float32, the first one of equals."""
+    labels = ops.convert_to_tensor(labels)
+    classes = ops.argmax(labels, axis=-1)
+    return ops.one_hot(classes, labels.shape[-1], dtype="float32")
+
+
+def _of_class(labels: Any, logits: Any) -> Any:
+    """z_y, float32 (batch,)."""
+    return ops.sum(_one_hot(labels) * logits, axis=-1)
