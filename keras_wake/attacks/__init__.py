@@ -4,7 +4,16 @@ from keras_wake.attacks.apgd import APGD
 from keras_wake.attacks.attack import Attack
 from keras_wake.attacks.pgd import FGSM
 from keras_wake.attacks.pgd import PGD
+from keras_wake.attacks.square import Square
 from keras_wake.attacks.staged import StagedAttack
 from keras_wake.attacks.threat_model import ThreatModel
 
-__all__ = ["APGD", "FGSM", "PGD", "Attack", "StagedAttack", "ThreatModel"]
+__all__ = [
+    "APGD",
+    "FGSM",
+    "PGD",
+    "Attack",
+    "Square",
+    "StagedAttack",
+    "ThreatModel",
+]
