@@ -11,7 +11,7 @@ from keras import ops
 
 # Where the gradient of each image is brought to at the logits. Behind it,
 # 4096 times larger numbers fit into float16 and 10^8 times smaller ones.
-_SIZE = 16.0
+SIZE = 16.0
 
 
 def computes_in_float16(classifier: Any) -> bool:
@@ -53,7 +53,7 @@ def scaled_by(losses: Any, size: Any) -> Any:
         Float32 tensor (batch,).
     """
     # Where p and y agree in float32 there is no gradient to scale.
-    scale = _SIZE / ops.maximum(size, 1e-30)
+    scale = SIZE / ops.maximum(size, 1e-30)
     return losses * ops.stop_gradient(scale)
 
 

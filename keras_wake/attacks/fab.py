@@ -1,0 +1,249 @@
+"""FAB: steps onto linearised decision boundaries, close to the image."""
+
+from collections.abc import Callable
+from typing import Any
+from typing import NamedTuple
+
+import keras
+from keras import ops
+
+from keras_wake import _precision
+from keras_wake import _validate
+from keras_wake import backend
+from keras_wake.attacks._network import stateless_logits
+from keras_wake.attacks._projections import STEPS
+from keras_wake.attacks._targets import likely_wrong_class
+from keras_wake.attacks.staged import StagedAttack
+from keras_wake.attacks.threat_model import per_sample
+from keras_wake.losses import margin_loss
+
+
+@keras.saving.register_keras_serializable(package="keras_wake")
+class FAB(StagedAttack):
+    """Fast adaptive boundary attack (Croce & Hein 2020), targeted: FAB-T.
+
+    It looks for the smallest perturbation that crosses the boundary to a
+    class t, whatever epsilon is, and so finds what an attack that maximises a
+    loss overshoots. With h = z_t − z_y, linearised at the point x_k, and d(u)
+    the smallest step from u onto h = 0 inside the bounds:
+
+        α = min(‖d(x_k)‖ / (‖d(x_k)‖ + ‖d(x)‖), alpha_max)
+        x_{k+1} ← (1 − α) · (x_k + eta · d(x_k)) + α · (x + eta · d(x))
+
+    A point that is misclassified is kept if it is nearer to x than those
+    before, and the search goes on from x + beta · (x_{k+1} − x). It ends when
+    for every image of the batch one is kept that lies inside the ball.
+
+    Each of the most likely wrong classes of the clean image is the target of
+    a stage. The first search for a target starts from the image, further ones
+    from random points at half the radius.
+
+    Args:
+        norm: `"linf"` or `"l2"`. Defaults to `"linf"`.
+        epsilon: Radius in pixel units of [0, 1]. Defaults to `None`: 8/255
+            for ℓ∞, 128/255 for ℓ2.
+        steps: Number of steps. Defaults to `100`.
+        restarts: Number of searches for each target. Defaults to `1`.
+        target_classes: Largest number of targets; there are at most K − 1.
+            Defaults to `9`.
+        alpha_max: Largest weight of the step from the image. Defaults to
+            `0.1`.
+        eta: By what factor a step goes beyond the boundary. Defaults to
+            `1.05`.
+        beta: What share of a perturbation is kept when the search turns back.
+            Defaults to `0.9`.
+        bounds: Smallest and largest pixel value. Defaults to `(0.0, 1.0)`.
+
+    Raises:
+        ValueError: For an unknown norm, or a number out of range.
+
+    Example:
+
+    ```python
+    classifier = keras_wake.models.SmallCNN()
+    attack = keras_wake.attacks.FAB("l2", epsilon=0.5, target_classes=3)
+    x = np.random.uniform(size=(8, 32, 32, 3)).astype("float32")
+    y = np.arange(8)
+    x_adv = attack(classifier, x, y, seed=0)  # (8, 32, 32, 3)
+    ```
+    """
+
+    def __init__(
+        self,
+        norm: str = "linf",
+        epsilon: float | None = None,
+        steps: int = 100,
+        restarts: int = 1,
+        target_classes: int = 9,
+        alpha_max: float = 0.1,
+        eta: float = 1.05,
+        beta: float = 0.9,
+        bounds: tuple[float, float] = (0.0, 1.0),
+    ) -> None:
+        super().__init__(norm, epsilon, bounds)
+        self.steps = _validate.integer(1, steps=steps)
+        self.restarts = _validate.integer(1, restarts=restarts)
+        self.target_classes = _validate.integer(
+            1, target_classes=target_classes
+        )
+        self.alpha_max = _validate.in_range(0, 1, alpha_max=alpha_max)
+        self.eta = _validate.positive(eta=eta)
+        self.beta = _validate.in_range(0, 1, beta=beta)
+
+    def _targets_for(self, num_classes: int) -> int:
+        return min(self.target_classes, num_classes - 1)
+
+    def stages_for(self, num_classes: int) -> int:
+        """Number of restarts, times that of targets."""
+        return self.restarts * self._targets_for(num_classes)
+
+    def passes(self, num_classes: int) -> tuple[int, int]:
+        """Largest number of passes of one stage for each image.
+
+        Args:
+            num_classes: K, the number of classes.
+
+        Returns:
+            Number of forward passes and of backward passes: for each step one
+            of each at a point and a forward pass at the next one, and a
+            forward pass to choose a target.
+        """
+        return 2 * self.steps + 1, self.steps
+
+    def run_stage(
+        self, classifier: Callable, x: Any, labels: Any, seed: Any, stage: Any
+    ) -> Any:
+        """Perturbations that one search has led to, float32 like `x`."""
+        if self.epsilon == 0:
+            return ops.zeros_like(x)
+        logits_of = stateless_logits(classifier)
+        targets = self._targets_for(labels.shape[-1])
+        target = likely_wrong_class(
+            labels, logits_of(x), ops.mod(stage, targets)
+        )
+        # Of the class y as well; labels may be soft.
+        true = ops.one_hot(
+            ops.argmax(labels, axis=-1), labels.shape[-1], dtype="float32"
+        )
+        # Some headroom for gradients that pass through float16.
+        half = _precision.computes_in_float16(classifier)
+        factor = _precision.SIZE if half else 1.0
+
+        def difference(images: Any) -> tuple[Any, Any]:
+            logits = ops.cast(logits_of(images), "float32")
+            h = ops.sum((target - true) * logits, axis=-1)
+            return factor * ops.sum(h), h
+
+        def linearised(delta: Any) -> tuple[Any, Any]:
+            gradient, h = backend.gradient_and_outputs(difference, x + delta)
+            if half:
+                gradient = _precision.finite(gradient)
+            return h, gradient / factor
+
+        def is_adversarial(delta: Any) -> Any:
+            return margin_loss(labels, logits_of(x + delta)) > 0
+
+        start = 0.5 * self.threat_model.random_on_sphere(x, seed)
+        start = ops.where(stage < targets, ops.zeros_like(x), start)
+        return self._search(linearised, is_adversarial, start, x)
+
+    def _search(
+        self,
+        linearised: Callable,
+        is_adversarial: Callable,
+        start: Any,
+        x: Any,
+    ) -> Any:
+        """Goes back and forth over the boundary.
+
+        Args:
+            linearised: Maps δ to h at x + δ, (batch,), and its gradient.
+            is_adversarial: Maps δ to whether x + δ is misclassified, (batch,).
+            start: First δ, float32 like `x`.
+            x: Float32 tensor (batch, ...), clean images.
+        """
+        size_of = self.threat_model.size
+
+        def goes_on(*values: Any) -> Any:
+            state = _State(*values)
+            inside = state.size <= self.epsilon
+            return ops.logical_and(state.step < self.steps, ops.any(~inside))
+
+        def step(*values: Any) -> _State:
+            state = _State(*values)
+            h, gradient = linearised(state.delta)
+            delta = self._stepped(state.delta, h, gradient, x)
+            crossed = is_adversarial(delta)
+            size = size_of(delta)
+            # What lies inside the ball is good enough, and left alone: the
+            # result for an image does not depend on when others are done.
+            nearer = ops.logical_and(size < state.size, crossed)
+            nearer = ops.logical_and(nearer, state.size > self.epsilon)
+            kept = per_sample(nearer, x)
+            back = ops.where(per_sample(crossed, x), self.beta, 1.0)
+            return _State(
+                step=state.step + 1,
+                delta=delta * back,
+                nearest=ops.where(kept, delta, state.nearest),
+                size=ops.where(nearer, size, state.size),
+            )
+
+        begin = _State(
+            step=ops.zeros((), "int32"),
+            delta=start,
+            nearest=ops.zeros_like(x),
+            size=ops.full_like(size_of(x), float("inf")),
+        )
+        return _State(*ops.while_loop(goes_on, step, begin)).nearest
+
+    def _stepped(self, delta: Any, h: Any, gradient: Any, x: Any) -> Any:
+        """The next δ, from h and its gradient at x + δ."""
+        batch = ops.shape(h)[0]
+        flat = (batch, -1)
+        normal = ops.reshape(gradient, flat)
+        # On the boundary h is 0; at x it is h − ⟨gradient, δ⟩.
+        moved = ops.sum(normal * ops.reshape(delta, flat), axis=1)
+        # Both at once: what is sorted has a fixed cost for each call.
+        both = STEPS[self.norm](
+            ops.concatenate(
+                [ops.reshape(x + delta, flat), ops.reshape(x, flat)]
+            ),
+            ops.concatenate([normal, normal]),
+            ops.concatenate([-h, moved - h]),
+            self.bounds,
+        )
+        from_here, from_clean = (
+            ops.reshape(part, ops.shape(x))
+            for part in (both[:batch], both[batch:])
+        )
+        lengths = [
+            ops.maximum(self.threat_model.size(part), 1e-8)
+            for part in (from_here, from_clean)
+        ]
+        alpha = ops.minimum(lengths[0] / sum(lengths), self.alpha_max)
+        alpha = per_sample(alpha, x)
+        delta = (1 - alpha) * (delta + self.eta * from_here) + (
+            alpha * self.eta * from_clean
+        )
+        return ops.clip(x + delta, *self.bounds) - x
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of the constructor."""
+        return {
+            **super().get_config(),
+            "steps": self.steps,
+            "restarts": self.restarts,
+            "target_classes": self.target_classes,
+            "alpha_max": self.alpha_max,
+            "eta": self.eta,
+            "beta": self.beta,
+        }
+
+
+class _State(NamedTuple):
+    """Where the search stands; of each image, shape (batch,) or like δ."""
+
+    step: Any  # number of the next one, int32 scalar
+    delta: Any
+    nearest: Any  # the smallest δ that is misclassified
+    size: Any  # its norm, infinite where there is none
