@@ -1,5 +1,6 @@
 """FAB: steps onto linearised decision boundaries, close to the image."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 from typing import NamedTuple
@@ -30,9 +31,11 @@ class FAB(StagedAttack):
         α = min(‖d(x_k)‖ / (‖d(x_k)‖ + ‖d(x)‖), alpha_max)
         x_{k+1} ← (1 − α) · (x_k + eta · d(x_k)) + α · (x + eta · d(x))
 
-    A point that is misclassified is kept if it is nearer to x than those
-    before, and the search goes on from x + beta · (x_{k+1} − x). It ends when
-    for every image of the batch one is kept that lies inside the ball.
+    From a point that is misclassified the search goes on at
+    x + beta · (x_{k+1} − x), in order to find a nearer one. It ends when for
+    every image of the batch one has been found that lies inside the ball.
+    Where none does, δ is 0: as published, a point outside is not brought
+    inside by a projection.
 
     Each of the most likely wrong classes of the clean image is the target of
     a stage. The first search for a target starts from the image, further ones
@@ -162,44 +165,43 @@ class FAB(StagedAttack):
             start: First δ, float32 like `x`.
             x: Float32 tensor (batch, ...), clean images.
         """
-        size_of = self.threat_model.size
 
         def goes_on(*values: Any) -> Any:
             state = _State(*values)
-            inside = state.size <= self.epsilon
-            return ops.logical_and(state.step < self.steps, ops.any(~inside))
+            return ops.logical_and(
+                state.step < self.steps, ops.any(~state.found)
+            )
 
         def step(*values: Any) -> _State:
             state = _State(*values)
             h, gradient = linearised(state.delta)
             delta = self._stepped(state.delta, h, gradient, x)
             crossed = is_adversarial(delta)
-            size = size_of(delta)
-            # What lies inside the ball is good enough, and left alone: the
-            # result for an image does not depend on when others are done.
-            nearer = ops.logical_and(size < state.size, crossed)
-            nearer = ops.logical_and(nearer, state.size > self.epsilon)
-            kept = per_sample(nearer, x)
+            inside = self.threat_model.size(delta) <= self.epsilon
+            success = ops.logical_and(crossed, inside)
+            # The first one is left alone: what is found for an image does
+            # not depend on when the others are done.
+            first = ops.logical_and(success, ~state.found)
             back = ops.where(per_sample(crossed, x), self.beta, 1.0)
             return _State(
                 step=state.step + 1,
                 delta=delta * back,
-                nearest=ops.where(kept, delta, state.nearest),
-                size=ops.where(nearer, size, state.size),
+                kept=ops.where(per_sample(first, x), delta, state.kept),
+                found=ops.logical_or(state.found, success),
             )
 
         begin = _State(
             step=ops.zeros((), "int32"),
             delta=start,
-            nearest=ops.zeros_like(x),
-            size=ops.full_like(size_of(x), float("inf")),
+            kept=ops.zeros_like(x),
+            found=self.threat_model.size(start) < 0,
         )
-        return _State(*ops.while_loop(goes_on, step, begin)).nearest
+        return _State(*ops.while_loop(goes_on, step, begin)).kept
 
     def _stepped(self, delta: Any, h: Any, gradient: Any, x: Any) -> Any:
         """The next δ, from h and its gradient at x + δ."""
         batch = ops.shape(h)[0]
-        flat = (batch, -1)
+        flat = (-1, math.prod(x.shape[1:]))
         normal = ops.reshape(gradient, flat)
         # On the boundary h is 0; at x it is h − ⟨gradient, δ⟩.
         moved = ops.sum(normal * ops.reshape(delta, flat), axis=1)
@@ -245,5 +247,5 @@ class _State(NamedTuple):
 
     step: Any  # number of the next one, int32 scalar
     delta: Any
-    nearest: Any  # the smallest δ that is misclassified
-    size: Any  # its norm, infinite where there is none
+    kept: Any  # the first δ inside the ball that is misclassified, else 0
+    found: Any  # whether there is one

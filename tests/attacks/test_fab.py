@@ -1,0 +1,194 @@
+"""FAB: exact where the boundary is a plane, and near it elsewhere."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from keras.ops import convert_to_numpy as to_numpy
+
+from keras_wake._random import SampleSeed
+from keras_wake.attacks import FAB
+
+FEATURES = 8
+
+
+@pytest.fixture
+def kernel():
+    return np.random.default_rng(0).normal(size=(FEATURES, 4)).astype("float32")
+
+
+@pytest.fixture
+def linear(kernel):
+    def network(x, training=False):
+        return ops.matmul(x, ops.convert_to_tensor(kernel))
+
+    return network
+
+
+@pytest.fixture
+def vectors():
+    rng = np.random.default_rng(1)
+    return rng.uniform(0.35, 0.65, (12, FEATURES)).astype("float32")
+
+
+def _distances(kernel, x, norm):
+    """Of each point from the planes of all wrong classes, sorted."""
+    logits = x.astype("float64") @ kernel
+    found = []
+    for row in logits:
+        y = np.argmax(row)
+        found.append(
+            sorted(
+                (row[y] - row[t])
+                / np.linalg.norm(
+                    kernel[:, y] - kernel[:, t], 1 if norm == "linf" else 2
+                )
+                for t in range(4)
+                if t != y
+            )
+        )
+    return np.array(found)
+
+
+def _sizes(delta, norm):
+    return np.linalg.norm(delta, 2 if norm == "l2" else np.inf, axis=1)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_succeeds_exactly_where_a_plane_is_inside_the_ball(
+    linear, kernel, vectors, norm
+):
+    nearest = _distances(kernel, vectors, norm)[:, 0]
+    # Between two distances that are far enough from each other.
+    ordered = np.sort(nearest)
+    gaps = ordered[1:] / ordered[:-1]
+    at = 3 + np.argmax(gaps[3:9])
+    epsilon = np.sqrt(ordered[at] * ordered[at + 1])
+    assert gaps[at] > 1.12
+    labels = np.eye(4, dtype="float32")[
+        np.argmax(to_numpy(linear(vectors)), axis=1)
+    ]
+    attack = FAB(norm, float(epsilon), steps=10)
+    found = to_numpy(
+        attack.perturb(
+            linear, vectors, labels, SampleSeed(0, np.arange(len(vectors)))
+        )
+    )
+    wrong = np.argmax(found @ kernel, axis=1) != np.argmax(labels, axis=1)
+    np.testing.assert_array_equal(wrong, nearest < epsilon)
+    # Nothing else is changed, and what is goes 5 % beyond the plane at most.
+    np.testing.assert_array_equal(found[~wrong], vectors[~wrong])
+    sizes = _sizes(found - vectors, norm)[wrong]
+    assert np.all(sizes >= nearest[wrong] * (1 - 1e-5))
+    assert np.all(sizes <= epsilon * (1 + 1e-6))
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_its_first_step_is_the_published_one(linear, kernel, vectors, norm):
+    # From the image itself both projections are one: x + eta · d(x).
+    x = vectors[:1].astype("float64")
+    logits = (x @ kernel)[0]
+    y, t = np.argsort(logits)[::-1][:2]
+    w = (kernel[:, t] - kernel[:, y]).astype("float64")
+    if norm == "linf":
+        d = np.sign(w) / np.sum(np.abs(w))
+    else:
+        d = w / (w @ w)
+    expected = x + 1.05 * (logits[y] - logits[t]) * d
+    labels = np.eye(4, dtype="float32")[[y]]
+    epsilon = 2 * _sizes(expected - x, norm)[0]
+    found = to_numpy(
+        FAB(norm, float(epsilon), steps=1).perturb_stage(
+            linear, vectors[:1], labels, SampleSeed(0, [0]), 0
+        )
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_each_stage_has_the_next_class_as_target(linear, kernel, vectors):
+    logits = vectors @ kernel
+    order = np.argsort(-logits, axis=1)
+    labels = np.eye(4, dtype="float32")[order[:, 0]]
+    seed = SampleSeed(0, np.arange(len(vectors)))
+    # As far as the image allows, so that every target is reached.
+    attack = FAB("l2", 2.0, steps=3)
+    assert attack.stages_for(4) == 3
+    for stage in range(3):
+        found = to_numpy(
+            attack.perturb_stage(linear, vectors, labels, seed, stage)
+        )
+        reached = found @ kernel
+        target = np.take_along_axis(reached, order[:, [stage + 1]], axis=1)
+        true = np.take_along_axis(reached, order[:, :1], axis=1)
+        moved = np.any(found != vectors, axis=1)
+        assert moved.sum() >= 9
+        # Beyond the plane of its target, and not only of another class.
+        assert np.mean(target[moved] > true[moved]) > 0.8
+
+
+def test_a_restart_starts_elsewhere(linear, kernel, vectors):
+    labels = np.eye(4, dtype="float32")[np.argmax(vectors @ kernel, axis=1)]
+    seed = SampleSeed(0, np.arange(len(vectors)))
+    attack = FAB("l2", 0.5, steps=1, restarts=2, target_classes=1)
+    assert attack.stages_for(4) == 2
+    first, second = (
+        to_numpy(attack.perturb_stage(linear, vectors, labels, seed, stage))
+        for stage in (0, 1)
+    )
+    both = np.any(first != vectors, axis=1) & np.any(second != vectors, axis=1)
+    assert both.any()
+    assert np.all(np.abs(first - second).max(axis=1)[both] > 1e-3)
+
+
+def test_reaches_what_the_bounds_leave(linear, kernel):
+    # At the corner of the box half of the directions are closed.
+    x = np.zeros((1, FEATURES), "float32")
+    x[0, ::2] = 1.0
+    y = np.argmax(x @ kernel, axis=1)
+    labels = np.eye(4, dtype="float32")[y]
+    attack = FAB("linf", 1.0, steps=20)
+    found = to_numpy(attack.perturb(linear, x, labels, SampleSeed(0, [0])))
+    assert found.min() >= 0 and found.max() <= 1
+    assert np.argmax(found @ kernel, axis=1) != y
+
+
+def test_counts_its_stages_and_passes(vectors, linear):
+    assert FAB(steps=7).passes(10) == (15, 7)
+    for classes, targets in ((2, 1), (3, 2), (10, 9), (100, 9)):
+        assert FAB().stages_for(classes) == targets
+        assert FAB(restarts=3).stages_for(classes) == 3 * targets
+    if keras.backend.backend() == "jax":
+        return  # A loop is traced, and its calls cannot be counted.
+    calls = []
+
+    def counted(x, training=False):
+        calls.append(1)
+        return linear(x) + np.float32([50, 0, 0, 0])
+
+    labels = np.eye(4, dtype="float32")[[0] * len(vectors)]
+    seed = SampleSeed(0, np.arange(len(vectors)))
+    FAB(epsilon=0.01, steps=7).run_stage(
+        counted,
+        ops.convert_to_tensor(vectors),
+        ops.convert_to_tensor(labels),
+        seed,
+        ops.zeros((), "int32"),
+    )
+    assert len(calls) == 15
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"steps": 0}, ValueError, "`steps` must be at least 1.*steps=0"),
+        ({"restarts": 0}, ValueError, "`restarts` must be at least 1"),
+        ({"target_classes": 0}, ValueError, "`target_classes` must be at"),
+        ({"alpha_max": 2}, ValueError, "`alpha_max` must be between 0 and 1"),
+        ({"eta": 0}, ValueError, "`eta` must be greater than 0"),
+        ({"beta": -1}, ValueError, "`beta` must be between 0 and 1"),
+        ({"norm": "l1"}, ValueError, "`norm` must be one of.*'l1'"),
+    ],
+)
+def test_refuses_bad_arguments(arguments, error, message):
+    with pytest.raises(error, match=message):
+        FAB(**arguments)

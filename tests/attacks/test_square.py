@@ -1,0 +1,236 @@
+"""Square: its schedule, its windows, its queries, and what it finds."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from keras.ops import convert_to_numpy as to_numpy
+
+from keras_wake._random import SampleSeed
+from keras_wake.attacks import _windows
+from keras_wake.attacks import Square
+from keras_wake.attacks.square import _WINDOWS
+
+# The published schedule for 10,000 queries: from which query on p_init is
+# divided by 1, 2, 4, ….
+PUBLISHED = (0, 11, 51, 201, 501, 1001, 2001, 4001, 6001, 8001)
+
+
+def test_the_schedule_is_the_published_one():
+    # So large an image that rounding shows every share.
+    side = 3200
+    found = _windows.window_sides(10_000, 0.8, side, side, smooth=False)
+    changes = [0, *(np.flatnonzero(np.diff(found)) + 1)]
+    assert tuple(changes) == PUBLISHED
+    shares = (found[changes] / side) ** 2
+    np.testing.assert_allclose(shares, 0.8 / 2.0 ** np.arange(10), rtol=0.01)
+
+
+def test_the_schedule_is_stretched_to_the_queries():
+    side = 3200
+    found = _windows.window_sides(5000, 0.8, side, side, smooth=False)
+    changes = [0, *(np.flatnonzero(np.diff(found)) + 1)]
+    # Query i counts as query 2 i of 10,000.
+    assert changes == [-(-start // 2) for start in PUBLISHED]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 5), (8, 8), (28, 28), (32, 20)])
+def test_windows_fit_into_the_image(size):
+    for smooth in (False, True):
+        sides = _windows.window_sides(300, 1.0, *size, smooth)
+        assert sides.min() >= 1 and sides.max() <= min(size)
+        assert np.all(np.diff(sides) <= 0)
+        if smooth and min(size) > 3:
+            inner = sides[sides < min(size)]
+            assert np.all(inner % 2 == 1) and inner.min() >= 3
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 5, 6, 9])
+def test_a_smooth_window_follows_its_formula(side):
+    expected = np.zeros((side, side))
+    upper = side // 2
+    for sign, first, rows in ((1, 0, upper), (-1, upper, side - upper)):
+        bump = np.zeros((rows, side))
+        last = max(rows, side) // 2
+        for row, column in np.ndindex(rows, side):
+            away = max(abs(row - rows // 2), abs(column - side // 2))
+            bump[row, column] = sum(
+                1 / (m + 1) ** 2 for m in range(away, last + 1)
+            )
+        if rows:
+            bump /= np.linalg.norm(bump)
+        expected[first : first + rows] = sign * bump
+    expected /= np.linalg.norm(expected)
+    np.testing.assert_allclose(
+        _windows.smooth_window(side), expected, atol=1e-6
+    )
+
+
+def test_a_placed_window_is_where_it_is_drawn():
+    place = np.float32([[0.0, 0.0], [0.999, 0.999], [0.5, 0.2]])
+    values = np.arange(1, 10, dtype="float32").reshape(3, 3)
+    side = ops.convert_to_tensor(3, "int32")
+    window = _windows.Placed(ops.convert_to_tensor(place), side, 6, 8)
+    filled = to_numpy(window.filled(ops.convert_to_tensor(values)))
+    # Of 4 rows and 6 columns that it can begin at.
+    for image, (row, column) in zip(
+        filled, ((0, 0), (3, 5), (2, 1)), strict=True
+    ):
+        expected = np.zeros((6, 8), "float32")
+        expected[row : row + 3, column : column + 3] = values
+        np.testing.assert_array_equal(image[..., 0], expected)
+    np.testing.assert_array_equal(to_numpy(window.mask), filled > 0)
+
+
+def _windows_of(norm, shape=(10, 8, 3), epsilon=0.5, queries=40):
+    return _WINDOWS[norm](Square(norm, epsilon, queries), shape)
+
+
+def test_linf_starts_from_stripes_and_changes_squares():
+    windows = _windows_of("linf")
+    seed = SampleSeed(0, np.arange(20))
+    start = to_numpy(windows.start(seed.uniform(0, (windows.start_draws,))))
+    assert start.shape == (20, 10, 8, 3)
+    np.testing.assert_array_equal(np.unique(start), np.float32([-0.5, 0.5]))
+    # Columns of one colour, of which all 24 are drawn.
+    np.testing.assert_array_equal(start, np.repeat(start[:, :1], 10, axis=1))
+    assert 0.4 < np.mean(start > 0) < 0.6
+
+    for query in (1, 20, 39):
+        draws = seed.uniform(query, (windows.draws,))
+        delta = ops.zeros((20, 10, 8, 3))
+        changed = to_numpy(windows.changed(delta, draws, query))
+        side = windows.sides[query]
+        for image in changed:
+            rows, columns = (
+                np.flatnonzero(np.any(image != 0, axis=(axis, 2)))
+                for axis in (1, 0)
+            )
+            assert len(rows) == len(columns) == side
+            assert np.ptp(rows) == np.ptp(columns) == side - 1
+            inside = image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+            np.testing.assert_array_equal(np.abs(inside), 0.5)
+            # Each channel has one sign.
+            assert np.all(inside == inside[:1, :1])
+
+
+def test_l2_keeps_the_norm_and_moves_it_into_a_window():
+    windows = _windows_of("l2")
+    seed = SampleSeed(0, np.arange(20))
+    delta = windows.start(seed.uniform(0, (windows.start_draws,)))
+    assert tuple(delta.shape) == (20, 10, 8, 3)
+    for query in range(1, 30):
+        np.testing.assert_allclose(
+            np.sqrt(np.sum(to_numpy(delta) ** 2, axis=(1, 2, 3))),
+            0.5,
+            rtol=1e-4,
+        )
+        draws = seed.uniform(query, (windows.draws,))
+        before, delta = delta, windows.changed(delta, draws, query)
+        side = windows.sides[query]
+        moved = np.any(to_numpy(delta) != to_numpy(before), axis=-1)
+        assert moved.any()
+        # Outside of the two windows there is no norm to spare, so that
+        # nothing changes there.
+        away = np.abs(to_numpy(delta) - to_numpy(before)).max(axis=-1) > 1e-5
+        assert np.all(away.sum(axis=(1, 2)) <= 2 * side**2)
+
+
+def test_calls_the_classifier_once_for_each_query():
+    calls = []
+
+    def network(x, training=False):
+        calls.append(len(x))
+        total = ops.sum(x, axis=(1, 2, 3))[:, None]
+        # Class 0 by far, whatever x is.
+        return ops.concatenate([total + 100, total], axis=1)
+
+    x = ops.convert_to_tensor(np.full((2, 5, 5, 1), 0.5, "float32"))
+    labels = ops.one_hot(np.zeros(2, "int32"), 2)
+    attack = Square(epsilon=0.1, queries=17)
+    assert attack.passes(10) == (17, 0)
+    seed = SampleSeed(0, [0, 1])
+    stage = ops.zeros((), "int32")
+    if keras.backend.backend() == "jax":
+        pytest.skip("a loop is traced, and its calls cannot be counted")
+    attack.run_stage(network, x, labels, seed, stage)
+    assert calls == [2] * 17
+
+    # And ends when all are misclassified: here, by the first query.
+    calls.clear()
+    attack.run_stage(network, x, 1 - labels, seed, stage)
+    assert calls == [2]
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_comes_near_the_optimum_of_a_linear_model(norm):
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=(5, 5, 1)).astype("float32")
+
+    def network(x, training=False):
+        score = ops.sum(x * weights, axis=(1, 2, 3))[:, None]
+        return ops.concatenate([50 - score, score], axis=1)
+
+    x = np.full((4, 5, 5, 1), 0.5, "float32")
+    labels = np.eye(2, dtype="float32")[[0] * 4]
+    epsilon = {"linf": 0.1, "l2": 0.5}[norm]
+    attack = Square(norm, epsilon, queries=400)
+    found = attack.perturb(network, x, labels, SampleSeed(0, np.arange(4)))
+    gained = np.sum((to_numpy(found) - x) * weights, axis=(1, 2, 3))
+    dual = (
+        np.sum(np.abs(weights)) if norm == "linf" else np.linalg.norm(weights)
+    )
+    share = {"linf": 0.95, "l2": 0.7}[norm]
+    assert np.all(gained <= epsilon * dual * (1 + 1e-5))
+    assert np.all(gained >= share * epsilon * dual)
+
+
+def test_takes_channels_first(monkeypatch):
+    rng = np.random.default_rng(0)
+    x = rng.random((3, 6, 5, 2)).astype("float32")
+    weights = rng.normal(size=(6, 5, 2, 3)).astype("float32").reshape(60, 3)
+
+    def network(x, training=False):
+        return ops.matmul(ops.reshape(x, (-1, 60)), weights)
+
+    def network_first(x, training=False):
+        return network(ops.transpose(x, (0, 2, 3, 1)))
+
+    labels = np.eye(3, dtype="float32")[np.argmax(to_numpy(network(x)), axis=1)]
+    attack = Square("l2", 0.2, queries=10)
+    seed = SampleSeed(0, np.arange(3))
+    expected = to_numpy(attack.perturb(network, x, labels, seed))
+    monkeypatch.setattr(
+        keras.config, "image_data_format", lambda: "channels_first"
+    )
+    first = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
+    found = to_numpy(attack.perturb(network_first, first, labels, seed))
+    np.testing.assert_allclose(found.transpose(0, 2, 3, 1), expected, atol=1e-5)
+
+
+def test_refuses_what_has_no_windows():
+    classifier = keras.Sequential([keras.Input((12,)), keras.layers.Dense(3)])
+    x = np.full((2, 12), 0.5, "float32")
+    with pytest.raises(
+        ValueError,
+        match=(
+            r"windows of images and needs images of shape \(batch, height, "
+            r"width, channels\)\. Received: shape \(batch, 12\)"
+        ),
+    ):
+        Square(queries=3)(classifier, x, np.zeros(2, "int32"), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"queries": 0}, ValueError, "`queries` must be at least 1.*=0"),
+        ({"queries": 10.0}, TypeError, "`queries` must be an integer"),
+        ({"p_init": 1.5}, ValueError, "`p_init` must be between 0 and 1"),
+        ({"restarts": 0}, ValueError, "`restarts` must be at least 1"),
+        ({"epsilon": 8}, ValueError, "`epsilon` must be between 0 and 1"),
+    ],
+)
+def test_refuses_bad_arguments(arguments, error, message):
+    with pytest.raises(error, match=message):
+        Square(**arguments)

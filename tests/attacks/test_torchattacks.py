@@ -1,0 +1,156 @@
+"""Robust accuracy beside that of torchattacks, on the same weights."""
+
+import keras
+import numpy as np
+import pytest
+from keras.ops import convert_to_numpy as to_numpy
+
+import keras_wake as kw
+from keras_wake.attacks import APGD
+from keras_wake.attacks import FAB
+from keras_wake.attacks import Square
+
+IMAGES = 500
+EPSILON = {"linf": 0.2, "l2": 0.7}
+# In points of per cent, of 500 images: five of them.
+TOLERANCE = 1.0
+# With one start, the random numbers alone make a point or more.
+SEEDS = (0, 1, 2)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    datasets = pytest.importorskip(
+        "sklearn.datasets", reason="the images are those of scikit-learn"
+    )
+    x, y = datasets.load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(x))
+    x = (x[order] / 16).reshape(-1, 8, 8, 1).astype("float32")
+    y = y[order].astype("int32")
+    return (x[:-IMAGES], y[:-IMAGES]), (x[-IMAGES:], y[-IMAGES:])
+
+
+@pytest.fixture(scope="module")
+def robust_classifier(digits):
+    keras.utils.set_random_seed(0)
+    classifier = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            keras.layers.Conv2D(16, 3, activation="relu", name="first"),
+            keras.layers.Conv2D(
+                32, 3, strides=2, activation="relu", name="second"
+            ),
+            keras.layers.Flatten(),
+            keras.layers.Dense(10, name="head"),
+        ]
+    )
+    model = kw.WakeModel(classifier, kw.attacks.PGD("linf", 0.15, steps=5))
+    model.compile(keras.optimizers.Adam(3e-3))
+    model.fit(*digits[0], batch_size=64, epochs=15, verbose=0)
+    return classifier
+
+
+@pytest.fixture(scope="module")
+def twin(robust_classifier):
+    torch = pytest.importorskip("torch", reason="the twin is in PyTorch")
+
+    class Twin(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = torch.nn.Conv2d(1, 16, 3)
+            self.second = torch.nn.Conv2d(16, 32, 3, stride=2)
+            self.head = torch.nn.Linear(128, 10)
+
+        def forward(self, x):
+            x = torch.relu(self.second(torch.relu(self.first(x))))
+            # Keras has the channels last.
+            return self.head(x.permute(0, 2, 3, 1).flatten(1))
+
+    twin = Twin().eval()
+    with torch.no_grad():
+        for name in ("first", "second", "head"):
+            kernel, bias = robust_classifier.get_layer(name).get_weights()
+            axes = (3, 2, 0, 1) if kernel.ndim == 4 else (1, 0)
+            module = getattr(twin, name)
+            module.weight.copy_(torch.tensor(kernel.transpose(axes)))
+            module.bias.copy_(torch.tensor(bias))
+    return twin
+
+
+def _attack(attack, classifier, digits, seed):
+    """Robust accuracy in per cent, of images that are inside."""
+    x, y = digits[1]
+    x_adv = to_numpy(attack(classifier, x, y, seed=seed))
+    assert x_adv.min() >= 0 and x_adv.max() <= 1
+    size = to_numpy(attack.threat_model.size(x_adv.astype("float64") - x))
+    assert size.max() <= attack.epsilon + 1e-6
+    logits = to_numpy(classifier(x_adv))
+    return 100 * np.mean(np.argmax(logits, axis=1) == y)
+
+
+def _attack_twin(attack, twin, digits):
+    torch = pytest.importorskip("torch")
+    x, y = digits[1]
+    x = torch.tensor(x.transpose(0, 3, 1, 2))
+    y = torch.tensor(y, dtype=torch.int64)
+    x_adv = attack(x, y)
+    with torch.no_grad():
+        return 100 * float((twin(x_adv).argmax(1) == y).float().mean())
+
+
+CASES = {
+    "apgd": (
+        lambda norm, eps: APGD(norm, eps),
+        lambda ta, twin, **where: ta.APGD(twin, steps=100, **where),
+    ),
+    "apgd-dlr": (
+        lambda norm, eps: APGD(norm, eps, loss="dlr"),
+        lambda ta, twin, **where: ta.APGD(twin, steps=100, loss="dlr", **where),
+    ),
+    "apgd-t": (
+        lambda norm, eps: APGD(norm, eps, loss="dlr_targeted"),
+        lambda ta, twin, **where: ta.APGDT(twin, steps=100, **where),
+    ),
+    "fab-t": (
+        lambda norm, eps: FAB(norm, eps),
+        lambda ta, twin, **where: ta.FAB(
+            twin, steps=100, multi_targeted=True, **where
+        ),
+    ),
+    "square": (
+        lambda norm, eps: Square(norm, eps),
+        lambda ta, twin, **where: ta.Square(twin, n_queries=5000, **where),
+    ),
+}
+QUICK = (("apgd", "linf"), ("apgd", "l2"))
+
+
+@pytest.mark.parametrize(
+    ("name", "norm"),
+    [
+        pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow)
+        for case in ((name, norm) for name in CASES for norm in EPSILON)
+    ],
+)
+def test_robust_accuracy_is_that_of_torchattacks(
+    robust_classifier, twin, digits, name, norm
+):
+    torchattacks = pytest.importorskip(
+        "torchattacks", reason="the other implementation"
+    )
+    ours, theirs = CASES[name]
+    epsilon = EPSILON[norm]
+    others = [
+        theirs(
+            torchattacks, twin, norm=norm.capitalize(), eps=epsilon, seed=seed
+        )
+        for seed in SEEDS
+    ]
+    expected = np.mean([_attack_twin(other, twin, digits) for other in others])
+    attack = ours(norm, epsilon)
+    found = np.mean(
+        [_attack(attack, robust_classifier, digits, seed) for seed in SEEDS]
+    )
+    # Otherwise there would be nothing to compare.
+    assert 10 < expected < 90
+    assert abs(found - expected) <= TOLERANCE
