@@ -119,6 +119,9 @@ def test_stays_inside_ball_and_bounds(
 def test_depends_neither_on_the_batch_nor_on_the_order(
     classifier, images, labels, attack
 ):
+    if isinstance(attack, FAB):
+        # It changes nothing where it does not succeed.
+        attack = FAB(attack.norm, 5 * attack.epsilon, steps=5)
     one_hot = np.eye(3, dtype="float32")[labels]
     ids = np.arange(10) + 100
 
