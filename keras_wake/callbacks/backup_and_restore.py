@@ -9,9 +9,9 @@ from typing import Any
 
 import keras
 
+from keras_wake import _backup_file
 from keras_wake import _snapshot
 from keras_wake import backend
-from keras_wake.callbacks import _backup_file
 from keras_wake.callbacks import _callback_state
 
 _FILE = "backup.npz"

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import keras_wake as kw
+from keras_wake import _backup_file
 from keras_wake import _snapshot
-from keras_wake.callbacks import _backup_file
 
 SHAPE = (4, 4, 1)
 STEPS = 3

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import keras_wake as kw
-from keras_wake.callbacks import _backup_file
+from keras_wake import _backup_file
 
 SHAPE = (4, 4, 1)
 

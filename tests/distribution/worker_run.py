@@ -15,7 +15,7 @@ strategy = tf.distribute.MultiWorkerMirroredStrategy()
 
 from training_case import train  # noqa: E402
 
-from keras_wake.callbacks import _backup_file  # noqa: E402
+from keras_wake import _backup_file  # noqa: E402
 
 
 def main(path, folder, die_at=None):

@@ -13,7 +13,7 @@ from run_files import assert_same
 from run_files import strict_json
 
 import keras_wake as kw
-from keras_wake.callbacks import _backup_file
+from keras_wake import _backup_file
 
 
 def test_folder_with_a_run_is_refused(finished_run, start, capsys):

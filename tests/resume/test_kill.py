@@ -19,7 +19,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_wake.callbacks import _backup_file
+from keras_wake import _backup_file
 
 ROOT = pathlib.Path(__file__).parents[2]
 KILLS = 20

@@ -1,4 +1,4 @@
-"""The file of a backup: arrays and a JSON text in one archive.
+"""The file of a backup or evaluation: arrays and JSON in one archive.
 
 NumPy's format, not HDF5: a full disk is an `OSError` here, while HDF5 keeps
 the broken file open and ends the process with a segmentation fault.
@@ -64,7 +64,7 @@ def read(path: pathlib.Path) -> tuple[dict[str, Any], list[np.ndarray]]:
         zipfile.BadZipFile,
     ) as error:
         raise ValueError(
-            f"The backup {path} cannot be read: {error}. Delete it to start "
+            f"The file {path} cannot be read: {error}. Delete it to start "
             "from the beginning."
         ) from error
     count = sum(name.startswith("value_") for name in arrays)
