@@ -90,7 +90,7 @@ def _level(knots: Any, slopes: Any, gain: Any) -> Any:
     passed = ops.sum(
         ops.cast(gained < gain[:, None], "int32"), axis=1, keepdims=True
     )
-    last = knots.shape[1] - 1
+    last = ops.shape(knots)[1] - 1
     at = ops.minimum(passed, last)
     spent, rising, knot = (
         ops.take_along_axis(values, at, axis=1)[:, 0]
