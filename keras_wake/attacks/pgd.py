@@ -9,6 +9,7 @@ from keras import ops
 from keras_wake import _precision
 from keras_wake import _validate
 from keras_wake import backend
+from keras_wake._random import SampleSeed
 from keras_wake.attacks._network import stateless_logits
 from keras_wake.attacks.attack import Attack
 from keras_wake.attacks.threat_model import ThreatModel
@@ -125,7 +126,12 @@ class PGD(Attack):
         if not self.random_start:
             delta = ops.zeros_like(x)
         elif self.loss == "kl":
-            noise = keras.random.normal(ops.shape(x), stddev=1e-3, seed=seed)
+            if isinstance(seed, SampleSeed):
+                noise = 1e-3 * seed.normal(0, tuple(x.shape[1:]))
+            else:
+                noise = keras.random.normal(
+                    ops.shape(x), stddev=1e-3, seed=seed
+                )
             delta = threat.project(noise, x)
         else:
             delta = threat.random_perturbation(x, seed)

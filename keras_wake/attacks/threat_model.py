@@ -13,6 +13,7 @@ import keras
 from keras import ops
 
 from keras_wake import _validate
+from keras_wake._random import SampleSeed
 
 
 def per_sample(values: Any, like: Any) -> Any:
@@ -50,6 +51,10 @@ class Linf:
             shape, -epsilon, epsilon, dtype="float32", seed=seed
         )
 
+    def random_of(self, shape: tuple, epsilon: float, seed: Any) -> Any:
+        """As `random`, from a `SampleSeed`; `shape` is that of a sample."""
+        return epsilon * self.noise(shape, seed, 0)
+
     def noise(self, shape: tuple, seed: Any, counter: Any) -> Any:
         """What a direction is made of: uniform in [-1, 1)."""
         return 2 * seed.uniform(counter, shape) - 1
@@ -84,6 +89,12 @@ class L2:
         direction = keras.random.normal(shape, dtype="float32", seed=seed)
         radius = keras.random.uniform((shape[0],), dtype="float32", seed=seed)
         scale = epsilon * radius / (self.size(direction) + 1e-12)
+        return direction * per_sample(scale, direction)
+
+    def random_of(self, shape: tuple, epsilon: float, seed: Any) -> Any:
+        """As `random`, from a `SampleSeed`; `shape` is that of a sample."""
+        direction = self.noise(shape, seed, 0)
+        scale = epsilon * seed.uniform(1) / (self.size(direction) + 1e-12)
         return direction * per_sample(scale, direction)
 
     def noise(self, shape: tuple, seed: Any, counter: Any) -> Any:
@@ -194,9 +205,19 @@ class ThreatModel:
                 )
 
     def random_perturbation(self, x: Any, seed: Any) -> Any:
-        """A random allowed perturbation of `x`, same shape."""
+        """A random allowed perturbation of `x`, same shape.
+
+        Args:
+            x: Float32 tensor (batch, ...), images.
+            seed: What `keras.random` functions take as `seed`, or a
+                `SampleSeed`, with which it is the same in every batch.
+        """
         x = ops.convert_to_tensor(x)
-        delta = self._norm.random(ops.shape(x), self.epsilon, seed)
+        if isinstance(seed, SampleSeed):
+            shape = tuple(x.shape[1:])
+            delta = self._norm.random_of(shape, self.epsilon, seed)
+        else:
+            delta = self._norm.random(ops.shape(x), self.epsilon, seed)
         return self.project(delta, x)
 
     def random_on_sphere(self, x: Any, seed: Any, counter: Any = 0) -> Any:
