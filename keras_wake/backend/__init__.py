@@ -6,6 +6,8 @@ same few names, and holds only what must differ:
 
 - `Trainer`: the training and test step that Keras compiles;
 - `compile`: the same for a function of tensors outside of `fit`;
+- `compile_split`: the same for batches that change their size, each divided
+  among so many devices as `device_count` tells;
 - `gradient`, `gradient_and_outputs`, `repeat`, `side_by_side`: how an attack
   computes;
 - `without_gradient`: how the teacher does;

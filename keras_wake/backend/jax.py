@@ -29,7 +29,9 @@ __all__ = [
     "Trainer",
     "alone",
     "compile",
+    "compile_split",
     "data_shard",
+    "device_count",
     "global_sum",
     "gradient",
     "gradient_and_outputs",
@@ -144,6 +146,46 @@ def compile(function: Callable, model: Callable) -> Callable:
 
     def run(*tensors: Any) -> Any:
         return stateless([v.value for v in model().variables], *tensors)
+
+    return run
+
+
+def device_count(model: keras.Model) -> int:
+    """Among how many devices `compile_split` divides a batch.
+
+    Those of the batch axis of `keras.distribution`. Several processes each
+    compute all of it.
+    """
+    distribution = keras.distribution.distribution()
+    if distribution is None or jax.process_count() > 1:
+        return 1
+    mesh = distribution.device_mesh
+    axis = mesh.axis_names.index(distribution.batch_dim_name)
+    return int(mesh.shape[axis])
+
+
+def compile_split(function: Callable, model: Callable, split: int) -> Callable:
+    """`compile`, for batches of a few sizes, each divided among the devices.
+
+    It is compiled once for each size.
+
+    Args:
+        function: Tensors to a tensor (batch, ...), sample by sample.
+        model: Called without arguments, returns the model.
+        split: How many arguments, the first ones, have a batch axis. Its size
+            must be a multiple of `device_count(model())`.
+    """
+    compiled = compile(function, model)
+
+    def run(*tensors: Any) -> Any:
+        if device_count(model()) == 1:
+            return compiled(*tensors)
+        layout = keras.distribution.distribution().get_data_layout
+        shares = [
+            keras.distribution.distribute_tensor(tensor, layout(tensor.shape))
+            for tensor in tensors[:split]
+        ]
+        return compiled(*shares, *tensors[split:])
 
     return run
 

@@ -21,7 +21,9 @@ __all__ = [
     "Trainer",
     "alone",
     "compile",
+    "compile_split",
     "data_shard",
+    "device_count",
     "global_sum",
     "gradient",
     "gradient_and_outputs",
@@ -168,6 +170,75 @@ def compile(function: Callable, model: Callable) -> Callable:
         jit_compile=jit_by_default(),
         autograph=False,
     )
+
+
+def device_count(model: keras.Model) -> int:
+    """Among how many devices `compile_split` divides a batch.
+
+    The replicas of the strategy that the model was made under. Several
+    workers each compute all of it, as the devices of the others are not
+    theirs to use.
+    """
+    strategy = model.distribute_strategy
+    return 1 if _is_multi_worker(strategy) else strategy.num_replicas_in_sync
+
+
+def compile_split(function: Callable, model: Callable, split: int) -> Callable:
+    """`compile`, for batches of any size, each divided among the devices.
+
+    It is traced once: the size of a batch is left open.
+
+    Args:
+        function: Tensors to a tensor (batch, ...), sample by sample.
+        model: Called without arguments, returns the model.
+        split: How many arguments, the first ones, have a batch axis. Its size
+            must be a multiple of `device_count(model())`.
+    """
+    # XLA compiles what one device does, and not how the batch is divided.
+    on_one_device = tf.function(
+        function, jit_compile=jit_by_default(), autograph=False
+    )
+
+    def on_all_devices(*tensors: Any) -> Any:
+        devices = device_count(model())
+        if devices == 1:
+            return on_one_device(*tensors)
+
+        def on_replica() -> Any:
+            size = tf.shape(tensors[0])[0] // devices
+            start = replica_index() * size
+            shares = [
+                tensor[start : start + size] for tensor in tensors[:split]
+            ]
+            return on_one_device(*shares, *tensors[split:])
+
+        strategy = model().distribute_strategy
+        results = strategy.experimental_local_results(strategy.run(on_replica))
+        return tf.concat(results, axis=0)
+
+    compiled: Any = None
+
+    def run(*tensors: Any) -> Any:
+        nonlocal compiled
+        if compiled is None:
+            # As a concrete function: TensorFlow would take the functions of
+            # several attacks for one that is traced again and again, and warn.
+            compiled = tf.function(
+                on_all_devices, autograph=False
+            ).get_concrete_function(
+                *(
+                    tf.TensorSpec(
+                        (None, *tensor.shape[1:])
+                        if number < split
+                        else tensor.shape,
+                        tensor.dtype,
+                    )
+                    for number, tensor in enumerate(tensors)
+                )
+            )
+        return compiled(*tensors)
+
+    return run
 
 
 def _is_multi_worker(strategy: Any) -> bool:

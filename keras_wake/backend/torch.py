@@ -19,7 +19,9 @@ __all__ = [
     "Trainer",
     "alone",
     "compile",
+    "compile_split",
     "data_shard",
+    "device_count",
     "global_sum",
     "gradient",
     "gradient_and_outputs",
@@ -129,6 +131,22 @@ def compile(function: Callable, model: Callable) -> Callable:
             return function(*tensors)
 
     return run
+
+
+def device_count(model: keras.Model) -> int:
+    """Always 1: one process computes on one device."""
+    return 1
+
+
+def compile_split(function: Callable, model: Callable, split: int) -> Callable:
+    """As `compile`: there is one device, and every size of a batch will do.
+
+    Args:
+        function: Tensors to a tensor.
+        model: Called without arguments, returns the model.
+        split: How many arguments have a batch axis.
+    """
+    return compile(function, model)
 
 
 class Trainer(VariablesInPlace):
