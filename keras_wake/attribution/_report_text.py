@@ -4,6 +4,9 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
+from keras_wake._tables import percent
+from keras_wake._tables import table
+
 # Above this number of classes only the least accurate ones are listed.
 MOST_CLASSES_LISTED = 25
 LONGEST_NAME = 20
@@ -55,8 +58,8 @@ def report_text(report: dict[str, Any]) -> str:
     lines = [
         f"{report['samples']} samples of {len(classes)} classes, "
         + (report["attack"] or "clean images"),
-        f"clean accuracy {_percent(report['clean_accuracy'])}, "
-        f"robust accuracy {_percent(report['robust_accuracy'])}, "
+        f"clean accuracy {percent(report['clean_accuracy'])}, "
+        f"robust accuracy {percent(report['robust_accuracy'])}, "
         + _score(report),
         "",
         *_class_lines(report, names),
@@ -94,14 +97,14 @@ def _class_lines(report: dict[str, Any], names: list[str]) -> list[str]:
         [
             names[i],
             str(classes[i]["samples"]),
-            _percent(classes[i]["clean_accuracy"]),
-            _percent(classes[i]["robust_accuracy"]),
+            percent(classes[i]["clean_accuracy"]),
+            percent(classes[i]["robust_accuracy"]),
             _most_often_taken_for(report, i, names),
         ]
         for i in shown
     ]
     header = ["class", "samples", "clean", "robust", "most often taken for"]
-    return note + _table(header, rows)
+    return note + table(header, rows)
 
 
 def _most_often_taken_for(
@@ -112,7 +115,7 @@ def _most_often_taken_for(
     if not others:
         return "-"
     most = max(others, key=row.__getitem__)
-    return f"{names[most]} ({_percent(row[most] / sum(row))})"
+    return f"{names[most]} ({percent(row[most] / sum(row))})"
 
 
 def _pair_lines(report: dict[str, Any], names: list[str]) -> list[str]:
@@ -127,22 +130,4 @@ def _pair_lines(report: dict[str, Any], names: list[str]) -> list[str]:
         first, second = (names[i] for i in pair["classes"])
         rows.append([f"{pair['cosine']:.2f}", first, second, there, back])
     header = ["cosine", "class i", "class j", "i taken for j", "j taken for i"]
-    return ["the pairs that share most features", *_table(header, rows)]
-
-
-def _table(header: list[str], rows: list[list[str]]) -> list[str]:
-    """Columns of one width; those of numbers are aligned to the right."""
-    columns = list(zip(header, *rows, strict=True))
-    widths = [max(map(len, column)) for column in columns]
-    right = [all(cell[:1] in "-0123456789" for cell in c[1:]) for c in columns]
-    return [
-        "  ".join(
-            cell.rjust(width) if to_right else cell.ljust(width)
-            for cell, width, to_right in zip(row, widths, right, strict=True)
-        ).rstrip()
-        for row in [header, *rows]
-    ]
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f} %"
+    return ["the pairs that share most features", *table(header, rows)]
