@@ -11,11 +11,13 @@ import numpy as np
 from keras import ops
 
 
-def check_classifier(classifier: Any) -> int:
+def check_classifier(classifier: Any, allow_probabilities: bool = False) -> int:
     """Checks that a built model maps images to logits.
 
     Args:
         classifier: Anything; a built `keras.Model` is what is wanted.
+        allow_probabilities: Whether the outputs may have gone through a
+            softmax. Defaults to `False`.
 
     Returns:
         K, the number of classes.
@@ -62,7 +64,7 @@ def check_classifier(classifier: Any) -> int:
             f"{tuple(logits_shape or ()) or type(logits).__name__}."
         )
     values = ops.convert_to_numpy(ops.cast(logits, "float32"))
-    if np.all(values >= 0) and np.allclose(values.sum(axis=1), 1, atol=1e-3):
+    if are_probabilities(values) and not allow_probabilities:
         raise ValueError(
             f"The classifier {classifier.name!r} returns probabilities, not "
             "logits: its outputs are not negative and sum to 1. Remove the "
@@ -90,6 +92,14 @@ def _check_input_dtype(classifier: keras.Model) -> None:
                 f"input of dtype {dtype}. Make it `keras.Input(shape)` and "
                 "scale the images before it."
             )
+
+
+def are_probabilities(outputs: np.ndarray) -> bool:
+    """Whether all rows of outputs (n, K) are at least 0 and sum to 1."""
+    return bool(
+        np.all(outputs >= 0)
+        and np.allclose(outputs.sum(axis=1), 1, rtol=0, atol=1e-3)
+    )
 
 
 def _input_shape(classifier: keras.Model) -> Any:
