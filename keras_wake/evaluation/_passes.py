@@ -1,0 +1,227 @@
+"""Forward passes and attacks on arrays of any length, in compiled batches.
+
+What is compiled once serves all batches, although ever fewer samples stand:
+where sizes are compiled in (XLA), the last batch is padded to a power of two.
+"""
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_wake import _precision
+from keras_wake import backend
+from keras_wake._per_model import PerModel
+from keras_wake._random import CounterSeed
+from keras_wake._random import SampleSeed
+from keras_wake.attacks import Attack
+from keras_wake.attacks import PGD
+from keras_wake.attacks import StagedAttack
+from keras_wake.losses import cross_entropy
+
+# Smaller batches take no less time.
+SMALLEST_BATCH = 8
+
+_FORWARD = PerModel()
+_GRADIENTS = PerModel()
+
+
+class Passes:
+    """A classifier, as far as an evaluation uses it.
+
+    Args:
+        classifier: A checked classifier.
+        batch_size: Most images of a batch.
+        random: Whether two passes over the same images differ. Then nothing
+            is compiled that would draw the same numbers each time.
+    """
+
+    def __init__(
+        self, classifier: Any, batch_size: int, random: bool = False
+    ) -> None:
+        self.classifier = classifier
+        self.batch_size = batch_size
+        self.random = random
+
+    def batches(self, count: int) -> Iterator[slice]:
+        """The slices that cut so many samples into batches."""
+        for start in range(0, count, self.batch_size):
+            yield slice(start, min(start + self.batch_size, count))
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """Float32 logits (n, K) of a pass in inference mode."""
+        parts = []
+        for part in self.batches(len(images)):
+            if self.random:
+                parts.append(self.eager_logits(images[part]))
+                continue
+            run = _FORWARD.get(self.classifier, _compile_forward)
+            parts.append(self._run(run, [images[part]]))
+        return np.concatenate(parts)
+
+    def eager_logits(self, images: np.ndarray) -> np.ndarray:
+        """The logits of one batch, of a pass that draws new numbers."""
+        tensor = ops.convert_to_tensor(images, "float32")
+        logits = self.classifier(tensor, training=False)
+        return np.array(ops.convert_to_numpy(ops.cast(logits, "float32")))
+
+    def predictions(self, images: np.ndarray) -> np.ndarray:
+        """The predicted classes, int64 (n,); −1 where a logit is NaN."""
+        logits = self.logits(images)
+        found = np.argmax(logits, axis=1)
+        return np.where(np.isnan(logits).any(axis=1), -1, found)
+
+    def gradients(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Gradients of the cross-entropy with respect to the images."""
+        run = _GRADIENTS.get(self.classifier, _compile_gradient)
+        return np.concatenate(
+            [
+                self._run(run, [images[part], labels[part]])
+                for part in self.batches(len(images))
+            ]
+        )
+
+    def attack(
+        self,
+        attack: Attack,
+        images: np.ndarray,
+        labels: np.ndarray,
+        ids: np.ndarray,
+        seed: int,
+        stage: int = 0,
+        averaged: int = 1,
+    ) -> np.ndarray:
+        """Adversarial images of one batch.
+
+        Args:
+            attack: Any attack. A plain one has a single stage.
+            images: Float32 array (n, ...) of at most `batch_size` images.
+            labels: Float32 array (n, K), one-hot.
+            ids: Int32 array (n,) that random numbers are made from.
+            seed: Which random numbers.
+            stage: The stage of a `StagedAttack`.
+            averaged: Over how many passes its logits are averaged.
+        """
+        # Kept by the attack, so that it goes with it.
+        key = f"_evaluation_{averaged}"
+        compiled = vars(attack).setdefault(key, PerModel())
+        run = compiled.get(
+            self.classifier,
+            lambda model: _compile_attack(attack, model, averaged),
+        )
+        scalars = [
+            ops.convert_to_tensor(seed % 2**31, "int32"),
+            ops.convert_to_tensor(stage, "int32"),
+        ]
+        return self._run(run, [images, labels, ids], scalars)
+
+    def _run(
+        self, run: Callable, arrays: list[np.ndarray], scalars: Any = ()
+    ) -> np.ndarray:
+        """The rows that `run` makes of the rows of arrays."""
+        count = len(arrays[0])
+        size = padded_size(
+            count,
+            self.batch_size,
+            backend.device_count(self.classifier),
+            backend.jit_by_default(),
+        )
+        # Repeated, as an image of zeros could be out of bounds.
+        rows = np.arange(size) % count
+        tensors = [
+            ops.convert_to_tensor(array if size == count else array[rows])
+            for array in arrays
+        ]
+        result = ops.convert_to_numpy(run(*tensors, *scalars))
+        return np.array(result[:count])
+
+
+def padded_size(
+    count: int, batch_size: int, devices: int, fixed_sizes: bool
+) -> int:
+    """How many rows a batch of `count` samples is computed with.
+
+    Args:
+        count: Number of samples, at most `batch_size`.
+        batch_size: The size of a full batch.
+        devices: What the result must be a multiple of.
+        fixed_sizes: Whether only a few sizes may occur: the full batch, and
+            powers of two below it.
+    """
+    size = count
+    if fixed_sizes:
+        size = min(
+            batch_size, max(SMALLEST_BATCH, 2 ** (count - 1).bit_length())
+        )
+    return -(-size // devices) * devices
+
+
+def _compile_forward(reference: Callable) -> Callable:
+    def run(x: Any) -> Any:
+        return ops.cast(reference()(x, training=False), "float32")
+
+    return backend.compile_split(run, reference, split=1)
+
+
+def _compile_gradient(reference: Callable) -> Callable:
+    def run(x: Any, labels: Any) -> Any:
+        state = [(v, v.value) for v in reference().variables]
+
+        half = _precision.computes_in_float16(reference())
+
+        def total_loss(images: Any) -> Any:
+            # The scope drops what a random layer would keep.
+            with keras.StatelessScope(state_mapping=state):
+                logits = reference()(images, training=False)
+            losses = cross_entropy(labels, logits)
+            if half:
+                losses = _precision.scaled_losses(losses, labels, logits)
+            return ops.sum(losses)
+
+        return ops.cast(backend.gradient(total_loss, x), "float32")
+
+    return backend.compile_split(run, reference, split=2)
+
+
+class _Averaged:
+    """A classifier whose logits are the mean of several passes.
+
+    Expectation over transformation (Athalye et al. 2018). The passes of one
+    call draw different numbers; the calls of one attack draw the same, as
+    attacks leave the state of a classifier as it was.
+    """
+
+    def __init__(self, classifier: Any, times: int) -> None:
+        self._classifier, self._times = classifier, times
+
+    def __call__(self, images: Any, training: bool = False) -> Any:
+        logits = [
+            self._classifier(images, training=training)
+            for _ in range(self._times)
+        ]
+        return sum(logits[1:], logits[0]) / self._times
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._classifier, name)
+
+
+def _compile_attack(
+    attack: Attack, reference: Callable, averaged: int
+) -> Callable:
+    def run(x: Any, labels: Any, ids: Any, seed: Any, stage: Any) -> Any:
+        network = reference()
+        if averaged > 1:
+            network = _Averaged(network, averaged)
+        sample_seed = SampleSeed(seed, ids)
+        if isinstance(attack, StagedAttack):
+            return attack.perturb_stage(network, x, labels, sample_seed, stage)
+        if getattr(type(attack), "run", None) is PGD.run:
+            return attack.perturb(network, x, labels, sample_seed)
+        # Others draw with `keras.random`, for the batch as a whole. The first
+        # sample tells one batch from another.
+        return attack.perturb(network, x, labels, CounterSeed(seed, ids[0]))
+
+    return backend.compile_split(run, reference, split=3)

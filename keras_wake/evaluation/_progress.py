@@ -1,0 +1,237 @@
+"""How far an evaluation is, and the file that it goes on from."""
+
+import dataclasses
+import hashlib
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from keras_wake import _backup_file
+from keras_wake import backend
+
+STANDS = -1
+WRONG = 0  # Misclassified without an attack.
+
+# Outputs of the same network on another machine agree to this.
+_SAME_OUTPUTS = 1e-3
+
+
+@dataclasses.dataclass
+class Progress:
+    """What has been found so far.
+
+    Attributes:
+        fallen_to: Int64 array (n,): `STANDS`, `WRONG`, or i for a sample that
+            fell to attack i, counted from 1.
+        attack: Number of the current attack, from 0.
+        stage: That of its current stage.
+        queue: Int64 array of the samples that stood when the stage began;
+            None between two stages.
+        position: How many of the queue are done.
+        attacked: For each attack, how many samples stood when it began.
+        passes: For each attack, over how many images a stage was run.
+        seconds: For each attack.
+        outside: For each attack, how many images it returned that are not in
+            the threat model.
+        order: Samples whose adversarial image is kept, in the order of these.
+        findings: What the checks have found, as pairs of code and message.
+        finished: Whether nothing is left to do.
+    """
+
+    fallen_to: np.ndarray
+    attack: int = 0
+    stage: int = 0
+    queue: np.ndarray | None = None
+    position: int = 0
+    attacked: list[int] = dataclasses.field(default_factory=list)
+    passes: list[int] = dataclasses.field(default_factory=list)
+    seconds: list[float] = dataclasses.field(default_factory=list)
+    outside: list[int] = dataclasses.field(default_factory=list)
+    order: list[int] = dataclasses.field(default_factory=list)
+    findings: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    finished: bool = False
+
+    @property
+    def standing(self) -> np.ndarray:
+        """The numbers of the samples that stand."""
+        return np.flatnonzero(self.fallen_to == STANDS)
+
+    @property
+    def in_queue(self) -> np.ndarray:
+        """The queue, which is that of no stage where there is none."""
+        if self.queue is None:
+            return np.empty(0, "int64")
+        return self.queue
+
+    def begin_attack(self) -> None:
+        """Opens the counts of the current attack, unless they are open."""
+        if len(self.attacked) == self.attack:
+            self.attacked.append(len(self.standing))
+            self.passes.append(0)
+            self.seconds.append(0.0)
+            self.outside.append(0)
+
+
+def fingerprint(
+    classifier: Any,
+    digest: str,
+    settings: dict[str, Any],
+    outputs: np.ndarray | None,
+) -> dict[str, Any]:
+    """What two evaluations must share for one to go on with the other.
+
+    Args:
+        classifier: The network. Of its weights the values count, as names
+            change from process to process.
+        digest: That of the images and labels.
+        settings: Those of attacks and evaluation.
+        outputs: Logits of a few images, which tell networks of the same
+            weights apart; None for a network with random outputs.
+    """
+    weights = hashlib.blake2b(digest_size=16)
+    for variable in classifier.weights:
+        value = np.ascontiguousarray(backend.to_numpy(variable))
+        weights.update(f"{value.dtype}{value.shape}".encode())
+        weights.update(value.tobytes())
+    return {
+        "weights": weights.hexdigest(),
+        "data": digest,
+        "settings": settings,
+        "outputs": outputs,
+    }
+
+
+def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """What differs between two fingerprints, in words."""
+    words = []
+    if found["weights"] != wanted["weights"]:
+        words.append("the weights of the classifier")
+    if found["data"] != wanted["data"]:
+        words.append("the images or labels")
+    if not words and not _same_outputs(found["outputs"], wanted["outputs"]):
+        words.append("what the classifier returns, although weights agree")
+    old, new = found["settings"], wanted["settings"]
+    words += [
+        f"`{name}` (there {old.get(name)!r}, here {new.get(name)!r})"
+        for name in dict.fromkeys([*old, *new])
+        if old.get(name) != new.get(name)
+    ]
+    return words
+
+
+def _same_outputs(found: Any, wanted: Any) -> bool:
+    if found is None or wanted is None:
+        return True
+    if found.shape != wanted.shape:
+        return False
+    size = max(1.0, float(np.abs(found).max()))
+    return np.allclose(found, wanted, rtol=0, atol=_SAME_OUTPUTS * size)
+
+
+class StateFile:
+    """Progress on the disk, and beside it the adversarial images.
+
+    The images only grow, so they are appended to a file of their own, before
+    the state that counts them is written: what a kill leaves behind the
+    counted ones is cut off.
+
+    Args:
+        path: The file; None to write nothing.
+        wanted: The fingerprint of this evaluation.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike | None, wanted: dict[str, Any]
+    ) -> None:
+        self.path = None if path is None else pathlib.Path(path)
+        self.wanted = wanted
+
+    @property
+    def images_path(self) -> pathlib.Path:
+        """Where the images go."""
+        path = pathlib.Path(self.path or "")
+        return path.with_name(path.name + ".images")
+
+    def read(self) -> Progress | None:
+        """The progress so far, or None where there is none.
+
+        Raises:
+            ValueError: If the file is damaged or of another evaluation.
+        """
+        if self.path is None or not self.path.exists():
+            return None
+        state, _ = _backup_file.read(self.path)
+        if set(state) != {"fingerprint", "progress"}:
+            raise ValueError(
+                f"The file {self.path} is no state of an evaluation. Pass "
+                "another `state`."
+            )
+        words = differences(state["fingerprint"], self.wanted)
+        if words:
+            raise ValueError(
+                f"The state in {self.path} belongs to another evaluation. "
+                f"These differ: {'; '.join(words)}. Pass another `state`, or "
+                "delete the file to start from the beginning."
+            )
+        return Progress(**state["progress"])
+
+    def write(self, progress: Progress) -> None:
+        """Replaces the file by one of the present progress."""
+        if self.path is None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        _backup_file.write(
+            self.path,
+            {
+                "fingerprint": self.wanted,
+                "progress": vars(progress).copy(),
+            },
+            [],
+        )
+
+    def read_images(self, count: int, like: np.ndarray) -> np.ndarray:
+        """The first `count` images of the file; cuts off what is behind.
+
+        Args:
+            count: Number of images.
+            like: Array (n, ...) of images of that shape, float32.
+
+        Raises:
+            ValueError: If there are fewer.
+        """
+        shape = like.shape[1:]
+        size = count * int(np.prod(shape)) * like.itemsize
+        if self.path is None or not count:
+            return np.empty((0, *shape), "float32")
+        length = (
+            self.images_path.stat().st_size if self.images_path.exists() else 0
+        )
+        if length < size:
+            raise ValueError(
+                f"The file {self.images_path} holds fewer images than "
+                f"{self.path} says. Delete both to start from the beginning."
+            )
+        with open(self.images_path, "rb+") as file:
+            values = np.frombuffer(file.read(size), "float32")
+            file.truncate(size)
+        return values.reshape(count, *shape)
+
+    def append_images(self, images: np.ndarray, before: int) -> None:
+        """Adds images to the file, on the disk when this returns.
+
+        Args:
+            images: Float32 array (m, ...).
+            before: How many images the file holds already.
+        """
+        if self.path is None or not len(images):
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.images_path.touch()
+        with open(self.images_path, "rb+") as file:
+            file.seek(before * images[0].nbytes)
+            file.truncate()
+            file.write(np.ascontiguousarray(images, "float32").tobytes())
+            file.flush()
+            os.fsync(file.fileno())

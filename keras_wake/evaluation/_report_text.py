@@ -1,0 +1,122 @@
+"""Reports of an evaluation as tables for a terminal."""
+
+from typing import Any
+
+from keras_wake._tables import percent
+from keras_wake._tables import short
+from keras_wake._tables import table
+
+# Above this number of classes only the least robust ones are listed.
+MOST_CLASSES_LISTED = 25
+
+
+def report_text(report: dict[str, Any]) -> str:
+    """The tables of `RobustnessReport.__str__`.
+
+    Args:
+        report: What `RobustnessReport.to_dict` returns.
+    """
+    lines = [
+        f"{report['samples']} samples of {len(report['classes'])} classes, "
+        f"{report['norm']}, epsilon {report['epsilon']:.4g}, version "
+        f"{report['version']!r}, seed {report['seed']}",
+        f"clean accuracy {_with_interval(report, 'clean')}, robust accuracy "
+        f"{_with_interval(report, 'robust')} ({report['confidence']:.0%} "
+        f"interval, {report['interval_method']})",
+        "",
+        *_attack_lines(report),
+        "",
+        *_class_lines(report),
+    ]
+    if report["findings"]:
+        lines += ["", "what makes these numbers doubtful"]
+        lines += [f"[{f['code']}] {f['message']}" for f in report["findings"]]
+    return "\n".join(lines)
+
+
+def _with_interval(report: dict[str, Any], which: str) -> str:
+    low, high = report[f"{which}_interval"]
+    return (
+        f"{percent(report[f'{which}_accuracy'])} "
+        f"[{100 * low:.1f}, {100 * high:.1f}]"
+    )
+
+
+def _attack_lines(report: dict[str, Any]) -> list[str]:
+    rows = []
+    for attack in report["attacks"]:
+        low, high = attack["interval"]
+        rows.append(
+            [
+                attack["name"],
+                str(attack["attacked"]),
+                str(attack["fell"]),
+                percent(attack["accuracy"]),
+                f"[{100 * low:.1f}, {100 * high:.1f}]",
+                _count(attack["forward_passes"]),
+                _count(attack["backward_passes"]),
+                f"{attack['seconds']:.1f}",
+            ]
+        )
+    header = [
+        *("attack", "attacked", "fell", "accuracy after", "interval"),
+        *("forward", "backward", "seconds"),
+    ]
+    notes = [
+        f"{attack['name']}: {attack['note']}"
+        for attack in report["attacks"]
+        if attack["note"]
+    ]
+    return table(header, rows) + notes
+
+
+def _count(number: int | None) -> str:
+    return "-" if number is None else f"{number:,}"
+
+
+def _class_lines(report: dict[str, Any]) -> list[str]:
+    classes, note = report["classes"], []
+    if len(classes) > MOST_CLASSES_LISTED:
+        present = [entry for entry in classes if entry["samples"]]
+        present.sort(key=lambda entry: entry["robust_accuracy"])
+        note = [
+            f"the {MOST_CLASSES_LISTED} of {len(classes)} classes with the "
+            "lowest robust accuracy"
+        ]
+        classes = present[:MOST_CLASSES_LISTED]
+    rows = [
+        [
+            short(entry["name"]),
+            str(entry["samples"]),
+            percent(entry["clean_accuracy"]),
+            percent(entry["robust_accuracy"]),
+        ]
+        for entry in classes
+    ]
+    return note + table(["class", "samples", "clean", "robust"], rows)
+
+
+def sweep_text(sweep: dict[str, Any]) -> str:
+    """The table of `EpsilonSweep.__str__`.
+
+    Args:
+        sweep: What `EpsilonSweep.to_dict` returns.
+    """
+    rows = []
+    for point in sweep["points"]:
+        low, high = point["interval"]
+        rows.append(
+            [
+                f"{point['epsilon']:.4g}",
+                percent(point["accuracy"]),
+                f"[{100 * low:.1f}, {100 * high:.1f}]",
+            ]
+        )
+    return "\n".join(
+        [
+            f"{sweep['samples']} samples, {sweep['norm']}, {sweep['attack']}, "
+            f"seed {sweep['seed']}, {sweep['confidence']:.0%} interval "
+            f"({sweep['interval_method']})",
+            *table(["epsilon", "accuracy", "interval"], rows),
+        ]
+    )

@@ -1,0 +1,120 @@
+"""AutoAttack: a fixed list of attacks, none of which needs to be tuned."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from keras_wake.attacks import Attack
+from keras_wake.evaluation import checks as reliability
+from keras_wake.evaluation._attack_lists import attack_list
+from keras_wake.evaluation._evaluate import evaluate
+from keras_wake.evaluation._evaluate import Options
+from keras_wake.evaluation.report import RobustnessReport
+
+
+def autoattack(
+    classifier: Any,
+    data: Any,
+    epsilon: float | None = None,
+    norm: str | None = None,
+    version: str = "standard",
+    attacks: Sequence[Attack] | None = None,
+    bounds: tuple[float, float] | None = None,
+    batch_size: int = 128,
+    seed: int = 0,
+    state: str | os.PathLike | None = None,
+    return_images: bool = False,
+    class_names: Sequence[str] | None = None,
+    checks: bool = True,
+    verbose: int = 1,
+) -> RobustnessReport:
+    """Robust accuracy under AutoAttack (Croce and Hein 2020).
+
+    Attacks run in their order, each on the samples that still stand:
+
+    - `"standard"`: APGD on the cross-entropy and targeted APGD on the DLR
+      loss (100 steps, one restart, nine target classes), targeted FAB (100
+      steps, nine target classes) and Square (5,000 queries);
+    - `"rand"`, for classifiers with random outputs: APGD on the cross-entropy
+      and on the DLR loss, with gradients averaged over 20 passes;
+    - a list of your own: any attacks of the same norm and bounds.
+
+    A sample counts as broken only if its image is misclassified in a pass of
+    its own and, computed apart from the attack, lies within the ball and the
+    bounds (to 1e-6). With fewer than ten classes there are K − 1 target
+    classes; what an attack does where K is too small for its loss is noted in
+    the report.
+
+    Samples are attacked in the order of a digest of their image and class,
+    which their random numbers come from as well. So the order of the data
+    does not matter, and neither does the size of the batches but for
+    rounding: a sum of floats may come out differently in a batch of another
+    size, which can decide an image at the edge of the ball.
+
+    All images are held in the memory of the host. Under
+    `tf.distribute.MirroredStrategy` (for a classifier made in its scope) and
+    `keras.distribution.DataParallel`, each batch is divided evenly among the
+    devices. Several processes would each compute everything: use one.
+
+    With `state`, the progress is written to a file after every batch, and the
+    same call goes on from there; once finished, it returns the report at
+    once. The batch size may change in between, nothing else that matters may.
+
+    Args:
+        classifier: Built `keras.Model` that returns logits (batch, K).
+        data: Pair of arrays (x, y), or anything that yields such batches.
+        epsilon: Radius in pixel units. Defaults to `None`: 8/255 for ℓ∞,
+            128/255 for ℓ2.
+        norm: `"linf"` or `"l2"`. Defaults to `None`: that of `attacks`, else
+            `"linf"`.
+        version: `"standard"` or `"rand"`. Defaults to `"standard"`.
+        attacks: List of attacks to run instead. Defaults to `None`.
+        bounds: Smallest and largest pixel value. Defaults to `None`: those of
+            `attacks`, else `(0.0, 1.0)`.
+        batch_size: Most images of a batch. Defaults to `128`.
+        seed: Integer seed of all random numbers. Defaults to `0`.
+        state: File to go on from and to write, usually ending in `.npz`.
+            With `return_images`, the images go to a file of that name and
+            `.images`. Defaults to `None`: none.
+        return_images: Whether the report keeps the adversarial images.
+            Defaults to `False`.
+        class_names: K names. Defaults to the class numbers.
+        checks: Whether to look for signs that the number is too high, each
+            of which gives a `ReliabilityWarning`. Takes two passes over up to
+            64 images, a gradient of up to 256, and a first attack with twice
+            the steps on up to 100. Defaults to `True`.
+        verbose: 0 for silence, 1 for progress bars with the accuracy that is
+            left, 2 for a line for each attack. Defaults to `1`.
+
+    Returns:
+        A `RobustnessReport`.
+
+    Raises:
+        TypeError: If the classifier is no model or an attack is no attack.
+        ValueError: For data or arguments that cannot be right, or if `state`
+            is of another evaluation; the message says what differs.
+
+    Example:
+
+    ```python
+    report = keras_wake.evaluation.autoattack(
+        classifier, (x_test, y_test), epsilon=8/255, state="autoattack.npz"
+    )
+    print(report)
+    keras_wake.visualization.plot_robustness_report(report, path="robust.png")
+    ```
+    """
+    listed, version = attack_list(version, attacks, norm, epsilon, bounds)
+    options = Options(
+        version=version,
+        batch_size=batch_size,
+        seed=seed,
+        state=state,
+        return_images=return_images,
+        class_names=class_names,
+        checks=checks,
+        verbose=verbose,
+    )
+    report = evaluate(classifier, data, listed, options)
+    reliability.warn(report.findings, stacklevel=2)
+    return report

@@ -1,0 +1,281 @@
+"""Signs that a robust accuracy is too high, in the manner of AutoAttack.
+
+Each check returns findings, pairs of a code and a message. Codes are stable;
+the page of the documentation has a section under each of them.
+"""
+
+import dataclasses
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_wake import _inputs
+from keras_wake.attacks import Attack
+from keras_wake.attacks import PGD
+from keras_wake.attacks import StagedAttack
+from keras_wake.evaluation._passes import Passes
+from keras_wake.evaluation._progress import Progress
+from keras_wake.evaluation._progress import STANDS
+from keras_wake.evaluation._progress import WRONG
+from keras_wake.evaluation._run import inside
+from keras_wake.evaluation._run import NamedAttack
+from keras_wake.evaluation._samples import Samples
+
+PAGE = "docs/reliability.md"
+
+# How many images the checks look at that make passes of their own.
+PROBED = 64
+PROBED_GRADIENTS = 256
+PROBED_STEPS = 100
+# From this share of images without a gradient on, there is a warning.
+MOST_ZERO_GRADIENTS = 0.05
+# From this loss of accuracy on, and from so many images on: fewer can fall by
+# chance.
+LARGEST_DROP, FEWEST_IMAGES = 0.02, 3
+# Two passes of one network differ by rounding alone up to this.
+_ROUNDING = 1e-4
+
+Finding = tuple[str, str]
+
+
+class ReliabilityWarning(UserWarning):
+    """A robust accuracy is probably too high, or cannot be trusted.
+
+    Args:
+        code: What was found: `"softmax"`, `"random-outputs"`,
+            `"zero-gradients"`, `"black-box"`, `"not-converged"` or
+            `"outside-threat-model"`.
+        message: What it says of this classifier.
+
+    Example:
+
+    ```python
+    with warnings.catch_warnings():
+        # Make a doubtful number an error.
+        warnings.simplefilter(
+            "error", keras_wake.evaluation.ReliabilityWarning
+        )
+        report = keras_wake.evaluation.autoattack(classifier, test)
+    ```
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+
+    @property
+    def link(self) -> str:
+        """Where the documentation says what to do."""
+        return f"{PAGE}#{self.code}"
+
+    def __str__(self) -> str:
+        return f"[{self.code}] {self.message} See {self.link}."
+
+
+def warn(findings: Sequence[Finding], stacklevel: int) -> None:
+    """Warns of each finding."""
+    for code, message in findings:
+        warnings.warn(
+            ReliabilityWarning(code, message), stacklevel=stacklevel + 1
+        )
+
+
+def differ(outputs: np.ndarray, again: np.ndarray) -> bool:
+    """Whether two passes over the same images differ by more than rounding."""
+    size = max(1.0, float(np.nanmax(np.abs(outputs), initial=0.0)))
+    return not np.allclose(
+        outputs, again, rtol=0, atol=_ROUNDING * size, equal_nan=True
+    )
+
+
+def check_outputs(
+    outputs: np.ndarray, again: np.ndarray, averaged: bool
+) -> list[Finding]:
+    """Looks for a softmax and for random outputs.
+
+    Args:
+        outputs: Float array (n, K) of a pass.
+        again: The same of a second pass.
+        averaged: Whether the attacks average over passes.
+    """
+    findings = []
+    if _inputs.are_probabilities(outputs):
+        findings.append(
+            (
+                "softmax",
+                "The classifier returns probabilities, not logits: its "
+                "outputs are not negative and sum to 1. Gradients vanish "
+                "behind a softmax, so attacks miss images that would fall. "
+                "Remove it (`activation=None` in the last layer).",
+            )
+        )
+    if differ(outputs, again) and not averaged:
+        largest = float(np.nanmax(np.abs(outputs - again)))
+        findings.append(
+            (
+                "random-outputs",
+                "Two passes over the same images differ, by up to "
+                f"{largest:.2g} in a logit. A gradient of one pass says "
+                "little of the next, and an image that is wrong once may be "
+                'right again. Evaluate with `version="rand"`, which averages '
+                "over passes.",
+            )
+        )
+    return findings
+
+
+def check_gradients(
+    passes: Passes, samples: Samples, fallen_to: np.ndarray
+) -> list[Finding]:
+    """Looks for images at which the cross-entropy has no gradient at all."""
+    rows = np.flatnonzero(fallen_to != WRONG)[:PROBED_GRADIENTS]
+    if not len(rows):
+        return []
+    gradients = passes.gradients(samples.images[rows], samples.labels[rows])
+    zero = ~gradients.reshape(len(rows), -1).any(axis=1)
+    share = float(zero.mean())
+    if share <= MOST_ZERO_GRADIENTS:
+        return []
+    return [
+        (
+            "zero-gradients",
+            f"The gradient of the cross-entropy is exactly 0 at {zero.sum()} "
+            f"of {len(rows)} images ({share:.0%}). Attacks that follow it do "
+            "not move there, and PGD counts such images as robust. Take the "
+            "number of the whole list of attacks, and look for what takes "
+            "the gradient away: logits that are too large, rounding, a step "
+            "that cannot be differentiated.",
+        )
+    ]
+
+
+def check_black_box(
+    attacks: list[NamedAttack], progress: Progress, num_classes: int
+) -> list[Finding]:
+    """Looks for black-box attacks that break what white-box ones have left."""
+    findings, white_box = [], False
+    for number, named in enumerate(attacks, start=1):
+        costs = passes_of(named.attack, num_classes)
+        if costs is None or costs[1]:
+            white_box = True
+            continue
+        fell = int((progress.fallen_to == number).sum())
+        drop = fell / len(progress.fallen_to)
+        if white_box and drop > LARGEST_DROP and fell >= FEWEST_IMAGES:
+            findings.append(
+                (
+                    "black-box",
+                    f"{named.name}, which sees no gradients, breaks {fell} "
+                    "images that the attacks before it have left, "
+                    f"{100 * drop:.1f} points of accuracy. That points to "
+                    "masked gradients, and the true robust accuracy is "
+                    "probably lower still. Attack the classifier with an "
+                    "adaptive attack, or run more queries.",
+                )
+            )
+    return findings
+
+
+def check_steps(
+    passes: Passes,
+    samples: Samples,
+    attacks: list[NamedAttack],
+    progress: Progress,
+    seed: int,
+) -> list[Finding]:
+    """Has the first attack that takes steps take twice as many.
+
+    On at most `PROBED_STEPS` of the images that it was run on, from the same
+    random numbers.
+    """
+    number, longer = 0, None
+    while longer is None and number < len(attacks):
+        named = attacks[number]
+        longer = _with_twice_the_steps(named.attack)
+        number += 1
+    if longer is None:
+        return []
+    fallen_to = progress.fallen_to
+    reached = (fallen_to == STANDS) | (fallen_to >= number)
+    rows = np.flatnonzero(reached)[:PROBED_STEPS]
+    left = rows[fallen_to[rows] != number]
+    before = len(left)
+    longer = dataclasses.replace(named, attack=longer)
+    for stage in range(longer.stages(samples.labels.shape[1])):
+        left = left[~_broken(passes, longer, samples, left, seed, stage)]
+    more = before - len(left)
+    share = more / max(1, len(rows))
+    if share <= LARGEST_DROP or more < FEWEST_IMAGES:
+        return []
+    return [
+        (
+            "not-converged",
+            f"With twice the steps, {named.name} breaks {more} of {len(rows)} "
+            f"images more ({100 * share:.1f} points). Its steps are too few "
+            "for this classifier, so that the accuracy under it is too high. "
+            "Raise `steps`, or the step size.",
+        )
+    ]
+
+
+def check_threat_model(
+    attacks: list[NamedAttack], progress: Progress
+) -> list[Finding]:
+    """Looks for attacks that have left the ball or the bounds."""
+    return [
+        (
+            "outside-threat-model",
+            f"{named.name} has returned {count} image(s) outside the ball or "
+            "the bounds; they do not count as broken. End your attack in "
+            "`threat_model.project`.",
+        )
+        for named, count in zip(attacks, progress.outside, strict=False)
+        if count
+    ]
+
+
+def passes_of(attack: Attack, num_classes: int) -> tuple[int, int] | None:
+    """Forward and backward passes of an image and stage; None if unknown."""
+    if isinstance(attack, StagedAttack):
+        forward, backward = attack.passes(num_classes)
+        return int(forward), int(backward)
+    if isinstance(attack, PGD):
+        return attack.steps, attack.steps
+    return None
+
+
+def _broken(
+    passes: Passes,
+    named: NamedAttack,
+    samples: Samples,
+    rows: np.ndarray,
+    seed: int,
+    stage: int,
+) -> np.ndarray:
+    """Which samples a stage of an attack breaks, bool like `rows`."""
+    broken = np.zeros(len(rows), bool)
+    for part in passes.batches(len(rows)):
+        images = samples.images[rows[part]]
+        found = passes.attack(
+            named.attack,
+            images,
+            samples.labels[rows[part]],
+            samples.ids[rows[part]],
+            seed,
+            stage,
+            named.averaged,
+        )
+        wrong = passes.predictions(found) != samples.classes[rows[part]]
+        broken[part] = wrong & inside(named.attack, images, found)
+    return broken
+
+
+def _with_twice_the_steps(attack: Any) -> Any:
+    config = attack.get_config()
+    steps = config.get("steps", 0)
+    if steps < 2 or attack.epsilon == 0:
+        return None
+    return type(attack).from_config({**config, "steps": 2 * steps})

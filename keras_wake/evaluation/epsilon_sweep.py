@@ -1,0 +1,251 @@
+"""Robust accuracy as a function of the radius."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
+
+from keras_wake import _validate
+from keras_wake.attacks import Attack
+from keras_wake.attacks import PGD
+from keras_wake.evaluation import checks as reliability
+from keras_wake.evaluation import interval
+from keras_wake.evaluation._attack_lists import named
+from keras_wake.evaluation._attack_lists import published
+from keras_wake.evaluation._attack_lists import VERSIONS
+from keras_wake.evaluation._evaluate import evaluate
+from keras_wake.evaluation._evaluate import Options
+from keras_wake.evaluation._report_text import sweep_text
+from keras_wake.evaluation._run import NamedAttack
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class EpsilonSweep:
+    """Accuracy at several radii. `print(sweep)` shows it as a table.
+
+    Attributes:
+        norm: Name of the norm.
+        attack: What attacked, as text.
+        epsilons: The radii, ascending.
+        accuracies: Robust accuracy at each.
+        intervals: Its 95 % interval (Wilson) at each.
+        samples: How many samples there are.
+        seed: Seed of all random numbers.
+        findings: Tuple of pairs (code, message) of the reliability checks.
+        seconds: Time of all attacks.
+        date: Day and time of the end, UTC.
+        versions: Versions of keras-wake, Keras, NumPy and the backend.
+    """
+
+    norm: str
+    attack: str
+    epsilons: tuple[float, ...]
+    accuracies: tuple[float, ...]
+    intervals: tuple[tuple[float, float], ...]
+    samples: int
+    seed: int
+    findings: tuple[tuple[str, str], ...]
+    seconds: float
+    date: str
+    versions: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The numbers as lists and dictionaries."""
+        return {
+            "norm": self.norm,
+            "attack": self.attack,
+            "samples": self.samples,
+            "seed": self.seed,
+            "confidence": interval.CONFIDENCE,
+            "interval_method": interval.METHOD,
+            "points": [
+                {
+                    "epsilon": epsilon,
+                    "accuracy": accuracy,
+                    "interval": list(ends),
+                }
+                for epsilon, accuracy, ends in zip(
+                    self.epsilons,
+                    self.accuracies,
+                    self.intervals,
+                    strict=True,
+                )
+            ],
+            "findings": [
+                {"code": code, "message": message}
+                for code, message in self.findings
+            ],
+            "seconds": self.seconds,
+            "date": self.date,
+            "versions": self.versions,
+        }
+
+    def to_json(self, indent: int | None = None) -> str:
+        """`to_dict()` as JSON.
+
+        Args:
+            indent: Spaces by which a level is indented. Defaults to `None`:
+                one line.
+        """
+        return json.dumps(self.to_dict(), allow_nan=False, indent=indent)
+
+    def __str__(self) -> str:
+        return sweep_text(self.to_dict())
+
+    def __repr__(self) -> str:
+        return (
+            f"<EpsilonSweep of {self.samples} samples, {len(self.epsilons)} "
+            f"radii up to {self.epsilons[-1]:.4g}>"
+        )
+
+
+def epsilon_sweep(
+    classifier: Any,
+    data: Any,
+    epsilons: Sequence[float],
+    attack: Attack | Callable[[float], Attack] | str | None = None,
+    norm: str | None = None,
+    bounds: tuple[float, float] | None = None,
+    batch_size: int = 128,
+    seed: int = 0,
+    state: str | os.PathLike | None = None,
+    checks: bool = True,
+    verbose: int = 1,
+) -> EpsilonSweep:
+    """Robust accuracy at several radii, in one run.
+
+    A larger ball contains the smaller ones, so a sample that has fallen at a
+    radius counts as fallen at all larger ones and is not attacked again: the
+    curve never rises. It should reach 0 where the ball is large enough to
+    turn any image into any other; a curve that levels off above 0 points to
+    an attack that does not work.
+
+    Args:
+        classifier: Built `keras.Model` that returns logits (batch, K).
+        data: Pair of arrays (x, y), or anything that yields such batches.
+        epsilons: The radii in pixel units, in any order. At 0 the accuracy is
+            the clean one.
+        attack: An attack, which is made again for each radius, with its step
+            size in the same proportion to it; a function of a radius that
+            returns an attack; or a version of `autoattack`, `"standard"` or
+            `"rand"`. Defaults to `None`: PGD with 20 steps.
+        norm: `"linf"` or `"l2"`, unless the attack has it. Defaults to `None`:
+            `"linf"`.
+        bounds: Smallest and largest pixel value, unless the attack has them.
+            Defaults to `None`: `(0.0, 1.0)`.
+        batch_size: Most images of a batch. Defaults to `128`.
+        seed: Integer seed of all random numbers. Defaults to `0`.
+        state: File to go on from and to write. Defaults to `None`: none.
+        checks: Whether to look for signs that the numbers are too high.
+            Defaults to `True`.
+        verbose: 0 for silence, 1 for progress bars, 2 for a line for each
+            attack. Defaults to `1`.
+
+    Returns:
+        An `EpsilonSweep`.
+
+    Raises:
+        TypeError, ValueError: As `autoattack`, or for radii that are no
+            numbers of at least 0.
+
+    Example:
+
+    ```python
+    sweep = keras_wake.evaluation.epsilon_sweep(
+        classifier, test, [0, 2/255, 4/255, 8/255, 16/255]
+    )
+    print(sweep)
+    keras_wake.visualization.plot_epsilon_sweep(sweep, path="sweep.png")
+    ```
+    """
+    radii = sorted(
+        {_validate.not_negative(epsilon=radius) for radius in epsilons}
+    )
+    if not radii:
+        raise ValueError("`epsilons` must hold at least one radius.")
+    make, words = _maker(attack, norm, bounds)
+    attacks: list[NamedAttack] = []
+    ends = []
+    for radius in radii:
+        attacks += [
+            dataclasses.replace(each, name=f"{each.name} at {radius:.4g}")
+            for each in make(radius)
+        ]
+        ends.append(len(attacks) - 1)
+    named([each.attack for each in attacks])
+    options = Options(
+        version=attack if isinstance(attack, str) else "custom",
+        batch_size=batch_size,
+        seed=seed,
+        state=state,
+        return_images=False,
+        class_names=None,
+        checks=checks,
+        verbose=verbose,
+    )
+    report = evaluate(classifier, data, attacks, options)
+    reliability.warn(report.findings, stacklevel=2)
+    points = [report.attacks[end] for end in ends]
+    return EpsilonSweep(
+        norm=report.norm,
+        attack=words,
+        epsilons=tuple(radii),
+        accuracies=tuple(point.accuracy for point in points),
+        intervals=tuple(point.interval for point in points),
+        samples=report.samples,
+        seed=report.seed,
+        findings=report.findings,
+        seconds=report.seconds,
+        date=report.date,
+        versions=report.versions,
+    )
+
+
+def _maker(
+    attack: Any, norm: str | None, bounds: tuple[float, float] | None
+) -> tuple[Callable[[float], Sequence[NamedAttack]], str]:
+    """What makes the attacks of a radius, and its description."""
+    low, high = bounds or (0.0, 1.0)
+    threat = (norm or "linf", (low, high))
+    if isinstance(attack, str):
+        version = _validate.one_of(VERSIONS, attack=attack)
+        return (
+            lambda radius: published(version, threat[0], radius, threat[1]),
+            f"autoattack, version {version!r}",
+        )
+    if attack is None:
+        attack = PGD(norm=threat[0], bounds=threat[1], steps=20)
+    elif norm is not None or bounds is not None:
+        raise ValueError(
+            "`norm` and `bounds` are those of the attack; leave them out. "
+            f"Received: attack={attack!r}, norm={norm!r}, bounds={bounds!r}."
+        )
+    if isinstance(attack, Attack):
+        pattern = attack
+        if pattern.epsilon == 0:
+            raise ValueError(
+                "`attack` must have a radius above 0, which its step size is "
+                f"in proportion to. Received: attack={attack!r}."
+            )
+        return (lambda radius: named([_rescaled(pattern, radius)])), repr(
+            attack
+        )
+    if not callable(attack):
+        raise TypeError(
+            "`attack` must be an attack, a function of a radius that returns "
+            f"one, or a version of `autoattack`. Received: attack={attack!r}."
+        )
+    function = attack
+    return (
+        lambda radius: named([function(radius)], "attack"),
+        getattr(attack, "__name__", repr(attack)),
+    )
+
+
+def _rescaled(attack: Attack, radius: float) -> Attack:
+    config = {**attack.get_config(), "epsilon": radius}
+    if "step_size" in config:
+        config["step_size"] *= radius / attack.epsilon
+    return type(attack).from_config(config)

@@ -1,0 +1,261 @@
+"""What an evaluation has found: a number, and what is needed to believe it."""
+
+import dataclasses
+import json
+from typing import Any
+
+import numpy as np
+
+from keras_wake.evaluation import interval
+from keras_wake.evaluation._report_text import report_text
+
+
+@dataclasses.dataclass(frozen=True)
+class AttackResult:
+    """What one attack of a list has left standing.
+
+    Attributes:
+        name: Its name in the report, such as `"APGD-CE"`.
+        settings: The attack and its settings as text.
+        epsilon: Its radius.
+        attacked: How many samples stood before it.
+        fell: How many of them fell to it.
+        accuracy: Accuracy after it, over all samples.
+        interval: Confidence interval of this accuracy.
+        forward_passes: Passes over single images at most, those that check
+            its images among them; None where the attack does not tell.
+        backward_passes: The same of gradients.
+        seconds: Time that it took, compiling among it.
+        note: What it does instead of what is published, where that is not
+            defined; None if it does that.
+    """
+
+    name: str
+    settings: str
+    epsilon: float
+    attacked: int
+    fell: int
+    accuracy: float
+    interval: tuple[float, float]
+    forward_passes: int | None
+    backward_passes: int | None
+    seconds: float
+    note: str | None
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class RobustnessReport:
+    """Clean and robust accuracy. `print(report)` shows it as tables.
+
+    Robust accuracy is the share of samples that are classified rightly and
+    that no attack has broken. It is an upper bound: another attack may break
+    more. The intervals say what the choice of the samples leaves open, not
+    what the choice of the attacks does.
+
+    Attributes:
+        version: `"standard"`, `"rand"` or `"custom"`.
+        norm: Name of the norm.
+        epsilon: The radius.
+        bounds: Smallest and largest pixel value.
+        seed: Seed of all random numbers.
+        batch_size: Most images of a batch.
+        class_names: K names.
+        counts: Int64 array (K,), samples of each class.
+        clean_counts: Int64 array (K,), how many of them are classified
+            rightly.
+        robust_counts: Int64 array (K,), how many are so under every attack.
+        attacks: Tuple of `AttackResult`, in the order in which they ran.
+        findings: Tuple of pairs (code, message): what the reliability checks
+            have warned of.
+        date: Day and time of the end, UTC.
+        versions: Versions of keras-wake, Keras, NumPy and the backend.
+        fallen_to: Int64 array (n,) in the order of the data: −1 for a sample
+            that stands, 0 for one that is misclassified without an attack,
+            i for one that fell to attack i, counted from 1. None in a report
+            that was read from JSON.
+        images: Float32 array (n, ...) in the order of the data: the image
+            that is misclassified, the clean one where there is none. None
+            unless asked for.
+    """
+
+    version: str
+    norm: str
+    epsilon: float
+    bounds: tuple[float, float]
+    seed: int
+    batch_size: int
+    class_names: list[str]
+    counts: np.ndarray
+    clean_counts: np.ndarray
+    robust_counts: np.ndarray
+    attacks: tuple[AttackResult, ...]
+    findings: tuple[tuple[str, str], ...]
+    date: str
+    versions: dict[str, str]
+    fallen_to: np.ndarray | None = None
+    images: np.ndarray | None = None
+
+    @property
+    def samples(self) -> int:
+        """How many samples there are."""
+        return int(self.counts.sum())
+
+    @property
+    def clean_accuracy(self) -> float:
+        """Share of samples that are classified rightly."""
+        return int(self.clean_counts.sum()) / self.samples
+
+    @property
+    def robust_accuracy(self) -> float:
+        """Share of samples that are so under every attack."""
+        return int(self.robust_counts.sum()) / self.samples
+
+    @property
+    def clean_interval(self) -> tuple[float, float]:
+        """95 % interval of the clean accuracy (Wilson)."""
+        return interval.wilson_interval(
+            int(self.clean_counts.sum()), self.samples
+        )
+
+    @property
+    def robust_interval(self) -> tuple[float, float]:
+        """95 % interval of the robust accuracy (Wilson)."""
+        return interval.wilson_interval(
+            int(self.robust_counts.sum()), self.samples
+        )
+
+    @property
+    def class_clean_accuracy(self) -> np.ndarray:
+        """Float64 array (K,), NaN without samples."""
+        return self.clean_counts / _divisors(self.counts)
+
+    @property
+    def class_robust_accuracy(self) -> np.ndarray:
+        """Float64 array (K,), NaN without samples."""
+        return self.robust_counts / _divisors(self.counts)
+
+    @property
+    def seconds(self) -> float:
+        """Time of all attacks."""
+        return sum(attack.seconds for attack in self.attacks)
+
+    @property
+    def forward_passes(self) -> int | None:
+        """Those of all attacks; None where one does not tell."""
+        return _total(attack.forward_passes for attack in self.attacks)
+
+    @property
+    def backward_passes(self) -> int | None:
+        """Those of all attacks; None where one does not tell."""
+        return _total(attack.backward_passes for attack in self.attacks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The numbers as lists and dictionaries, without images."""
+        return {
+            "version": self.version,
+            "norm": self.norm,
+            "epsilon": self.epsilon,
+            "bounds": list(self.bounds),
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "samples": self.samples,
+            "clean_accuracy": self.clean_accuracy,
+            "clean_interval": list(self.clean_interval),
+            "robust_accuracy": self.robust_accuracy,
+            "robust_interval": list(self.robust_interval),
+            "confidence": interval.CONFIDENCE,
+            "interval_method": interval.METHOD,
+            "attacks": [
+                {**vars(attack), "interval": list(attack.interval)}
+                for attack in self.attacks
+            ],
+            "classes": [
+                {
+                    "name": name,
+                    "samples": int(self.counts[i]),
+                    "clean": int(self.clean_counts[i]),
+                    "robust": int(self.robust_counts[i]),
+                    "clean_accuracy": _share(self.clean_counts, self.counts, i),
+                    "robust_accuracy": _share(
+                        self.robust_counts, self.counts, i
+                    ),
+                }
+                for i, name in enumerate(self.class_names)
+            ],
+            "findings": [
+                {"code": code, "message": message}
+                for code, message in self.findings
+            ],
+            "forward_passes": self.forward_passes,
+            "backward_passes": self.backward_passes,
+            "seconds": self.seconds,
+            "date": self.date,
+            "versions": self.versions,
+        }
+
+    def to_json(self, indent: int | None = None) -> str:
+        """`to_dict()` as JSON.
+
+        Args:
+            indent: Spaces by which a level is indented. Defaults to `None`:
+                one line.
+        """
+        return json.dumps(self.to_dict(), allow_nan=False, indent=indent)
+
+    @classmethod
+    def from_json(cls, text: str) -> "RobustnessReport":
+        """The report of what `to_json` has returned, without images."""
+        return cls.from_dict(json.loads(text))
+
+    @classmethod
+    def from_dict(cls, found: dict[str, Any]) -> "RobustnessReport":
+        """The report of what `to_dict` has returned, without images."""
+        classes = found["classes"]
+
+        def counts(key: str) -> np.ndarray:
+            return np.array([entry[key] for entry in classes], "int64")
+
+        return cls(
+            **{
+                name: found[name]
+                for name in (
+                    *("version", "norm", "epsilon", "seed", "batch_size"),
+                    *("date", "versions"),
+                )
+            },
+            bounds=tuple(found["bounds"]),
+            class_names=[entry["name"] for entry in classes],
+            counts=counts("samples"),
+            clean_counts=counts("clean"),
+            robust_counts=counts("robust"),
+            attacks=tuple(
+                AttackResult(**{**entry, "interval": tuple(entry["interval"])})
+                for entry in found["attacks"]
+            ),
+            findings=tuple(
+                (entry["code"], entry["message"]) for entry in found["findings"]
+            ),
+        )
+
+    def __str__(self) -> str:
+        return report_text(self.to_dict())
+
+    def __repr__(self) -> str:
+        return (
+            f"<RobustnessReport of {self.samples} samples: clean accuracy "
+            f"{self.clean_accuracy:.1%}, robust accuracy "
+            f"{self.robust_accuracy:.1%}>"
+        )
+
+
+def _divisors(counts: np.ndarray) -> np.ndarray:
+    return np.where(counts == 0, np.nan, counts)
+
+
+def _share(part: np.ndarray, counts: np.ndarray, i: int) -> float | None:
+    return float(part[i] / counts[i]) if counts[i] else None
+
+
+def _total(numbers: Any) -> int | None:
+    values = list(numbers)
+    return None if None in values else sum(values)

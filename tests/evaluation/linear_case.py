@@ -1,0 +1,102 @@
+"""A linear classifier, whose robust accuracy is known, and its best attack."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_wake.attacks import StagedAttack
+
+SHAPE = (4, 4, 1)
+
+
+def linear_model(classes=3, seed=0, scale=1.0):
+    """Random weights, with biases by which every class is predicted."""
+    rng = np.random.default_rng(seed)
+    weights = scale * rng.normal(size=(16, classes))
+    model = keras.Sequential(
+        [
+            keras.Input(SHAPE),
+            keras.layers.Flatten(),
+            keras.layers.Dense(classes),
+        ]
+    )
+    model.set_weights([weights, -0.5 * weights.sum(axis=0)])
+    return model
+
+
+def data(model, count=60, wrong=6, seed=1):
+    """Random images with the predicted classes; the last ones are wrong."""
+    x = np.random.default_rng(seed).random((count, *SHAPE), np.float32)
+    y = logits_of(model, x).argmax(axis=1)
+    y[count - wrong :] = (y[count - wrong :] + 1) % logits_of(model, x).shape[1]
+    return x, y.astype("int32")
+
+
+def logits_of(model, x):
+    """Logits in NumPy, float64."""
+    kernel, bias = map(np.float64, model.get_weights())
+    return np.reshape(x, (len(x), -1)) @ kernel + bias
+
+
+def smallest_margins(model, x, y, epsilon):
+    """min over δ and t of z_y − z_t, for ‖δ‖∞ ≤ ε and x + δ in [0, 1].
+
+    A linear function is smallest where each pixel goes as far as it may.
+    """
+    kernel, bias = map(np.float64, model.get_weights())
+    flat = np.reshape(x, (len(x), -1)).astype("float64")
+    low = np.clip(flat - epsilon, 0, 1)
+    high = np.clip(flat + epsilon, 0, 1)
+    margins = np.full((len(x), len(bias)), np.inf)
+    for i, label in enumerate(y):
+        for other in range(len(bias)):
+            if other != label:
+                slope = kernel[:, label] - kernel[:, other]
+                worst = np.where(slope > 0, low[i], high[i])
+                margins[i, other] = worst @ slope + bias[label] - bias[other]
+    return margins.min(axis=1)
+
+
+class BestStep(StagedAttack):
+    """The best attack on `linear_model`: one step towards each class.
+
+    Stage t goes to the class that is t + 1 further than the label.
+    """
+
+    def stages_for(self, num_classes):
+        return num_classes - 1
+
+    def passes(self, num_classes):
+        return 0, 1
+
+    def run_stage(self, classifier, x, labels, seed, stage):
+        kernel = ops.convert_to_tensor(classifier.layers[-1].kernel)
+        classes = labels.shape[-1]
+        places = (ops.argmax(labels, axis=-1) + stage + 1) % classes
+        target = ops.cast(
+            ops.equal(places[:, None], ops.arange(classes)), "float32"
+        )
+        slope = ops.matmul(target - labels, ops.transpose(kernel))
+        return self.epsilon * ops.sign(ops.reshape(slope, ops.shape(x)))
+
+
+class NoSteps(StagedAttack):
+    """Returns what it is given, and counts how often it is traced."""
+
+    def __init__(self, stages=1, **threat):
+        super().__init__(**threat)
+        self.stages = stages
+        self._traces = []
+
+    def stages_for(self, num_classes):
+        return self.stages
+
+    def passes(self, num_classes):
+        return 1, 1
+
+    def run_stage(self, classifier, x, labels, seed, stage):
+        self._traces.append(x.shape[0])
+        return ops.zeros_like(x)
+
+    def get_config(self):
+        return {**super().get_config(), "stages": self.stages}

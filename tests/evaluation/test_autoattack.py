@@ -1,0 +1,310 @@
+"""AutoAttack on networks: what must hold, and what must be seen through."""
+
+import keras
+import numpy as np
+import pytest
+from linear_case import data
+from linear_case import linear_model
+from linear_case import smallest_margins
+
+import keras_wake as kw
+from keras_wake import evaluation
+from keras_wake.attacks import APGD
+from keras_wake.attacks import FAB
+from keras_wake.attacks import PGD
+from keras_wake.attacks import Square
+from keras_wake.evaluation import _attack_lists
+
+EPSILON = 0.1
+
+
+@pytest.fixture(scope="module")
+def digits():
+    splits = kw.datasets.load("digits", batch_size=50, test_limit=150)
+    x, y = map(np.concatenate, zip(*splits.train, strict=True))
+    x_test, y_test = map(np.concatenate, zip(*splits.test, strict=True))
+    return (x[:400], y[:400]), (x_test, y_test)
+
+
+@pytest.fixture(scope="module")
+def trained(digits):
+    """A small network, trained adversarially for a few epochs."""
+    keras.utils.set_random_seed(0)
+    classifier = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            keras.layers.Flatten(),
+            keras.layers.Dense(48, activation="relu"),
+            keras.layers.Dense(10),
+        ]
+    )
+    model = kw.WakeModel(classifier, PGD(epsilon=EPSILON, steps=3))
+    model.compile(keras.optimizers.Adam(0.01))
+    model.fit(*digits[0], epochs=12, batch_size=100, verbose=0)
+    return classifier
+
+
+# The kinds of the standard version, with few steps.
+SHORT = [
+    APGD(steps=10, epsilon=EPSILON),
+    APGD(steps=10, epsilon=EPSILON, loss="dlr_targeted", target_classes=2),
+    Square(queries=50, epsilon=EPSILON),
+]
+PGD_20 = PGD(epsilon=EPSILON, steps=20)
+QUIET = {"verbose": 0, "checks": False}
+
+
+@pytest.fixture(scope="module")
+def honest(trained, digits):
+    return evaluation.autoattack(trained, digits[1], attacks=SHORT, **QUIET)
+
+
+def test_the_longer_the_list_the_lower_the_accuracy(trained, digits, honest):
+    pgd = evaluation.robust_accuracy(trained, digits[1], PGD_20, **QUIET)
+    accuracies = [
+        honest.clean_accuracy,
+        *(attack.accuracy for attack in honest.attacks),
+    ]
+    assert accuracies == sorted(accuracies, reverse=True)
+    assert honest.clean_accuracy > 0.8 and honest.robust_accuracy > 0.2
+    # Of 150 images one is 0.7 points.
+    assert pgd.robust_accuracy >= honest.attacks[0].accuracy - 0.01
+    assert pgd.robust_accuracy >= honest.robust_accuracy
+
+
+def test_neither_order_nor_size_of_batches_matter(trained, digits):
+    _, (x, y) = digits
+    attacks = [
+        PGD(epsilon=EPSILON, steps=3),
+        APGD(steps=5, epsilon=EPSILON, restarts=2),
+        Square(queries=20, epsilon=EPSILON),
+    ]
+    first = evaluation.autoattack(
+        trained, (x, y), attacks=attacks, verbose=0, checks=False
+    )
+    order = np.random.default_rng(0).permutation(len(x))
+    for batch_size in (128, 33):
+        other = evaluation.autoattack(
+            trained,
+            (x[order], y[order]),
+            attacks=attacks,
+            batch_size=batch_size,
+            verbose=0,
+            checks=False,
+        )
+        np.testing.assert_array_equal(other.fallen_to, first.fallen_to[order])
+
+
+def test_another_seed_draws_other_numbers(trained, digits):
+    _, (x, y) = digits
+    attack = PGD(epsilon=EPSILON, steps=1)
+    images = [
+        evaluation.robust_accuracy(
+            trained,
+            (x[:40], y[:40]),
+            attack,
+            seed=seed,
+            verbose=0,
+            checks=False,
+            return_images=True,
+        ).images
+        for seed in (0, 0, 1)
+    ]
+    np.testing.assert_array_equal(images[0], images[1])
+    assert (images[0] != images[2]).any()
+
+
+def test_masked_gradients_are_exposed(trained, digits, honest):
+    inputs = keras.Input((8, 8, 1))
+    # The same decisions, with logits so large that the cross-entropy has no
+    # gradient left in float32.
+    masked = keras.Model(inputs, 1e5 * trained(inputs))
+    with pytest.warns(evaluation.ReliabilityWarning, match="zero-gradients"):
+        flattered = evaluation.robust_accuracy(
+            masked, digits[1], PGD_20, verbose=0
+        )
+    report = evaluation.autoattack(
+        masked, digits[1], attacks=[PGD_20, *SHORT], **QUIET
+    )
+    assert flattered.clean_accuracy == honest.clean_accuracy
+    # PGD breaks what a random start does; the list is not taken in.
+    assert flattered.robust_accuracy > honest.robust_accuracy + 0.1
+    assert report.robust_accuracy <= honest.robust_accuracy + 0.02
+    assert report.attacks[0].accuracy == flattered.robust_accuracy
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_few_classes_reach_the_closed_form(classes):
+    model = linear_model(classes)
+    x, y = data(model, count=40)
+    margins = smallest_margins(model, x, y, 0.06)
+    assert np.abs(margins).min() > 1e-4
+    report = evaluation.autoattack(
+        model,
+        (x, y),
+        attacks=[
+            APGD(epsilon=0.06, steps=30),
+            APGD(epsilon=0.06, steps=30, loss="dlr_targeted"),
+        ],
+        verbose=0,
+        checks=False,
+    )
+    assert report.robust_accuracy == (margins > 0).mean()
+    # The report says what takes the place of the loss that is not defined.
+    assert report.attacks[1].note in str(report)
+
+
+def test_l2_images_are_in_the_ball(trained, digits):
+    _, (x, y) = digits
+    report = evaluation.autoattack(
+        trained,
+        (x[:60], y[:60]),
+        attacks=[APGD("l2", epsilon=0.8, steps=5)],
+        verbose=0,
+        return_images=True,
+        checks=False,
+    )
+    sizes = np.linalg.norm((report.images - x[:60]).reshape(60, -1), axis=1)
+    assert report.norm == "l2" and report.robust_accuracy < 0.8
+    assert sizes.max() <= 0.8 + 1e-6
+    fell = report.fallen_to == 1
+    logits = trained.predict(report.images[fell], verbose=0)
+    assert (logits.argmax(axis=1) != y[:60][fell]).all()
+
+
+def test_random_networks_are_averaged(trained, digits):
+    class Noise(keras.layers.Layer):
+        generator = keras.random.SeedGenerator(3)
+
+        def call(self, x):
+            noise = keras.random.normal(keras.ops.shape(x), seed=self.generator)
+            return x + 0.3 * noise
+
+    _, (x, y) = digits
+    inputs = keras.Input((8, 8, 1))
+    noisy = keras.Model(inputs, trained(Noise()(inputs)))
+    single, averaged = (
+        [_attack_lists.NamedAttack("PGD", PGD(steps=2, epsilon=0.1), passes)]
+        for passes in (1, 4)
+    )
+    options = evaluation._evaluate.Options(
+        "rand", 64, 0, None, False, None, True, 0
+    )
+    reports = [
+        evaluation._evaluate.evaluate(noisy, (x, y), attacks, options)
+        for attacks in (single, averaged)
+    ]
+    # "rand" is what the check for random outputs advises.
+    assert all(
+        code != "random-outputs" for r in reports for code, _ in r.findings
+    )
+    one, four = (r.attacks[0] for r in reports)
+    # Two steps, and a pass that judges.
+    assert one.forward_passes == (2 + 1) * one.attacked
+    assert four.forward_passes == (2 * 4 + 1) * four.attacked
+    assert four.backward_passes == 2 * 4 * four.attacked
+
+
+def test_whole_list_in_both_norms(trained, digits):
+    _, (x, y) = digits
+    for norm, epsilon in (("linf", 0.1), ("l2", 0.8)):
+        threat = {"norm": norm, "epsilon": epsilon}
+        report = evaluation.autoattack(
+            trained,
+            (x[:30], y[:30]),
+            attacks=[
+                APGD(steps=3, **threat),
+                FAB(steps=3, target_classes=2, **threat),
+                Square(queries=10, **threat),
+            ],
+            # The last batch has another size than the others.
+            batch_size=20,
+            **QUIET,
+        )
+        names = [attack.name for attack in report.attacks]
+        assert names == ["APGD-CE", "FAB-T", "Square"]
+        assert report.attacks[1].attacked > 0
+        assert report.backward_passes > 0
+
+
+def test_published_lists():
+    standard = _attack_lists.published("standard", "linf", 8 / 255, (0.0, 1.0))
+    assert [named.name for named in standard] == [
+        "APGD-CE",
+        "APGD-T",
+        "FAB-T",
+        "Square",
+    ]
+    settings = [named.attack.get_config() for named in standard]
+    assert [s.get("steps") for s in settings] == [100, 100, 100, None]
+    assert settings[3]["queries"] == 5000
+    assert settings[1]["target_classes"] == settings[2]["target_classes"] == 9
+    assert settings[0]["restarts"] == settings[1]["restarts"] == 1
+    assert all(named.averaged == 1 for named in standard)
+    rand = _attack_lists.published("rand", "l2", 0.5, (0.0, 1.0))
+    assert [named.name for named in rand] == ["APGD-CE", "APGD-DLR"]
+    assert {named.averaged for named in rand} == {20}
+    assert {named.attack.norm for named in rand} == {"l2"}
+    # What was compiled is found again.
+    again = _attack_lists.published("rand", "l2", 0.5, (0.0, 1.0))
+    assert again is rand
+
+
+PAIR = [PGD(epsilon=0.1), PGD("l2", epsilon=0.1)]
+
+
+@pytest.mark.parametrize(
+    "arguments, error, message",
+    [
+        (
+            {"version": "plus"},
+            ValueError,
+            "one of 'standard', 'rand'",
+        ),
+        ({"attacks": []}, ValueError, "at least one attack"),
+        ({"attacks": PGD()}, TypeError, r"`attacks` must be a list.*PGD\("),
+        ({"attacks": ["pgd"]}, TypeError, "`attacks` must be a list"),
+        ({"attacks": PAIR}, ValueError, "same norm. Received: 'linf', 'l2'"),
+        (
+            {"attacks": [PGD(epsilon=0.1), PGD(epsilon=0.2)]},
+            ValueError,
+            r"same epsilon. Received: 0.1, 0.2.*epsilon_sweep",
+        ),
+        (
+            {"attacks": PAIR[:1], "epsilon": 0.2},
+            ValueError,
+            r"`epsilon` must be that of the attacks.*epsilon=0.2",
+        ),
+        ({"norm": "l1"}, ValueError, "`norm` must be one of 'linf', 'l2'"),
+        ({"epsilon": 8}, ValueError, "`epsilon` must be between 0 and 1"),
+        ({"batch_size": 0}, ValueError, "`batch_size` must be at least 1"),
+        ({"verbose": 3}, ValueError, "`verbose` must be one of 0, 1, 2"),
+        ({"class_names": ["a"]}, ValueError, "3 classes. Received 1"),
+        ({"seed": -1}, ValueError, "`seed` must be at least 0"),
+    ],
+)
+def test_refuses_bad_arguments(arguments, error, message):
+    model = linear_model()
+    with pytest.raises(error, match=message):
+        evaluation.autoattack(model, data(model), **arguments)
+
+
+def test_refuses_what_is_no_classifier_and_no_attack():
+    model = linear_model()
+    with pytest.raises(TypeError, match=r"must be a `keras.Model`"):
+        evaluation.autoattack(lambda x: x, data(model))
+    with pytest.raises(TypeError, match=r"`attack` must be an attack.*'pgd'"):
+        evaluation.robust_accuracy(model, data(model), "pgd")
+
+
+def test_progress_bar_shows_what_is_left(capsys):
+    model = linear_model()
+    attack = PGD(epsilon=0.06, steps=2)
+    for verbose in (0, 1, 2):
+        report = evaluation.robust_accuracy(
+            model, data(model), attack, verbose=verbose, checks=False
+        )
+        text = capsys.readouterr().out
+        shown = f"robust accuracy after PGD-2: {report.robust_accuracy:.4f}"
+        assert (shown in text) == bool(verbose)
+        assert bool(text) == bool(verbose)

@@ -1,0 +1,180 @@
+"""Each reliability check, on a classifier made for it and on a sound one."""
+
+import pickle
+import warnings
+
+import keras
+import numpy as np
+import pytest
+from linear_case import BestStep
+from linear_case import data
+from linear_case import linear_model
+from linear_case import NoSteps
+
+from keras_wake import evaluation
+from keras_wake.attacks import PGD
+from keras_wake.evaluation import ReliabilityWarning
+
+EPSILON = 0.06
+
+
+def behind(model, function):
+    """A classifier whose logits go through a function."""
+    inputs = keras.Input((4, 4, 1))
+    return keras.Model(inputs, function(model(inputs)))
+
+
+def codes(classifier, data, attacks):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        report = evaluation.autoattack(
+            classifier, data, attacks=attacks, verbose=0
+        )
+    warned = [w.message for w in caught if w.category is ReliabilityWarning]
+    # What is warned of is in the report, in the order of the checks.
+    assert [w.code for w in warned] == [code for code, _ in report.findings]
+    assert [w.message for w in warned] == [text for _, text in report.findings]
+    return [w.code for w in warned], report
+
+
+@pytest.fixture(scope="module")
+def model():
+    return linear_model()
+
+
+def test_nothing_is_found_on_a_sound_classifier(model):
+    pgd = PGD(epsilon=EPSILON, steps=5, step_size=EPSILON / 2)
+    found, report = codes(model, data(model), [pgd, BestStep(epsilon=EPSILON)])
+    assert found == []
+    assert "doubtful" not in str(report)
+
+
+def test_softmax(model):
+    soft = behind(model, keras.ops.softmax)
+    found, report = codes(soft, data(model), [NoSteps(epsilon=EPSILON)])
+    assert found == ["softmax"]
+    assert "[softmax] The classifier returns probabilities" in str(report)
+
+
+class Noise(keras.layers.Layer):
+    """Adds noise in inference as well."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.size = size
+        self.generator = keras.random.SeedGenerator(3)
+
+    def call(self, x):
+        return x + self.size * keras.random.normal(
+            keras.ops.shape(x), seed=self.generator
+        )
+
+
+def test_random_outputs(model):
+    noisy = behind(model, Noise(0.5))
+    found, report = codes(noisy, data(model), [NoSteps(epsilon=EPSILON)])
+    assert found == ["random-outputs"]
+    assert 'version="rand"' in report.findings[0][1]
+    # An image near the boundary is wrong in some of the passes: the one that
+    # judges draws numbers of its own, although the attack moves nothing.
+    assert report.robust_accuracy < report.clean_accuracy
+
+
+def test_rounding_is_no_randomness(model):
+    tiny = behind(model, Noise(1e-7))
+    assert codes(tiny, data(model), [NoSteps(epsilon=EPSILON)])[0] == []
+
+
+def test_zero_gradients(model):
+    x, y = data(model, wrong=0)
+    # So large that the softmax is 0 or 1 in float32.
+    large = behind(model, lambda logits: 1e5 * logits)
+    found, report = codes(large, (x, y), [NoSteps(epsilon=EPSILON)])
+    assert found == ["zero-gradients"]
+    assert "at 60 of 60 images (100%)" in report.findings[0][1]
+
+
+def test_black_box_below_white_box(model):
+    class BlackBox(BestStep):
+        def passes(self, num_classes):
+            return 1, 0
+
+    attacks = [NoSteps(epsilon=EPSILON), BlackBox(epsilon=EPSILON)]
+    found, report = codes(model, data(model), attacks)
+    assert found == ["black-box"]
+    fell = report.attacks[1].fell
+    assert f"breaks {fell} images" in report.findings[0][1]
+    assert f"{100 * fell / 60:.1f} points" in report.findings[0][1]
+    # Alone it has no white-box attack to compare with, and one that follows
+    # an attack as good as itself breaks nothing.
+    assert codes(model, data(model), attacks[1:])[0] == []
+    best = [BestStep(epsilon=EPSILON), *attacks[1:]]
+    assert codes(model, data(model), best)[0] == []
+
+
+def test_too_few_steps(model):
+    slow = PGD(
+        epsilon=EPSILON, steps=4, step_size=EPSILON / 10, random_start=False
+    )
+    found, report = codes(model, data(model), [slow])
+    assert found == ["not-converged"]
+    longer = PGD(**{**slow.get_config(), "steps": 8})
+    _, after = codes(model, data(model), [longer])
+    more = after.attacks[0].fell - report.attacks[0].fell
+    assert more >= 3
+    assert f"breaks {more} of 54 images more" in report.findings[0][1]
+
+
+def test_checks_can_be_left_out(model):
+    soft = behind(model, keras.ops.softmax)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ReliabilityWarning)
+        report = evaluation.autoattack(
+            soft,
+            data(model),
+            attacks=[NoSteps(epsilon=EPSILON)],
+            verbose=0,
+            checks=False,
+        )
+    assert report.findings == ()
+
+
+def test_warning_names_code_and_page():
+    warning = ReliabilityWarning("softmax", "Too soft.")
+    assert str(warning) == (
+        "[softmax] Too soft. See docs/reliability.md#softmax."
+    )
+    again = pickle.loads(pickle.dumps(warning))
+    assert (again.code, again.message) == ("softmax", "Too soft.")
+    assert issubclass(ReliabilityWarning, UserWarning)
+
+
+def test_warning_points_to_the_caller(model):
+    soft = behind(model, keras.ops.softmax)
+    with pytest.warns(ReliabilityWarning) as caught:
+        evaluation.autoattack(
+            soft, data(model), attacks=[NoSteps(epsilon=EPSILON)], verbose=0
+        )
+    ours = [w for w in caught if w.category is ReliabilityWarning]
+    assert [w.filename for w in ours] == [__file__]
+
+
+def test_every_code_has_its_section():
+    import pathlib
+    import re
+
+    root = pathlib.Path(__file__).parents[2]
+    page = (root / "docs" / "reliability.md").read_text()
+    sections = set(re.findall(r"\{ ?#([\w-]+) ?\}", page))
+    source = (root / "keras_wake" / "evaluation" / "checks.py").read_text()
+    named = set(re.findall(r'"([a-z]+(?:-[a-z]+)+|softmax)",\n', source))
+    assert named == sections
+    assert len(sections) == 6
+
+
+def test_probabilities_are_still_refused_elsewhere(model):
+    soft = behind(model, keras.ops.softmax)
+    x, y = data(model)
+    with pytest.raises(ValueError, match="returns probabilities"):
+        PGD(epsilon=EPSILON)(soft, x, y)
+    assert np.isfinite(x).all()

@@ -1,0 +1,229 @@
+"""The report: numbers, JSON there and back, text."""
+
+import json
+
+import numpy as np
+import pytest
+from linear_case import BestStep
+from linear_case import data
+from linear_case import linear_model
+from linear_case import NoSteps
+
+import keras_wake
+from keras_wake import evaluation
+from keras_wake.attacks import FGSM
+from keras_wake.evaluation import AttackResult
+from keras_wake.evaluation import RobustnessReport
+from keras_wake.evaluation import wilson_interval
+
+
+@pytest.fixture(scope="module")
+def report():
+    model = linear_model(4)
+    x, y = data(model)
+    kept = y != 2
+    return evaluation.autoattack(
+        model,
+        (x[kept], y[kept]),
+        attacks=[NoSteps(epsilon=0.05), BestStep(epsilon=0.05)],
+        class_names=["ant", "bee", "cat", "a name of more than twenty letters"],
+        seed=3,
+        verbose=0,
+        return_images=True,
+    )
+
+
+def test_numbers_agree_with_each_other(report):
+    count = len(report.fallen_to)
+    assert report.samples == report.counts.sum() == count
+    assert report.clean_accuracy == (report.fallen_to != 0).mean()
+    assert report.robust_accuracy == (report.fallen_to == -1).mean()
+    clean = round(report.clean_accuracy * count)
+    robust = round(report.robust_accuracy * count)
+    assert report.clean_interval == wilson_interval(clean, count)
+    assert report.robust_interval == wilson_interval(robust, count)
+    last = report.attacks[-1]
+    assert last.accuracy == report.robust_accuracy
+    assert last.interval == report.robust_interval
+    np.testing.assert_array_equal(
+        report.class_robust_accuracy[[0, 1, 3]],
+        (report.robust_counts[[0, 1, 3]] / report.counts[[0, 1, 3]]),
+    )
+    assert np.isnan(report.class_clean_accuracy[2])
+    assert report.seconds == sum(a.seconds for a in report.attacks) > 0
+    assert report.versions["keras_wake"] == keras_wake.__version__
+    assert report.date.endswith("+00:00")
+    assert report.seed == 3 and report.version == "custom"
+    assert report.attacks[1].settings == repr(BestStep(epsilon=0.05))
+
+
+def test_json_there_and_back(report):
+    text = report.to_json(indent=1)
+    found = json.loads(text)
+    assert found == report.to_dict()
+    assert found["interval_method"] == "Wilson" and found["confidence"] == 0.95
+    assert found["classes"][2] == {
+        "name": "cat",
+        "samples": 0,
+        "clean": 0,
+        "robust": 0,
+        "clean_accuracy": None,
+        "robust_accuracy": None,
+    }
+    again = RobustnessReport.from_json(text)
+    assert again.to_json(indent=1) == text
+    assert str(again) == str(report)
+    assert again.attacks == report.attacks
+    # What is large is not in it.
+    assert again.fallen_to is None and again.images is None
+
+
+def test_text(report):
+    lines = str(report).splitlines()
+    low, high = report.robust_interval
+    assert lines[0] == (
+        f"{report.samples} samples of 4 classes, linf, epsilon 0.05, version "
+        "'custom', seed 3"
+    )
+    assert f"robust accuracy {100 * report.robust_accuracy:.1f} %" in lines[1]
+    assert f"[{100 * low:.1f}, {100 * high:.1f}] (95% interval" in lines[1]
+    row = next(line for line in lines if line.startswith("BestStep"))
+    best = report.attacks[1]
+    assert row.split()[1:3] == [str(best.attacked), str(best.fell)]
+    assert f"{best.backward_passes:,}" in row
+    row = next(line for line in lines if line.startswith("cat"))
+    assert row.split() == ["cat", "0", "-", "-"]
+    assert "a name of more than…" in str(report)
+    assert repr(report).startswith("<RobustnessReport of ")
+
+
+def make_report(classes=3, findings=(), **more):
+    """A report of ten samples a class."""
+    attack = AttackResult(
+        name="PGD-20",
+        settings="PGD()",
+        epsilon=0.1,
+        attacked=9 * classes,
+        fell=4 * classes,
+        accuracy=0.5,
+        interval=wilson_interval(5 * classes, 10 * classes),
+        forward_passes=None,
+        backward_passes=None,
+        seconds=1.5,
+        note=more.pop("note", None),
+    )
+    values = {
+        "version": "custom",
+        "norm": "linf",
+        "epsilon": 0.1,
+        "bounds": (0.0, 1.0),
+        "seed": 0,
+        "batch_size": 8,
+        "class_names": [str(i) for i in range(classes)],
+        "counts": np.full(classes, 10),
+        "clean_counts": np.full(classes, 9),
+        "robust_counts": np.full(classes, 5),
+        "attacks": (attack,),
+        "findings": findings,
+        "date": "2026-01-01T00:00:00+00:00",
+        "versions": {},
+    }
+    return RobustnessReport(**{**values, **more})
+
+
+def test_text_of_findings_notes_and_what_is_unknown():
+    report = make_report(
+        findings=(("softmax", "It is soft."),), note="A margin instead."
+    )
+    text = str(report)
+    assert "what makes these numbers doubtful\n[softmax] It is soft." in text
+    assert "PGD-20: A margin instead." in text
+    assert report.forward_passes is None
+    row = next(s for s in text.splitlines() if s.startswith("PGD-20 "))
+    assert row.split()[-3:] == ["-", "-", "1.5"]
+
+
+def test_text_of_many_classes_is_short():
+    robust = np.arange(60) % 10
+    report = make_report(60, robust_counts=robust)
+    text = str(report)
+    assert "the 25 of 60 classes with the lowest robust accuracy" in text
+    assert len(text.splitlines()) < 40
+    assert text.splitlines()[-1].endswith("40.0 %")
+
+
+def test_sweep_never_rises_and_ends_at_zero():
+    model = linear_model()
+    x, y = data(model)
+    sweep = evaluation.epsilon_sweep(
+        model,
+        (x, y),
+        [0.05, 0, 1.0, 0.01],
+        attack=lambda radius: BestStep(epsilon=radius),
+        verbose=0,
+    )
+    assert sweep.epsilons == (0, 0.01, 0.05, 1.0)
+    from linear_case import smallest_margins
+
+    expected = [
+        (smallest_margins(model, x, y, radius) > 0).mean()
+        for radius in sweep.epsilons
+    ]
+    assert expected == sorted(expected, reverse=True)
+    assert sweep.accuracies == pytest.approx(expected)
+    assert sweep.accuracies[-1] == 0
+    assert sweep.intervals[1] == wilson_interval(round(60 * expected[1]), 60)
+    found = json.loads(sweep.to_json(indent=1))
+    assert found == sweep.to_dict()
+    assert [p["epsilon"] for p in found["points"]] == list(sweep.epsilons)
+    lines = str(sweep).splitlines()
+    assert lines[0].startswith("60 samples, linf, <lambda>, seed 0")
+    assert lines[3].split()[:2] == ["0.01", f"{100 * expected[1]:.1f}"]
+    assert "4 radii up to 1" in repr(sweep)
+
+
+def test_sweep_rescales_an_attack(monkeypatch):
+    seen = []
+    evaluate = evaluation.epsilon_sweep.__globals__["evaluate"]
+
+    def spy(classifier, data, attacks, options):
+        seen.extend(attacks)
+        return evaluate(classifier, data, attacks, options)
+
+    monkeypatch.setitem(evaluation.epsilon_sweep.__globals__, "evaluate", spy)
+    model = linear_model()
+    pattern = FGSM(epsilon=0.1, step_size=0.05)
+    sweep = evaluation.epsilon_sweep(
+        model, data(model), [0.02, 0.2], attack=pattern, verbose=0
+    )
+    assert [n.name for n in seen] == ["FGSM at 0.02", "FGSM at 0.2"]
+    assert [n.attack.epsilon for n in seen] == [0.02, 0.2]
+    steps = [n.attack.step_size for n in seen]
+    assert steps == pytest.approx([0.01, 0.1])
+    assert sweep.attack == repr(pattern)
+
+
+@pytest.mark.parametrize(
+    "arguments, error, message",
+    [
+        ({"epsilons": []}, ValueError, "at least one radius"),
+        ({"epsilons": [-1]}, ValueError, "`epsilon` must be at least 0"),
+        ({"attack": "pgd"}, ValueError, "`attack` must be one of 'standard'"),
+        ({"attack": 3}, TypeError, r"`attack` must be an attack, a function"),
+        (
+            {"attack": FGSM(), "norm": "linf"},
+            ValueError,
+            "are those of the attack; leave them out",
+        ),
+        (
+            {"attack": FGSM(epsilon=0)},
+            ValueError,
+            "must have a radius above 0",
+        ),
+    ],
+)
+def test_sweep_refuses_bad_arguments(arguments, error, message):
+    model = linear_model()
+    arguments = {"epsilons": [0.1], **arguments}
+    with pytest.raises(error, match=message):
+        evaluation.epsilon_sweep(model, data(model), verbose=0, **arguments)

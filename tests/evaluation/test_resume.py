@@ -1,0 +1,253 @@
+"""An evaluation that is killed goes on, and ends as one that was not."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from linear_case import BestStep
+from linear_case import data
+from linear_case import linear_model
+
+import keras_wake
+from keras_wake import evaluation
+from keras_wake.evaluation import _progress
+
+ATTACKS = [BestStep(epsilon=0.03), BestStep(epsilon=0.03)]
+OPTIONS = {"attacks": ATTACKS, "batch_size": 8, "verbose": 0}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return linear_model()
+
+
+def without_time(report):
+    found = report.to_dict()
+    for entry in (found, *found["attacks"]):
+        entry.pop("seconds")
+    found.pop("date")
+    return found
+
+
+class Stop(Exception):
+    """Stands for whatever ends a process."""
+
+
+def stop_after(monkeypatch, writes):
+    """Has the state be written so many times, and then end."""
+    write, left = _progress.StateFile.write, [writes]
+
+    def limited(self, progress):
+        if not left[0]:
+            raise Stop
+        left[0] -= 1
+        write(self, progress)
+
+    monkeypatch.setattr(_progress.StateFile, "write", limited)
+
+
+@pytest.mark.parametrize("batch_size", [8, 5])
+def test_stopped_anywhere_it_ends_the_same(
+    model, tmp_path, monkeypatch, batch_size
+):
+    whole = evaluation.autoattack(
+        model, data(model), return_images=True, **OPTIONS
+    )
+    path = tmp_path / "folder" / "state.npz"
+    options = {**OPTIONS, "state": path, "return_images": True}
+    stops = 0
+    while True:
+        with monkeypatch.context() as patch:
+            stop_after(patch, writes=3)
+            try:
+                report = evaluation.autoattack(model, data(model), **options)
+                break
+            except Stop:
+                stops += 1
+        # The size of the batches may change.
+        options["batch_size"] = batch_size
+    assert stops > 3
+    options["batch_size"] = 8
+    report = evaluation.autoattack(model, data(model), **options)
+    assert without_time(report) == without_time(whole)
+    np.testing.assert_array_equal(report.fallen_to, whole.fallen_to)
+    np.testing.assert_allclose(report.images, whole.images, atol=1e-6)
+    assert [p.name for p in sorted(path.parent.iterdir())] == [
+        "state.npz",
+        "state.npz.images",
+    ]
+
+
+def test_finished_state_returns_at_once(model, tmp_path, monkeypatch):
+    options = {**OPTIONS, "state": tmp_path / "state.npz"}
+    first = evaluation.autoattack(model, data(model), **options)
+
+    def fails(*args, **kwargs):
+        raise AssertionError("attacked again")
+
+    monkeypatch.setattr("keras_wake.evaluation._passes.Passes.attack", fails)
+    again = evaluation.autoattack(model, data(model), **options)
+    assert without_time(again) == without_time(first)
+    assert again.seconds == first.seconds
+    # Shuffled data are the same data.
+    x, y = data(model)
+    order = np.random.default_rng(0).permutation(len(x))
+    shuffled = evaluation.autoattack(model, (x[order], y[order]), **options)
+    np.testing.assert_array_equal(shuffled.fallen_to, first.fallen_to[order])
+
+
+def test_images_behind_the_state_are_cut_off(model, tmp_path):
+    path = tmp_path / "state.npz"
+    options = {**OPTIONS, "state": path, "return_images": True}
+    first = evaluation.autoattack(model, data(model), **options)
+    with open(f"{path}.images", "ab") as file:
+        file.write(b"half an image that no state counts")
+    again = evaluation.autoattack(model, data(model), **options)
+    np.testing.assert_array_equal(again.images, first.images)
+    os.truncate(f"{path}.images", 10)
+    with pytest.raises(ValueError, match=r"fewer images than .* Delete both"):
+        evaluation.autoattack(model, data(model), **options)
+
+
+def change_weights(model, x, y, options):
+    return linear_model(seed=5), x, y, options
+
+
+def change_network(model, x, y, options):
+    inputs = keras.Input((4, 4, 1))
+    return keras.Model(inputs, 2 * model(inputs)), x, y, options
+
+
+def change_image(model, x, y, options):
+    x = x.copy()
+    x[3, 0, 0, 0] = 0.5
+    return model, x, y, options
+
+
+def change_label(model, x, y, options):
+    return model, x, (y + 1) % 3, options
+
+
+def change_seed(model, x, y, options):
+    return model, x, y, {**options, "seed": 4}
+
+
+def change_radius(model, x, y, options):
+    return model, x, y, {**options, "attacks": [BestStep(epsilon=0.04)]}
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (change_weights, "differ: the weights of the classifier. Pass another"),
+        (change_network, "differ: what the classifier returns"),
+        (change_image, "differ: the images or labels. Pass"),
+        (change_label, "differ: the images or labels. Pass"),
+        (change_seed, r"differ: `seed` \(there 0, here 4\). Pass"),
+        (change_radius, r"`attacks` \(there .*0.03.*here .*0.04"),
+    ],
+)
+def test_another_evaluation_is_refused(model, tmp_path, change, message):
+    options = {**OPTIONS, "state": tmp_path / "state.npz"}
+    x, y = data(model)
+    evaluation.autoattack(model, (x, y), **options)
+    before = (tmp_path / "state.npz").read_bytes()
+    model, x, y, options = change(model, x, y, options)
+    with pytest.raises(ValueError, match=message):
+        evaluation.autoattack(model, (x, y), **options)
+    assert (tmp_path / "state.npz").read_bytes() == before
+
+
+def test_what_is_no_state_is_refused(model, tmp_path):
+    path = tmp_path / "state.npz"
+    path.write_bytes(b"something else")
+    with pytest.raises(
+        ValueError, match=r"state.npz cannot be read.*Delete it"
+    ):
+        evaluation.autoattack(model, data(model), state=path, **OPTIONS)
+    with pytest.raises(TypeError, match=r"`state` must be the path.*state=3"):
+        evaluation.autoattack(model, data(model), state=3, **OPTIONS)
+
+
+SCRIPT = """
+import sys
+import time
+
+sys.path.insert(0, sys.argv[2])
+import linear_case
+from keras_wake import evaluation
+from keras_wake.evaluation import _passes
+
+run = _passes.Passes.attack
+def slowly(self, *args, **kwargs):
+    time.sleep(0.05)
+    return run(self, *args, **kwargs)
+_passes.Passes.attack = slowly
+
+model = linear_case.linear_model()
+attacks = [linear_case.BestStep(epsilon=0.03) for _ in range(2)]
+print("begins", flush=True)
+report = evaluation.autoattack(
+    model, linear_case.data(model), attacks=attacks, batch_size=4,
+    state=sys.argv[1], verbose=0, return_images=True,
+)
+print(report.to_json(), flush=True)
+"""
+
+
+def start(path):
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            SCRIPT,
+            path,
+            str(pathlib.Path(__file__).parent),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={
+            **os.environ,
+            "KERAS_BACKEND": keras.backend.backend(),
+            "PYTHONPATH": str(pathlib.Path(keras_wake.__file__).parents[1]),
+        },
+    )
+
+
+@pytest.mark.slow
+def test_killed_process_goes_on(tmp_path):
+    path = tmp_path / "state.npz"
+    process = start(tmp_path / "whole.npz")
+    whole = json.loads(process.communicate(timeout=300)[0].splitlines()[-1])
+    seen = []
+    for kill in range(4):
+        process = start(path)
+        assert process.stdout.readline() == "begins\n"
+        while len(seen) <= kill and process.poll() is None:
+            done = finished_batches(path)
+            if done > (seen[-1] if seen else 0):
+                seen.append(done)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert seen == sorted(set(seen)) and len(seen) == 4
+    process = start(path)
+    report = json.loads(process.communicate(timeout=300)[0].splitlines()[-1])
+    for found in (report, whole):
+        for entry in (found, *found["attacks"]):
+            entry.pop("seconds")
+        found.pop("date")
+    assert report == whole
+
+
+def finished_batches(path):
+    """A number that grows with the progress in a state file."""
+    if not path.exists():
+        return 0
+    state, _ = _progress._backup_file.read(path)
+    return sum(state["progress"]["passes"])
