@@ -1,4 +1,4 @@
-"""Figures of a run: correlation matrices, curves, classes, examples.
+"""Figures of a run: matrices, curves, classes, examples, robustness.
 
 Every function returns a `matplotlib.figure.Figure` that belongs to no
 window and to no global state, so that figures can be drawn on a machine
@@ -16,7 +16,9 @@ from keras_wake.visualization.correlation_difference import (
 )
 from keras_wake.visualization.correlation_matrix import plot_correlation_matrix
 from keras_wake.visualization.correlation_strip import plot_correlation_strip
+from keras_wake.visualization.epsilon_sweep import plot_epsilon_sweep
 from keras_wake.visualization.history import plot_history
+from keras_wake.visualization.robustness_report import plot_robustness_report
 from keras_wake.visualization.shared_pairs import plot_shared_pairs
 from keras_wake.visualization.synthetic import plot_synthetic
 
@@ -27,7 +29,9 @@ __all__ = [
     "plot_correlation_difference",
     "plot_correlation_matrix",
     "plot_correlation_strip",
+    "plot_epsilon_sweep",
     "plot_history",
+    "plot_robustness_report",
     "plot_shared_pairs",
     "plot_synthetic",
 ]

@@ -1,0 +1,118 @@
+"""The figures of a robustness report and of a sweep."""
+
+import numpy as np
+import pytest
+
+from keras_wake.evaluation import AttackResult
+from keras_wake.evaluation import EpsilonSweep
+from keras_wake.evaluation import RobustnessReport
+from keras_wake.evaluation import wilson_interval
+from keras_wake.visualization import plot_epsilon_sweep
+from keras_wake.visualization import plot_robustness_report
+
+
+def make_report(left=(60, 50), findings=()):
+    """A report of 100 samples, 80 of them classified rightly."""
+    before, attacks = 80, []
+    for number, standing in enumerate(left):
+        attacks.append(
+            AttackResult(
+                name=f"attack {number}",
+                settings="",
+                epsilon=0.1,
+                attacked=before,
+                fell=before - standing,
+                accuracy=standing / 100,
+                interval=wilson_interval(standing, 100),
+                forward_passes=1,
+                backward_passes=1,
+                seconds=1.0,
+                note=None,
+            )
+        )
+        before = standing
+    return RobustnessReport(
+        version="custom",
+        norm="linf",
+        epsilon=0.1,
+        bounds=(0.0, 1.0),
+        seed=0,
+        batch_size=8,
+        class_names=["a"],
+        counts=np.array([100]),
+        clean_counts=np.array([80]),
+        robust_counts=np.array([left[-1]]),
+        attacks=tuple(attacks),
+        findings=tuple(findings),
+        date="",
+        versions={},
+    )
+
+
+def make_sweep(norm="linf", accuracies=(0.8, 0.5, 0.0)):
+    return EpsilonSweep(
+        norm=norm,
+        attack="PGD()",
+        epsilons=tuple(n / 255 for n in range(len(accuracies))),
+        accuracies=accuracies,
+        intervals=tuple(
+            wilson_interval(round(100 * a), 100) for a in accuracies
+        ),
+        samples=100,
+        seed=0,
+        findings=(),
+        seconds=1.0,
+        date="",
+        versions={},
+    )
+
+
+def test_bars_are_what_is_left(tmp_path):
+    path = tmp_path / "report.png"
+    (panel,) = plot_robustness_report(make_report(), path=path).axes
+    bars = panel.patches
+    assert [bar.get_height() for bar in bars] == [0.8, 0.6, 0.5]
+    labels = [label.get_text() for label in panel.get_xticklabels()]
+    assert labels == ["clean", "attack 0", "attack 1"]
+    whiskers = panel.collections[0].get_segments()
+    for whisker, count in zip(whiskers, (80, 60, 50), strict=True):
+        np.testing.assert_allclose(whisker[:, 1], wilson_interval(count, 100))
+    assert panel.get_title().startswith("robust accuracy 50.0 %, linf")
+    assert [text.get_text() for text in panel.texts] == ["80.0", "60.0", "50.0"]
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_findings_stand_in_the_figure():
+    report = make_report(findings=[("softmax", "soft"), ("softmax", "again")])
+    (panel,) = plot_robustness_report(report).axes
+    assert panel.texts[-1].get_text() == "doubtful: softmax"
+
+
+def test_curve_is_the_sweep(tmp_path):
+    path = tmp_path / "sweep.svg"
+    (panel,) = plot_epsilon_sweep(make_sweep(), path=path).axes
+    (line,) = panel.lines
+    np.testing.assert_allclose(line.get_xdata(), [0, 1, 2])
+    np.testing.assert_allclose(line.get_ydata(), [0.8, 0.5, 0.0])
+    assert "1/255" in panel.get_xlabel()
+    assert path.read_bytes().startswith(b"<?xml")
+    (panel,) = plot_epsilon_sweep(make_sweep("l2")).axes
+    np.testing.assert_allclose(panel.lines[0].get_xdata()[1], 1 / 255)
+    assert panel.get_xlabel() == "epsilon, l2"
+
+
+def test_several_sweeps_have_a_legend():
+    figure = plot_epsilon_sweep({"AT": make_sweep(), "WAKE": make_sweep()})
+    assert [line.get_label() for line in figure.axes[0].lines] == ["AT", "WAKE"]
+    assert figure.legends
+
+
+def test_refuses_what_cannot_be_drawn():
+    with pytest.raises(TypeError, match=r"autoattack.*Received: dict"):
+        plot_robustness_report({})
+    with pytest.raises(TypeError, match=r"epsilon_sweep.*Received: list"):
+        plot_epsilon_sweep([])
+    with pytest.raises(ValueError, match=r"of one norm. Received: none"):
+        plot_epsilon_sweep({})
+    with pytest.raises(ValueError, match=r"of one norm. Received: l2, linf"):
+        plot_epsilon_sweep({"a": make_sweep(), "b": make_sweep("l2")})
