@@ -2,13 +2,15 @@
 
 `WakeModel` wraps a classifier; `attacks`, `objectives` and `schedules` are
 its parts; `callbacks` switch on the averaged teacher, attribution and the
-collapse monitor. `theory` holds the synthetic model behind the method.
+collapse monitor. `evaluation` is AutoAttack and what else measures
+robustness. `theory` holds the synthetic model behind the method.
 """
 
 from keras_wake import attacks
 from keras_wake import attribution
 from keras_wake import callbacks
 from keras_wake import datasets
+from keras_wake import evaluation
 from keras_wake import losses
 from keras_wake import models
 from keras_wake import objectives
@@ -16,6 +18,7 @@ from keras_wake import schedules
 from keras_wake import theory
 from keras_wake import visualization
 from keras_wake._version import __version__
+from keras_wake.callbacks import AutoAttackEvaluation
 from keras_wake.callbacks import BackupAndRestore
 from keras_wake.callbacks import CatastrophicOverfitMonitor
 from keras_wake.callbacks import CrossClassAttribution
@@ -25,6 +28,7 @@ from keras_wake.callbacks import StochasticWeightAveraging
 from keras_wake.wake_model import WakeModel
 
 __all__ = [
+    "AutoAttackEvaluation",
     "BackupAndRestore",
     "CatastrophicOverfitMonitor",
     "CrossClassAttribution",
@@ -37,6 +41,7 @@ __all__ = [
     "attribution",
     "callbacks",
     "datasets",
+    "evaluation",
     "losses",
     "models",
     "objectives",

@@ -1,5 +1,6 @@
-"""Callbacks: teachers, averages, attribution, monitor and backup."""
+"""Callbacks: teachers, averages, attribution, AutoAttack, backup."""
 
+from keras_wake.callbacks.auto_attack_evaluation import AutoAttackEvaluation
 from keras_wake.callbacks.backup_and_restore import BackupAndRestore
 from keras_wake.callbacks.catastrophic_overfit_monitor import (
     CatastrophicOverfitMonitor,
@@ -12,6 +13,7 @@ from keras_wake.callbacks.stochastic_weight_averaging import (
 )
 
 __all__ = [
+    "AutoAttackEvaluation",
     "BackupAndRestore",
     "CatastrophicOverfitMonitor",
     "CrossClassAttribution",

@@ -1,0 +1,251 @@
+"""AutoAttack on a small subset at chosen epochs, during training."""
+
+import os
+import pathlib
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_wake import _batches
+from keras_wake import _validate
+from keras_wake._files import written_aside
+from keras_wake.attacks import Attack
+from keras_wake.evaluation import autoattack
+from keras_wake.evaluation import checks as reliability
+from keras_wake.evaluation import ReliabilityWarning
+from keras_wake.evaluation import RobustnessReport
+from keras_wake.evaluation._attack_lists import attack_list
+
+
+class AutoAttackEvaluation(keras.callbacks.Callback):
+    """Runs AutoAttack on a few images every so many epochs.
+
+    PGD, which `evaluate` runs on all validation images each epoch, flatters a
+    network that has learnt to mask its gradients; this shows it while the
+    run goes on. It attacks the student and, where a teacher is in use, the
+    teacher. The logs of these epochs get `autoattack_accuracy` and
+    `teacher_autoattack_accuracy`; callbacks that are to see them must come
+    after it.
+
+    `report` and `teacher_report` are the newest `RobustnessReport`, and
+    `history` is a list of dictionaries with `epoch` (counted from 1),
+    `autoattack_accuracy`, with a teacher `teacher_autoattack_accuracy`, and
+    under `report` and `teacher_report` what their `to_dict` gives.
+
+    The attacks are compiled at the first evaluation and used again. What the
+    reliability checks find is a warning the first time.
+
+    Args:
+        data: Pair of arrays (x, y), or anything that yields such batches.
+            Use images that are not trained on.
+        every: Evaluate every so many epochs. Defaults to `10`.
+        samples: How many images, the first ones of the data. Defaults to
+            `128`.
+        version: `"standard"` or `"rand"`. Defaults to `"standard"`.
+        attacks: List of attacks to run instead. Defaults to `None`.
+        epsilon: Radius. Defaults to `None`: that of the model's
+            `eval_attack`.
+        batch_size: Most images of a batch. Defaults to `128`.
+        seed: Integer seed of all random numbers. Defaults to `0`.
+        checks: Whether to look for signs that the number is too high.
+            Defaults to `True`.
+        path: Folder for the reports as JSON and as figures,
+            `autoattack_epoch_0010.json` and `.png`. Defaults to `None`:
+            none. A file that cannot be written is a warning, never the end
+            of a run.
+        class_names: Names of the classes for the reports.
+        verbose: As for `autoattack`. Defaults to `0`.
+
+    Raises:
+        ValueError: For numbers out of range, or, in `fit`, for data that
+            cannot be right or attacks that contradict the arguments.
+
+    Example:
+
+    ```python
+    robustness = keras_wake.callbacks.AutoAttackEvaluation(
+        (x_val, y_val), every=10, samples=100
+    )
+    model.fit(train, epochs=60, callbacks=[robustness])
+    print(robustness.report)
+    ```
+    """
+
+    def __init__(
+        self,
+        data: Any,
+        every: int = 10,
+        samples: int = 128,
+        version: str = "standard",
+        attacks: Sequence[Attack] | None = None,
+        epsilon: float | None = None,
+        batch_size: int = 128,
+        seed: int = 0,
+        checks: bool = True,
+        path: str | os.PathLike | None = None,
+        class_names: Any = None,
+        verbose: int = 0,
+    ) -> None:
+        super().__init__()
+        _batches.check_reusable("AutoAttackEvaluation", data)
+        self.data = data
+        self.every = _validate.integer(1, every=every)
+        self.samples = _validate.integer(1, samples=samples)
+        self.version = version
+        self.attacks = attacks
+        self.epsilon = epsilon
+        self.batch_size = _validate.integer(1, batch_size=batch_size)
+        self.seed = _validate.integer(0, seed=seed)
+        self.checks = _validate.boolean(checks=checks)
+        self.path = path
+        self.class_names = class_names
+        self.verbose = _validate.one_of((0, 1, 2), verbose=verbose)
+        attack_list(version, attacks, None, epsilon, None)
+        self._images: tuple[np.ndarray, np.ndarray] | None = None
+        self._forget()
+
+    def _forget(self) -> None:
+        self.history: list[dict[str, Any]] = []
+        self.report: RobustnessReport | None = None
+        self.teacher_report: RobustnessReport | None = None
+        self._warned: set[str] = set()
+
+    def set_model(self, model: Any) -> None:
+        """Takes the threat model of `eval_attack`."""
+        super().set_model(model)
+        if not hasattr(model, "eval_attack"):
+            raise TypeError(
+                "`AutoAttackEvaluation` works with `keras_wake.WakeModel`. "
+                f"Received: a model of type {type(model).__name__}. For any "
+                "other model, call `keras_wake.evaluation.autoattack`."
+            )
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Takes the images and starts a new history."""
+        self._forget()
+        self._images = first_images(self.data, self.samples)
+        # Now, and not after the first epochs.
+        _batches.checked_batch(
+            *self._images,
+            self.model.num_classes,
+            self.model.eval_attack.bounds,
+            "of `AutoAttackEvaluation`",
+        )
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Evaluates, where it is time to."""
+        if (epoch + 1) % self.every:
+            return
+        self.model.sync_variables()
+        entry: dict[str, Any] = {"epoch": epoch + 1}
+        self.report = self._evaluate(self.model.classifier)
+        self._add(entry, "", self.report)
+        if self.model.teacher_in_use:
+            self.teacher_report = self._evaluate(self.model.teacher)
+            self._add(entry, "teacher_", self.teacher_report)
+        self.history.append(entry)
+        if logs is not None:
+            logs.update(
+                {k: v for k, v in entry.items() if k.endswith("_accuracy")}
+            )
+        if self.path is not None and self.model.is_chief:
+            self._write(epoch + 1)
+
+    def get_state(self) -> dict[str, Any]:
+        """What `BackupAndRestore` keeps."""
+        return {"history": self.history, "warned": sorted(self._warned)}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes on from what `get_state` has returned."""
+        self.history = list(state["history"])
+        self._warned = set(state["warned"])
+        last = self.history[-1] if self.history else {}
+        self.report = _report_of(last.get("report"))
+        self.teacher_report = _report_of(last.get("teacher_report"))
+
+    @staticmethod
+    def _add(
+        entry: dict[str, Any], prefix: str, report: RobustnessReport
+    ) -> None:
+        entry[f"{prefix}autoattack_accuracy"] = report.robust_accuracy
+        entry[f"{prefix}report"] = report.to_dict()
+
+    def _evaluate(self, network: Any) -> RobustnessReport:
+        threat: dict[str, Any] = {"epsilon": self.epsilon}
+        if self.attacks is None:
+            attack = self.model.eval_attack
+            threat["norm"], threat["bounds"] = attack.norm, attack.bounds
+            if self.epsilon is None:
+                threat["epsilon"] = attack.epsilon
+        with warnings.catch_warnings():
+            # Told below, once for each code.
+            warnings.simplefilter("ignore", ReliabilityWarning)
+            report = autoattack(
+                network,
+                self._images,
+                version=self.version,
+                attacks=self.attacks,
+                batch_size=self.batch_size,
+                seed=self.seed,
+                class_names=self.class_names,
+                checks=self.checks,
+                verbose=self.verbose,
+                **threat,
+            )
+        new = [f for f in report.findings if f[0] not in self._warned]
+        self._warned.update(code for code, _ in new)
+        reliability.warn(new, stacklevel=3)
+        return report
+
+    def _write(self, epoch: int) -> None:
+        folder = pathlib.Path(os.fspath(self.path or ""))
+        reports = {"": self.report, "teacher_": self.teacher_report}
+        for prefix, report in reports.items():
+            if report is None:
+                continue
+            name = f"{prefix}autoattack_epoch_{epoch:04d}"
+            try:
+                write_report(report, folder / name)
+            except Exception as error:
+                warnings.warn(
+                    f"The report {name} could not be written: {error!r}. "
+                    "Training goes on.",
+                    stacklevel=2,
+                )
+
+
+def first_images(data: Any, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first images and labels of data, as arrays."""
+    images: list[np.ndarray] = []
+    labels: list[np.ndarray] = []
+    for x, y in _batches.batches(data, count):
+        images.append(ops.convert_to_numpy(x))
+        labels.append(ops.convert_to_numpy(y))
+        if sum(map(len, images)) >= count:
+            break
+    return np.concatenate(images)[:count], np.concatenate(labels)[:count]
+
+
+def write_report(report: RobustnessReport, path: pathlib.Path) -> None:
+    """Writes a report as JSON and as a figure, each whole or not at all.
+
+    Args:
+        report: The report.
+        path: The file without its ending.
+    """
+    from keras_wake import visualization
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_aside(path.with_name(path.name + ".json")) as aside:
+        aside.write_text(report.to_json(indent=1) + "\n")
+    visualization.plot_robustness_report(
+        report, path=path.with_name(path.name + ".png")
+    )
+
+
+def _report_of(found: dict[str, Any] | None) -> RobustnessReport | None:
+    return None if found is None else RobustnessReport.from_dict(found)

@@ -1,0 +1,188 @@
+"""AutoAttackEvaluation: when it measures, what it logs, what it survives."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+
+import keras_wake as kw
+from keras_wake.evaluation import ReliabilityWarning
+
+SHAPE = (4, 4, 1)
+PGD = kw.attacks.PGD(epsilon=0.1, steps=2, random_start=False)
+
+
+def data(seed=0, count=21):
+    rng = np.random.default_rng(seed)
+    x = rng.random((count, *SHAPE), np.float32)
+    return x, np.arange(count, dtype="int32") % 3
+
+
+def wake():
+    keras.utils.set_random_seed(0)
+    classifier = keras.Sequential(
+        [
+            keras.Input(SHAPE),
+            keras.layers.Flatten(),
+            keras.layers.Dense(8, activation="elu"),
+            keras.layers.Dense(3),
+        ]
+    )
+    model = kw.WakeModel(classifier, PGD, eval_attack=PGD)
+    model.compile(keras.optimizers.SGD(0.3))
+    return model
+
+
+def fit(model, callbacks, epochs=4, **kwargs):
+    return model.fit(
+        *data(), epochs=epochs, verbose=0, callbacks=callbacks, **kwargs
+    ).history
+
+
+def test_measures_every_n_epochs_and_logs(tmp_path):
+    model = wake()
+    attacks = [kw.attacks.FGSM(epsilon=0.1), PGD]
+    callback = kw.AutoAttackEvaluation(
+        data(seed=5),
+        every=2,
+        samples=12,
+        attacks=attacks,
+        checks=False,
+        path=tmp_path / "reports",
+        class_names=["a", "b", "c"],
+    )
+    seen = []
+    history = fit(
+        model,
+        [
+            kw.EMATeacher(0.5),
+            callback,
+            keras.callbacks.LambdaCallback(
+                on_epoch_end=lambda epoch, logs: seen.append(dict(logs))
+            ),
+        ],
+    )
+    assert [entry["epoch"] for entry in callback.history] == [2, 4]
+    for key in ("autoattack_accuracy", "teacher_autoattack_accuracy"):
+        assert [key in logs for logs in seen] == [False, True, False, True]
+        assert history[key] == [entry[key] for entry in callback.history]
+    x, y = data(seed=5)
+    for network, report in (
+        (model.classifier, callback.report),
+        (model.teacher, callback.teacher_report),
+    ):
+        expected = kw.evaluation.autoattack(
+            network, (x[:12], y[:12]), attacks=attacks, verbose=0, checks=False
+        )
+        np.testing.assert_array_equal(report.fallen_to, expected.fallen_to)
+        assert report.class_names == ["a", "b", "c"]
+    assert callback.history[-1]["report"] == callback.report.to_dict()
+    names = sorted(path.name for path in (tmp_path / "reports").iterdir())
+    assert names == [
+        f"{network}autoattack_epoch_000{epoch}{ending}"
+        for network in ("", "teacher_")
+        for epoch in (2, 4)
+        for ending in (".json", ".png")
+    ]
+    written = tmp_path / "reports" / "autoattack_epoch_0004.json"
+    assert json.loads(written.read_text()) == callback.report.to_dict()
+
+
+def test_threat_model_is_that_of_eval_attack(monkeypatch):
+    from keras_wake.callbacks import auto_attack_evaluation
+
+    seen = []
+    evaluate = auto_attack_evaluation.autoattack
+
+    def short(*args, **kwargs):
+        seen.append((kwargs["norm"], kwargs["epsilon"], kwargs["version"]))
+        return evaluate(*args, attacks=[PGD], checks=False, verbose=0)
+
+    monkeypatch.setattr(auto_attack_evaluation, "autoattack", short)
+    callback = kw.AutoAttackEvaluation(data(), every=1)
+    fit(wake(), [callback], epochs=1)
+    fit(wake(), [kw.AutoAttackEvaluation(data(), 1, epsilon=0.2)], epochs=1)
+    assert seen == [("linf", 0.1, "standard"), ("linf", 0.2, "standard")]
+    assert callback.teacher_report is None
+
+
+def test_a_report_that_cannot_be_written_is_a_warning(tmp_path):
+    blocked = tmp_path / "a_file"
+    blocked.write_text("not a folder")
+    callback = kw.AutoAttackEvaluation(
+        data(), every=1, attacks=[PGD], path=blocked, checks=False
+    )
+    with pytest.warns(UserWarning, match=r"could not be written.*goes on"):
+        history = fit(wake(), [callback], epochs=2)
+    assert len(history["autoattack_accuracy"]) == 2
+
+
+def test_findings_are_told_once():
+    weak = kw.attacks.PGD(
+        epsilon=0.3, steps=2, step_size=0.02, random_start=False
+    )
+    callback = kw.AutoAttackEvaluation(
+        data(count=60), every=1, samples=60, attacks=[weak]
+    )
+    with pytest.warns(ReliabilityWarning) as caught:
+        fit(wake(), [callback], epochs=3)
+    codes = [w.message.code for w in caught if w.category is ReliabilityWarning]
+    assert codes == ["not-converged"]
+    found = [entry["report"]["findings"] for entry in callback.history]
+    assert sum(map(bool, found)) >= 1
+
+
+def test_state_goes_through_a_backup(tmp_path):
+    def callbacks():
+        return [
+            kw.AutoAttackEvaluation(
+                data(), every=1, attacks=[PGD], checks=False
+            ),
+            kw.BackupAndRestore(tmp_path, delete_checkpoint=False),
+        ]
+
+    first = callbacks()
+    fit(wake(), first, epochs=2)
+    second = callbacks()
+    fit(wake(), second, epochs=3)
+    assert [entry["epoch"] for entry in second[0].history] == [1, 2, 3]
+    assert second[0].history[:2] == first[0].history
+    again = kw.AutoAttackEvaluation(data(), attacks=[PGD])
+    again.set_state(first[0].get_state())
+    assert again.report.to_dict() == first[0].report.to_dict()
+    assert again.teacher_report is None
+
+
+@pytest.mark.parametrize(
+    "arguments, error, message",
+    [
+        ({"every": 0}, ValueError, "`every` must be at least 1"),
+        ({"samples": 0}, ValueError, "`samples` must be at least 1"),
+        ({"version": "plus"}, ValueError, "`version` must be one of"),
+        ({"attacks": [3]}, TypeError, "`attacks` must be a list"),
+        ({"data": iter([])}, ValueError, "more than once"),
+    ],
+)
+def test_refuses_bad_arguments(arguments, error, message):
+    with pytest.raises(error, match=message):
+        kw.AutoAttackEvaluation(**{"data": data(), **arguments})
+
+
+def test_bad_data_are_refused_before_the_first_epoch():
+    x, y = data()
+    callback = kw.AutoAttackEvaluation((2 * x, y), every=10)
+    with pytest.raises(ValueError, match="outside the bounds"):
+        fit(wake(), [callback], epochs=1)
+
+
+def test_needs_a_wake_model():
+    plain = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    plain.compile(loss="mse")
+    with pytest.raises(TypeError, match=r"works with `keras_wake.WakeModel`"):
+        plain.fit(
+            np.zeros((2, 3)),
+            np.zeros((2, 2)),
+            callbacks=[kw.AutoAttackEvaluation(data())],
+            verbose=0,
+        )
