@@ -66,7 +66,9 @@ def resolve(node):
     return names.get(node.id) if isinstance(node, ast.Name) else None
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/quickstart.md", "docs/evaluation.md"]
+)
 def test_names_and_arguments_of_a_page_exist(page):
     blocks = python_blocks(page)
     assert blocks
