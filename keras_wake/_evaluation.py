@@ -12,6 +12,7 @@ from keras_wake._random import CounterSeed
 from keras_wake._student_teacher import StudentAndTeacher
 from keras_wake.attribution.head import logits_and_features
 from keras_wake.attribution.metric import ClassAttributionSimilarity
+from keras_wake.objectives.objective import losses_of
 
 # Keeps the random numbers of evaluation apart from those of training.
 _EVALUATION_STREAM = 0x5EED
@@ -47,7 +48,7 @@ class Evaluation(StudentAndTeacher):
             self.classifier, self.head, x, labels
         )
         logits = {"clean": clean, "adversarial": robust}
-        losses = self.objective.loss(labels, logits)
+        losses = losses_of(self.objective, labels, logits)
         if sample_weight is not None:
             losses = losses * sample_weight
         # An image of weight 0 is not there: some pipelines fill a batch up.

@@ -72,7 +72,10 @@ def gradient_and_outputs(function: Callable, value: Any) -> tuple[Any, Any]:
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(value)
         result, outputs = function(value)
-    return tape.gradient(result, value), outputs
+    found = tape.gradient(result, value)
+    if found is None:
+        raise ValueError(NO_GRADIENT)
+    return found, outputs
 
 
 def repeat(times: int, function: Callable, value: Any) -> Any:

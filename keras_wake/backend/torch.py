@@ -74,6 +74,8 @@ def gradient_and_outputs(function: Callable, value: Any) -> tuple[Any, Any]:
     with torch.enable_grad():
         leaf = value.detach().requires_grad_()
         result, outputs = function(leaf)
+        if not result.requires_grad:
+            raise ValueError(NO_GRADIENT)
         (found,) = torch.autograd.grad(result, leaf)
     return found, keras.tree.map_structure(lambda out: out.detach(), outputs)
 

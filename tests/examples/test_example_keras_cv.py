@@ -29,6 +29,22 @@ def test_keras_cv_says_how_to_install_it(examples, monkeypatch):
         networks.import_keras_cv("--model keras_cv_resnet18")
 
 
+def test_network_is_resnet18_between_rescaling_and_head(examples, tmp_path):
+    skip_without_keras_cv()
+    made = examples.networks.network("keras_cv_resnet18", 10, (32, 32, 3))
+    (backbone,) = (layer for layer in made.layers if "back" in layer.name)
+    # As many as KerasCV says of its resnet18_v2.
+    assert backbone.count_params() == 11_183_488
+    assert kw.attribution.find_head(made) is made.get_layer("head")
+    made.save(tmp_path / "network.keras")
+    loaded = keras.models.load_model(tmp_path / "network.keras")
+    x = np.random.default_rng(0).random((2, 32, 32, 3)).astype("float32")
+    logits = made(x, training=False)
+    assert logits.shape == (2, 10)
+    np.testing.assert_allclose(loaded(x, training=False), logits, atol=1e-5)
+
+
+@pytest.mark.slow  # Minutes on two cores.
 def test_keras_cv_trains(examples, start, tmp_path):
     skip_without_keras_cv()
     rng = np.random.default_rng(0)
@@ -49,10 +65,7 @@ def test_keras_cv_trains(examples, start, tmp_path):
     record = json.loads((tmp_path / "run" / "record.json").read_text())
     assert len(record["epochs"]) == 2
     assert record["settings"]["model"] == "keras_cv_resnet18"
-    network = keras.models.load_model(tmp_path / "run" / "best.keras")
-    (backbone,) = (layer for layer in network.layers if "back" in layer.name)
-    # As many as KerasCV says of its resnet18_v2.
-    assert backbone.count_params() == 11_183_488
+    keras.models.load_model(tmp_path / "run" / "best.keras")
 
 
 def test_rand_augment_changes_images_and_keeps_the_count_of_epochs(examples):
