@@ -1,4 +1,9 @@
-"""Columns of text for a terminal."""
+"""Columns of text for a terminal, and names that are short enough."""
+
+import itertools
+from collections.abc import Sequence
+
+LONGEST_NAME = 20
 
 
 def table(header: list[str], rows: list[list[str]]) -> list[str]:
@@ -15,9 +20,39 @@ def table(header: list[str], rows: list[list[str]]) -> list[str]:
     ]
 
 
-def short(name: str, longest: int = 20) -> str:
-    """The name, cut to `longest` characters with an ellipsis."""
-    return name if len(name) <= longest else name[: longest - 1] + "…"
+def shorten(name: str, longest: int = LONGEST_NAME) -> str:
+    """The name, with an ellipsis in its middle where it is too long.
+
+    What tells names apart is at their end as often as at their beginning.
+    """
+    if len(name) <= longest:
+        return name
+    end = (longest - 1) // 2
+    return f"{name[: longest - 1 - end]}…{name[-end:]}"
+
+
+def shorten_all(names: Sequence[str], longest: int = LONGEST_NAME) -> list[str]:
+    """The names, shortened so that those that differ still do.
+
+    Where `shorten` takes away what tells them apart, as of the names
+    "n0000017_object" and "n0000018_object", what they have in common goes.
+    """
+    short = [shorten(name, longest) for name in names]
+    if len(set(short)) == len(set(names)):
+        return short
+    start = _letters_in_common(names)
+    end = _letters_in_common([name[:start:-1] for name in names])
+    return [
+        shorten(f"…{name[start : len(name) - end]}{'…' * bool(end)}", longest)
+        for name in names
+    ]
+
+
+def _letters_in_common(names: Sequence[str]) -> int:
+    """With how many letters all names begin alike."""
+    columns = zip(*names, strict=False)
+    alike = itertools.takewhile(lambda column: len(set(column)) == 1, columns)
+    return len(list(alike))
 
 
 def percent(share: float | None) -> str:

@@ -1,50 +1,13 @@
 """A class report as tables for a terminal."""
 
-import itertools
-from collections.abc import Sequence
 from typing import Any
 
 from keras_wake._tables import percent
+from keras_wake._tables import shorten_all
 from keras_wake._tables import table
 
 # Above this number of classes only the least accurate ones are listed.
 MOST_CLASSES_LISTED = 25
-LONGEST_NAME = 20
-
-
-def shorten(name: str, longest: int = LONGEST_NAME) -> str:
-    """The name, with an ellipsis in its middle where it is too long.
-
-    What tells names apart is at their end as often as at their beginning.
-    """
-    if len(name) <= longest:
-        return name
-    end = (longest - 1) // 2
-    return f"{name[: longest - 1 - end]}…{name[-end:]}"
-
-
-def shorten_all(names: Sequence[str], longest: int = LONGEST_NAME) -> list[str]:
-    """The names, shortened so that those that differ still do.
-
-    Where `shorten` takes away what tells them apart, as of the names
-    "n0000017_object" and "n0000018_object", what they have in common goes.
-    """
-    short = [shorten(name, longest) for name in names]
-    if len(set(short)) == len(set(names)):
-        return short
-    start = _letters_in_common(names)
-    end = _letters_in_common([name[:start:-1] for name in names])
-    return [
-        shorten(f"…{name[start : len(name) - end]}{'…' * bool(end)}", longest)
-        for name in names
-    ]
-
-
-def _letters_in_common(names: Sequence[str]) -> int:
-    """With how many letters all names begin alike."""
-    columns = zip(*names, strict=False)
-    alike = itertools.takewhile(lambda column: len(set(column)) == 1, columns)
-    return len(list(alike))
 
 
 def report_text(report: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from keras_wake._tables import percent
-from keras_wake._tables import short
+from keras_wake._tables import shorten
 from keras_wake._tables import table
 
 # Above this number of classes only the least robust ones are listed.
@@ -86,7 +86,7 @@ def _class_lines(report: dict[str, Any]) -> list[str]:
         classes = present[:MOST_CLASSES_LISTED]
     rows = [
         [
-            short(entry["name"]),
+            shorten(entry["name"]),
             str(entry["samples"]),
             percent(entry["clean_accuracy"]),
             percent(entry["robust_accuracy"]),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from keras_wake import _validate
-from keras_wake.attribution._report_text import shorten_all
+from keras_wake._tables import shorten_all
 from keras_wake.visualization import _figure
 
 if TYPE_CHECKING:

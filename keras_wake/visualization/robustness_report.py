@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from keras_wake._tables import shorten
 from keras_wake.visualization import _figure
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def _draw_bars(
             va="bottom",
             fontsize=8,
         )
-    panel.set_xticks(places, [_figure.shorten(name) for name in names])
+    panel.set_xticks(places, [shorten(name, 16) for name in names])
     panel.tick_params(labelsize=8)
     if len(names) > 6:
         panel.tick_params(axis="x", rotation=30)
