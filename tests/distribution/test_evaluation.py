@@ -8,7 +8,9 @@ from launching import finish
 from launching import start
 
 
-@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+@pytest.mark.parametrize(
+    "backend", ["tensorflow", pytest.param("jax", marks=pytest.mark.slow)]
+)
 def test_two_devices_find_the_same(backend, tmp_path):
     pytest.importorskip(backend)
     path = tmp_path / "results.json"

@@ -60,6 +60,7 @@ def run_processes(folder, *backups):
     )
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(results, tmp_path):
     shared = tmp_path / "shared"
     for status, output in run_processes(tmp_path, shared, shared):

@@ -316,6 +316,7 @@ def test_gpu_refuses_a_cpu_unless_it_is_meant(load):
         require_device(BACKEND, {"cpu": False})
 
 
+@pytest.mark.slow
 def test_a_row_of_the_backends(load, capsys):
     backends = load("backends")
     setting = {"width": 8, "batch": 4, "attack_steps": 2, "steps": 1}
@@ -338,6 +339,7 @@ def test_a_row_of_the_backends(load, capsys):
     assert len(backends.rows(["jax", "torch"])) == 9
 
 
+@pytest.mark.slow
 def test_the_reference_of_the_training_step():
     pytest.importorskip("torch")
     arguments = ["--contender", "torch", "--turns", "1"]
