@@ -174,12 +174,12 @@ def sections(found: list[dict]) -> dict[str, str]:
             by="epsilon",
         )
 
-    usual = chosen("linf", epsilon=8 / 255)
+    usual, l2 = chosen("linf", epsilon=8 / 255), chosen("l2")
     radii = chosen("linf", method="at")
     return {
         "methods": tables.results(usual),
         "methods-epochs": tables.over_epochs(usual, 8),
-        "l2": tables.results(chosen("l2")),
+        **({"l2": tables.results(l2)} if l2 else {}),
         "epsilon": tables.over_epochs(radii, 8),
         "runs": runs_table(found),
     }
