@@ -13,7 +13,7 @@ from typing import Any
 import keras
 
 from keras_wake import _faults
-from keras_wake import _inputs
+from keras_wake import _fit_data
 from keras_wake import backend
 from keras_wake.callbacks import _writers
 from keras_wake.callbacks._input_guard import InputGuard
@@ -133,9 +133,9 @@ class KerasLoop(backend.Trainer):
                 a teacher.
         """
         given = inspect.signature(super().fit).bind(*args, **kwargs).arguments
-        _check_not_empty(given.get("x"))
-        _check_not_empty(given.get("validation_data"))
-        _check_divisible(given)
+        _fit_data.check_not_empty(given.get("x"))
+        _fit_data.check_not_empty(given.get("validation_data"))
+        _fit_data.check_divisible(given)
         # What the callbacks of an earlier fit have switched on is off again:
         # no trainer calls their `on_train_end` when it raises.
         self._averager = None
@@ -147,7 +147,7 @@ class KerasLoop(backend.Trainer):
             given.get("validation_data") is not None
             or given.get("validation_split")
         )
-        self._labels = _label_spec(given.get("x"), given.get("y"))
+        self._labels = _fit_data.label_spec(given.get("x"), given.get("y"))
         if isinstance(given.get("x"), Batches):
             given["shuffle"] = False  # The pipeline shuffles.
         given["callbacks"] = _guarded(given.get("callbacks"), self)
@@ -181,12 +181,12 @@ class KerasLoop(backend.Trainer):
                 .arguments
             )
             args = ()
-            _check_not_empty(kwargs.get("x"))
-            _check_divisible(kwargs)
+            _fit_data.check_not_empty(kwargs.get("x"))
+            _fit_data.check_divisible(kwargs)
             kwargs["callbacks"] = _guarded(kwargs.get("callbacks"), self)
         elif self._averager is not None:
             self._averager.bring_up_to_date()
-        self._labels = _label_spec(kwargs.get("x"), kwargs.get("y"))
+        self._labels = _fit_data.label_spec(kwargs.get("x"), kwargs.get("y"))
         # A callback of `fit` may evaluate other data within an epoch, and the
         # metrics of the epoch go on afterwards.
         phase, attribution_on = self._phase, self._attribution_on
@@ -218,7 +218,7 @@ class KerasLoop(backend.Trainer):
         """
         self.forget_faults()
         given = inspect.signature(super().train_on_batch).bind(*args, **kwargs)
-        self._labels = _label_spec(None, given.arguments.get("y"))
+        self._labels = _fit_data.label_spec(None, given.arguments.get("y"))
         logs = super().train_on_batch(*args, **kwargs)
         self.raise_for_faults("of this batch")
         return logs
@@ -231,7 +231,7 @@ class KerasLoop(backend.Trainer):
         """
         self.forget_faults()
         given = inspect.signature(super().test_on_batch).bind(*args, **kwargs)
-        self._labels = _label_spec(None, given.arguments.get("y"))
+        self._labels = _fit_data.label_spec(None, given.arguments.get("y"))
         phase, self._phase = self._phase, "test"
         try:
             logs = super().test_on_batch(*args, **kwargs)
@@ -371,59 +371,3 @@ def _set_direction(callback: Any) -> None:
     higher = isinstance(monitor, str) and monitor.endswith(("accuracy", "cas"))
     if higher and getattr(callback, "mode", None) == "auto":
         callback.mode = "max"
-
-
-def _label_spec(x: Any, y: Any) -> Any:
-    """Shape and dtype of one label, where they are known without a batch.
-
-    A compiled step that is given labels of another form drops what it knew
-    of their shape instead of being compiled again.
-    """
-    if y is None:
-        spec = getattr(x, "element_spec", None)
-        y = spec[1] if isinstance(spec, tuple) and len(spec) > 1 else None
-    if not hasattr(y, "shape") or not hasattr(y, "dtype"):
-        return None
-    return str(y.shape[1:]), _inputs.number_type(y)
-
-
-def _check_not_empty(data: Any) -> None:
-    if isinstance(data, (tuple, list)) and data:
-        data = data[0]
-    size = None
-    if hasattr(data, "cardinality"):
-        size = int(data.cardinality())
-    elif hasattr(data, "shape"):
-        size = data.shape[0]
-    if size == 0:
-        raise ValueError(
-            "The data set is empty: it has no images. Received: "
-            f"{type(data).__name__} of size 0."
-        )
-
-
-def _check_divisible(given: dict[str, Any]) -> None:
-    """Refuses batches of arrays that JAX cannot divide among its devices.
-
-    It would do so itself, at the last batch of the pass and without a hint.
-    """
-    _, _, devices = backend.data_shard()
-    batch_size = given.get("batch_size") or 32
-    validation = given.get("validation_data")
-    passes = [("x", given.get("x"), batch_size)]
-    if isinstance(validation, (tuple, list)) and validation:
-        own = given.get("validation_batch_size") or batch_size
-        passes.append(("validation_data", validation[0], own))
-    for name, images, size in passes:
-        shape = getattr(images, "shape", None)
-        if devices == 1 or not shape or given.get("validation_split"):
-            continue
-        last = shape[0] % size
-        if size % devices or last % devices:
-            raise ValueError(
-                f"JAX divides each batch of `{name}` evenly among the "
-                f"{devices} devices of this process. Received: {shape[0]} "
-                f"images in batches of {size}, the last one of "
-                f"{last or size}. Choose multiples of {devices}, or take the "
-                "data sets of `keras_wake.datasets`, which see to it."
-            )
