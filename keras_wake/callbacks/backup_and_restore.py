@@ -125,6 +125,7 @@ class BackupAndRestore(keras.callbacks.Callback):
         if state is None:
             return
         self._written = state["epoch"]
+        self._warn_of_other_settings(state.get("settings", {}))
         self._restore_callbacks(state["callbacks"])
         data = _training_data(self.model)
         if data is not None and state["data"] is not None:
@@ -153,6 +154,7 @@ class BackupAndRestore(keras.callbacks.Callback):
             ],
             "data": None if data is None else data.get_state(),
             "random": backend.random_state(),
+            "settings": _settings(self.model),
         }
         # By all workers, which may have to exchange what they hold.
         values = _snapshot.take(self.model)
@@ -212,6 +214,22 @@ class BackupAndRestore(keras.callbacks.Callback):
             ) from error
         return state
 
+    def _warn_of_other_settings(self, before: dict[str, str]) -> None:
+        now = _settings(self.model)
+        differing = [
+            f"{name}: {before[name]} there, {value} here"
+            for name, value in now.items()
+            if before.get(name, value) != value
+        ]
+        if differing:
+            warnings.warn(
+                f"The backup {self._path} was made with other settings, and "
+                "training goes on with those of this model. Differing: "
+                f"{'; '.join(differing)}. Choose another `backup_dir` for "
+                "another run.",
+                stacklevel=2,
+            )
+
     def _others(self) -> list[Any]:
         """The callbacks of this `fit` but those that back up."""
         return [
@@ -251,6 +269,16 @@ def backups_last(callbacks: list[Any]) -> list[Any]:
     history = [c for c in callbacks if isinstance(c, keras.callbacks.History)]
     others = [c for c in callbacks if not isinstance(c, kinds)]
     return [*others, *(history or [keras.callbacks.History()]), *backups]
+
+
+def _settings(model: Any) -> dict[str, str]:
+    """What a run is trained with, in a comparable form."""
+    found = {"temperature": repr(model.temperature), "seed": repr(model.seed)}
+    for name in ("attack", "objective", "schedule"):
+        part = getattr(model, name)
+        config = part.get_config() if hasattr(part, "get_config") else {}
+        found[name] = f"{type(part).__name__} {config}"
+    return found
 
 
 def _training_data(model: Any) -> Any:

@@ -363,6 +363,25 @@ def test_backup_of_another_model_is_refused(tmp_path):
         fit(model, [backup])
 
 
+def test_other_settings_than_those_of_the_backup_are_named(tmp_path):
+    def backup():
+        return kw.BackupAndRestore(tmp_path, delete_checkpoint=False)
+
+    fit(wake(), [backup()], epochs=1)
+    model = kw.WakeModel(
+        wake().classifier, kw.attacks.PGD(epsilon=0.2, steps=1), seed=4
+    )
+    model.compile(keras.optimizers.SGD(0.2, momentum=0.9))
+    with pytest.warns(UserWarning, match="other settings") as caught:
+        fit(model, [backup()], epochs=2)
+    (message,) = (
+        str(w.message) for w in caught if "other settings" in str(w.message)
+    )
+    assert "'epsilon': 0.1" in message and "'epsilon': 0.2" in message
+    assert "seed: 0 there, 4 here" in message
+    assert "objective" not in message
+
+
 def test_callback_that_the_backup_does_not_know_is_named(tmp_path):
     def backup():
         return kw.BackupAndRestore(tmp_path, delete_checkpoint=False)
