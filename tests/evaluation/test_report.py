@@ -93,7 +93,7 @@ def test_text(report):
     assert f"{best.backward_passes:,}" in row
     row = next(line for line in lines if line.startswith("cat"))
     assert row.split() == ["cat", "0", "-", "-"]
-    assert "a name of more than…" in str(report)
+    assert "a name of …y letters" in str(report)
     assert repr(report).startswith("<RobustnessReport of ")
 
 
