@@ -207,6 +207,16 @@ class KerasLoop(backend.Trainer):
                 variable.assign(value)
             self._phase, self._attribution_on = phase, attribution_on
 
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        """Logits of the student, as `keras.Model.predict`."""
+        # Between two steps JAX has the weights elsewhere, and Ctrl-C may come
+        # there, or a callback of `fit` may ask.
+        self.sync_variables()
+        try:
+            return super().predict(*args, **kwargs)
+        finally:
+            self.sync_variables()
+
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """One step on one batch, as `keras.Model.train_on_batch`.
 

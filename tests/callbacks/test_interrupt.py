@@ -12,22 +12,30 @@ import keras_wake as kw
 SHAPE = (4, 4, 1)
 
 
-class InterruptedBatches(keras.utils.PyDataset):
-    """Presses Ctrl-C while a step asks for a batch."""
+class CtrlC(keras.callbacks.Callback):
+    """Presses Ctrl-C before a batch.
+
+    In a callback, and so in the main thread: signalled from a thread that
+    loads data, the interrupt comes up wherever the main thread happens to be,
+    which may be a destructor, where Python can only drop it.
+    """
 
     def __init__(self, at):
         super().__init__()
         self.at = at
-        self.rng = np.random.default_rng(0)
 
-    def __len__(self):
-        return 6
-
-    def __getitem__(self, index):
-        if index == self.at:
+    def on_batch(self, batch, logs=None):
+        if batch == self.at:
             os.kill(os.getpid(), signal.SIGINT)
-        x = self.rng.random((5, *SHAPE), np.float32)
-        return x, np.arange(5, dtype="int32") % 3
+
+    on_train_batch_begin = on_test_batch_begin = on_batch
+    on_predict_batch_begin = on_batch
+
+
+def batches():
+    x = np.random.default_rng(0).random((30, *SHAPE), np.float32)
+    y = np.arange(30, dtype="int32") % 3
+    return {"x": x, "y": y, "batch_size": 5, "verbose": 0}
 
 
 def wake():
@@ -50,27 +58,30 @@ def test_model_is_whole_after_ctrl_c(at):
     model = wake()
     handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        model.fit(InterruptedBatches(at), epochs=2, verbose=0)
+        model.fit(**batches(), epochs=2, callbacks=[CtrlC(at)])
     assert signal.getsignal(signal.SIGINT) is handler
     for weights in model.get_weights():
         assert np.isfinite(weights).all()
     # It can be used, and trained further, from where it was.
     steps = int(keras.ops.convert_to_numpy(model.train_steps))
     assert steps <= 6
-    model.fit(InterruptedBatches(None), epochs=1, verbose=0)
+    model.fit(**batches())
     assert int(keras.ops.convert_to_numpy(model.train_steps)) == steps + 6
 
 
-def test_model_is_whole_after_ctrl_c_in_predict_and_evaluate():
+@pytest.mark.parametrize("name", ["predict", "evaluate"])
+def test_model_is_whole_after_ctrl_c_in_predict_and_evaluate(name):
     model = wake()
-    model.fit(InterruptedBatches(None), epochs=1, verbose=0)
+    model.fit(**batches())
     before = model.get_weights()
-    for call in (model.predict, model.evaluate):
-        with pytest.raises(KeyboardInterrupt):
-            call(InterruptedBatches(4), verbose=0)
-        for value, other in zip(model.get_weights(), before, strict=True):
-            np.testing.assert_array_equal(value, other)
-    assert model.predict(InterruptedBatches(None), verbose=0).shape == (30, 3)
+    data = batches()
+    if name == "predict":
+        del data["y"]
+    with pytest.raises(KeyboardInterrupt):
+        getattr(model, name)(**data, callbacks=[CtrlC(4)])
+    for value, other in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(value, other)
+    assert model.predict(data["x"], verbose=0).shape == (30, 3)
 
 
 @pytest.mark.skipif(
@@ -97,7 +108,7 @@ def test_ctrl_c_in_the_moment_after_a_step_was_started(monkeypatch):
     monkeypatch.setattr(keras.Model, "make_train_function", make_signalled)
     model = wake()
     with pytest.raises(KeyboardInterrupt):
-        model.fit(InterruptedBatches(None), epochs=1, verbose=0)
+        model.fit(**batches())
     assert int(keras.ops.convert_to_numpy(model.train_steps)) == 1
     for weights in model.get_weights():
         assert np.isfinite(weights).all()
