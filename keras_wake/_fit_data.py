@@ -1,13 +1,12 @@
 """What can be said of the data of `fit` before a batch is taken.
 
-An empty data set, batches that devices cannot share, the form of the labels:
-known from shapes, and therefore refused before the first step.
+An empty data set is refused before the first step; the form of the labels
+decides whether a step has to be compiled again.
 """
 
 from typing import Any
 
 from keras_wake import _inputs
-from keras_wake import backend
 
 
 def label_spec(x: Any, y: Any) -> Any:
@@ -38,30 +37,3 @@ def check_not_empty(data: Any) -> None:
             "The data set is empty: it has no images. Received: "
             f"{type(data).__name__} of size 0."
         )
-
-
-def check_divisible(given: dict[str, Any]) -> None:
-    """Refuses batches of arrays that JAX cannot divide among its devices.
-
-    It would do so itself, at the last batch of the pass and without a hint.
-    """
-    _, _, devices = backend.data_shard()
-    batch_size = given.get("batch_size") or 32
-    validation = given.get("validation_data")
-    passes = [("x", given.get("x"), batch_size)]
-    if isinstance(validation, (tuple, list)) and validation:
-        own = given.get("validation_batch_size") or batch_size
-        passes.append(("validation_data", validation[0], own))
-    for name, images, size in passes:
-        shape = getattr(images, "shape", None)
-        if devices == 1 or not shape or given.get("validation_split"):
-            continue
-        last = shape[0] % size
-        if size % devices or last % devices:
-            raise ValueError(
-                f"JAX divides each batch of `{name}` evenly among the "
-                f"{devices} devices of this process. Received: {shape[0]} "
-                f"images in batches of {size}, the last one of "
-                f"{last or size}. Choose multiples of {devices}, or take the "
-                "data sets of `keras_wake.datasets`, which see to it."
-            )

@@ -12,6 +12,7 @@ from typing import Any
 
 import keras
 
+from keras_wake import _array_batches
 from keras_wake import _faults
 from keras_wake import _fit_data
 from keras_wake import backend
@@ -135,7 +136,6 @@ class KerasLoop(backend.Trainer):
         given = inspect.signature(super().fit).bind(*args, **kwargs).arguments
         _fit_data.check_not_empty(given.get("x"))
         _fit_data.check_not_empty(given.get("validation_data"))
-        _fit_data.check_divisible(given)
         # What the callbacks of an earlier fit have switched on is off again:
         # no trainer calls their `on_train_end` when it raises.
         self._averager = None
@@ -148,6 +148,7 @@ class KerasLoop(backend.Trainer):
             or given.get("validation_split")
         )
         self._labels = _fit_data.label_spec(given.get("x"), given.get("y"))
+        _array_batches.shared(self, given, training=True)
         if isinstance(given.get("x"), Batches):
             given["shuffle"] = False  # The pipeline shuffles.
         given["callbacks"] = _guarded(given.get("callbacks"), self)
@@ -182,7 +183,7 @@ class KerasLoop(backend.Trainer):
             )
             args = ()
             _fit_data.check_not_empty(kwargs.get("x"))
-            _fit_data.check_divisible(kwargs)
+            _array_batches.shared(self, kwargs, training=False)
             kwargs["callbacks"] = _guarded(kwargs.get("callbacks"), self)
         elif self._averager is not None:
             self._averager.bring_up_to_date()

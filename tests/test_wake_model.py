@@ -637,17 +637,3 @@ def test_a_refused_batch_leaves_no_trace():
         model.fit(x, y + 5, verbose=0)
     for value, other in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(value, other)
-
-
-def test_arrays_that_devices_cannot_share_are_refused_beforehand(monkeypatch):
-    model = wake()
-    x, y = data(20)
-    monkeypatch.setattr(backend, "data_shard", lambda: (0, 1, 2))
-    message = "`x` evenly among the 2 devices.*20 images in batches of 7"
-    with pytest.raises(ValueError, match=message):
-        model.fit(x, y, batch_size=7, verbose=0)
-    with pytest.raises(ValueError, match="the last one of 5"):
-        model.evaluate(x[:5], y[:5], verbose=0)
-    message = "`validation_data` evenly.*5 images"
-    with pytest.raises(ValueError, match=message):
-        model.fit(x, y, batch_size=4, validation_data=(x[:5], y[:5]), verbose=0)

@@ -139,7 +139,7 @@ class CatastrophicOverfitMonitor(keras.callbacks.Callback):
                     f"batches of this {type(data).__name__}, which gives each "
                     "only once. Pass `CatastrophicOverfitMonitor(data=(x, y))`."
                 )
-            if backend.data_shard()[1] > 1:
+            if y is None and backend.data_shard()[1] > 1:
                 raise ValueError(
                     "`CatastrophicOverfitMonitor()` would look at other images "
                     "in each of several processes, which then could decide "

@@ -22,21 +22,15 @@ from keras_wake.datasets.images import unit_range
 
 
 class Batches(keras.utils.PyDataset):
-    """Batches of images in memory, and how processes and devices share them.
+    """How processes and devices share the batches of what is in memory.
 
     Args:
-        data: The images.
         batch_size: Images per batch of all processes together.
-        num_classes: Length of one-hot labels, or None for integer labels.
     """
 
-    def __init__(
-        self, data: ImageArrays, batch_size: int, num_classes: int | None
-    ):
+    def __init__(self, batch_size: int):
         super().__init__()
-        self._data = data
         self._batch_size = batch_size
-        self._num_classes = num_classes
 
     # Keras's queue for several workers keeps batches of a pass that was
     # given up for the next one. A batch takes a millisecond to make.
@@ -93,6 +87,23 @@ class Batches(keras.utils.PyDataset):
         size = (min(start + self._batch_size, total) - start) // processes
         return start + process * size + np.arange(size)
 
+
+class ImageBatches(Batches):
+    """Batches of the images of a data set.
+
+    Args:
+        data: The images.
+        batch_size: Images per batch of all processes together.
+        num_classes: Length of one-hot labels, or None for integer labels.
+    """
+
+    def __init__(
+        self, data: ImageArrays, batch_size: int, num_classes: int | None
+    ):
+        super().__init__(batch_size)
+        self._data = data
+        self._num_classes = num_classes
+
     def _labels(self, positions: np.ndarray) -> np.ndarray:
         labels = self._data.labels[positions]
         if self._num_classes is None:
@@ -100,7 +111,7 @@ class Batches(keras.utils.PyDataset):
         return np.eye(self._num_classes, dtype=np.float32)[labels]
 
 
-class EvaluationBatches(Batches):
+class EvaluationBatches(ImageBatches):
     """All images in their order, for validation and test.
 
     Batches are `(images, labels)`. If the images cannot be divided evenly
@@ -129,7 +140,7 @@ class EvaluationBatches(Batches):
         return *batch, real.astype(np.float32)
 
 
-class TrainingBatches(Batches):
+class TrainingBatches(ImageBatches):
     """Shuffled, augmented images; every complete pass is the next epoch.
 
     A pass is complete when each batch was asked for once. One that is given

@@ -16,7 +16,6 @@ import keras
 
 index, addresses = int(sys.argv[2]), sys.argv[3]
 keras.distribution.initialize(addresses, addresses.count(",") + 1, index)
-# Every process passes its own share of a batch to `fit`.
 keras.distribution.set_distribution(
     keras.distribution.DataParallel(auto_shard_dataset=False)
 )
@@ -25,7 +24,7 @@ from training_case import train  # noqa: E402
 
 
 def main(path):
-    options = {"weights": True, "monitor": True, "share": (index, 2)}
+    options = {"weights": True, "monitor": True, "evaluate": True}
     if sys.argv[4:]:
         options["folder"] = sys.argv[4]
     results = train(None, 36, 10, options)

@@ -84,19 +84,6 @@ def train(strategy, count, batch_size, options):
     if options.get("nan"):
         # The last image: in the share of the second replica.
         x[-1] = np.nan
-    index, processes = options.get("share", (0, 1))
-    if processes > 1:
-        # This process's part of every batch.
-        kept = np.concatenate(
-            [
-                np.array_split(batch, processes)[index]
-                for batch in np.split(
-                    np.arange(count), range(batch_size, count, batch_size)
-                )
-            ]
-        )
-        x, y, batch_size = x[kept], y[kept], batch_size // processes
-        weights = None if weights is None else weights[kept]
     validation = x, y
     if digits:
         splits = kw.datasets.load(

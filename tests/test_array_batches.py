@@ -1,0 +1,191 @@
+"""Arrays whose batches several JAX processes and devices share."""
+
+import zlib
+
+import keras
+import numpy as np
+import pytest
+
+import keras_wake as kw
+from keras_wake import backend
+from keras_wake._array_batches import ArrayBatches
+from keras_wake._array_batches import shared
+
+
+class Processes:
+    """Stands for a model: what this process says, and what others do."""
+
+    def __init__(self, *others):
+        self.others = others
+
+    def of_all_processes(self, value):
+        return [value, *self.others]
+
+
+@pytest.fixture
+def shard(monkeypatch):
+    """Sets what `backend.data_shard` says."""
+
+    def set_shard(*values):
+        monkeypatch.setattr(backend, "data_shard", lambda: values)
+
+    return set_shard
+
+
+def arrays(count):
+    x = np.arange(count, dtype=np.float32)[:, np.newaxis]
+    return x, np.arange(count)
+
+
+def passes(shard, processes, devices, *args):
+    """The batches of one pass, joined over the processes."""
+    parts = []
+    for process in range(processes):
+        shard(process, processes, devices)
+        data = ArrayBatches(*args)
+        parts.append([data[index] for index in range(len(data))])
+    return [
+        tuple(map(np.concatenate, zip(*batches, strict=True)))
+        for batches in zip(*parts, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(("processes", "devices"), [(2, 1), (1, 2), (2, 2)])
+def test_training_leaves_an_uneven_rest_out(shard, processes, devices):
+    found = passes(shard, processes, devices, arrays(22), 8, True)
+    multiple = processes * devices
+    total = 22 // multiple * multiple
+    sizes = [len(x) for x, _ in found]
+    assert sizes == [8, 8, total - 16]
+    np.testing.assert_array_equal(
+        np.concatenate([y for _, y in found]), np.arange(total)
+    )
+    for x, y in found:
+        np.testing.assert_array_equal(x[:, 0], y)
+
+
+@pytest.mark.parametrize(("processes", "devices"), [(2, 1), (1, 2), (2, 2)])
+def test_evaluation_fills_the_last_batch_up_without_weight(
+    shard, processes, devices
+):
+    given = (*arrays(19), np.linspace(1, 2, 19))
+    found = passes(shard, processes, devices, given, 8, False)
+    x, y, weights = map(np.concatenate, zip(*found, strict=True))
+    np.testing.assert_array_equal(y[:19], given[1])
+    np.testing.assert_allclose(weights[:19], given[2], rtol=1e-6)
+    # Where the rest is even, there is nothing to fill up.
+    multiple = processes * devices
+    assert len(y) == -(-19 // multiple) * multiple
+    assert (weights[19:] == 0).all()
+    np.testing.assert_array_equal(x[:, 0], y)
+
+
+def test_every_pass_has_an_order_of_its_own_that_all_processes_share(shard):
+    def epochs(process):
+        shard(process, 2, 1)
+        seeds = iter((1, 2))
+        data = ArrayBatches(arrays(16), 4, True, lambda: next(seeds))
+        return [
+            np.concatenate([data[index][1] for index in range(len(data))])
+            for _ in range(2)
+        ]
+
+    one, two = epochs(0), epochs(1)
+    for mine, other in zip(one, two, strict=True):
+        assert sorted([*mine, *other]) == list(range(16))
+    assert not np.array_equal(one[0], one[1])
+
+
+def test_replaces_the_arrays_of_fit(shard):
+    shard(1, 2, 1)
+    x, y = arrays(10)
+    mine = np.array([8, _checksum(y[:8])], np.int32)
+    rest = np.array([2, _checksum(y[8:])], np.int32)
+
+    class Model(Processes):
+        def of_all_processes(self, value):
+            np.testing.assert_array_equal(value, expected.pop(0))
+            return [value, value]
+
+    expected = [mine, rest]
+    given = {
+        "x": x,
+        "y": y,
+        "batch_size": 4,
+        "shuffle": False,
+        "validation_split": 0.2,
+        "epochs": 3,
+    }
+    shared(Model(), given, training=True)
+    assert set(given) == {"x", "shuffle", "epochs", "validation_data"}
+    np.testing.assert_array_equal(given["x"][0][1], [2, 3])
+    np.testing.assert_array_equal(given["validation_data"][0][1], [9])
+    assert not expected
+
+
+def _checksum(labels):
+    return zlib.crc32(labels.tobytes()) & 0x7FFFFFFF
+
+
+def test_leaves_data_sets_and_one_device_alone(shard):
+    x, y = arrays(4)
+    given = {"x": x, "y": y, "batch_size": 3}
+    shard(0, 1, 1)
+    shared(Processes(), given, training=True)
+    assert given["x"] is x and given["y"] is y
+
+    class Own(keras.utils.PyDataset):
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, index):
+            return x, y
+
+    own = Own()
+    shard(0, 2, 1)
+    given = {"x": own}
+    shared(Processes(), given, training=True)
+    assert given == {"x": own}
+
+
+def test_parts_instead_of_the_whole_are_refused(shard):
+    shard(0, 2, 1)
+    x, y = arrays(6)
+    other = Processes(np.array([5, 123], np.int32))
+    with pytest.raises(ValueError, match=r"same arrays.*lengths \[6, 5\]"):
+        shared(other, {"x": x, "y": y}, training=True)
+
+
+def test_unequal_lengths_and_uneven_batches_are_refused(shard):
+    shard(0, 1, 2)
+    x, y = arrays(6)
+    with pytest.raises(ValueError, match="equally many"):
+        shared(Processes(), {"x": x, "y": y[:5]}, training=False)
+    given = {"x": x, "y": y, "batch_size": 3}
+    shared(Processes(), given, training=True)
+    with pytest.raises(ValueError, match=r"multiple of 2.*batch_size=3"):
+        len(given["x"])
+    with pytest.raises(ValueError, match="fewer than the 2 devices"):
+        len(ArrayBatches(arrays(1), 4, True))
+
+
+def test_fit_and_evaluate_on_arrays_that_cannot_be_divided(shard):
+    keras.utils.set_random_seed(0)
+    classifier = keras.Sequential(
+        [keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(3)]
+    )
+    attack = kw.attacks.FGSM(epsilon=0.05, random_start=False)
+    model = kw.WakeModel(classifier, attack, eval_attack=attack)
+    model.compile(keras.optimizers.SGD(0.1))
+    rng = np.random.default_rng(0)
+    x = rng.random((21, 4, 4, 1), np.float32)
+    y = rng.integers(0, 3, 21)
+    alone = model.evaluate(x, y, verbose=0, return_dict=True)
+    shard(0, 1, 2)
+    found = model.evaluate(x, y, batch_size=8, verbose=0, return_dict=True)
+    for name, value in alone.items():
+        assert found[name] == pytest.approx(value, abs=1e-6), name
+    log = model.fit(x, y, batch_size=8, validation_split=0.3, verbose=0)
+    assert "val_robust_accuracy" in log.history
+    # 14 images remain for training.
+    assert int(keras.ops.convert_to_numpy(model.train_steps)) == 2
