@@ -58,6 +58,10 @@ class APGD(StagedAttack):
             Counts for `"dlr_targeted"` alone. Defaults to `9`.
         bounds: Smallest and largest pixel value. Defaults to `(0.0, 1.0)`.
         rho: Share of the steps that must raise the loss. Defaults to `0.75`.
+        eot_samples: Over how many passes, with random numbers of their own,
+            losses and gradients are averaged: the expectation over
+            transformation (Athalye et al. 2018), for networks with random
+            layers. Defaults to `1`.
 
     Raises:
         ValueError: For an unknown norm or loss, or a number out of range.
@@ -83,6 +87,7 @@ class APGD(StagedAttack):
         target_classes: int = 9,
         bounds: tuple[float, float] = (0.0, 1.0),
         rho: float = 0.75,
+        eot_samples: int = 1,
     ) -> None:
         super().__init__(norm, epsilon, bounds)
         self.steps = _validate.integer(1, steps=steps)
@@ -92,6 +97,7 @@ class APGD(StagedAttack):
             1, target_classes=target_classes
         )
         self.rho = _validate.in_range(0, 1, rho=rho)
+        self.eot_samples = _validate.integer(1, eot_samples=eot_samples)
 
     @property
     def targeted(self) -> bool:
@@ -114,11 +120,11 @@ class APGD(StagedAttack):
             num_classes: K, the number of classes.
 
         Returns:
-            Number of forward passes and of backward passes: one of each for
-            every step and for the start, and a forward pass to choose a
-            target.
+            Number of forward passes and of backward passes: `eot_samples` of
+            each for every step and for the start, and a forward pass to
+            choose a target.
         """
-        points = self.steps + 1
+        points = self.eot_samples * (self.steps + 1)
         return points + int(self.targeted), points
 
     def note(self, num_classes: int) -> str | None:
@@ -138,17 +144,36 @@ class APGD(StagedAttack):
             targets = likely_wrong_class(labels, logits_of(x), number)
         loss = ATTACK_LOSSES[self.loss](classifier, labels, targets)
 
-        def objective(images: Any) -> tuple[Any, tuple[Any, Any]]:
-            logits = logits_of(images)
-            losses, total = loss.values_and_total(logits)
-            return total, (losses, margin_loss(labels, logits) > 0)
+        def at(images: Any, draw: Any = None) -> tuple[Any, Any, Any]:
+            """Loss, margin and gradient of one pass."""
 
-        def evaluate(delta: Any) -> tuple[Any, Any, Any]:
-            """Loss, misclassification and direction of ascent at x + δ."""
-            gradient, outputs = backend.gradient_and_outputs(
-                objective, x + delta
-            )
+            def objective(images: Any) -> tuple[Any, tuple[Any, Any]]:
+                logits = logits_of(images, draw)
+                losses, total = loss.values_and_total(logits)
+                return total, (losses, margin_loss(labels, logits))
+
+            gradient, outputs = backend.gradient_and_outputs(objective, images)
             return *outputs, loss.finite(gradient)
+
+        def evaluate(delta: Any, number: Any) -> tuple[Any, Any, Any]:
+            """Loss, misclassification and direction of ascent at x + δ."""
+            if self.eot_samples == 1:
+                losses, margins, gradient = at(x + delta)
+                return losses, margins > 0, gradient
+
+            def add(index: Any, sums: tuple[Any, ...]) -> tuple[Any, ...]:
+                draw = self.eot_samples * number + ops.cast(index, "int32")
+                found = at(x + delta, draw)
+                return tuple(
+                    old + new for old, new in zip(sums, found, strict=True)
+                )
+
+            zeros = ops.zeros_like(labels[:, 0])
+            losses, margins, gradient = ops.fori_loop(
+                0, self.eot_samples, add, (zeros, zeros, ops.zeros_like(x))
+            )
+            # The direction is the same for the sum of gradients.
+            return losses / self.eot_samples, margins > 0, gradient
 
         start = self.threat_model.random_on_sphere(x, seed)
         return self._search(evaluate, start, x)
@@ -157,8 +182,9 @@ class APGD(StagedAttack):
         """Follows the gradient from `start` on.
 
         Args:
-            evaluate: Maps δ to the loss (batch,), whether it is
-                misclassified (batch,), and the gradient, like δ.
+            evaluate: Maps δ, and how many there were before, to the loss
+                (batch,), whether it is misclassified (batch,), and the
+                gradient, like δ.
             start: δ_0, float32 like `x`.
             x: Float32 tensor (batch, ...), clean images.
         """
@@ -184,7 +210,7 @@ class APGD(StagedAttack):
                 + (1 - alpha) * (state.delta - state.previous),
                 x,
             )
-            state = _moved(state, delta, *evaluate(delta))
+            state = _moved(state, delta, *evaluate(delta, state.step + 1))
             number = state.step - 1
             return _checked(
                 state,
@@ -219,6 +245,7 @@ class APGD(StagedAttack):
             "restarts": self.restarts,
             "target_classes": self.target_classes,
             "rho": self.rho,
+            "eot_samples": self.eot_samples,
         }
 
 
@@ -262,9 +289,10 @@ class _State(NamedTuple):
 
 def _begun(start: Any, evaluate: Callable, epsilon: float) -> _State:
     """At the start, before the first step."""
-    loss, found, gradient = evaluate(start)
+    step = ops.zeros((), "int32")
+    loss, found, gradient = evaluate(start, step)
     return _State(
-        step=ops.zeros((), "int32"),
+        step=step,
         delta=start,
         previous=start,
         gradient=gradient,

@@ -1,6 +1,5 @@
 """Lists of attacks: the published ones, and what users pass."""
 
-import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +13,7 @@ from keras_wake.attacks import Square
 from keras_wake.evaluation._run import NamedAttack
 
 VERSIONS = ("standard", "rand")
-_AVERAGED_PASSES = 20
+_EOT_SAMPLES = 20
 
 _APGD_NAMES = {
     "cross_entropy": "APGD-CE",
@@ -43,7 +42,8 @@ def published(
     attacks: list[Attack]
     if version == "rand":
         attacks = [
-            APGD(loss=loss, **threat) for loss in ("cross_entropy", "dlr")
+            APGD(loss=loss, eot_samples=_EOT_SAMPLES, **threat)
+            for loss in ("cross_entropy", "dlr")
         ]
     else:
         attacks = [
@@ -52,10 +52,7 @@ def published(
             FAB(**threat),
             Square(**threat),
         ]
-    averaged = _AVERAGED_PASSES if version == "rand" else 1
-    return tuple(
-        dataclasses.replace(each, averaged=averaged) for each in named(attacks)
-    )
+    return tuple(named(attacks))
 
 
 def attack_list(

@@ -102,7 +102,9 @@ def evaluate(
     if progress is None:
         progress = Progress(clean_pass(passes, samples))
         if options.checks:
-            averaged = options.version == "rand"
+            averaged = any(
+                getattr(named.attack, "eot_samples", 1) > 1 for named in attacks
+            )
             progress.findings += reliability.check_outputs(
                 outputs, again, averaged
             )
@@ -216,7 +218,6 @@ def _results(
         costs = reliability.passes_of(named.attack, num_classes)
         forward, backward = (None, None) if costs is None else costs
         images = progress.passes[number]
-        each = images * named.averaged
         results.append(
             AttackResult(
                 name=named.name,
@@ -229,8 +230,8 @@ def _results(
                 # One pass more looks at what the attack has found.
                 forward_passes=None
                 if forward is None
-                else forward * each + images,
-                backward_passes=None if backward is None else backward * each,
+                else (forward + 1) * images,
+                backward_passes=None if backward is None else backward * images,
                 seconds=progress.seconds[number],
                 note=_note(named.attack, num_classes),
             )

@@ -4,6 +4,7 @@ What is compiled once serves all batches, although ever fewer samples stand:
 where sizes are compiled in (XLA), the last batch is padded to a power of two.
 """
 
+import functools
 from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
@@ -92,7 +93,6 @@ class Passes:
         ids: np.ndarray,
         seed: int,
         stage: int = 0,
-        averaged: int = 1,
     ) -> np.ndarray:
         """Adversarial images of one batch.
 
@@ -103,14 +103,11 @@ class Passes:
             ids: Int32 array (n,) that random numbers are made from.
             seed: Which random numbers.
             stage: The stage of a `StagedAttack`.
-            averaged: Over how many passes its logits are averaged.
         """
         # Kept by the attack, so that it goes with it.
-        key = f"_evaluation_{averaged}"
-        compiled = vars(attack).setdefault(key, PerModel())
+        compiled = vars(attack).setdefault("_evaluation", PerModel())
         run = compiled.get(
-            self.classifier,
-            lambda model: _compile_attack(attack, model, averaged),
+            self.classifier, functools.partial(_compile_attack, attack)
         )
         scalars = [
             ops.convert_to_tensor(seed % 2**31, "int32"),
@@ -186,35 +183,9 @@ def _compile_gradient(reference: Callable) -> Callable:
     return backend.compile_split(run, reference, split=2)
 
 
-class _Averaged:
-    """A classifier whose logits are the mean of several passes.
-
-    Expectation over transformation (Athalye et al. 2018). The passes of one
-    call draw different numbers; the calls of one attack draw the same, as
-    attacks leave the state of a classifier as it was.
-    """
-
-    def __init__(self, classifier: Any, times: int) -> None:
-        self._classifier, self._times = classifier, times
-
-    def __call__(self, images: Any, training: bool = False) -> Any:
-        logits = [
-            self._classifier(images, training=training)
-            for _ in range(self._times)
-        ]
-        return sum(logits[1:], logits[0]) / self._times
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._classifier, name)
-
-
-def _compile_attack(
-    attack: Attack, reference: Callable, averaged: int
-) -> Callable:
+def _compile_attack(attack: Attack, reference: Callable) -> Callable:
     def run(x: Any, labels: Any, ids: Any, seed: Any, stage: Any) -> Any:
         network = reference()
-        if averaged > 1:
-            network = _Averaged(network, averaged)
         sample_seed = SampleSeed(seed, ids)
         if isinstance(attack, StagedAttack):
             return attack.perturb_stage(network, x, labels, sample_seed, stage)

@@ -30,12 +30,10 @@ class NamedAttack:
     Attributes:
         name: What reports call it.
         attack: The attack.
-        averaged: Over so many passes the logits that it sees are averaged.
     """
 
     name: str
     attack: Attack
-    averaged: int = 1
 
     def stages(self, num_classes: int) -> int:
         """How many stages it has: 1 for an attack without stages."""
@@ -130,7 +128,6 @@ class Run:
             samples.ids[rows],
             self.seed + _SPREAD * progress.attack,
             progress.stage,
-            named.averaged,
         )
         allowed = inside(named.attack, images, found)
         # A pass of its own: what an attack says of its images is not asked.

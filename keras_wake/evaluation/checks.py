@@ -100,7 +100,7 @@ def check_outputs(
     Args:
         outputs: Float array (n, K) of a pass.
         again: The same of a second pass.
-        averaged: Whether the attacks average over passes.
+        averaged: Whether an attack averages over passes.
     """
     findings = []
     if _inputs.are_probabilities(outputs):
@@ -280,7 +280,6 @@ def _broken(
             samples.ids[rows[part]],
             seed,
             stage,
-            named.averaged,
         )
         wrong = passes.predictions(found) != samples.classes[rows[part]]
         broken[part] = wrong & inside(named.attack, images, found)

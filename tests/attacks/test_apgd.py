@@ -270,6 +270,46 @@ def test_calls_the_classifier_as_often_as_it_says(loss):
         assert len(calls) == attack.passes(4)[0]
 
 
+class NoisyWeights(keras.layers.Layer):
+    """Logits (W + N) x + b with a new N in each pass."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.size = size
+        self.generator = keras.random.SeedGenerator(5)
+
+    def build(self, shape):
+        self.w = self.add_weight(shape=(shape[-1], 3), initializer="normal")
+
+    def call(self, x):
+        noise = keras.random.normal(self.w.shape, seed=self.generator)
+        # Sure of class 0, so that no image falls by itself.
+        bias = ops.convert_to_tensor([9.0, 0.0, 0.0])
+        return ops.matmul(x, self.w + self.size * noise) + bias
+
+
+def noisy_classifier(size):
+    keras.utils.set_random_seed(2)
+    return keras.Sequential([keras.Input((300,)), NoisyWeights(size)])
+
+
+def test_averages_over_passes_that_draw_anew():
+    x = np.full((4, 300), 0.5, np.float32)
+    y = np.zeros(4, "int32")
+    quiet, noisy = noisy_classifier(0.0), noisy_classifier(0.1)
+
+    def signs(classifier, samples):
+        attack = APGD(epsilon=1e-3, steps=1, eot_samples=samples)
+        return np.sign(to_numpy(attack(classifier, x, y, seed=0)) - x)
+
+    right = signs(quiet, 1)
+    np.testing.assert_array_equal(signs(quiet, 7), right)
+    # The noise of one pass is twice as large as the weights, that of the mean
+    # over 60 passes a quarter of them.
+    assert np.mean(signs(noisy, 1) == right) < 0.75
+    assert np.mean(signs(noisy, 60) == right) > 0.85
+
+
 def test_says_what_it_does_with_few_classes():
     for classes in (2, 3, 4):
         assert APGD().note(classes) is None
