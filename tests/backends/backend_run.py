@@ -3,6 +3,7 @@
 Run by `test_agreement.py`, once for each backend: `backend_run.py FOLDER
 OTHER...` writes `FOLDER/BACKEND.npz` with every number that the backends must
 agree in and `FOLDER/BACKEND.keras`, and loads the files of the other backends.
+Where it has written them before, it loads those of the others alone.
 """
 
 import pathlib
@@ -14,6 +15,7 @@ import numpy as np
 import keras_wake as kw
 
 SHAPE, CLASSES = (8, 8, 2), 3
+numpy = keras.ops.convert_to_numpy
 
 
 def network():
@@ -58,16 +60,30 @@ def data(count, seed):
     return images.astype("float32"), labels
 
 
-def main(folder, *others):
-    folder = pathlib.Path(folder)
-    numpy = keras.ops.convert_to_numpy
+def one_more_epoch(model):
+    x, y = data(37, seed=2)
+    run = model.fit(
+        x,
+        y,
+        batch_size=10,
+        initial_epoch=5,
+        epochs=6,
+        shuffle=False,
+        callbacks=[kw.EMATeacher(0.8)],
+        verbose=0,
+    )
+    return run.history["loss"]
+
+
+def trained_here(path):
+    """Every number that the backends must agree in; saves the model."""
     results = {}
     x, y = data(37, seed=2)
     test = data(20, seed=3)
     classifier = network()
     results["logits"] = numpy(classifier(x, training=False))
     for norm, epsilon in (("linf", 0.1), ("l2", 0.6)):
-        attack = kw.attacks.PGD(norm, epsilon, steps=5, random_start=False)
+        attack = kw.attacks.PGD(norm, epsilon, steps=3, random_start=False)
         results[f"delta_{norm}"] = numpy(attack(classifier, x, y)) - x
 
     def pgd(steps):
@@ -75,14 +91,14 @@ def main(folder, *others):
 
     model = kw.WakeModel(
         classifier,
-        attack=pgd(3),
-        eval_attack=pgd(4),
+        attack=pgd(2),
+        eval_attack=pgd(3),
         schedule=kw.schedules.DistillationRamp(1, 4),
     )
     model.compile(keras.optimizers.SGD(0.02, momentum=0.9))
     attribution = kw.CrossClassAttribution()
     monitor = kw.CatastrophicOverfitMonitor(
-        single_step=kw.attacks.FGSM("l2", 0.6), multi_step=pgd(4)
+        single_step=kw.attacks.FGSM("l2", 0.6), multi_step=pgd(3)
     )
     history = model.fit(
         x,
@@ -102,38 +118,32 @@ def main(folder, *others):
     results["teacher_matrix"] = attribution.teacher_correlation
     results["cas"] = attribution.cas
     results["own_matrix"] = kw.attribution.correlation_matrix(
-        model.classifier, test, attack=pgd(4)
+        model.classifier, test, attack=pgd(3)
     )
-    here = keras.backend.backend()
-    model.save(folder / f"{here}.keras")
+    model.save(path)
+    results["unbroken"] = one_more_epoch(model)
+    return results
+
+
+def loaded_from(path):
+    """What a model of another backend says and does here."""
+    loaded = keras.models.load_model(path)
+    evaluated = loaded.evaluate(*data(20, seed=3), return_dict=True, verbose=0)
+    results = {f"evaluated_{key}": value for key, value in evaluated.items()}
+    # The optimizer's momentum and the teacher go on from the file.
+    results["continued"] = one_more_epoch(loaded)
+    results["updates"] = int(numpy(loaded.teacher_updates))
+    return results
+
+
+def main(folder, *others):
+    folder, here = pathlib.Path(folder), keras.backend.backend()
+    results = {}
+    if not (folder / f"{here}.keras").exists():
+        results = trained_here(folder / f"{here}.keras")
     for other in others:
-        loaded = keras.models.load_model(folder / f"{other}.keras")
-        evaluated = loaded.evaluate(*test, return_dict=True, verbose=0)
-        for key, value in evaluated.items():
-            results[f"{other}_evaluated_{key}"] = value
-        # The optimizer's momentum and the teacher go on from the file.
-        more = loaded.fit(
-            x,
-            y,
-            batch_size=10,
-            initial_epoch=5,
-            epochs=6,
-            shuffle=False,
-            callbacks=[kw.EMATeacher(0.8)],
-            verbose=0,
-        )
-        results[f"{other}_continued"] = more.history["loss"]
-        results[f"{other}_updates"] = int(numpy(loaded.teacher_updates))
-    results["unbroken"] = model.fit(
-        x,
-        y,
-        batch_size=10,
-        initial_epoch=5,
-        epochs=6,
-        shuffle=False,
-        callbacks=[kw.EMATeacher(0.8)],
-        verbose=0,
-    ).history["loss"]
+        found = loaded_from(folder / f"{other}.keras")
+        results |= {f"{other}_{key}": value for key, value in found.items()}
     np.savez(folder / f"{here}.npz", **results)
 
 

@@ -218,7 +218,14 @@ def test_repr_names_the_settings():
     assert repr(ramp).endswith(", final=1, latest_start=9)")
 
 
-@pytest.mark.parametrize("first", [2, 4, 6])
+@pytest.mark.parametrize(
+    "first",
+    [
+        pytest.param(2, marks=pytest.mark.slow),
+        4,
+        pytest.param(6, marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_that_was_broken_off_goes_on(tmp_path, first):
     accuracies = [0.1, 0.4, 0.3, 0.3, 0.2, 0.9, 0.9]
     whole = wake(patience=3, length=2)

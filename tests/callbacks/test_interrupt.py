@@ -12,6 +12,14 @@ import keras_wake as kw
 SHAPE = (4, 4, 1)
 
 
+@pytest.fixture(autouse=True)
+def handler():
+    """Python's handler, which a job in the background does not start with."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class CtrlC(keras.callbacks.Callback):
     """Presses Ctrl-C before a batch.
 

@@ -15,8 +15,26 @@ if keras.backend.backend() != "tensorflow":
 
 @pytest.fixture(scope="session")
 def replica_results(tmp_path_factory):
-    """What `replica_run.py` found, for every case and number of replicas."""
+    """What `replica_run.py` found, for each case and number of replicas."""
+    return _replica_results(
+        tmp_path_factory,
+        "uneven_last_batch",
+        "single_image_last",
+        "workers",
+        "batch_norm_alone",
+        "nan",
+        "float16",
+    )
+
+
+@pytest.fixture(scope="session")
+def more_replica_results(tmp_path_factory):
+    """The same for cases that take longer."""
+    return _replica_results(tmp_path_factory, "pipeline", "batch_norm")
+
+
+def _replica_results(tmp_path_factory, *cases):
     path = tmp_path_factory.mktemp("replicas") / "results.json"
-    ((status, output),) = finish(start("replica_run.py", path))
+    ((status, output),) = finish(start("replica_run.py", path, *cases))
     assert status == 0, output[-3000:]
     return json.loads(path.read_text())

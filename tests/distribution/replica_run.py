@@ -40,7 +40,7 @@ def main(path, *names):
     # One for all cases: strategies of one process share the numbers of their
     # collective operations, and a second one would meet those of the first.
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    for name in names or CASES:
+    for name in names:
         numbers, *arguments = CASES[name]
         for replicas in numbers:
             try:

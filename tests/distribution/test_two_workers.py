@@ -16,7 +16,7 @@ from launching import start
 NOTICED_WITHIN = 120
 
 
-def run_workers(folder, die=None, folders=None):
+def run_workers(folder, die=None, folders=None, more=False):
     """Runs both workers; `die` is (worker, step)."""
     addresses = free_addresses(2)
     workers = []
@@ -25,13 +25,15 @@ def run_workers(folder, die=None, folders=None):
             "cluster": {"worker": addresses},
             "task": {"type": "worker", "index": index},
         }
-        step = [die[1]] if die and die[0] == index else []
+        option = ["more"] if more else []
+        if die and die[0] == index:
+            option = [die[1]]
         workers.append(
             start(
                 "worker_run.py",
                 folder / f"results_{index}.json",
                 folders[index] if folders else folder,
-                *step,
+                *option,
                 TF_CONFIG=json.dumps(config),
                 # Each worker has the CPU as its one device.
                 CUDA_VISIBLE_DEVICES="",
@@ -79,16 +81,32 @@ def test_two_workers_train_as_two_replicas(folder, replica_results):
     expected = replica_results["workers_2"]
     # Sums over two numbers do not depend on the order; seen: no difference.
     assert_same({**expected, "evaluated": chief["evaluated"]}, chief, 1e-6)
-    expected = {**replica_results["pipeline_2"], "evaluated": {}}
-    for worker in (chief, other):
-        assert_same(expected, {**worker["pipeline"], "evaluated": {}}, 1e-6)
     for key, value in chief["evaluated"].items():
         last = chief["history"][f"val_{key}"][-1]
         assert value == pytest.approx(last, abs=1e-6)
 
 
-def test_workers_decide_alike_with_batch_norm_of_their_own(folder):
-    chief, other = (results["own_norm"] for results in results_of(folder))
+@pytest.fixture(scope="module")
+def more_results(tmp_path_factory):
+    """What both workers found in the cases that take longer."""
+    path = tmp_path_factory.mktemp("more")
+    for status, output in finish(*run_workers(path, more=True)):
+        assert status == 0, output[-3000:]
+    return results_of(path)
+
+
+@pytest.mark.slow
+def test_a_pipeline_is_divided_among_workers(
+    more_results, more_replica_results
+):
+    expected = {**more_replica_results["pipeline_2"], "evaluated": {}}
+    for worker in more_results:
+        assert_same(expected, {**worker["pipeline"], "evaluated": {}}, 1e-6)
+
+
+@pytest.mark.slow
+def test_workers_decide_alike_with_batch_norm_of_their_own(more_results):
+    chief, other = (results["own_norm"] for results in more_results)
     norms = [
         np.concatenate([np.ravel(w) for w in found["student"]])
         for found in (chief, other)

@@ -1,7 +1,8 @@
-"""One worker of several: `worker_run.py RESULTS.json FOLDER [STEP]`.
+"""One worker of several: `worker_run.py RESULTS.json FOLDER [STEP | more]`.
 
 Run by `test_two_workers.py`, once for each worker, with `TF_CONFIG` set. With
-STEP, the process kills itself after so many steps.
+STEP, the process kills itself after so many steps; with `more` it trains in
+other cases instead.
 """
 
 import json
@@ -18,7 +19,7 @@ from training_case import train  # noqa: E402
 from keras_wake import _backup_file  # noqa: E402
 
 
-def main(path, folder, die_at=None):
+def undisturbed(folder, die_at=None):
     options = {"weights": True, "batch_norm": True, "synchronized": True}
     options |= {"folder": folder, "evaluate": True}
     if die_at is not None:
@@ -26,13 +27,21 @@ def main(path, folder, die_at=None):
     write = mock.Mock(wraps=_backup_file.write)
     with mock.patch.object(_backup_file, "write", write):
         results = train(strategy, 39, 10, options)
-    results["backups"] = write.call_count
-    if die_at is None:
-        results["pipeline"] = train(strategy, 69, 20, {"pipeline": True})
+    return {**results, "backups": write.call_count}
+
+
+def more():
+    return {
+        "pipeline": train(strategy, 69, 20, {"pipeline": True}),
         # Each worker's batch norm has moving averages of its own.
-        results["own_norm"] = train(
+        "own_norm": train(
             strategy, 39, 10, {"batch_norm": True, "monitor": True}
-        )
+        ),
+    }
+
+
+def main(path, folder, option=None):
+    results = more() if option == "more" else undisturbed(folder, option)
     results["is_chief"] = strategy.extended.should_checkpoint
     with open(path, "w") as file:
         json.dump(results, file)

@@ -171,6 +171,7 @@ def test_early_stopping_follows_what_the_run_returns(examples):
         assert methods[name].stopped_by == key
 
 
+@pytest.mark.slow
 def test_adaptive_ramp_that_was_found_is_drawn_and_recorded(
     start, tmp_path, monkeypatch, capsys
 ):

@@ -278,6 +278,7 @@ def test_what_the_budget_ends_is_left_for_later(gpu, measured, tmp_path):
 # Tiny runs -------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_gpu_runs(tmp_path):
     pytest.importorskip("torch")
     output = tmp_path / "gpu.json"
