@@ -5,6 +5,8 @@ import os
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# Tests compile much and run it once.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 # Before TensorFlow: the two clash in the other order, as Keras's own tests
 # say. Where PyTorch is missing, what compares with it skips.

@@ -326,6 +326,7 @@ for inside in (False, True):
 
 
 @on_tensorflow
+@pytest.mark.slow
 def test_two_replicas_see_the_batches_of_one():
     result = subprocess.run(
         [sys.executable, "-c", TWO_REPLICAS],
