@@ -116,7 +116,7 @@ class SmoothNetwork:
         )
         one_hot = ops.one_hot(y, second.shape[1])
 
-        def evaluate(delta):
+        def evaluate(delta, number):
             hidden = ops.tanh(ops.matmul(x + delta, first))
             logits = ops.matmul(hidden, second)
             loss = ops.logsumexp(logits, axis=-1) - ops.sum(

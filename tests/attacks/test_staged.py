@@ -63,7 +63,7 @@ def _tiny_network(features, classes, seed):
     return network
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=15, deadline=None, derandomize=True)
 @given(
     norm=st.sampled_from(["linf", "l2"]),
     kind=st.integers(0, 4),
@@ -181,7 +181,7 @@ def test_copies_have_the_same_settings(attack):
 
 def test_every_setting_is_in_the_config():
     for attack in (
-        APGD("l2", 0.5, 7, "dlr_targeted", 2, 3, (-1.0, 1.0), 0.5),
+        APGD("l2", 0.5, 7, "dlr_targeted", 2, 3, (-1.0, 1.0), 0.5, 2),
         FAB("l2", 0.5, 7, 2, 3, 0.2, 1.1, 0.8, (-1.0, 1.0)),
         Square("l2", 0.5, 70, 0.5, 2, (-1.0, 1.0)),
     ):

@@ -412,6 +412,7 @@ def train_by_fast_at(epsilon, step_size):
     )
 
 
+@pytest.mark.slow
 def test_sees_that_fast_at_with_a_large_epsilon_gives_no_robustness():
     with pytest.warns(UserWarning, match="Catastrophic overfitting in epoch"):
         monitor = train_by_fast_at(epsilon=0.35, step_size=0.7)
@@ -421,6 +422,7 @@ def test_sees_that_fast_at_with_a_large_epsilon_gives_no_robustness():
     assert last["multi_step_accuracy"] < 0.1  # Worse than a guess.
 
 
+@pytest.mark.slow
 def test_is_silent_on_fast_at_with_a_small_epsilon():
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="Catastrophic")

@@ -1,7 +1,7 @@
 """Trains the same model on one and on two host devices of JAX.
 
 Run by `test_two_devices.py` as a process of its own, because `XLA_FLAGS` must
-be set before JAX starts: `device_run.py RESULTS.json`.
+be set before JAX starts: `device_run.py RESULTS.json CASE`.
 """
 
 import json
@@ -22,15 +22,14 @@ CASES = {
 }
 
 
-def main(path):
+def main(path, name):
     results = {}
     for devices in (1, 2):
         distribution = keras.distribution.DataParallel(
             devices=keras.distribution.list_devices()[:devices]
         )
         keras.distribution.set_distribution(distribution)
-        for name, arguments in CASES.items():
-            results[f"{name}_{devices}"] = train(None, *arguments)
+        results[devices] = train(None, *CASES[name])
     with open(path, "w") as file:
         json.dump(results, file)
 

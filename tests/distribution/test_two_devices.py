@@ -10,16 +10,18 @@ from launching import start
 
 pytest.importorskip("jax")
 
-CASES = ("partial_last_batch", "batch_norm")
+
+def run_devices(tmp_path_factory, case):
+    path = tmp_path_factory.mktemp("devices") / "results.json"
+    ((status, output),) = finish(start("device_run.py", path, case))
+    assert status == 0, output[-3000:]
+    return json.loads(path.read_text())
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """What `device_run.py` found, for every case and number of devices."""
-    path = tmp_path_factory.mktemp("devices") / "results.json"
-    ((status, output),) = finish(start("device_run.py", path))
-    assert status == 0, output[-3000:]
-    return json.loads(path.read_text())
+    """What `device_run.py` found on one device and on two."""
+    return run_devices(tmp_path_factory, "partial_last_batch")
 
 
 def assert_same(one, two):
@@ -38,9 +40,13 @@ def assert_same(one, two):
     assert (one["steps"], one["updates"]) == (two["steps"], two["updates"])
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_two_devices_train_as_one(results, case):
-    assert_same(results[f"{case}_1"], results[f"{case}_2"])
+def test_two_devices_train_as_one(results):
+    assert_same(*results.values())
+
+
+@pytest.mark.slow
+def test_two_devices_train_as_one_with_batch_norm(tmp_path_factory):
+    assert_same(*run_devices(tmp_path_factory, "batch_norm").values())
 
 
 def run_processes(folder, *backups):
@@ -67,7 +73,7 @@ def test_two_processes_train_as_one(results, tmp_path):
         assert status == 0, output[-3000:]
     for index in range(2):
         found = json.loads((tmp_path / f"{index}.json").read_text())
-        assert_same(results["partial_last_batch_1"], found)
+        assert_same(results["1"], found)
     # The second process does not find the backup of the finished run.
     for status, output in run_processes(tmp_path, shared, tmp_path / "other"):
         assert status != 0

@@ -19,7 +19,7 @@ import keras_wake
 
 ROOT = pathlib.Path(__file__).parents[2]
 BLOCK = re.compile(r"(<!-- not run -->\n+)?^```python\n(.*?)^```$", re.M | re.S)
-# Of the 30 epochs of the quickstart, so many are run.
+# So many epochs are run, of those of a page.
 EPOCHS = 2
 
 
@@ -29,32 +29,53 @@ def python_blocks(page):
     return [block for mark, block in BLOCK.findall(text) if not mark]
 
 
-def test_quickstart_runs_from_top_to_bottom(tmp_path):
-    code = "\n".join(python_blocks("docs/quickstart.md"))
+def run_page(page, folder, epilogue=""):
+    """Runs the code of a page in a folder, with few epochs."""
+    code = "\n".join(python_blocks(page))
     code, replaced = re.subn(
         r"^epochs = \d+$", f"epochs = {EPOCHS}", code, flags=re.MULTILINE
     )
-    assert replaced == 1
-    # What the page says of the logs.
-    code += (
-        "\nassert run.history['kd_weight'] == [0, 1]"
-        "\nassert {'val_cas', 'val_teacher_cas'} <= set(run.history)"
-    )
     done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
+        [sys.executable, "-c", code + epilogue],
+        cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=600,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    return replaced
+
+
+def test_quickstart_runs_from_top_to_bottom(tmp_path):
+    # What the page says of the logs.
+    replaced = run_page(
+        "docs/quickstart.md",
+        tmp_path,
+        "\nassert run.history['kd_weight'] == [0, 1]"
+        "\nassert {'val_cas', 'val_teacher_cas'} <= set(run.history)",
+    )
+    assert replaced == 1
     assert {path.name for path in tmp_path.iterdir()} == {
         "examples.png",
         "history.png",
         "matrix.png",
         "robust.keras",
     }
+
+
+# Each of these stands for itself.
+PAGES = sorted(
+    str(path.relative_to(ROOT))
+    for folder in ("how-to", "concepts")
+    for path in (ROOT / "docs" / folder).glob("*.md")
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [p for p in PAGES if python_blocks(p)])
+def test_page_runs_from_top_to_bottom(page, tmp_path):
+    run_page(page, tmp_path)
 
 
 def resolve(node):
@@ -67,7 +88,13 @@ def resolve(node):
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/quickstart.md", "docs/evaluation.md"]
+    "page",
+    [
+        "README.md",
+        "docs/quickstart.md",
+        "docs/evaluation.md",
+        *(page for page in PAGES if python_blocks(page)),
+    ],
 )
 def test_names_and_arguments_of_a_page_exist(page):
     blocks = python_blocks(page)

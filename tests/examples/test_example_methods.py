@@ -238,6 +238,7 @@ def test_help_names_every_method(examples, capsys):
         assert name in printed and method.summary in printed
 
 
+@pytest.mark.slow
 def test_kdswa_learns_from_networks_of_earlier_runs(
     finished_run, start, tmp_path, capsys
 ):
@@ -312,6 +313,7 @@ def test_regular_training_is_looked_at_on_clean_images(
     assert row["clean"] == pytest.approx(right, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_collapse_of_fast_at_is_in_the_record(start, tmp_path):
     start(tmp_path, "--method=fast-at", "--epochs=2")
     record = json.loads((tmp_path / "record.json").read_text())

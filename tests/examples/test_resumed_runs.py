@@ -55,6 +55,7 @@ def test_backup_without_a_record_is_refused(
     assert not (copy_of_run / "record.json").exists()
 
 
+@pytest.mark.slow
 def test_resume_without_the_backup_starts_again_and_keeps_the_record(
     finished_run, copy_of_run, start, monkeypatch, capsys
 ):
@@ -214,6 +215,7 @@ def test_full_disk_in_the_middle_is_said_and_made_good(
     assert not list(tmp_path.rglob("*unfinished*"))
 
 
+@pytest.mark.slow
 def test_record_that_fell_behind_the_backup_is_completed(
     finished_run, copy_of_run, start
 ):
