@@ -149,8 +149,13 @@ class KerasLoop(backend.Trainer):
         )
         self._labels = _fit_data.label_spec(given.get("x"), given.get("y"))
         _array_batches.shared(self, given, training=True)
+        # A pipeline shuffles by itself: with its default, Keras would warn.
         if isinstance(given.get("x"), Batches):
-            given["shuffle"] = False  # The pipeline shuffles.
+            given["shuffle"] = False
+        elif given.get("y") is None and not isinstance(
+            given.get("x"), keras.utils.PyDataset
+        ):
+            given.setdefault("shuffle", False)
         given["callbacks"] = _guarded(given.get("callbacks"), self)
         listed = given["callbacks"]
         self.fit_callbacks = tuple(

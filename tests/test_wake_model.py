@@ -637,3 +637,11 @@ def test_a_refused_batch_leaves_no_trace():
         model.fit(x, y + 5, verbose=0)
     for value, other in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(value, other)
+
+
+def test_pipelines_are_not_said_to_be_shuffled(recwarn):
+    model = wake()
+    model.fit((pair for pair in [data()]), verbose=0)
+    assert not [w for w in recwarn if "shuffle" in str(w.message)]
+    with pytest.warns(UserWarning, match="`shuffle=True` was passed"):
+        model.fit((pair for pair in [data()]), shuffle=True, verbose=0)
