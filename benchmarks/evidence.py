@@ -16,6 +16,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -152,6 +153,8 @@ def train(names: list[str], args: argparse.Namespace) -> int:
     finally:
         for process in running.values():
             process.terminate()
+        for process in running.values():
+            process.wait()
     return len(failed)
 
 
@@ -232,6 +235,11 @@ def history(record: dict, prefix: str = "val_") -> dict[str, list]:
 
 
 # Name in the legend: method, and prefix of the keys of the network.
+OVERFITTING = {
+    "AT": ("at", "val_"),
+    "WAKE, student": ("wake", "val_"),
+    "WAKE, teacher": ("wake", "val_teacher_"),
+}
 METHODS = {
     "AT": ("at", "val_"),
     "AT + WAKE": ("wake", "val_teacher_"),
@@ -242,7 +250,7 @@ METHODS = {
 
 
 def draw(found: list[dict]) -> None:
-    """The curves of the page."""
+    """The curves of the page, the README and the landing page."""
     from keras_wake import visualization
 
     keys = {"robust": "val_robust_accuracy", "cas": "val_cas"}
@@ -265,16 +273,22 @@ def draw(found: list[dict]) -> None:
             if all(record["settings"][k] == v for k, v in settings.items())
         ]
 
-    figure(
-        "methods",
-        {
-            label: [
-                history(record, prefix)
-                for record in of(method=method, norm="linf", epsilon=8 / 255)
-            ]
-            for label, (method, prefix) in METHODS.items()
-        },
-    )
+    for name, networks in (
+        ("robust_overfitting", OVERFITTING),
+        ("methods", METHODS),
+    ):
+        figure(
+            name,
+            {
+                label: [
+                    history(record, prefix)
+                    for record in of(
+                        method=method, norm="linf", epsilon=8 / 255
+                    )
+                ]
+                for label, (method, prefix) in networks.items()
+            },
+        )
     figure(
         "epsilon",
         {
@@ -313,6 +327,9 @@ def main(argv: list[str] | None = None) -> None:
     add("--jobs", type=int, default=os.cpu_count(), help="runs at a time")
     add("--only", nargs="+", choices=RUNS, metavar="RUN", default=[*RUNS])
     args = parser.parse_args(argv)
+    # As Ctrl-C does: the runs end with this program, and go on from their
+    # last epoch when it is started again.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if args.command == "report":
         report()
     elif train(args.only, args):

@@ -4,7 +4,10 @@ import argparse
 import importlib.util
 import os
 import pathlib
+import signal
+import subprocess
 import sys
+import time
 from typing import ClassVar
 from unittest import mock
 
@@ -153,13 +156,44 @@ def test_curves_are_those_of_the_records(evidence, tmp_path, monkeypatch):
     assert curve["robust"][-1] == at["epochs"][-1]["val_robust_accuracy"]
     evidence.draw(found)
     assert {path.name for path in tmp_path.iterdir()} == {
+        "robust_overfitting.png",
         "methods.png",
         "epsilon.png",
     }
 
 
+TERMINATED = """
+import importlib.util, pathlib, sys
+
+spec = importlib.util.spec_from_file_location("evidence", {script!r})
+evidence = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(evidence)
+evidence.RESULTS = pathlib.Path({folder!r})
+run = "import os, time; print(os.getpid(), flush=True); time.sleep(120)"
+evidence.command = lambda *_: [sys.executable, "-c", run]
+evidence.main(
+    ["train", "--data-dir=x", "--runs={folder}", "--only", "at-seed0"]
+)
+"""
+
+
+def test_runs_end_with_the_script(evidence, tmp_path):
+    code = TERMINATED.format(script=evidence.__file__, folder=str(tmp_path))
+    script = subprocess.Popen([sys.executable, "-c", code])
+    log = tmp_path / "at-seed0.log"
+    deadline = time.monotonic() + 60
+    while not (log.exists() and log.read_text().endswith("\n")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    script.terminate()
+    assert script.wait(60) == 128 + signal.SIGTERM
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(log.read_text()), 0)
+
+
 def test_command_line(evidence, capsys, monkeypatch):
     calls = []
+    monkeypatch.setattr(evidence.signal, "signal", lambda *_: None)
     monkeypatch.setattr(evidence, "report", lambda: calls.append("report"))
     monkeypatch.setattr(
         evidence, "train", lambda names, args: calls.append(names) or 1
