@@ -1,0 +1,148 @@
+# %% [markdown]
+# # Your own model, and your own images
+#
+# Any `keras.Model` will do that takes float images in [0, 1] and returns logits:
+# no softmax at the end, normalisation inside.
+
+# %% [markdown]
+# ## A folder of images
+#
+# One folder for each class, in `train/` and `test/`:
+#
+# ```text
+# birds/
+#   train/
+#     heron/001.jpg ...
+#     stork/...
+#   test/
+#     heron/...
+# ```
+#
+# So that this page runs anywhere, we make one from the digits of scikit-learn,
+# enlarged to 32×32 in three channels.
+
+# %%
+import pathlib
+import tempfile
+
+import keras
+import numpy as np
+
+import keras_wake as kw
+
+keras.utils.set_random_seed(0)
+folder = pathlib.Path(tempfile.mkdtemp()) / "images"
+digits = kw.datasets.load("digits")
+images = 800  # quick: 60
+for split in ("train", "test"):
+    x, y = digits.arrays(split, limit=images // (1 + 3 * (split == "test")))
+    x = np.kron(x, np.ones((1, 4, 4, 3), "float32"))
+    for number, (image, label) in enumerate(zip(x, y, strict=True)):
+        path = folder / split / f"class_{label}" / f"{number:03}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        keras.utils.save_img(path, 255 * image, scale=False)
+
+data = kw.datasets.load(
+    "folder",
+    data_dir=folder,
+    batch_size=32,
+    validation_split=0.2,
+    augment="none",  # "crop_flip" for photographs
+)
+print(
+    data.train_size, "images,", data.num_classes, "classes,", data.input_shape
+)
+
+# %% [markdown]
+# Images of different sizes: `image_size=(224, 224)`. Files that cannot be read are
+# listed in `data.skipped` instead of ending the program. If your images come from a
+# pipeline of your own, pass that: a `tf.data.Dataset`, a `PyDataset`, a PyTorch
+# `DataLoader` or arrays, of floats in [0, 1].
+#
+# ## A network of keras.applications
+#
+# These networks expect their own range of pixels, so that goes in front, and they end
+# in a softmax unless you say otherwise. Their first layers are made for large images:
+# for 32×32 pixels take a part of the network, and no `include_top`. Without published
+# weights, also change the momentum of their batch norm: with 0.99 or 0.999, the
+# statistics that a network is attacked and evaluated with need thousands of steps to
+# arrive.
+
+# %%
+backbone = keras.applications.MobileNet(
+    input_shape=data.input_shape,
+    alpha=0.5,
+    weights=None,  # "imagenet" to start from published weights
+    include_top=False,
+)
+part = keras.Model(backbone.input, backbone.get_layer("conv_pw_4_relu").output)
+for layer in part.layers:
+    if isinstance(layer, keras.layers.BatchNormalization):
+        layer.momentum = 0.9
+inputs = keras.Input(data.input_shape)
+maps = part(keras.layers.Rescaling(2.0, offset=-1.0)(inputs))
+features = keras.layers.GlobalAveragePooling2D()(maps)
+classifier = keras.Model(
+    inputs, keras.layers.Dense(data.num_classes, name="logits")(features)
+)
+
+# %% [markdown]
+# ## Train and look
+
+# %%
+epochs = 20  # quick: 2
+model = kw.WakeModel(
+    classifier,
+    attack=kw.attacks.PGD("linf", epsilon=8 / 255, steps=3),
+    eval_attack=kw.attacks.PGD("linf", epsilon=8 / 255, steps=10),
+    schedule=kw.schedules.DistillationRamp.for_epochs(epochs),
+)
+model.compile(keras.optimizers.Adam(2e-3))
+attribution = kw.CrossClassAttribution(class_names=data.class_names)
+run = model.fit(
+    data.train,
+    validation_data=data.validation,
+    epochs=epochs,
+    callbacks=[kw.EMATeacher(decay=0.98, warmup=True), attribution],
+    verbose=0,
+)
+for epoch in (1, epochs // 2, epochs):
+    for name in ("val_robust_accuracy", "val_teacher_robust_accuracy"):
+        print(f"epoch {epoch:2} {name} {run.history[name][epoch - 1]:.3f}")
+
+# %% [markdown]
+# The layer that makes the logits was found by itself, which attribution needs. For a
+# subclassed model name it: `WakeModel(..., head="logits")`. A subclassed model also
+# needs `get_config`, as the teacher is made from it.
+#
+# A report of each class, from one pass:
+
+# %%
+report = kw.attribution.class_report(
+    model.robust_classifier,
+    data.test,
+    attack=model.eval_attack,
+    class_names=data.class_names,
+)
+print(report)
+
+# %% [markdown]
+# ## KerasHub and KerasCV
+#
+# `pip install -e '.[hub]'` or `'.[cv]'`. A backbone of either goes into the place of
+# `backbone` above:
+#
+# <!-- not run -->
+# ```python
+# import keras_hub
+#
+# backbone = keras_hub.models.ResNetBackbone.from_preset("resnet_18_imagenet")
+# inputs = keras.Input((224, 224, 3))
+# features = keras.layers.GlobalAveragePooling2D()(backbone(inputs))
+# classifier = keras.Model(inputs, keras.layers.Dense(10)(features))
+# ```
+#
+# KerasCV works on the TensorFlow backend. `python examples/cifar10.py --model
+# keras_cv_resnet18 --augment keras_cv` shows a backbone of it and its RandAugment.
+# DeiT-Ti, from KerasHub's layers, is `kw.models.DeiTTiny()`, and
+# `examples/cifar10_deit.py` trains it with its published recipe.

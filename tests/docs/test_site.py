@@ -1,0 +1,329 @@
+"""The documentation as a browser shows it.
+
+The site is built strictly, with everything that MkDocs can warn of, and each
+page is opened in Debian's Chromium, without a window: wide and light, narrow
+and dark. Without MkDocs, Chromium or Selenium these tests are skipped.
+"""
+
+import functools
+import html.parser
+import http.server
+import importlib
+import inspect
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+import threading
+import urllib.parse
+
+import pytest
+
+import keras_wake
+
+ROOT = pathlib.Path(__file__).parents[2]
+pytest.importorskip("mkdocs")
+pytest.importorskip("mkdocstrings")
+pytest.importorskip("latex2mathml")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The folder of the built site."""
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet"]
+    done = subprocess.run(
+        [*command, "--site-dir", str(folder)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def pages(site):
+    """The pages by their paths below the site."""
+    return sorted(
+        path.relative_to(site).as_posix()
+        for path in site.rglob("*.html")
+        if path.name != "404.html"
+    )
+
+
+def public_names():
+    """Every public name of the package, as the reference calls it."""
+    found = {f"keras_wake.{keras_wake.WakeModel.__name__}"}
+    for area in keras_wake.__all__:
+        module = getattr(keras_wake, area)
+        if not inspect.ismodule(module):
+            continue
+        module = importlib.import_module(f"keras_wake.{area}")
+        names = getattr(module, "__all__", None)
+        if names is None:
+            names = [
+                name
+                for name, value in vars(module).items()
+                if not name.startswith("_")
+                and getattr(value, "__module__", "") == module.__name__
+            ]
+        found.update(f"keras_wake.{area}.{name}" for name in names)
+    return sorted(found)
+
+
+class Elements(html.parser.HTMLParser):
+    """The elements of a page, as pairs of name and attributes."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.found = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.found.append((tag, dict(attributes)))
+
+
+def elements(site, page):
+    return Elements((site / page).read_text()).found
+
+
+def test_images_have_alternative_text(site):
+    seen = 0
+    for page in pages(site):
+        for tag, attributes in elements(site, page):
+            if tag == "img":
+                seen += 1
+                assert len(attributes.get("alt") or "") > 10, (page, attributes)
+    assert seen
+
+
+def test_nothing_is_loaded_from_elsewhere(site):
+    for page in pages(site):
+        for tag, attributes in elements(site, page):
+            key = {"link": "href", "a": ""}.get(tag, "src")
+            where = attributes.get(key) or ""
+            if attributes.get("rel") in ("canonical", "next", "prev"):
+                continue
+            assert not urllib.parse.urlparse(where).netloc, (page, tag, where)
+
+
+def test_reference_and_search_have_every_public_name(site):
+    index = json.loads((site / "search" / "search_index.json").read_text())
+    places = {entry["location"].partition("#")[2] for entry in index["docs"]}
+    names = public_names()
+    assert len(names) > 60
+    assert [name for name in names if name not in places] == []
+
+
+# --- In the browser ---------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def address(site):
+    """Where the site is served."""
+    handler = functools.partial(QuietHandler, directory=str(site))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/"
+        server.shutdown()
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    webdriver = pytest.importorskip("selenium.webdriver")
+    chromium, driver = map(shutil.which, ("chromium", "chromedriver"))
+    if not (chromium and driver):
+        pytest.skip("needs Chromium: apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    profile = tmp_path_factory.mktemp("profile")
+    for argument in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--disable-background-networking",
+        f"--user-data-dir={profile}",
+    ):
+        options.add_argument(argument)
+    logs = {"browser": "ALL", "performance": "ALL"}
+    options.set_capability("goog:loggingPrefs", logs)
+    service = webdriver.ChromeService(executable_path=driver)
+    browser = webdriver.Chrome(options=options, service=service)
+    browser.set_page_load_timeout(30)
+    yield browser
+    browser.quit()
+
+
+def look(browser, width, scheme):
+    """Sets the width of the screen and the colour scheme of the reader."""
+    # The site remembers the scheme of an earlier visit.
+    browser.get("about:blank")
+    browser.execute_cdp_cmd(
+        "Storage.clearDataForOrigin",
+        {"origin": "*", "storageTypes": "local_storage"},
+    )
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {
+            "width": width,
+            "height": 900,
+            "deviceScaleFactor": 1,
+            "mobile": width < 600,
+        },
+    )
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia", {"features": features}
+    )
+
+
+def requested(browser):
+    """Addresses that the browser has asked for since the last look."""
+    messages = (
+        json.loads(entry["message"])["message"]
+        for entry in browser.get_log("performance")
+    )
+    return [
+        message["params"]["request"]["url"]
+        for message in messages
+        if message["method"] == "Network.requestWillBeSent"
+    ]
+
+
+# Images that did not load, formulas that are not shown, text that should have
+# been one, the width of the content, the scheme and the ground of the page.
+STATE = r"""
+const done = arguments[0];
+for (const image of document.images) image.loading = "eager";
+Promise.all([...document.images].map(i => i.decode().catch(() => 0))).then(
+  () => {
+    const text = document.querySelector("article").cloneNode(true);
+    text.querySelectorAll("pre, code, script").forEach(e => e.remove());
+    done({
+      broken: [...document.images].filter(i => !i.naturalWidth)
+        .map(i => i.src),
+      formulas: [...document.querySelectorAll("math")]
+        .map(m => m.getBoundingClientRect().height),
+      tex: (text.textContent.match(/\\[([a-z]+|\$[^$]*\\/g) || []),
+      width: document.documentElement.scrollWidth,
+      scheme: document.body.getAttribute("data-md-color-scheme"),
+      ground: getComputedStyle(document.body).backgroundColor,
+    });
+  });
+"""
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_pages_look_right(browser, address, site, width, scheme):
+    look(browser, width, scheme)
+    browser.get_log("browser")
+    requested(browser)
+    formulas = 0
+    for page in pages(site):
+        browser.get(address + page)
+        state = browser.execute_async_script(STATE)
+        assert state["broken"] == [], page
+        assert state["tex"] == [], page
+        assert all(height > 4 for height in state["formulas"]), page
+        formulas += len(state["formulas"])
+        # Nothing sticks out; wide tables and code scroll by themselves.
+        assert state["width"] <= width, page
+        expected = {"light": "default", "dark": "slate"}[scheme]
+        assert state["scheme"] == expected, page
+        red = int(state["ground"].split("(")[1].split(",")[0])
+        assert (red > 200) == (scheme == "light"), (page, state["ground"])
+        complaints = [
+            entry
+            for entry in browser.get_log("browser")
+            if entry["level"] in ("SEVERE", "WARNING")
+        ]
+        assert complaints == [], page
+        outside = [
+            url
+            for url in requested(browser)
+            if not url.startswith((address, "data:", "blob:"))
+        ]
+        assert outside == [], page
+    assert formulas
+
+
+def search(browser, words):
+    """The places that the search finds for words, best first."""
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    field = browser.find_element(By.CSS_SELECTOR, ".md-search__input")
+    browser.execute_script(
+        """arguments[0].focus(); arguments[0].value = arguments[1];
+        for (const name of ["keyup", "input"])
+          arguments[0].dispatchEvent(new Event(name, {bubbles: true}));""",
+        field,
+        words,
+    )
+
+    def places(_):
+        links = browser.execute_script(
+            """return [...document.querySelectorAll(
+              ".md-search-result__link")].map(a => a.href)"""
+        )
+        word = words.rpartition(".")[2]
+        return [link for link in links if link.endswith(word)] or False
+
+    return WebDriverWait(browser, 20, poll_frequency=0.05).until(
+        places, f"The search does not find {words}."
+    )
+
+
+def test_search_finds_every_public_name(browser, address):
+    look(browser, 1280, "light")
+    browser.get(address)
+    for name in public_names():
+        assert any(
+            place.endswith(f"#{name}") for place in search(browser, name)
+        )
+
+
+def test_site_and_its_search_work_as_files(browser, site):
+    look(browser, 1280, "light")
+    requested(browser)
+    browser.get((site / "index.html").as_uri())
+    assert search(browser, "keras_wake.WakeModel")
+    assert all(
+        url.startswith(("file:", "data:", "blob:"))
+        for url in requested(browser)
+    )
+
+
+def test_sliders_show_the_closed_form(browser, address):
+    look(browser, 1280, "light")
+    browser.get(f"{address}tutorials/theory.html")
+    for epsilon, beta, sigma in ((0.1, 0.1, 1.0), (0.3, 0.15, 0.5)):
+        shown = browser.execute_script(
+            """for (const [name, value] of Object.entries(arguments[0])) {
+              const input = document.querySelector(
+                `.synthetic input[name=${name}]`);
+              input.value = value;
+              input.dispatchEvent(new Event("input"));
+            }
+            return document.querySelector(".synthetic output").textContent;""",
+            {"epsilon": epsilon, "beta": beta, "sigma": sigma},
+        )
+        model = keras_wake.theory.SyntheticModel(sigma=sigma)
+        hard = model.optimal_weights(epsilon)[1]
+        smooth = model.optimal_weights(epsilon, beta)[1]
+        assert f"{hard:.3f}" in shown and f"{smooth:.3f}" in shown, shown
+    marks = browser.execute_script(
+        """return [...document.querySelectorAll(".synthetic svg text")]
+          .map(t => t.textContent).filter(t => t.startsWith("ε"))"""
+    )
+    model = keras_wake.theory.SyntheticModel(sigma=0.5)
+    assert f"ε0 = {model.critical_epsilon():.3f}" in marks
+    assert f"ε1 = {model.critical_epsilon(0.15):.3f}" in marks
