@@ -79,8 +79,8 @@
       draw(svg, values);
       const { epsilon, beta, sigma } = values;
       output.textContent =
-        `w2 without smoothing ${w2(epsilon, 0, sigma).toFixed(3)}, ` +
-        `with smoothing ${w2(epsilon, beta, sigma).toFixed(3)}`;
+        `w2 without smoothing (red) ${w2(epsilon, 0, sigma).toFixed(3)}, ` +
+        `with smoothing (blue) ${w2(epsilon, beta, sigma).toFixed(3)}`;
     };
     for (const [key, name, min, max, step, value] of SLIDERS) {
       const label = element(host, "label");

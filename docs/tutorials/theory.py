@@ -87,7 +87,7 @@ for t in (0.0, 0.25, 0.5, 1.0):
 # %% [markdown]
 # ## Try it
 #
-# <div class="synthetic" data-mu="1" data-sigma="1" data-beta="0.1"></div>
+# <div class="synthetic"></div>
 #
 # The curves are the closed forms of w2; the marks are ε0 and ε1. A figure of the same
 # for β = 0.1, from the library:

@@ -109,6 +109,14 @@ def test_nothing_is_loaded_from_elsewhere(site):
             assert not urllib.parse.urlparse(where).netloc, (page, tag, where)
 
 
+def test_examples_of_docstrings_are_code(site):
+    page = (site / "api" / "theory.html").read_text()
+    assert '<span class="gp">&gt;&gt;&gt;' in page
+    for page in (site / "api").glob("*.html"):
+        # What Markdown makes of `>>>` in text.
+        assert "<blockquote>" not in page.read_text(), page
+
+
 def test_reference_and_search_have_every_public_name(site):
     index = json.loads((site / "search" / "search_index.json").read_text())
     places = {entry["location"].partition("#")[2] for entry in index["docs"]}
