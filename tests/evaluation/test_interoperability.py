@@ -31,7 +31,7 @@ def test_foolbox(case):
 
     classifier, x, y, expected = case
     model = foolbox.TensorFlowModel(classifier, bounds=(0, 1))
-    _, images, success = foolbox.attacks.LinfPGD(steps=40)(
+    _, images, success = foolbox.attacks.LinfPGD(rel_stepsize=0.25, steps=40)(
         model,
         tf.convert_to_tensor(x),
         tf.convert_to_tensor(y, tf.int64),
