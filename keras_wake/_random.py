@@ -58,8 +58,9 @@ class SampleSeed:
 
     Example:
 
-    >>> SampleSeed(0, [7, 8]).uniform(counter=3, shape=(5, 5)).shape
-    TensorShape([2, 5, 5])
+    >>> numbers = SampleSeed(0, [7, 8]).uniform(counter=3, shape=(5, 5))
+    >>> tuple(numbers.shape)
+    (2, 5, 5)
     """
 
     def __init__(self, seed: Any, ids: Any) -> None:

@@ -166,6 +166,7 @@ def epsilon_sweep(
     if not radii:
         raise ValueError("`epsilons` must hold at least one radius.")
     make, words = _maker(attack, norm, bounds)
+    words = words or make(radii[-1])[0].name
     attacks: list[NamedAttack] = []
     ends = []
     for radius in radii:
@@ -206,7 +207,7 @@ def epsilon_sweep(
 def _maker(
     attack: Any, norm: str | None, bounds: tuple[float, float] | None
 ) -> tuple[Callable[[float], Sequence[NamedAttack]], str]:
-    """What makes the attacks of a radius, and its description."""
+    """What makes the attacks of a radius, and its description if it has one."""
     low, high = bounds or (0.0, 1.0)
     threat = (norm or "linf", (low, high))
     if isinstance(attack, str):
@@ -238,10 +239,7 @@ def _maker(
             f"one, or a version of `autoattack`. Received: attack={attack!r}."
         )
     function = attack
-    return (
-        lambda radius: named([function(radius)], "attack"),
-        getattr(attack, "__name__", repr(attack)),
-    )
+    return lambda radius: named([function(radius)], "attack"), ""
 
 
 def _rescaled(attack: Attack, radius: float) -> Attack:

@@ -169,3 +169,27 @@ def test_robust_accuracy_is_that_of_torchattacks(
     # Otherwise there would be nothing to compare.
     assert 10 < expected < 90
     assert abs(found - expected) <= TOLERANCE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", EPSILON)
+def test_ensemble_is_that_of_torchattacks(
+    robust_classifier, twin, digits, norm
+):
+    torchattacks = pytest.importorskip(
+        "torchattacks", reason="the other implementation"
+    )
+    other = torchattacks.AutoAttack(
+        twin, norm=norm.capitalize(), eps=EPSILON[norm], n_classes=10, seed=0
+    )
+    expected = _attack_twin(other, twin, digits)
+    report = kw.evaluation.autoattack(
+        robust_classifier,
+        digits[1],
+        epsilon=EPSILON[norm],
+        norm=norm,
+        verbose=0,
+    )
+    assert 10 < expected < 90
+    # Three of 500 images.
+    assert abs(100 * report.robust_accuracy - expected) <= 0.6

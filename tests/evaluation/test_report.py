@@ -177,7 +177,7 @@ def test_sweep_never_rises_and_ends_at_zero():
     assert found == sweep.to_dict()
     assert [p["epsilon"] for p in found["points"]] == list(sweep.epsilons)
     lines = str(sweep).splitlines()
-    assert lines[0].startswith("60 samples, linf, <lambda>, seed 0")
+    assert lines[0].startswith("60 samples, linf, BestStep, seed 0")
     assert lines[3].split()[:2] == ["0.01", f"{100 * expected[1]:.1f}"]
     assert "4 radii up to 1" in repr(sweep)
 
