@@ -14,16 +14,10 @@ import math
 import pathlib
 from typing import Any
 
-import cifar10
-import digits
+from runner import saved
 from runner.parsing import at_least
 from runner.parsing import Parser
-from runner.parsing import positive
 from runner.record import write_aside
-
-# The networks of which there are published PyTorch weights.
-PYTORCH = ("preact_resnet18", "wide_resnet28_10", "wide_resnet34_10")
-DATASETS = ("digits", "cifar10", "cifar100", "tiny_imagenet", "folder")
 
 
 def parse_args(
@@ -34,71 +28,20 @@ def parse_args(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    saved.add_flags(parser)
+    group = parser.add_argument_group("analysis")
+    saved.add_threat(group)
+    add = group.add_argument
     # fmt: off
-    add = parser.add_mutually_exclusive_group(required=True).add_argument
-    add("--network", type=pathlib.Path, help="a .keras file, such as "
-        "best.keras of a run")
-    add("--pytorch", type=pathlib.Path, help="state dict, a file of torch.save")
-    add = parser.add_argument_group("PyTorch weights").add_argument
-    add("--model", choices=PYTORCH, default=PYTORCH[0])
-    add("--width", type=at_least(1), default=64, help="of preact_resnet18 (64)")
-    add("--no-final-norm", action="store_true", help="preact_resnet18 without "
-        "a last batch norm")
-    add("--no-normalisation", action="store_true", help="pixels in [0, 1] as "
-        "they are, as TRADES has it")
-    add = parser.add_argument_group("images").add_argument
-    add("--dataset", choices=DATASETS, default="cifar10")
-    add("--data-dir", type=pathlib.Path)
-    add("--test-limit", type=at_least(1), help="number of test images")
-    add("--batch-size", type=at_least(1), default=128)
-    add = parser.add_argument_group("analysis").add_argument
     add("--mode", choices=("class", "instance"), default="class", help="of the "
         "matrix: mean vectors of classes, or nearest images")
     add("--attack", choices=("pgd", "none"), default="pgd")
-    add("--norm", choices=("linf", "l2"), default="linf")
-    add("--epsilon", type=positive, help="radius; default: the usual one")
     add("--steps", type=at_least(1), default=20)
     add("--seed", type=at_least(0), default=0, help="of the attack")
     add("--out", type=pathlib.Path, default=pathlib.Path("analysis"),
         help="folder to write (analysis)")
     # fmt: on
-    args = parser.parse_args(argv)
-    path = args.network or args.pytorch
-    if not path.is_file():
-        parser.error(f"there is no file {path}.")
-    if args.epsilon is None:
-        usual = digits if args.dataset == "digits" else cifar10
-        args.epsilon = usual.DEFAULTS["epsilons"][args.norm]
-    return parser, args
-
-
-def load_network(args: argparse.Namespace, splits: Any) -> Any:
-    """The network of either flag.
-
-    Raises:
-        ValueError: The file is not what it should be, or does not fit.
-    """
-    from runner import parts
-
-    import keras_wake as kw
-
-    if args.network:
-        network = parts.load_network("--network", args.network)
-        parts.check_fits("--network", network, splits)
-        return network
-    extra: dict[str, Any] = {}
-    if args.no_normalisation:
-        extra = {"mean": 0.0, "std": 1.0}
-    if args.model == "preact_resnet18":
-        extra |= {"width": args.width, "final_norm": not args.no_final_norm}
-    make = {
-        "preact_resnet18": kw.models.PreActResNet18,
-        "wide_resnet28_10": kw.models.WideResNet28_10,
-        "wide_resnet34_10": kw.models.WideResNet34_10,
-    }[args.model]
-    network = make(splits.num_classes, splits.input_shape, **extra)
-    kw.models.load_pytorch_weights(network, args.pytorch)
-    return network
+    return parser, saved.parsed(parser, argv)
 
 
 def analyse(args: argparse.Namespace, network: Any, splits: Any) -> None:
@@ -158,22 +101,7 @@ def analyse(args: argparse.Namespace, network: Any, splits: Any) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Loads network and images, and analyses."""
     parser, args = parse_args(argv)
-    import keras_wake as kw
-
-    try:
-        args.out.mkdir(parents=True, exist_ok=True)
-        splits = kw.datasets.load(
-            args.dataset,
-            data_dir=args.data_dir,
-            batch_size=args.batch_size,
-            validation_split=0,
-            limit=1,  # Training images are not looked at.
-            test_limit=args.test_limit,
-        )
-        network = load_network(args, splits)
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
-        parser.error(str(error))
-    analyse(args, network, splits)
+    analyse(args, *saved.load(parser, args))
 
 
 if __name__ == "__main__":

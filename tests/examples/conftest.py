@@ -44,6 +44,7 @@ def examples():
                     "runner.processes",
                     "runner.record",
                     "runner.report",
+                    "runner.saved",
                     "runner.settings",
                     "runner.training",
                     "digits",
@@ -54,6 +55,7 @@ def examples():
                     "analyse",
                     "catastrophic_overfitting",
                     "epsilon_sweep",
+                    "evaluate",
                     "synthetic",
                     "tables",
                 )

@@ -139,3 +139,8 @@ def test_other_scripts(examples):
     assert args.epsilon == 8 / 255 and args.steps == 20
     assert (args.model, args.width) == ("preact_resnet18", 64)
     assert args.out == pathlib.Path("analysis")
+    _, args = examples.evaluate.parse_args(
+        [f"--network={__file__}", "--dataset=digits"]
+    )
+    assert args.epsilon == 0.15 and args.attack == "standard"
+    assert args.out == pathlib.Path("evaluation")

@@ -1,0 +1,109 @@
+"""A network that was saved, and the images to look at it with.
+
+What the scripts share that take a trained network: their flags for it, for the
+images and for the threat, and how both are loaded.
+"""
+
+import argparse
+import pathlib
+from typing import Any
+
+import cifar10
+import digits
+
+from runner import parts
+from runner.parsing import at_least
+from runner.parsing import Parser
+from runner.parsing import positive
+
+# The networks of which there are published PyTorch weights.
+PYTORCH = ("preact_resnet18", "wide_resnet28_10", "wide_resnet34_10")
+DATASETS = ("digits", "cifar10", "cifar100", "tiny_imagenet", "folder")
+
+
+def add_flags(parser: Parser) -> None:
+    """The flags for network and images."""
+    # fmt: off
+    add = parser.add_mutually_exclusive_group(required=True).add_argument
+    add("--network", type=pathlib.Path, help="a .keras file, such as "
+        "best.keras of a run")
+    add("--pytorch", type=pathlib.Path, help="state dict, a file of torch.save")
+    add = parser.add_argument_group("PyTorch weights").add_argument
+    add("--model", choices=PYTORCH, default=PYTORCH[0])
+    add("--width", type=at_least(1), default=64, help="of preact_resnet18 (64)")
+    add("--no-final-norm", action="store_true", help="preact_resnet18 without "
+        "a last batch norm")
+    add("--no-normalisation", action="store_true", help="pixels in [0, 1] as "
+        "they are, as TRADES has it")
+    add = parser.add_argument_group("images").add_argument
+    add("--dataset", choices=DATASETS, default="cifar10")
+    add("--data-dir", type=pathlib.Path)
+    add("--test-limit", type=at_least(1), help="number of test images")
+    add("--batch-size", type=at_least(1), default=128)
+    # fmt: on
+
+
+def add_threat(group: Any) -> None:
+    """The flags for norm and radius, to a group of flags."""
+    group.add_argument("--norm", choices=("linf", "l2"), default="linf")
+    group.add_argument(
+        "--epsilon", type=positive, help="radius; default: the usual one"
+    )
+
+
+def parsed(parser: Parser, argv: list[str] | None) -> argparse.Namespace:
+    """The flags; the radius is the usual one of the images unless given."""
+    args = parser.parse_args(argv)
+    path = args.network or args.pytorch
+    if not path.is_file():
+        parser.error(f"there is no file {path}.")
+    if args.epsilon is None:
+        usual = digits if args.dataset == "digits" else cifar10
+        args.epsilon = usual.DEFAULTS["epsilons"][args.norm]
+    return args
+
+
+def load(parser: Parser, args: argparse.Namespace) -> tuple[Any, Any]:
+    """Network and data set; what does not fit ends the program."""
+    import keras_wake as kw
+
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+        splits = kw.datasets.load(
+            args.dataset,
+            data_dir=args.data_dir,
+            batch_size=args.batch_size,
+            validation_split=0,
+            limit=1,  # Training images are not looked at.
+            test_limit=args.test_limit,
+        )
+        return load_network(args, splits), splits
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        parser.error(str(error))
+
+
+def load_network(args: argparse.Namespace, splits: Any) -> Any:
+    """The network of either flag.
+
+    Raises:
+        ValueError: The file is not what it should be, or does not fit.
+    """
+    import keras_wake as kw
+
+    if args.network:
+        network = parts.load_network("--network", args.network)
+        parts.check_fits("--network", network, splits)
+        return network
+    extra: dict[str, Any] = {}
+    if args.no_normalisation:
+        extra = {"mean": 0.0, "std": 1.0}
+    if args.model == "preact_resnet18":
+        extra |= {"width": args.width, "final_norm": not args.no_final_norm}
+    make = {
+        "preact_resnet18": kw.models.PreActResNet18,
+        "wide_resnet28_10": kw.models.WideResNet28_10,
+        "wide_resnet34_10": kw.models.WideResNet34_10,
+    }[args.model]
+    network = make(splits.num_classes, splits.input_shape, **extra)
+    kw.models.load_pytorch_weights(network, args.pytorch)
+    return network
