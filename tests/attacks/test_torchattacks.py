@@ -14,8 +14,9 @@ IMAGES = 500
 EPSILON = {"linf": 0.2, "l2": 0.7}
 # In points of per cent, of 500 images: five of them.
 TOLERANCE = 1.0
-# With one start, the random numbers alone make a point or more.
-SEEDS = (0, 1, 2)
+# With one start, the random numbers alone make half a point, and a point for
+# Square: means over so many seeds differ by that only once in a hundred times.
+SEEDS = {"apgd": 3, "apgd-dlr": 8, "apgd-t": 3, "fab-t": 3, "square": 8}
 
 
 @pytest.fixture(scope="module")
@@ -159,12 +160,15 @@ def test_robust_accuracy_is_that_of_torchattacks(
         theirs(
             torchattacks, twin, norm=norm.capitalize(), eps=epsilon, seed=seed
         )
-        for seed in SEEDS
+        for seed in range(SEEDS[name])
     ]
     expected = np.mean([_attack_twin(other, twin, digits) for other in others])
     attack = ours(norm, epsilon)
     found = np.mean(
-        [_attack(attack, robust_classifier, digits, seed) for seed in SEEDS]
+        [
+            _attack(attack, robust_classifier, digits, seed)
+            for seed in range(SEEDS[name])
+        ]
     )
     # Otherwise there would be nothing to compare.
     assert 10 < expected < 90
