@@ -12,6 +12,7 @@ records.
 """
 
 import argparse
+import json
 import os
 import pathlib
 import re
@@ -27,6 +28,8 @@ sys.path.insert(0, str(ROOT / "examples"))
 import tables  # noqa: E402  # beside the examples, which are no package
 
 RESULTS = ROOT / "benchmarks" / "results" / "cifar10_small"
+# Reports of examples/evaluate.py for networks of these runs.
+AUTOATTACK = RESULTS.parent / "autoattack_small"
 PAGE = ROOT / "docs" / "results.md"
 IMAGES = ROOT / "docs" / "images"
 
@@ -184,8 +187,33 @@ def sections(found: list[dict]) -> dict[str, str]:
         "methods-epochs": tables.over_epochs(usual, 8),
         **({"l2": tables.results(l2)} if l2 else {}),
         "epsilon": tables.over_epochs(radii, 8),
+        "autoattack": autoattack_table(),
         "runs": runs_table(found),
     }
+
+
+def autoattack_table() -> str:
+    """What is left of networks after PGD, and after each part of AutoAttack."""
+    rows, header = [], []
+    for path in sorted(AUTOATTACK.glob("*-standard.json")):
+        name = path.stem.removesuffix("-standard")
+        standard = json.loads(path.read_text())
+        pgd = json.loads((AUTOATTACK / f"{name}-pgd.json").read_text())
+        left = [
+            ("clean", standard["clean_accuracy"]),
+            *((a["name"], a["accuracy"]) for a in pgd["attacks"]),
+            *((a["name"], a["accuracy"]) for a in standard["attacks"]),
+        ]
+        header = ["network", "images", *(name for name, _ in left), "date"]
+        rows.append(
+            [
+                name,
+                str(standard["samples"]),
+                *(f"{100 * accuracy:.1f}" for _, accuracy in left),
+                standard["date"][:10],
+            ]
+        )
+    return tables.table(header, rows)
 
 
 def runs_table(found: list[dict]) -> str:

@@ -112,8 +112,10 @@ for epoch in (1, epochs // 2, epochs):
 
 # %% [markdown]
 # The layer that makes the logits was found by itself, which attribution needs. For a
-# subclassed model name it: `WakeModel(..., head="logits")`. A subclassed model also
-# needs `get_config`, as the teacher is made from it.
+# subclassed model name it, in `WakeModel(..., head="logits")` and in
+# `class_report(..., head="logits")`. A subclassed model must also have been called
+# once on images, so that it has weights, and needs `get_config`, as the teacher is made
+# from it.
 #
 # A report of each class, from one pass:
 

@@ -132,6 +132,20 @@ def test_page_has_what_the_records_say(evidence):
         assert "CIFAR-10 (JPEG)" in page
 
 
+def test_stronger_attacks_leave_less(evidence):
+    header, _, *rows = evidence.autoattack_table().splitlines()
+    names = [name.strip() for name in header.strip("|").split("|")]
+    assert rows
+    for row in rows:
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        found = dict(zip(names, cells, strict=True))
+        left = [
+            float(found[name])
+            for name in ("clean", "PGD-20", "APGD-CE", "APGD-T", "Square")
+        ]
+        assert left == sorted(left, reverse=True) and left[-1] < left[0]
+
+
 def test_tables_come_between_their_markers(evidence):
     page = "a\n<!-- table: x -->\nold\n<!-- end of table -->\nb"
     filled = evidence.filled(page, {"x": "new"})
