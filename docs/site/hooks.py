@@ -3,7 +3,7 @@
 MkDocs calls `on_page_content` (`hooks` in mkdocs.yml). Formulas, which the
 extension arithmatex has marked, become MathML, which browsers draw themselves:
 no script and no font has to be loaded. Names of Keras and TensorFlow become
-links to their documentation.
+links to their documentation, and those of keras_wake to the reference.
 """
 
 import html
@@ -14,7 +14,9 @@ import latex2mathml.converter
 FORMULA = re.compile(
     r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.S
 )
-NAME = re.compile(r"(<a\b[^>]*>)?<code>((?:keras|tf)\.[\w.]+)(\([^<]*)?</code>")
+NAME = re.compile(
+    r"(<a\b[^>]*>)?<code>((?:keras|keras_wake|tf)\.[\w.]+)(\([^<]*)?</code>"
+)
 TRAINING = "models/model_training_apis"
 SAVING = "models/model_saving_apis/model_saving_and_loading"
 # Where a name of Keras is described: the page below keras.io/api. A name that
@@ -88,6 +90,9 @@ def address(name: str) -> str | None:
 def link(match: re.Match) -> str:
     """A name in code as a link, unless it is one."""
     anchor, name, _ = match.groups()
+    if name.startswith("keras_wake.") and not anchor:
+        # mkdocs-autorefs makes a link of it where the reference has the name.
+        return f'<autoref identifier="{name}" optional>{match[0]}</autoref>'
     where = address(name)
     if anchor or where is None:
         return match[0]

@@ -65,7 +65,9 @@
       const at = critical(smoothing, sigma);
       if (at > 0 && at < end) {
         line(x(at), y(0), x(at), y(MU), "mark");
-        element(svg, "text", { x: x(at) + 3, y: kind === "hard" ? TOP + 12 : TOP + 26 },
+        // One to the left of its line, the other to the right.
+        const [side, anchor] = kind === "hard" ? [-3, "end"] : [3, "start"];
+        element(svg, "text", { x: x(at) + side, y: TOP + 12, "text-anchor": anchor },
           `${name} = ${at.toFixed(3)}`);
       }
       element(svg, "circle", { cx: x(epsilon), cy: y(w2(epsilon, smoothing, sigma)),

@@ -3,9 +3,9 @@
 #
 # A single step of the gradient (FGSM) makes adversarial training several times as
 # fast as PGD. But the network can learn to bend its loss so that one step leads
-# nowhere, while several still find their way: within an epoch robust accuracy falls
-# to almost nothing, and the training accuracy under a single step looks better than
-# ever. `CatastrophicOverfitMonitor` compares the two.
+# nowhere, while several still find their way: robust accuracy falls, on large images
+# within an epoch and to almost nothing, and the accuracy under a single step does not
+# show it. `CatastrophicOverfitMonitor` compares the two.
 
 # %%
 import keras
@@ -89,9 +89,9 @@ for warning in caught:
         break
 
 # %% [markdown]
-# The accuracy under one step rises, as if all were well. That under ten steps says
-# what happened: the network collapses, recovers and collapses again. At its worst,
-# CAS has gone down with it.
+# The accuracy under one step says little of it. That under ten steps says what
+# happened: the network collapses, recovers and collapses again. At its worst, CAS has
+# gone down with it.
 
 # %%
 best = max(

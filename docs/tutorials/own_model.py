@@ -140,7 +140,11 @@ print(report)
 #
 # backbone = keras_hub.models.ResNetBackbone.from_preset("resnet_18_imagenet")
 # inputs = keras.Input((224, 224, 3))
-# features = keras.layers.GlobalAveragePooling2D()(backbone(inputs))
+# # As the preset was trained: mean and variance of ImageNet.
+# x = keras.layers.Normalization(
+#     mean=[0.485, 0.456, 0.406], variance=[0.229**2, 0.224**2, 0.225**2]
+# )(inputs)
+# features = keras.layers.GlobalAveragePooling2D()(backbone(x))
 # classifier = keras.Model(inputs, keras.layers.Dense(10)(features))
 # ```
 #

@@ -7,7 +7,7 @@
 #
 # ## The runs
 #
-# Each of these took 20 to 25 minutes on one core of a CPU: 3,000 images of CIFAR-10
+# Each of these took 30 to 80 minutes, two at a time on two CPU cores: 3,000 images of CIFAR-10
 # (JPEG), that is CIFAR-10 re-encoded as JPEG, and a small network. `FOLDER` has the
 # images as `train/CLASS/*.jpg` and `test/CLASS/*.jpg`; without `--data-dir`, TensorFlow
 # Datasets downloads the original.
@@ -70,17 +70,19 @@ for name, group in runs.items():
 
 # %% [markdown]
 # ![Robust accuracy and CAS over the epochs: those of AT fall from the middle of the
-# run on, those of WAKE stay](../images/methods.png)
+# run on, those of WAKE stay](../images/robust_overfitting.png)
 #
-# AT peaks near epoch 20, when the learning rate is still high, and loses several
-# points by the end, while it goes on to learn its training images. The averaged
-# teacher of WAKE is frozen at its peak, and its student keeps the level too.
+# The figure has a fourth seed of AT. AT peaks near epoch 20, when the learning rate is
+# still high, and loses several points by the end, while it goes on to learn its
+# training images. The averaged teacher of WAKE is frozen near its peak, and its student
+# keeps the level too.
 #
 # ## What happens to the classes
 #
 # C[i, j] is the cosine of what classes i and j rest on; CAS is the sum of its
-# positive entries off the diagonal. As AT overfits, it falls: the network
-# replaces features that classes share by features of single classes.
+# positive entries off the diagonal. In AT it falls from the start, and goes on to fall
+# while robust accuracy does: the network replaces features that classes share by
+# features of single classes. With WAKE it stops falling.
 
 # %%
 for name, group in runs.items():
@@ -101,7 +103,7 @@ for name, group in runs.items():
 # ![A strip of matrices over the epochs: similarities between classes fade towards the
 # end](../images/at-seed3-correlation_epochs.png)
 #
-# What agrees with the paper, what does not, and all other methods are in
+# What agrees with the paper, what does not, and other methods are in
 # [Results](../results.md).
 #
 # ## Watch it in your own run

@@ -28,8 +28,7 @@ print(f"epsilon_0 = {model.critical_epsilon():.4f}")
 # $$
 #
 # on, the best weight of the common features is 0: adversarial training drops what
-# classes share. That is what CAS sees in a network, whose robust overfitting goes
-# with a fall of the similarity between classes.
+# classes share. In a network, CAS is the counterpart: it falls with robust overfitting.
 #
 # ## Soft labels keep the common features
 #

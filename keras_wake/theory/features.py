@@ -19,7 +19,7 @@ Weights = Sequence[float] | np.ndarray
 
 
 def logits_of(x: Any, weights: Weights) -> np.ndarray:
-    """Logits of the linear classifier, f_w(x)_i = w1 x_Ei + w2 Σ_{j≠i} x_Cj.
+    """Logits of the linear classifier, `w1 x_Ei + w2 Σ_{j≠i} x_Cj`.
 
     This is equation (14), in NumPy and float64.
 

@@ -57,7 +57,8 @@ class SyntheticModel:
         x_Cj ~ N(μ, σ²) if j ≠ i, else 0
 
     The classifier has two weights, w1 ≥ 0 for the exclusive features and
-    w2 ≥ 0 for the common ones, f_w(x)_i = w1 x_Ei + w2 Σ_{j≠i} x_Cj. It
+    w2 ≥ 0 for the common ones, with the logits
+    `f_w(x)_i = w1 x_Ei + w2 Σ_{j≠i} x_Cj`. It
     minimises the robust loss (15), for an ℓ∞ adversary with radius ε < μ/2:
 
         E[max_δ (max_{j≠i} f(x + δ)_j − f(x + δ)_i)] + λ/2 ‖w‖²
