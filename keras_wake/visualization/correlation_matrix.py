@@ -47,7 +47,7 @@ def plot_correlation_matrix(
     ```python
     matrix = keras_wake.attribution.correlation_matrix(classifier, (x, y))
     keras_wake.visualization.plot_correlation_matrix(
-        matrix, class_names=["cat", "dog", "ship"], path="matrix.png"
+        matrix, class_names=splits.class_names, path="matrix.png"
     )
     ```
     """

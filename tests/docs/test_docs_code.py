@@ -69,33 +69,32 @@ def resolve(node):
     return names.get(node.id) if isinstance(node, ast.Name) else None
 
 
+def check_names(block):
+    """Resolves the names of a block; returns how many are of keras_wake."""
+    found = 0
+    for node in ast.walk(ast.parse(block)):
+        if isinstance(node, ast.Attribute):
+            found += resolve(node) is not None
+        if isinstance(node, ast.Call) and resolve(node.func) is not None:
+            inspect.signature(resolve(node.func)).bind(
+                *node.args, **{word.arg: None for word in node.keywords}
+            )
+    return found
+
+
 @pytest.mark.parametrize(
     "page",
     [
         "README.md",
-        "docs/index.md",
-        "docs/evaluation.md",
-        *(page for page in PAGES if python_blocks(page)),
+        *(
+            str(path.relative_to(ROOT))
+            for path in sorted((ROOT / "docs").rglob("*.md"))
+            if python_blocks(path)
+        ),
     ],
 )
 def test_names_and_arguments_of_a_page_exist(page):
-    blocks = python_blocks(page)
-    assert blocks
-    calls = 0
-    for block in blocks:
-        tree = ast.parse(block)
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Attribute):
-                resolve(node)
-            if isinstance(node, ast.Call):
-                target = resolve(node.func)
-                if target is None:
-                    continue
-                calls += 1
-                inspect.signature(target).bind(
-                    *node.args, **{word.arg: None for word in node.keywords}
-                )
-    assert calls
+    assert sum(map(check_names, python_blocks(page)))
 
 
 def test_a_wrong_name_is_seen():
@@ -111,14 +110,26 @@ def modules():
         yield importlib.import_module(found.name)
 
 
-def docstring_examples():
-    finder = doctest.DocTestFinder(exclude_empty=True)
+def docstrings():
+    """All docstrings of the package, as doctests that may be empty."""
+    finder = doctest.DocTestFinder(exclude_empty=False)
     names = {"keras": keras, "keras_wake": keras_wake, "np": np}
     for module in modules():
         scope = {**names, **vars(module)}
-        for test in finder.find(module, module=module, globs=scope):
-            if test.examples:
-                yield test
+        yield from finder.find(module, module=module, globs=scope)
+
+
+def docstring_examples():
+    return [test for test in docstrings() if test.examples]
+
+
+def docstring_blocks():
+    """The Python blocks of docstrings, by the name of what they explain."""
+    return [
+        pytest.param(block, test.globs, id=test.name)
+        for test in docstrings()
+        for _, block in BLOCK.findall(inspect.cleandoc(test.docstring))
+    ]
 
 
 EXAMPLES = sorted(docstring_examples(), key=lambda test: test.name)
@@ -137,3 +148,60 @@ def test_docstring_example(example):
 def test_docstring_examples_are_found():
     names = [example.name for example in EXAMPLES]
     assert "keras_wake.schedules.DistillationRamp" in names
+
+
+@pytest.mark.parametrize(("block", "scope"), docstring_blocks())
+def test_names_and_arguments_of_a_docstring_exist(block, scope):
+    check_names(block)
+
+
+# What a block is run with, of what it shows: the setting is a small one.
+SMALLER = (
+    (r"epochs=\d+", "epochs=2"),
+    (r"every=\d+", "every=2"),
+    (r"epochs = \(10, 103, 200\)", "epochs = (1, 2)"),
+    (r"\d0_000", "500"),
+    (r"PreActResNet18\(\)", "PreActResNet18(width=2)"),
+    (
+        r"PreActResNet18\(num_classes=10\)",
+        "SmallCNN(10, (8, 8, 1), widths=(4, 4, 4), strides=(1, 2, 1))",
+    ),
+)
+# What a name stands for that a block takes as given.
+GIVEN = """
+import warnings
+
+splits = keras_wake.datasets.load(
+    "digits", batch_size=32, limit=96, validation_split=32, test_limit=32
+)
+train, validation, test = splits.train, splits.validation, splits.test
+x, y = x_test, y_test = x_val, y_val = images = splits.arrays("test")
+classifier = keras_wake.models.SmallCNN(
+    10, (8, 8, 1), widths=(4, 4, 4), strides=(1, 2, 1)
+)
+best = last = classifier
+for name in ("robust", "regular"):
+    classifier.save(f"{name}.keras")
+attack = keras_wake.attacks.PGD(epsilon=0.1, steps=2)
+model = keras_wake.WakeModel(classifier, attack, eval_attack=attack)
+model.compile("sgd")
+at_seed_0 = at_seed_1 = wake_seed_0 = wake_seed_1 = {
+    "val_robust_accuracy": [0.1, 0.2], "val_cas": [3.0, 2.0]
+}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("block", "scope"), docstring_blocks())
+def test_code_of_a_docstring_runs(block, scope, tmp_path, monkeypatch):
+    if "DeiTTiny" in block:
+        pytest.importorskip("keras_hub")
+    if "model_best.pth" in block:
+        pytest.skip("needs a published file; see tests/models")
+    monkeypatch.chdir(tmp_path)
+    keras.utils.set_random_seed(0)
+    for pattern, smaller in SMALLER:
+        block = re.sub(pattern, smaller, block)
+    scope = dict(scope)
+    exec(GIVEN + block, scope)
