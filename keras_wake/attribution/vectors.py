@@ -189,7 +189,9 @@ def attribution_vectors(
     Example:
 
     ```python
-    vectors = attribution_vectors(classifier, (x, y), attack=PGD(steps=20))
+    vectors = keras_wake.attribution.attribution_vectors(
+        classifier, (x, y), attack=keras_wake.attacks.PGD(steps=20)
+    )
     ```
     """
     sizes, batches = analyse(classifier, data, attack, head, batch_size, seed)
