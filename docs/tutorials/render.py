@@ -77,7 +77,9 @@ def run(name: str, output: pathlib.Path, quick: bool) -> None:
     page.append(
         f"*Made by `python docs/tutorials/render.py {name}` with Keras "
         f"{keras.__version__} on the {keras.backend.backend()} backend, "
-        f"{os.cpu_count()} CPU cores, {datetime.date.today():%-d %B %Y}.*"
+        f"oneDNN on, {os.cpu_count()} CPU cores, "
+        f"{datetime.date.today():%-d %B %Y}. Rounding is another elsewhere, and "
+        "training ends with slightly other numbers.*"
     )
     (output / f"{name}.md").write_text("\n\n".join(page) + "\n")
 
