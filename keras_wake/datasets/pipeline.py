@@ -12,6 +12,11 @@ from keras_wake.datasets.images import ImageArrays
 from keras_wake.datasets.images import source_pixels
 from keras_wake.datasets.images import unit_range
 
+# How many batches are made at a time, and how many are ready ahead: each is a
+# lookup of a few milliseconds.
+_AT_A_TIME = 8
+_AHEAD = 4
+
 
 class _Host:
     """The images and what is looked up in them, as tensors on the host.
@@ -69,6 +74,9 @@ def _finished(dataset: Any, steps: int) -> Any:
     import tensorflow as tf
 
     options = tf.data.Options()
+    # The thread that tunes a pipeline sleeps ever longer, and the end of an
+    # epoch has to wait for it, often for as long as the epoch has taken.
+    options.autotune.enabled = False
     # Several workers share the batches; there are no files to share.
     options.experimental_distribute.auto_shard_policy = (
         tf.data.experimental.AutoShardPolicy.DATA
@@ -163,9 +171,9 @@ def evaluation_dataset(
 
     steps = math.ceil(len(data) / batch_size)
     dataset = tf.data.Dataset.range(steps).map(
-        batch, num_parallel_calls=tf.data.AUTOTUNE
+        batch, num_parallel_calls=_AT_A_TIME
     )
-    return _finished(dataset.prefetch(tf.data.AUTOTUNE), steps)
+    return _finished(dataset.prefetch(_AHEAD), steps)
 
 
 def training_dataset(
@@ -224,7 +232,7 @@ def training_dataset(
             return step, epoch, host.unit_range(x), y
 
         return tf.data.Dataset.range(steps).map(
-            batch, num_parallel_calls=tf.data.AUTOTUNE
+            batch, num_parallel_calls=_AT_A_TIME
         )
 
     def count(step: Any, epoch: Any, x: Any, y: Any) -> tuple[Any, Any]:
@@ -236,7 +244,7 @@ def training_dataset(
         return x, y
 
     dataset = tf.data.Dataset.from_tensors(0).flat_map(one_epoch)
-    dataset = dataset.prefetch(tf.data.AUTOTUNE)
+    dataset = dataset.prefetch(_AHEAD)
     # Counted after the prefetching, at the end of a pass: Keras opens more
     # iterators than it has epochs and takes a first batch to build a model.
     dataset = _finished(dataset.map(count), steps)

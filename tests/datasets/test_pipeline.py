@@ -339,3 +339,12 @@ def test_two_replicas_see_the_batches_of_one():
         },
     )
     assert result.returncode == 0, result.stderr[-2000:]
+
+
+@on_tensorflow
+def test_the_end_of_an_epoch_waits_for_no_tuning():
+    splits = datasets.load("digits", augment="none")
+    for dataset in splits.train, splits.validation, splits.test:
+        # Else the iterator, when it is deleted, waits for a thread that
+        # sleeps for as long as the epoch has taken.
+        assert dataset.options().autotune.enabled is False
