@@ -60,6 +60,34 @@ def data(count, seed):
     return images.astype("float32"), labels
 
 
+def autoattack(classifier, x):
+    """What each attack of the list brings down, and with which images.
+
+    The labels are what the classifier says, so that all are right at first;
+    the weak attacks come first, so that something is left for the others.
+    """
+    results = {}
+    labels = np.argmax(numpy(classifier(x, training=False)), axis=1)
+    for norm, epsilon in (("linf", 0.07), ("l2", 0.55)):
+        threat = {"norm": norm, "epsilon": epsilon}
+        report = kw.evaluation.autoattack(
+            classifier,
+            (x, labels),
+            attacks=[
+                kw.attacks.Square(queries=20, **threat),
+                kw.attacks.FAB(steps=2, **threat),
+                kw.attacks.APGD(steps=2, **threat),
+                kw.attacks.APGD(steps=6, loss="dlr_targeted", **threat),
+            ],
+            return_images=True,
+            checks=False,
+            verbose=0,
+        )
+        results[f"fallen_{norm}"] = report.fallen_to
+        results[f"images_{norm}"] = report.images
+    return results
+
+
 def one_more_epoch(model):
     x, y = data(37, seed=2)
     run = model.fit(
@@ -85,6 +113,7 @@ def trained_here(path):
     for norm, epsilon in (("linf", 0.1), ("l2", 0.6)):
         attack = kw.attacks.PGD(norm, epsilon, steps=3, random_start=False)
         results[f"delta_{norm}"] = numpy(attack(classifier, x, y)) - x
+    results |= autoattack(classifier, x)
 
     def pgd(steps):
         return kw.attacks.PGD("l2", 0.6, steps=steps, random_start=False)

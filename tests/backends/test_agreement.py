@@ -64,6 +64,8 @@ def test_backends_agree(results, other):
         "logits",
         "delta_linf",
         "delta_l2",
+        "fallen_linf",
+        "images_l2",
         "log_loss",
         "log_val_teacher_cas",
         "log_multi_step_accuracy",
@@ -87,6 +89,8 @@ def test_there_is_something_to_agree_on(results):
     found = results["tensorflow"]
     for name in ("linf", "l2"):
         assert np.abs(found[f"delta_{name}"]).mean() > 0.01
+        # Several attacks bring something down, and something stands.
+        assert {-1, 2, 3} <= set(found[f"fallen_{name}"])
     for name in ("loss", "val_loss", "val_cas", "val_teacher_cas"):
         assert np.ptp(found[f"log_{name}"]) > 0.1, name
     assert np.abs(found["classifier_0"] - found["teacher_0"]).max() > 0.01
