@@ -189,7 +189,7 @@ def device_count(model: keras.Model) -> int:
 def compile_split(function: Callable, model: Callable, split: int) -> Callable:
     """`compile`, for batches of any size, each divided among the devices.
 
-    It is traced once: the size of a batch is left open.
+    It is traced once for images of a shape: the size of a batch is left open.
 
     Args:
         function: Tensors to a tensor (batch, ...), sample by sample.
@@ -219,27 +219,23 @@ def compile_split(function: Callable, model: Callable, split: int) -> Callable:
         results = strategy.experimental_local_results(strategy.run(on_replica))
         return tf.concat(results, axis=0)
 
-    compiled: Any = None
+    compiled: dict[Any, Callable] = {}
 
     def run(*tensors: Any) -> Any:
-        nonlocal compiled
-        if compiled is None:
-            # As a concrete function: TensorFlow would take the functions of
-            # several attacks for one that is traced again and again, and warn.
-            compiled = tf.function(
-                on_all_devices, autograph=False
-            ).get_concrete_function(
-                *(
-                    tf.TensorSpec(
-                        (None, *tensor.shape[1:])
-                        if number < split
-                        else tensor.shape,
-                        tensor.dtype,
-                    )
-                    for number, tensor in enumerate(tensors)
-                )
+        # As concrete functions: TensorFlow would take the functions of
+        # several attacks for one that is traced again and again, and warn.
+        specs = tuple(
+            tf.TensorSpec(
+                (None, *tensor.shape[1:]) if number < split else tensor.shape,
+                tensor.dtype,
             )
-        return compiled(*tensors)
+            for number, tensor in enumerate(tensors)
+        )
+        if specs not in compiled:
+            compiled[specs] = tf.function(
+                on_all_devices, autograph=False
+            ).get_concrete_function(*specs)
+        return compiled[specs](*tensors)
 
     return run
 

@@ -15,6 +15,7 @@ from linear_case import smallest_margins
 from keras_wake import evaluation
 from keras_wake.attacks import Attack
 from keras_wake.attacks import FGSM
+from keras_wake.attacks import Square
 from keras_wake.evaluation import _passes
 from keras_wake.evaluation import ReliabilityWarning
 from keras_wake.evaluation._run import inside
@@ -117,6 +118,23 @@ def test_is_compiled_once_whatever_is_left(model):
     # TensorFlow leaves the size open; on JAX there are those of 32, 16 and 8.
     limit = 3 if keras.backend.backend() == "jax" else traces
     assert 0 < len(attack._traces) <= limit
+
+
+def test_one_attack_object_serves_images_of_two_sizes():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((None, None, 1)),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(2),
+        ]
+    )
+    attacks = [FGSM(epsilon=EPSILON), Square(epsilon=EPSILON, queries=3)]
+    for side in (4, 6, 4):
+        x = np.random.default_rng(side).random((10, side, side, 1), np.float32)
+        y = model.predict(x, verbose=0).argmax(axis=1)
+        report = evaluation.autoattack(model, (x, y), attacks=attacks, **QUIET)
+        assert report.samples == 10 and report.attacks[0].attacked == 10
 
 
 @settings(deadline=None, max_examples=50)
