@@ -10,7 +10,8 @@ from typing import Any
 import keras
 from keras import ops
 
-# Rounding of resizing or normalising makes values like -3e-8.
+# Rounding of resizing or normalising makes values like -3e-8, where pixels are
+# at most 1.
 BOUNDS_TOLERANCE = 1e-6
 
 
@@ -30,8 +31,9 @@ def count_faults(x: Any, labels: Any, bounds: tuple[float, float]) -> Any:
     axes = tuple(range(1, len(x.shape)))
     finite = ops.all(ops.isfinite(x), axis=axes)
     smallest, largest = ops.min(x, axis=axes), ops.max(x, axis=axes)
+    tolerance = BOUNDS_TOLERANCE * max(1.0, abs(low), abs(high))
     outside = ops.logical_or(
-        smallest < low - BOUNDS_TOLERANCE, largest > high + BOUNDS_TOLERANCE
+        smallest < low - tolerance, largest > high + tolerance
     )
     # Written so that a NaN in soft labels is a fault, too.
     named = ops.logical_and(

@@ -17,7 +17,7 @@ from keras_wake.attacks._network import stateless_logits
 from keras_wake.attacks._targets import likely_wrong_class
 from keras_wake.attacks.staged import StagedAttack
 from keras_wake.attacks.threat_model import per_sample
-from keras_wake.losses import margin_loss
+from keras_wake.losses.margin import searched_margin
 
 # Share of the newest gradient step in an update; the rest is momentum.
 _ALPHA = 0.75
@@ -150,7 +150,7 @@ class APGD(StagedAttack):
             def objective(images: Any) -> tuple[Any, tuple[Any, Any]]:
                 logits = logits_of(images, draw)
                 losses, total = loss.values_and_total(logits)
-                return total, (losses, margin_loss(labels, logits))
+                return total, (losses, searched_margin(labels, logits))
 
             gradient, outputs = backend.gradient_and_outputs(objective, images)
             return *outputs, loss.finite(gradient)
@@ -332,7 +332,8 @@ def _moved(
         rises=state.rises + ops.cast(loss > state.loss, "float32"),
         best=best,
         best_gradient=best_gradient,
-        best_loss=ops.maximum(loss, state.best_loss),
+        # Not the maximum, which NaN would spoil for good.
+        best_loss=ops.where(better, loss, state.best_loss),
         adversarial=adversarial,
         found=ops.logical_or(state.found, misclassified),
     )

@@ -16,7 +16,8 @@ from keras_wake.attacks._projections import STEPS
 from keras_wake.attacks._targets import likely_wrong_class
 from keras_wake.attacks.staged import StagedAttack
 from keras_wake.attacks.threat_model import per_sample
-from keras_wake.losses import margin_loss
+from keras_wake.losses.margin import logit_of
+from keras_wake.losses.margin import searched_margin
 
 
 @keras.saving.register_keras_serializable(package="keras_wake")
@@ -124,17 +125,13 @@ class FAB(StagedAttack):
         target = likely_wrong_class(
             labels, logits_of(x), ops.mod(stage, targets)
         )
-        # Of the class y as well; labels may be soft.
-        true = ops.one_hot(
-            ops.argmax(labels, axis=-1), labels.shape[-1], dtype="float32"
-        )
         # Some headroom for gradients that pass through float16.
         half = _precision.computes_in_float16(classifier)
         factor = _precision.SIZE if half else 1.0
 
         def difference(images: Any) -> tuple[Any, Any]:
-            logits = ops.cast(logits_of(images), "float32")
-            h = ops.sum((target - true) * logits, axis=-1)
+            logits = logits_of(images)
+            h = logit_of(target, logits) - logit_of(labels, logits)
             return factor * ops.sum(h), h
 
         def linearised(delta: Any) -> tuple[Any, Any]:
@@ -144,7 +141,7 @@ class FAB(StagedAttack):
             return h, gradient / factor
 
         def is_adversarial(delta: Any) -> Any:
-            return margin_loss(labels, logits_of(x + delta)) > 0
+            return searched_margin(labels, logits_of(x + delta)) > 0
 
         start = 0.5 * self.threat_model.random_on_sphere(x, seed)
         start = ops.where(stage < targets, ops.zeros_like(x), start)

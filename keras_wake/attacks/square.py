@@ -13,7 +13,7 @@ from keras_wake.attacks._network import stateless_logits
 from keras_wake.attacks._windows import Placed
 from keras_wake.attacks.staged import StagedAttack
 from keras_wake.attacks.threat_model import per_sample
-from keras_wake.losses import margin_loss
+from keras_wake.losses.margin import searched_margin
 
 
 @keras.saving.register_keras_serializable(package="keras_wake")
@@ -125,7 +125,7 @@ class Square(StagedAttack):
         project = self.threat_model.project
 
         def loss_of(delta: Any) -> Any:
-            return margin_loss(labels, logits_of(x + delta))
+            return searched_margin(labels, logits_of(x + delta))
 
         def goes_on(query: Any, delta: Any, loss: Any) -> Any:
             return ops.logical_and(query < self.queries, ops.any(~(loss > 0)))

@@ -16,7 +16,7 @@ from keras_wake._random import SampleSeed
 from keras_wake.attacks._network import stateless_logits
 from keras_wake.attacks.attack import Attack
 from keras_wake.attacks.threat_model import per_sample
-from keras_wake.losses import margin_loss
+from keras_wake.losses.margin import searched_margin
 
 
 class StagedAttack(Attack):
@@ -24,8 +24,8 @@ class StagedAttack(Attack):
 
     A subclass defines `run_stage` and `stages_for`. What is found for an
     image depends on it, its label, its number and the seed: neither on the
-    other images of the batch nor on their order. An image that is
-    misclassified without an attack is returned as it is.
+    other images of the batch nor on their order. `perturb` returns an image
+    that is misclassified without an attack as it is.
 
     Args:
         norm: `"linf"` or `"l2"`.
@@ -138,7 +138,7 @@ class StagedAttack(Attack):
         stages = self.stages_for(labels.shape[-1])
 
         def succeeds(images: Any) -> Any:
-            return margin_loss(labels, logits_of(images)) > 0
+            return searched_margin(labels, logits_of(images)) > 0
 
         def goes_on(stage: Any, found: Any, x_adv: Any) -> Any:
             return ops.logical_and(stage < stages, ops.any(~found))

@@ -129,7 +129,7 @@ class ThreatModel:
         norm: `"linf"` or `"l2"`. Defaults to `"linf"`.
         epsilon: Radius in pixel units (8/255 is eight grey levels where the
             bounds are 0 and 1). Defaults to `None`: 8/255 for ℓ∞, 128/255
-            for ℓ2.
+            for ℓ2, times the width of the bounds.
         bounds: Pair of floats, the smallest and the largest pixel value.
             Defaults to `(0.0, 1.0)`.
 
@@ -160,7 +160,7 @@ class ThreatModel:
         low, high = bounds
         self.bounds = (float(low), float(high))
         if epsilon is None:
-            epsilon = self._norm.usual_epsilon
+            epsilon = self._norm.usual_epsilon * (high - low)
         self.epsilon = self.check_length(epsilon=epsilon)
 
     @property

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -12,6 +13,33 @@ NO_GRADIENT = (
     "so no attack can follow it. Look for what cuts it: a cast to integers, "
     "rounding, `stop_gradient`, or NumPy inside the network."
 )
+_cut_is_zero = False
+
+
+def no_gradient(values: Any) -> Any:
+    """What stands for a gradient that does not exist, where that is no error.
+
+    Raises:
+        ValueError: Outside of `cut_gradients_are_zero`.
+    """
+    if not _cut_is_zero:
+        raise ValueError(NO_GRADIENT)
+    return keras.tree.map_structure(keras.ops.zeros_like, values)
+
+
+@contextlib.contextmanager
+def cut_gradients_are_zero() -> Iterator[None]:
+    """Has gradients that do not exist be zeros, as they always are on JAX.
+
+    For an evaluation, which warns of them, and whose black-box attacks need
+    none. Not a context variable: replicas are traced in threads of their own.
+    """
+    global _cut_is_zero
+    before, _cut_is_zero = _cut_is_zero, True
+    try:
+        yield
+    finally:
+        _cut_is_zero = before
 
 
 def to_numpy(value: Any) -> Any:

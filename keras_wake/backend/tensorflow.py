@@ -11,7 +11,7 @@ import keras
 import tensorflow as tf
 
 from keras_wake.backend._common import alone
-from keras_wake.backend._common import NO_GRADIENT
+from keras_wake.backend._common import no_gradient
 from keras_wake.backend._common import random_state
 from keras_wake.backend._common import set_random_state
 from keras_wake.backend._common import to_numpy
@@ -53,9 +53,7 @@ def gradient(function: Callable, values: Any) -> Any:
     found = tape.gradient(
         result, values, **({"unconnected_gradients": zero} if several else {})
     )
-    if found is None:
-        raise ValueError(NO_GRADIENT)
-    return found
+    return no_gradient(values) if found is None else found
 
 
 def gradient_and_outputs(function: Callable, value: Any) -> tuple[Any, Any]:
@@ -73,9 +71,7 @@ def gradient_and_outputs(function: Callable, value: Any) -> tuple[Any, Any]:
         tape.watch(value)
         result, outputs = function(value)
     found = tape.gradient(result, value)
-    if found is None:
-        raise ValueError(NO_GRADIENT)
-    return found, outputs
+    return no_gradient(value) if found is None else found, outputs
 
 
 def repeat(times: int, function: Callable, value: Any) -> Any:
@@ -167,12 +163,22 @@ def compile(function: Callable, model: Callable) -> Callable:
         model: Called without arguments, returns the model. Not needed here:
             a graph reads variables by reference.
     """
-    return tf.function(
-        function,
-        reduce_retracing=True,
-        jit_compile=jit_by_default(),
-        autograph=False,
-    )
+    compiled: dict[Any, Callable] = {}
+
+    def run(*tensors: Any) -> Any:
+        # One for each shape of an image. With `reduce_retracing` its sides
+        # would be left open as well, which attacks need to know.
+        key = tuple((tuple(t.shape[1:]), t.dtype) for t in tensors)
+        if key not in compiled:
+            compiled[key] = tf.function(
+                function,
+                reduce_retracing=True,
+                jit_compile=jit_by_default(),
+                autograph=False,
+            )
+        return compiled[key](*tensors)
+
+    return run
 
 
 def device_count(model: keras.Model) -> int:

@@ -8,7 +8,7 @@ import torch
 
 from keras_wake.backend._common import alone
 from keras_wake.backend._common import global_sum
-from keras_wake.backend._common import NO_GRADIENT
+from keras_wake.backend._common import no_gradient
 from keras_wake.backend._common import replica_index
 from keras_wake.backend._common import replicas_of
 from keras_wake.backend._common import side_by_side
@@ -48,7 +48,7 @@ def gradient(function: Callable, values: Any) -> Any:
         )
         result = function(leaves)
         if not result.requires_grad:
-            raise ValueError(NO_GRADIENT)
+            return no_gradient(values)
         flat = keras.tree.flatten(leaves)
         several = isinstance(values, list)
         # Of several values, one may take no part.
@@ -56,7 +56,7 @@ def gradient(function: Callable, values: Any) -> Any:
             result, flat, allow_unused=True, materialize_grads=several
         )
         if found[0] is None:
-            raise ValueError(NO_GRADIENT)
+            return no_gradient(values)
         return keras.tree.pack_sequence_as(values, found)
 
 
@@ -74,9 +74,11 @@ def gradient_and_outputs(function: Callable, value: Any) -> tuple[Any, Any]:
     with torch.enable_grad():
         leaf = value.detach().requires_grad_()
         result, outputs = function(leaf)
-        if not result.requires_grad:
-            raise ValueError(NO_GRADIENT)
-        (found,) = torch.autograd.grad(result, leaf)
+        found = None
+        if result.requires_grad:
+            (found,) = torch.autograd.grad(result, leaf, allow_unused=True)
+    if found is None:
+        found = no_gradient(value)
     return found, keras.tree.map_structure(lambda out: out.detach(), outputs)
 
 

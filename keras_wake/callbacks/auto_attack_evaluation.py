@@ -37,7 +37,7 @@ class AutoAttackEvaluation(keras.callbacks.Callback):
     under `report` and `teacher_report` what their `to_dict` gives.
 
     The attacks are compiled at the first evaluation and used again. What the
-    reliability checks find is a warning the first time.
+    reliability checks find is a warning the first time, for each network.
 
     Args:
         data: Pair of arrays (x, y), or anything that yields such batches.
@@ -129,10 +129,11 @@ class AutoAttackEvaluation(keras.callbacks.Callback):
         self._forget()
         self._images = first_images(self.data, self.samples)
         # Now, and not after the first epochs.
+        attack = self.attacks[0] if self.attacks else self.model.eval_attack
         _batches.checked_batch(
             *self._images,
             self.model.num_classes,
-            self.model.eval_attack.bounds,
+            attack.bounds,
             "of `AutoAttackEvaluation`",
         )
 
@@ -142,10 +143,10 @@ class AutoAttackEvaluation(keras.callbacks.Callback):
             return
         self.model.sync_variables()
         entry: dict[str, Any] = {"epoch": epoch + 1}
-        self.report = self._evaluate(self.model.classifier)
+        self.report = self._evaluate(self.model.classifier, "student")
         self._add(entry, "", self.report)
         if self.model.teacher_in_use:
-            self.teacher_report = self._evaluate(self.model.teacher)
+            self.teacher_report = self._evaluate(self.model.teacher, "teacher")
             self._add(entry, "teacher_", self.teacher_report)
         self.history.append(entry)
         if logs is not None:
@@ -174,7 +175,7 @@ class AutoAttackEvaluation(keras.callbacks.Callback):
         entry[f"{prefix}autoattack_accuracy"] = report.robust_accuracy
         entry[f"{prefix}report"] = report.to_dict()
 
-    def _evaluate(self, network: Any) -> RobustnessReport:
+    def _evaluate(self, network: Any, name: str) -> RobustnessReport:
         threat: dict[str, Any] = {"epsilon": self.epsilon}
         if self.attacks is None:
             attack = self.model.eval_attack
@@ -182,7 +183,7 @@ class AutoAttackEvaluation(keras.callbacks.Callback):
             if self.epsilon is None:
                 threat["epsilon"] = attack.epsilon
         with warnings.catch_warnings():
-            # Told below, once for each code.
+            # Told below, once for each code and network.
             warnings.simplefilter("ignore", ReliabilityWarning)
             report = autoattack(
                 network,
@@ -196,8 +197,12 @@ class AutoAttackEvaluation(keras.callbacks.Callback):
                 verbose=self.verbose,
                 **threat,
             )
-        new = [f for f in report.findings if f[0] not in self._warned]
-        self._warned.update(code for code, _ in new)
+        new = [
+            (code, f"Of the {name}: {message}")
+            for code, message in report.findings
+            if f"{name} {code}" not in self._warned
+        ]
+        self._warned.update(f"{name} {code}" for code, _ in new)
         reliability.warn(new, stacklevel=3)
         return report
 

@@ -10,6 +10,7 @@ from keras_wake.attacks import Attack
 from keras_wake.attacks import FAB
 from keras_wake.attacks import PGD
 from keras_wake.attacks import Square
+from keras_wake.attacks import ThreatModel
 from keras_wake.evaluation._run import NamedAttack
 
 VERSIONS = ("standard", "rand")
@@ -22,18 +23,36 @@ _APGD_NAMES = {
 }
 
 
-@functools.lru_cache(maxsize=32)
 def published(
     version: str,
-    norm: str,
+    norm: str | None,
     epsilon: float | None,
-    bounds: tuple[float, float],
+    bounds: tuple[float, float] | None,
 ) -> tuple[NamedAttack, ...]:
     """The attacks of a version of AutoAttack, with their published settings.
 
     The same objects for the same arguments: what was compiled for them is
     used again.
+
+    Raises:
+        ValueError: For what is no threat model.
     """
+    threat = threat_model(norm, epsilon, bounds)
+    return _published(version, threat.norm, threat.epsilon, threat.bounds)
+
+
+def threat_model(
+    norm: str | None, epsilon: float | None, bounds: Any
+) -> ThreatModel:
+    """The threat model of an evaluation; None stands for a default."""
+    given = {"norm": norm, "epsilon": epsilon, "bounds": bounds}
+    return ThreatModel(**{k: v for k, v in given.items() if v is not None})
+
+
+@functools.lru_cache(maxsize=32)
+def _published(
+    version: str, norm: str, epsilon: float, bounds: tuple[float, float]
+) -> tuple[NamedAttack, ...]:
     threat: dict[str, Any] = {
         "norm": norm,
         "epsilon": epsilon,
@@ -73,14 +92,13 @@ def attack_list(
         version=version,
     )
     if attacks is None:
-        low, high = bounds or (0.0, 1.0)
-        found = published(version, norm or "linf", epsilon, (low, high))
-        return list(found), version
+        return list(published(version, norm, epsilon, bounds)), version
     listed = named(attacks)
+    wanted = threat_model(norm, epsilon, bounds)
     threat: dict[str, Any] = {
-        "norm": norm,
-        "epsilon": epsilon,
-        "bounds": None if bounds is None else tuple(bounds),
+        "norm": norm and wanted.norm,
+        "epsilon": None if epsilon is None else wanted.epsilon,
+        "bounds": None if bounds is None else wanted.bounds,
     }
     for each in listed:
         for name, value in threat.items():

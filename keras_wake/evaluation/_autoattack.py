@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from keras_wake.attacks import Attack
-from keras_wake.evaluation import checks as reliability
 from keras_wake.evaluation._attack_lists import attack_list
 from keras_wake.evaluation._evaluate import evaluate
 from keras_wake.evaluation._evaluate import Options
@@ -41,15 +40,16 @@ def autoattack(
 
     A sample counts as broken only if its image is misclassified in a pass of
     its own and, computed apart from the attack, lies within the ball and the
-    bounds (to 1e-6). With fewer than ten classes there are K − 1 target
-    classes; what an attack does where K is too small for its loss is noted in
-    the report.
+    bounds (to 1e-6, or so much of the largest pixel value above 1). With
+    fewer than ten classes there are K − 1 target classes; what an attack does
+    where K is too small for its loss is noted in the report.
 
     Samples are attacked in the order of a digest of their image and class,
     which their random numbers come from as well. So the order of the data
     does not matter, and neither does the size of the batches but for
     rounding: a sum of floats may come out differently in a batch of another
-    size, which can decide an image at the edge of the ball.
+    size, which can decide an image at the edge of the ball. The random numbers
+    of an attack of your own that is no `StagedAttack` depend on the batch too.
 
     All images are held in the memory of the host. Under
     `tf.distribute.MirroredStrategy` (for a classifier made in its scope) and
@@ -64,7 +64,7 @@ def autoattack(
         classifier: Built `keras.Model` that returns logits (batch, K).
         data: Pair of arrays (x, y), or anything that yields such batches.
         epsilon: Radius in pixel units. Defaults to `None`: 8/255 for ℓ∞,
-            128/255 for ℓ2.
+            128/255 for ℓ2, times the width of the bounds.
         norm: `"linf"` or `"l2"`. Defaults to `None`: that of `attacks`, else
             `"linf"`.
         version: `"standard"` or `"rand"`. Defaults to `"standard"`.
@@ -80,9 +80,9 @@ def autoattack(
             Defaults to `False`.
         class_names: K names. Defaults to the class numbers.
         checks: Whether to look for signs that the number is too high, each
-            of which gives a `ReliabilityWarning`. Takes two passes over up to
-            64 images, a gradient of up to 256, and a first attack with twice
-            the steps on up to 100. Defaults to `True`.
+            of which gives a `ReliabilityWarning` at once. Takes two passes
+            over up to 64 images, a gradient of up to 256, and a first attack
+            with twice the steps on up to 100. Defaults to `True`.
         verbose: 0 for silence, 1 for progress bars with the accuracy that is
             left, 2 for a line for each attack. Defaults to `1`.
 
@@ -115,6 +115,4 @@ def autoattack(
         checks=checks,
         verbose=verbose,
     )
-    report = evaluate(classifier, data, listed, options)
-    reliability.warn(report.findings, stacklevel=2)
-    return report
+    return evaluate(classifier, data, listed, options)

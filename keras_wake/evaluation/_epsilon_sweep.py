@@ -10,10 +10,10 @@ from typing import Any
 from keras_wake import _validate
 from keras_wake.attacks import Attack
 from keras_wake.attacks import PGD
-from keras_wake.evaluation import checks as reliability
 from keras_wake.evaluation import interval
 from keras_wake.evaluation._attack_lists import named
 from keras_wake.evaluation._attack_lists import published
+from keras_wake.evaluation._attack_lists import threat_model
 from keras_wake.evaluation._attack_lists import VERSIONS
 from keras_wake.evaluation._evaluate import evaluate
 from keras_wake.evaluation._evaluate import Options
@@ -170,9 +170,16 @@ def epsilon_sweep(
     attacks: list[NamedAttack] = []
     ends = []
     for radius in radii:
+        made = make(radius)
+        for each in made:
+            if abs(each.attack.epsilon - radius) > 1e-9 * radius:
+                raise ValueError(
+                    "`attack` must return an attack of the radius that it is "
+                    f"given. Received, for {radius!r}: {each.attack!r}."
+                )
         attacks += [
-            dataclasses.replace(each, name=f"{each.name} at {radius:.4g}")
-            for each in make(radius)
+            dataclasses.replace(each, name=f"{each.name} at {radius:.6g}")
+            for each in made
         ]
         ends.append(len(attacks) - 1)
     named([each.attack for each in attacks])
@@ -187,7 +194,6 @@ def epsilon_sweep(
         verbose=verbose,
     )
     report = evaluate(classifier, data, attacks, options)
-    reliability.warn(report.findings, stacklevel=2)
     points = [report.attacks[end] for end in ends]
     return EpsilonSweep(
         norm=report.norm,
@@ -208,16 +214,15 @@ def _maker(
     attack: Any, norm: str | None, bounds: tuple[float, float] | None
 ) -> tuple[Callable[[float], Sequence[NamedAttack]], str]:
     """What makes the attacks of a radius, and its description if it has one."""
-    low, high = bounds or (0.0, 1.0)
-    threat = (norm or "linf", (low, high))
     if isinstance(attack, str):
         version = _validate.one_of(VERSIONS, attack=attack)
         return (
-            lambda radius: published(version, threat[0], radius, threat[1]),
+            lambda radius: published(version, norm, radius, bounds),
             f"autoattack, version {version!r}",
         )
     if attack is None:
-        attack = PGD(norm=threat[0], bounds=threat[1], steps=20)
+        threat = threat_model(norm, None, bounds)
+        attack = PGD(threat.norm, bounds=threat.bounds, steps=20)
     elif norm is not None or bounds is not None:
         raise ValueError(
             "`norm` and `bounds` are those of the attack; leave them out. "

@@ -75,6 +75,9 @@ def evaluate(
 ) -> RobustnessReport:
     """Runs a list of attacks, checks, and reports.
 
+    It warns of what the checks find as soon as they find it, in the name of
+    the function that the caller of this one is called by.
+
     Args:
         classifier: Anything; a built `keras.Model` is what is wanted.
         data: Pair of arrays (x, y), or anything that yields such batches.
@@ -112,6 +115,9 @@ def evaluate(
                 passes, samples, progress.fallen_to
             )
         file.write(progress)
+    told = len(progress.findings)
+    # Written before: a warning may have been made an error.
+    reliability.warn(progress.findings, stacklevel=3)
     adversarial = _kept_images(samples, progress, file, options)
     if not progress.finished:
         run = Run(
@@ -135,6 +141,7 @@ def evaluate(
             )
         progress.finished = True
         file.write(progress)
+        reliability.warn(progress.findings[told:], stacklevel=3)
     return _report(samples, attacks, progress, adversarial, names, options)
 
 

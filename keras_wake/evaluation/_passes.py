@@ -9,11 +9,9 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
 
-import keras
 import numpy as np
 from keras import ops
 
-from keras_wake import _precision
 from keras_wake import backend
 from keras_wake._per_model import PerModel
 from keras_wake._random import CounterSeed
@@ -21,7 +19,9 @@ from keras_wake._random import SampleSeed
 from keras_wake.attacks import Attack
 from keras_wake.attacks import PGD
 from keras_wake.attacks import StagedAttack
-from keras_wake.losses import cross_entropy
+from keras_wake.attacks._attack_losses import CrossEntropy
+from keras_wake.attacks._network import stateless_logits
+from keras_wake.backend._common import cut_gradients_are_zero
 
 # Smaller batches take no less time.
 SMALLEST_BATCH = 8
@@ -54,20 +54,26 @@ class Passes:
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Float32 logits (n, K) of a pass in inference mode."""
-        parts = []
-        for part in self.batches(len(images)):
-            if self.random:
-                parts.append(self.eager_logits(images[part]))
-                continue
-            run = _FORWARD.get(self.classifier, _compile_forward)
-            parts.append(self._run(run, [images[part]]))
-        return np.concatenate(parts)
+        if self.random:
+            return self.eager_logits(images)
+        run = _FORWARD.get(self.classifier, _compile_forward)
+        return np.concatenate(
+            [
+                self._run(run, [images[part]])
+                for part in self.batches(len(images))
+            ]
+        )
 
     def eager_logits(self, images: np.ndarray) -> np.ndarray:
-        """The logits of one batch, of a pass that draws new numbers."""
-        tensor = ops.convert_to_tensor(images, "float32")
-        logits = self.classifier(tensor, training=False)
-        return np.array(ops.convert_to_numpy(ops.cast(logits, "float32")))
+        """The logits of passes that draw new numbers."""
+        parts = []
+        for part in self.batches(len(images)):
+            tensor = ops.convert_to_tensor(images[part], "float32")
+            logits = ops.cast(
+                self.classifier(tensor, training=False), "float32"
+            )
+            parts.append(ops.convert_to_numpy(logits))
+        return np.concatenate(parts)
 
     def predictions(self, images: np.ndarray) -> np.ndarray:
         """The predicted classes, int64 (n,); −1 where a logit is NaN."""
@@ -165,20 +171,14 @@ def _compile_forward(reference: Callable) -> Callable:
 
 def _compile_gradient(reference: Callable) -> Callable:
     def run(x: Any, labels: Any) -> Any:
-        state = [(v, v.value) for v in reference().variables]
-
-        half = _precision.computes_in_float16(reference())
+        logits_of = stateless_logits(reference())
+        loss = CrossEntropy(reference(), labels)
 
         def total_loss(images: Any) -> Any:
-            # The scope drops what a random layer would keep.
-            with keras.StatelessScope(state_mapping=state):
-                logits = reference()(images, training=False)
-            losses = cross_entropy(labels, logits)
-            if half:
-                losses = _precision.scaled_losses(losses, labels, logits)
-            return ops.sum(losses)
+            return loss.values_and_total(logits_of(images))[1]
 
-        return ops.cast(backend.gradient(total_loss, x), "float32")
+        with cut_gradients_are_zero():
+            return ops.cast(backend.gradient(total_loss, x), "float32")
 
     return backend.compile_split(run, reference, split=2)
 
@@ -186,13 +186,16 @@ def _compile_gradient(reference: Callable) -> Callable:
 def _compile_attack(attack: Attack, reference: Callable) -> Callable:
     def run(x: Any, labels: Any, ids: Any, seed: Any, stage: Any) -> Any:
         network = reference()
-        sample_seed = SampleSeed(seed, ids)
-        if isinstance(attack, StagedAttack):
-            return attack.perturb_stage(network, x, labels, sample_seed, stage)
-        if getattr(type(attack), "run", None) is PGD.run:
+        sample_seed: Any = SampleSeed(seed, ids)
+        with cut_gradients_are_zero():
+            if isinstance(attack, StagedAttack):
+                return attack.perturb_stage(
+                    network, x, labels, sample_seed, stage
+                )
+            if getattr(type(attack), "run", None) is not PGD.run:
+                # Others draw with `keras.random`, for the batch as a whole.
+                # The first sample tells one batch from another.
+                sample_seed = CounterSeed(seed, ids[0])
             return attack.perturb(network, x, labels, sample_seed)
-        # Others draw with `keras.random`, for the batch as a whole. The first
-        # sample tells one batch from another.
-        return attack.perturb(network, x, labels, CounterSeed(seed, ids[0]))
 
     return backend.compile_split(run, reference, split=3)

@@ -126,8 +126,10 @@ def _same_outputs(found: Any, wanted: Any) -> bool:
         return True
     if found.shape != wanted.shape:
         return False
-    size = max(1.0, float(np.abs(found).max()))
-    return np.allclose(found, wanted, rtol=0, atol=_SAME_OUTPUTS * size)
+    size = float(np.abs(found[np.isfinite(found)]).max(initial=1.0))
+    return np.allclose(
+        found, wanted, rtol=0, atol=_SAME_OUTPUTS * size, equal_nan=True
+    )
 
 
 class StateFile:

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from keras_wake.attacks import Attack
-from keras_wake.evaluation import checks as reliability
 from keras_wake.evaluation._attack_lists import named
 from keras_wake.evaluation._evaluate import evaluate
 from keras_wake.evaluation._evaluate import Options
@@ -78,6 +77,4 @@ def robust_accuracy(
             "`attack` must be an attack such as `keras_wake.attacks.PGD()`. "
             f"Received: attack={attack!r}."
         )
-    report = evaluate(classifier, data, named([attack]), options)
-    reliability.warn(report.findings, stacklevel=2)
-    return report
+    return evaluate(classifier, data, named([attack]), options)

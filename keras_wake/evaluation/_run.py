@@ -17,7 +17,8 @@ from keras_wake.evaluation._progress import StateFile
 from keras_wake.evaluation._progress import WRONG
 from keras_wake.evaluation._samples import Samples
 
-# What the rounding of x + δ may add to a radius or to a bound.
+# What the rounding of x + δ may add to a radius or to a bound, in images
+# whose pixels are at most 1.
 TOLERANCE = 1e-6
 # Keeps the random numbers of two attacks of a list apart.
 _SPREAD = 7919
@@ -120,18 +121,14 @@ class Run:
         end = progress.position + self.passes.batch_size
         queue = progress.in_queue
         rows = queue[progress.position : end]
-        images = samples.images[rows]
-        found = self.passes.attack(
+        found, wrong, allowed = attacked(
+            self.passes,
             named.attack,
-            images,
-            samples.labels[rows],
-            samples.ids[rows],
-            self.seed + _SPREAD * progress.attack,
+            samples,
+            rows,
+            seed_of(self.seed, progress.attack),
             progress.stage,
         )
-        allowed = inside(named.attack, images, found)
-        # A pass of its own: what an attack says of its images is not asked.
-        wrong = self.passes.predictions(found) != samples.classes[rows]
         fell = np.flatnonzero(wrong & allowed)
         if self.adversarial is not None:
             self.file.append_images(found[fell], before=len(progress.order))
@@ -149,6 +146,42 @@ def clean_pass(passes: Passes, samples: Samples) -> np.ndarray:
     return np.where(right, STANDS, WRONG)
 
 
+def seed_of(seed: int, number: int) -> int:
+    """The seed of an attack of a list, whose numbers count from 0."""
+    return seed + _SPREAD * number
+
+
+def attacked(
+    passes: Passes,
+    attack: Attack,
+    samples: Samples,
+    rows: np.ndarray,
+    seed: int,
+    stage: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A stage of an attack on one batch of samples, and what came of it.
+
+    Args:
+        passes: The classifier.
+        attack: The attack.
+        samples: What is attacked.
+        rows: Numbers of the samples of the batch.
+        seed: Which random numbers.
+        stage: The stage.
+
+    Returns:
+        The images, which of them are misclassified, and which are within the
+        threat model: float32 (n, ...), bool (n,), bool (n,).
+    """
+    images = samples.images[rows]
+    found = passes.attack(
+        attack, images, samples.labels[rows], samples.ids[rows], seed, stage
+    )
+    # A pass of its own: what an attack says of its images is not asked.
+    wrong = passes.predictions(found) != samples.classes[rows]
+    return found, wrong, inside(attack, images, found)
+
+
 def inside(
     attack: Attack, images: np.ndarray, adversarial: np.ndarray
 ) -> np.ndarray:
@@ -163,10 +196,12 @@ def inside(
     else:
         sizes = np.sqrt(np.square(delta).sum(axis=axes))
     low, high = attack.bounds
+    # x + δ is rounded in proportion to the pixels.
+    tolerance = TOLERANCE * max(1.0, attack.epsilon, abs(low), abs(high))
     return (
-        (sizes <= attack.epsilon + TOLERANCE * max(1.0, attack.epsilon))
-        & (adversarial.min(axis=axes) >= low - TOLERANCE)
-        & (adversarial.max(axis=axes) <= high + TOLERANCE)
+        (sizes <= attack.epsilon + tolerance)
+        & (adversarial.min(axis=axes) >= low - tolerance)
+        & (adversarial.max(axis=axes) <= high + tolerance)
     )
 
 

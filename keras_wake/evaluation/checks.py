@@ -4,7 +4,6 @@ Each check returns findings, pairs of a code and a message. Codes are stable;
 the page of the documentation has a section under each of them.
 """
 
-import dataclasses
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -19,8 +18,9 @@ from keras_wake.evaluation._passes import Passes
 from keras_wake.evaluation._progress import Progress
 from keras_wake.evaluation._progress import STANDS
 from keras_wake.evaluation._progress import WRONG
-from keras_wake.evaluation._run import inside
+from keras_wake.evaluation._run import attacked
 from keras_wake.evaluation._run import NamedAttack
+from keras_wake.evaluation._run import seed_of
 from keras_wake.evaluation._samples import Samples
 
 PAGE = "docs/reliability.md"
@@ -34,6 +34,8 @@ MOST_ZERO_GRADIENTS = 0.05
 # From this loss of accuracy on, and from so many images on: fewer can fall by
 # chance.
 LARGEST_DROP, FEWEST_IMAGES = 0.02, 3
+# The same for a black-box attack, which should find nothing at all.
+LARGEST_BLACK_BOX_DROP = 0.002
 _SURE = 1e-12
 # Two passes of one network differ by rounding alone up to this.
 _ROUNDING = 1e-4
@@ -46,8 +48,8 @@ class ReliabilityWarning(UserWarning):
 
     Args:
         code: What was found: `"softmax"`, `"random-outputs"`,
-            `"zero-gradients"`, `"black-box"`, `"not-converged"` or
-            `"outside-threat-model"`.
+            `"non-finite"`, `"zero-gradients"`, `"black-box"`,
+            `"not-converged"` or `"outside-threat-model"`.
         message: What it says of this classifier.
 
     Example:
@@ -86,7 +88,8 @@ def warn(findings: Sequence[Finding], stacklevel: int) -> None:
 
 def differ(outputs: np.ndarray, again: np.ndarray) -> bool:
     """Whether two passes over the same images differ by more than rounding."""
-    size = max(1.0, float(np.nanmax(np.abs(outputs), initial=0.0)))
+    finite = np.abs(outputs[np.isfinite(outputs)])
+    size = float(finite.max(initial=1.0))
     return not np.allclose(
         outputs, again, rtol=0, atol=_ROUNDING * size, equal_nan=True
     )
@@ -95,7 +98,7 @@ def differ(outputs: np.ndarray, again: np.ndarray) -> bool:
 def check_outputs(
     outputs: np.ndarray, again: np.ndarray, averaged: bool
 ) -> list[Finding]:
-    """Looks for a softmax and for random outputs.
+    """Looks for a softmax, for random outputs and for infinite ones.
 
     Args:
         outputs: Float array (n, K) of a pass.
@@ -103,6 +106,17 @@ def check_outputs(
         averaged: Whether an attack averages over passes.
     """
     findings = []
+    unusual = int((~np.isfinite(outputs)).any(axis=1).sum())
+    if unusual:
+        findings.append(
+            (
+                "non-finite",
+                f"{unusual} of {len(outputs)} images have logits that are NaN "
+                "or infinite. An image with NaN counts as misclassified, and "
+                "gradients through infinities are NaN, which no attack can "
+                "follow. Mask classes with a number such as −1e4.",
+            )
+        )
     if _inputs.are_probabilities(outputs):
         findings.append(
             (
@@ -114,7 +128,8 @@ def check_outputs(
             )
         )
     if differ(outputs, again) and not averaged:
-        largest = float(np.nanmax(np.abs(outputs - again)))
+        with np.errstate(invalid="ignore"):
+            largest = float(np.nanmax(np.abs(outputs - again)))
         findings.append(
             (
                 "random-outputs",
@@ -178,7 +193,9 @@ def check_black_box(
             continue
         fell = int((progress.fallen_to == number).sum())
         drop = fell / len(progress.fallen_to)
-        if white_box and drop > LARGEST_DROP and fell >= FEWEST_IMAGES:
+        if not white_box or fell < FEWEST_IMAGES:
+            continue
+        if drop > LARGEST_BLACK_BOX_DROP:
             findings.append(
                 (
                     "black-box",
@@ -203,23 +220,42 @@ def check_steps(
     """Has the first attack that takes steps take twice as many.
 
     On at most `PROBED_STEPS` of the images that it was run on, from the same
-    random numbers.
+    random numbers. In a sweep it is the one with the largest radius at which
+    half of the images were left to attack.
     """
-    number, longer = 0, None
-    while longer is None and number < len(attacks):
-        named = attacks[number]
-        longer = _with_twice_the_steps(named.attack)
-        number += 1
-    if longer is None:
+    candidates = [
+        number
+        for number, named in enumerate(attacks)
+        if named.attack.get_config().get("steps", 0) >= 2
+        and named.attack.epsilon > 0
+    ]
+    if not candidates:
         return []
+    fair = progress.attacked[candidates[0]] / 2
+    number = max(
+        (n for n in candidates if progress.attacked[n] >= fair),
+        key=lambda n: (attacks[n].attack.epsilon, -n),
+    )
+    named = attacks[number]
+    longer = NamedAttack(named.name, _with_twice_the_steps(named.attack))
     fallen_to = progress.fallen_to
-    reached = (fallen_to == STANDS) | (fallen_to >= number)
+    reached = (fallen_to == STANDS) | (fallen_to > number)
     rows = np.flatnonzero(reached)[:PROBED_STEPS]
-    left = rows[fallen_to[rows] != number]
+    left = rows[fallen_to[rows] != number + 1]
     before = len(left)
-    longer = dataclasses.replace(named, attack=longer)
     for stage in range(longer.stages(samples.labels.shape[1])):
-        left = left[~_broken(passes, longer, samples, left, seed, stage)]
+        kept = []
+        for part in passes.batches(len(left)):
+            _, wrong, allowed = attacked(
+                passes,
+                longer.attack,
+                samples,
+                left[part],
+                seed_of(seed, number),
+                stage,
+            )
+            kept.append(left[part][~(wrong & allowed)])
+        left = np.concatenate(kept) if kept else left
     more = before - len(left)
     share = more / max(1, len(rows))
     if share <= LARGEST_DROP or more < FEWEST_IMAGES:
@@ -261,34 +297,11 @@ def passes_of(attack: Attack, num_classes: int) -> tuple[int, int] | None:
     return None
 
 
-def _broken(
-    passes: Passes,
-    named: NamedAttack,
-    samples: Samples,
-    rows: np.ndarray,
-    seed: int,
-    stage: int,
-) -> np.ndarray:
-    """Which samples a stage of an attack breaks, bool like `rows`."""
-    broken = np.zeros(len(rows), bool)
-    for part in passes.batches(len(rows)):
-        images = samples.images[rows[part]]
-        found = passes.attack(
-            named.attack,
-            images,
-            samples.labels[rows[part]],
-            samples.ids[rows[part]],
-            seed,
-            stage,
-        )
-        wrong = passes.predictions(found) != samples.classes[rows[part]]
-        broken[part] = wrong & inside(named.attack, images, found)
-    return broken
-
-
 def _with_twice_the_steps(attack: Any) -> Any:
-    config = attack.get_config()
-    steps = config.get("steps", 0)
-    if steps < 2 or attack.epsilon == 0:
-        return None
-    return type(attack).from_config({**config, "steps": 2 * steps})
+    """Kept by the attack, so that it is compiled once."""
+    found = vars(attack).get("_longer")
+    if found is None:
+        config = attack.get_config()
+        config["steps"] *= 2
+        found = vars(attack)["_longer"] = type(attack).from_config(config)
+    return found

@@ -12,7 +12,8 @@ from keras import ops
 def margin_loss(labels: Any, logits: Any) -> Any:
     """Margin of the best wrong class, max_{k≠y} z_k − z_y.
 
-    It is positive exactly where the image is misclassified.
+    It is positive where the image is misclassified, and 0 where two logits
+    are equal, of which a prediction takes the first.
 
     Args:
         labels: Float tensor (batch, K), one-hot; of soft labels the largest
@@ -28,7 +29,19 @@ def margin_loss(labels: Any, logits: Any) -> Any:
     array([-1.], dtype=float32)
     """
     logits = ops.cast(logits, "float32")
-    return best_wrong_logit(labels, logits) - _of_class(labels, logits)
+    return best_wrong_logit(labels, logits) - logit_of(labels, logits)
+
+
+def searched_margin(labels: Any, logits: Any) -> Any:
+    """`margin_loss` for a search: where a logit is NaN, +∞.
+
+    An evaluation counts such an image as misclassified, and so must what looks
+    for one: NaN compares as false with everything.
+    """
+    margin = margin_loss(labels, logits)
+    unknown = ops.any(ops.isnan(logits), axis=-1)
+    unknown = ops.logical_or(unknown, ops.isnan(margin))
+    return ops.where(unknown, float("inf"), margin)
 
 
 def dlr_loss(labels: Any, logits: Any) -> Any:
@@ -43,8 +56,7 @@ def dlr_loss(labels: Any, logits: Any) -> Any:
         logits: Float tensor (batch, K).
 
     Returns:
-        Float32 tensor (batch,), at most 1, and positive exactly where the
-        image is misclassified.
+        Float32 tensor (batch,), at most 1, and positive where the margin is.
 
     Example:
 
@@ -78,7 +90,7 @@ def targeted_dlr_loss(labels: Any, targets: Any, logits: Any) -> Any:
     array([-0.75], dtype=float32)
     """
     logits = ops.cast(logits, "float32")
-    margin = _of_class(targets, logits) - _of_class(labels, logits)
+    margin = logit_of(targets, logits) - logit_of(labels, logits)
     scale = dlr_scale(logits, targeted=True)
     return margin if scale is None else margin / scale
 
@@ -113,6 +125,9 @@ def _one_hot(labels: Any) -> Any:
     return ops.one_hot(classes, labels.shape[-1], dtype="float32")
 
 
-def _of_class(labels: Any, logits: Any) -> Any:
+def logit_of(labels: Any, logits: Any) -> Any:
     """z_y, float32 (batch,)."""
-    return ops.sum(_one_hot(labels) * logits, axis=-1)
+    logits = ops.cast(logits, "float32")
+    # Not a product: a logit of −∞, of another class, times 0 is NaN.
+    chosen = ops.cast(_one_hot(labels), "bool")
+    return ops.sum(ops.where(chosen, logits, 0.0), axis=-1)

@@ -1,5 +1,6 @@
 """APGD against its description in NumPy, and where the optimum is known."""
 
+import itertools
 import math
 
 import keras
@@ -11,6 +12,7 @@ from scipy import special
 
 from keras_wake._random import SampleSeed
 from keras_wake.attacks import APGD
+from keras_wake.attacks import apgd
 from keras_wake.attacks.apgd import checkpoints
 
 LOSSES = ("cross_entropy", "dlr", "dlr_targeted")
@@ -128,6 +130,53 @@ class SmoothNetwork:
             return loss, ops.zeros_like(loss, "bool"), gradient
 
         return evaluate
+
+
+@pytest.mark.parametrize("is_checkpoint", [True, False])
+def test_halves_the_step_by_either_condition(is_checkpoint):
+    # Every combination of: too few rises, no better best loss, and a step
+    # that was halved at the checkpoint before.
+    few, stands, halved = np.array(
+        list(itertools.product([True, False], repeat=3))
+    ).T
+    ones = np.ones(8, "float32")
+    tensors = dict(
+        step=4,
+        delta=0 * ones[:, None],
+        previous=0 * ones[:, None],
+        gradient=0 * ones[:, None],
+        loss=0 * ones,
+        step_size=ones,
+        rises=np.where(few, 2, 3).astype("float32"),
+        best=ones[:, None],
+        best_gradient=2 * ones[:, None],
+        best_loss=ones,
+        checked_loss=np.where(stands, 1, 0.5).astype("float32"),
+        halved=halved,
+        adversarial=0 * ones[:, None],
+        found=np.zeros(8, "bool"),
+    )
+    state = apgd._State(
+        **{k: ops.convert_to_tensor(v) for k, v in tensors.items()}
+    )
+    after = apgd._checked(
+        state,
+        ops.convert_to_tensor(is_checkpoint),
+        ops.convert_to_tensor(3.0),
+    )
+    expected = (few | (stands & ~halved)) & is_checkpoint
+    assert expected.any() == is_checkpoint and not expected.all()
+    np.testing.assert_array_equal(after.step_size, np.where(expected, 0.5, 1))
+    np.testing.assert_array_equal(to_numpy(after.delta)[:, 0], 1 * expected)
+    np.testing.assert_array_equal(to_numpy(after.gradient)[:, 0], 2 * expected)
+    np.testing.assert_array_equal(after.loss, 1 * expected)
+    np.testing.assert_array_equal(
+        after.halved, expected if is_checkpoint else halved
+    )
+    np.testing.assert_array_equal(
+        after.checked_loss,
+        ones if is_checkpoint else tensors["checked_loss"],
+    )
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 from keras import ops
 
+from keras_wake.attacks import APGD
 from keras_wake.attacks import Attack
+from keras_wake.attacks import FAB
 from keras_wake.attacks import FGSM
 from keras_wake.attacks import PGD
+from keras_wake.attacks import Square
 
 
 class Escape(Attack):
@@ -75,6 +78,28 @@ def test_takes_lists_and_batches_of_any_size(classifier, images, labels):
     for size in (10, 3, 1, 7):
         x_adv = attack(classifier, images[:size].tolist(), labels[:size])
         assert tuple(x_adv.shape) == (size, 6, 6, 1)
+
+
+def test_one_attack_serves_images_of_two_sizes():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((None, None, 1)),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(2),
+        ]
+    )
+    attacks = (
+        FGSM(epsilon=0.1),
+        APGD("l2", epsilon=0.1, steps=2),
+        FAB(epsilon=0.1, steps=2),
+        Square(epsilon=0.1, queries=3),
+    )
+    for attack in attacks:
+        for count, side in ((5, 4), (4, 6), (3, 4)):
+            x = np.full((count, side, side, 1), 0.5, "float32")
+            x_adv = ops.convert_to_numpy(attack(model, x, [0] * count, seed=0))
+            assert x_adv.shape == x.shape
 
 
 def test_rounding_at_the_bounds_is_no_error(classifier, images, labels):

@@ -129,6 +129,8 @@ def test_findings_are_told_once():
         fit(wake(), [callback], epochs=3)
     codes = [w.message.code for w in caught if w.category is ReliabilityWarning]
     assert codes == ["not-converged"]
+    (told,) = (w for w in caught if w.category is ReliabilityWarning)
+    assert "Of the student: With twice" in str(told.message)
     found = [entry["report"]["findings"] for entry in callback.history]
     assert sum(map(bool, found)) >= 1
 

@@ -12,7 +12,11 @@ from linear_case import linear_model
 from linear_case import NoSteps
 
 from keras_wake import evaluation
+from keras_wake.attacks import APGD
+from keras_wake.attacks import FAB
 from keras_wake.attacks import PGD
+from keras_wake.attacks import Square
+from keras_wake.evaluation import checks
 from keras_wake.evaluation import ReliabilityWarning
 
 EPSILON = 0.06
@@ -94,6 +98,83 @@ def test_zero_gradients(model):
     assert "at 60 of 60 images (100%)" in report.findings[0][1]
 
 
+@pytest.mark.parametrize("cut", [keras.ops.stop_gradient, keras.ops.round])
+def test_a_gradient_that_is_cut_is_a_finding_and_no_error(model, cut):
+    inputs = keras.Input((4, 4, 1))
+    # Of four grey levels.
+    classifier = keras.Model(inputs, model(cut(3 * inputs) / 3))
+    x, y = data(model, wrong=0)
+    y = classifier.predict(x, verbose=0).argmax(axis=1)
+    attacks = [
+        PGD(epsilon=0.2, steps=2),
+        APGD(epsilon=0.2, steps=2, loss="dlr_targeted"),
+        FAB(epsilon=0.2, steps=2),
+        Square(epsilon=0.2, queries=100),
+    ]
+    found, report = codes(classifier, (x, y), attacks)
+    assert found[0] == "zero-gradients"
+    assert "at 60 of 60 images (100%)" in report.findings[0][1]
+    # What sees no gradient finds most.
+    assert report.attacks[3].fell > max(a.fell for a in report.attacks[:3])
+    assert "black-box" in found
+
+
+def test_infinite_logits(model):
+    mask = np.array([False, False, True])
+    masked = behind(
+        model, lambda logits: keras.ops.where(mask, -np.inf, logits)
+    )
+    x, y = data(model)
+    y = masked.predict(x, verbose=0).argmax(axis=1)
+    found, report = codes(masked, (x, y), [NoSteps(epsilon=EPSILON)])
+    assert found == ["non-finite"]
+    assert "60 of 60 images" in report.findings[0][1]
+
+
+def test_warns_before_the_attacks_and_again_when_it_goes_on(model, tmp_path):
+    class Interrupted(NoSteps):
+        def run_stage(self, *arguments):
+            raise KeyboardInterrupt
+
+    soft = behind(model, keras.ops.softmax)
+    state = tmp_path / "state.npz"
+    for _ in range(2):
+        with (
+            pytest.warns(ReliabilityWarning, match="softmax"),
+            pytest.raises(KeyboardInterrupt),
+        ):
+            evaluation.autoattack(
+                soft,
+                data(model),
+                attacks=[Interrupted(epsilon=EPSILON)],
+                state=state,
+                verbose=0,
+            )
+    assert state.exists()
+
+
+def test_the_longer_attack_is_compiled_once(model):
+    pgd = PGD(epsilon=EPSILON, steps=2)
+    for seed in (0, 1):
+        evaluation.autoattack(
+            model, data(model), attacks=[pgd], seed=seed, verbose=0
+        )
+    assert checks._with_twice_the_steps(pgd) is pgd._longer
+    assert pgd._longer.steps == 4
+
+
+def test_a_sweep_is_checked_where_half_of_the_images_are_left(model):
+    # Of few steps of a fixed size, which reach the edge of small balls only.
+    def slow(radius):
+        return PGD(epsilon=radius, steps=4, step_size=0.01, random_start=False)
+
+    with pytest.warns(ReliabilityWarning, match="PGD-4 at 0.06 breaks"):
+        sweep = evaluation.epsilon_sweep(
+            model, data(model), [0.01, 0.02, 0.06], slow, verbose=0
+        )
+    assert sweep.accuracies[1] > 0.5
+
+
 def test_black_box_below_white_box(model):
     class BlackBox(BestStep):
         def passes(self, num_classes):
@@ -169,7 +250,7 @@ def test_every_code_has_its_section():
     source = (root / "keras_wake" / "evaluation" / "checks.py").read_text()
     named = set(re.findall(r'"([a-z]+(?:-[a-z]+)+|softmax)",\n', source))
     assert named == sections
-    assert len(sections) == 6
+    assert len(sections) == 7
 
 
 def test_probabilities_are_still_refused_elsewhere(model):
@@ -177,4 +258,3 @@ def test_probabilities_are_still_refused_elsewhere(model):
     x, y = data(model)
     with pytest.raises(ValueError, match="returns probabilities"):
         PGD(epsilon=EPSILON)(soft, x, y)
-    assert np.isfinite(x).all()

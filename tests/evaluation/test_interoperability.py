@@ -7,6 +7,8 @@ from linear_case import data
 from linear_case import linear_model
 from linear_case import smallest_margins
 
+import keras_wake as kw
+
 EPSILON = 0.06
 
 if keras.backend.backend() != "tensorflow":
@@ -20,6 +22,9 @@ if keras.backend.backend() != "tensorflow":
 def case():
     model = linear_model()
     x, y = data(model)
+    trainer = kw.WakeModel(model, kw.attacks.PGD(epsilon=EPSILON, steps=3))
+    trainer.compile(keras.optimizers.SGD(0.1))
+    trainer.fit(x, y, epochs=3, batch_size=20, verbose=0)
     # PGD reaches the optimum of a linear model of few classes.
     robust = smallest_margins(model, x, y, EPSILON) > 0
     return model, x, y, robust.mean()

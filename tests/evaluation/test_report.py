@@ -211,6 +211,11 @@ def test_sweep_rescales_an_attack(monkeypatch):
         ({"attack": "pgd"}, ValueError, "`attack` must be one of 'standard'"),
         ({"attack": 3}, TypeError, r"`attack` must be an attack, a function"),
         (
+            {"attack": lambda radius: FGSM(epsilon=0.01)},
+            ValueError,
+            r"of the radius that it is given. Received, for 0.1: FGSM\(",
+        ),
+        (
             {"attack": FGSM(), "norm": "linf"},
             ValueError,
             "are those of the attack; leave them out",

@@ -13,9 +13,12 @@ from linear_case import NoSteps
 from linear_case import smallest_margins
 
 from keras_wake import evaluation
+from keras_wake.attacks import APGD
 from keras_wake.attacks import Attack
+from keras_wake.attacks import FAB
 from keras_wake.attacks import FGSM
 from keras_wake.attacks import Square
+from keras_wake.evaluation import _attack_lists
 from keras_wake.evaluation import _passes
 from keras_wake.evaluation import ReliabilityWarning
 from keras_wake.evaluation._run import inside
@@ -219,3 +222,53 @@ def test_nothing_left_to_attack(model):
     )
     assert report.clean_accuracy == report.robust_accuracy == 0
     assert report.attacks[0].attacked == report.forward_passes == 0
+
+
+@pytest.mark.parametrize("epsilon", [0.5, 2.0, 4.0])
+def test_rounding_of_large_pixels_is_no_way_out(epsilon):
+    # With pixels up to 255, x + δ rounds by more than 1e-6.
+    model = linear_model(scale=1 / 255)
+    x, _ = data(model)
+    x = np.random.default_rng(0).uniform(0, 255, x.shape).astype("float32")
+    y = model.predict(x, verbose=0).argmax(axis=1)
+    attack = FGSM(epsilon=epsilon, bounds=(0, 255))
+    found = keras.ops.convert_to_numpy(attack(model, x, y))
+    assert inside(attack, x, found).all()
+    report = evaluation.robust_accuracy(model, (x, y), attack, **QUIET)
+    right = model.predict(found, verbose=0).argmax(axis=1) == y
+    assert report.robust_accuracy == right.mean()
+    assert report.findings == ()
+    # What is further away than rounding explains is outside.
+    assert not inside(attack, x, x + epsilon * 1.01).any()
+
+
+def test_default_radius_is_in_the_units_of_the_bounds():
+    for norm, usual in (("linf", 8 / 255), ("l2", 128 / 255)):
+        assert Attack(norm).epsilon == usual
+        assert Attack(norm, bounds=(-1, 1)).epsilon == 2 * usual
+        assert Attack(norm, bounds=(0, 255)).epsilon == pytest.approx(
+            255 * usual
+        )
+    report_of = _attack_lists.published("standard", None, None, (0, 255))
+    assert report_of[0].attack.epsilon == pytest.approx(8)
+
+
+@pytest.mark.parametrize("low", [-float("inf"), -1e4])
+def test_a_masked_class_does_not_switch_attacks_off(low):
+    model = linear_model(5)
+    x, y = data(model, wrong=0)
+    x, y = x[y != 2], y[y != 2]
+    inputs = keras.Input((4, 4, 1))
+    logits = model(inputs)
+    mask = np.array([False, False, True, False, False])
+    masked = keras.Model(inputs, keras.ops.where(mask, low, logits))
+    left = masked.predict(x, verbose=0).argmax(axis=1) == y
+    for attack in (
+        APGD(epsilon=0.3, steps=5),
+        FAB(epsilon=0.3, steps=5),
+        Square(epsilon=0.3, queries=50),
+    ):
+        report = evaluation.robust_accuracy(
+            masked, (x[left], y[left]), attack, **QUIET
+        )
+        assert report.robust_accuracy < 0.2, attack
