@@ -192,3 +192,106 @@ def test_counts_its_stages_and_passes(vectors, linear):
 def test_refuses_bad_arguments(arguments, error, message):
     with pytest.raises(error, match=message):
         FAB(**arguments)
+
+
+class NumPyFAB:
+    """The search of FAB-T for one point, from its description.
+
+    A network tanh(x A) B in float64, and steps onto a hyperplane inside the
+    bounds by bisection.
+    """
+
+    def __init__(self, first, second, y, t, norm, epsilon, bounds=(0.0, 1.0)):
+        self.first, self.second, self.y, self.t = first, second, y, t
+        self.norm, self.epsilon, self.bounds = norm, epsilon, bounds
+
+    def logits(self, x):
+        return np.tanh(x @ self.first) @ self.second
+
+    def h_and_gradient(self, x):
+        hidden = np.tanh(x @ self.first)
+        towards = self.second[:, self.t] - self.second[:, self.y]
+        return hidden @ towards, self.first @ (towards * (1 - hidden**2))
+
+    def step(self, u, w, c):
+        """The d of least norm with ⟨w, d⟩ = c and u + d inside the bounds."""
+        direction = np.sign(c) * (np.sign(w) if self.norm == "linf" else w)
+
+        def at(level):
+            return np.clip(u + level * direction, *self.bounds) - u
+
+        low, high = 0.0, 1e6
+        for _ in range(200):
+            middle = (low + high) / 2
+            low, high = (
+                (middle, high)
+                if np.sign(c) * (w @ at(middle)) < abs(c)
+                else (low, middle)
+            )
+        return at(high)
+
+    def size(self, delta):
+        return np.linalg.norm(delta, 2 if self.norm == "l2" else np.inf)
+
+    def run(self, x, steps):
+        """The first δ that is wrong inside the ball, and the sizes of all."""
+        delta, sizes, crossings = np.zeros_like(x), [], 0
+        for _ in range(steps):
+            h, gradient = self.h_and_gradient(x + delta)
+            from_here = self.step(x + delta, gradient, -h)
+            from_clean = self.step(x, gradient, gradient @ delta - h)
+            here, clean = self.size(from_here), self.size(from_clean)
+            alpha = min(here / (here + clean), 0.1)
+            delta = (1 - alpha) * (delta + 1.05 * from_here)
+            delta = delta + alpha * 1.05 * from_clean
+            delta = np.clip(x + delta, *self.bounds) - x
+            if np.argmax(self.logits(x + delta)) != self.y:
+                crossings += 1
+                sizes.append(self.size(delta))
+                if sizes[-1] <= self.epsilon:
+                    return delta, sizes, crossings
+                delta = 0.9 * delta
+        return np.zeros_like(x), sizes, crossings
+
+
+@pytest.mark.parametrize(
+    ("norm", "epsilon"), [("linf", 0.082), ("l2", 0.21)], ids=["linf", "l2"]
+)
+def test_equals_the_description(norm, epsilon):
+    rng = np.random.default_rng(5)
+    first = rng.normal(0, 1.5, (FEATURES, 8))
+    second = rng.normal(0, 1, (8, 4))
+    x = rng.random((40, FEATURES)).astype("float32")
+    reference = NumPyFAB(first, second, 0, 0, norm, epsilon)
+    y = np.argmax(reference.logits(x.astype("float64")), axis=1)
+
+    def network(images, training=False):
+        weights = (ops.convert_to_tensor(w, "float32") for w in (first, second))
+        hidden = ops.tanh(ops.matmul(images, next(weights)))
+        return ops.matmul(hidden, next(weights))
+
+    attack = FAB(norm, epsilon, steps=12)
+    found = to_numpy(
+        attack.run_stage(
+            network,
+            ops.convert_to_tensor(x),
+            ops.one_hot(y, 4, dtype="float32"),
+            SampleSeed(0, np.arange(len(x))),
+            ops.convert_to_tensor(0, "int32"),
+        )
+    )
+    later, none = 0, 0
+    for i, point in enumerate(x.astype("float64")):
+        logits = reference.logits(point)
+        logits[y[i]] = -np.inf
+        single = NumPyFAB(first, second, y[i], logits.argmax(), norm, epsilon)
+        expected, sizes, crossings = single.run(point, 12)
+        # No size is so near to the radius that rounding could decide.
+        assert np.abs(np.array(sizes) - epsilon).min(initial=1) > 1e-5
+        # Float32 over up to twelve steps.
+        np.testing.assert_allclose(found[i], expected, atol=2e-4)
+        later += crossings > 1 and expected.any()
+        none += not expected.any()
+    # Points that turned back before they came near enough, and some that
+    # never did.
+    assert later >= 2 and none >= 2
