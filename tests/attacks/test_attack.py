@@ -10,9 +10,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_wake.attacks import APGD
 from keras_wake.attacks import Attack
-from keras_wake.attacks import FAB
 from keras_wake.attacks import FGSM
 from keras_wake.attacks import PGD
 from keras_wake.attacks import Square
@@ -89,13 +87,7 @@ def test_one_attack_serves_images_of_two_sizes():
             keras.layers.Dense(2),
         ]
     )
-    attacks = (
-        FGSM(epsilon=0.1),
-        APGD("l2", epsilon=0.1, steps=2),
-        FAB(epsilon=0.1, steps=2),
-        Square(epsilon=0.1, queries=3),
-    )
-    for attack in attacks:
+    for attack in FGSM(epsilon=0.1), Square(epsilon=0.1, queries=3):
         for count, side in ((5, 4), (4, 6), (3, 4)):
             x = np.full((count, side, side, 1), 0.5, "float32")
             x_adv = ops.convert_to_numpy(attack(model, x, [0] * count, seed=0))

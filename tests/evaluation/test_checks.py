@@ -98,11 +98,10 @@ def test_zero_gradients(model):
     assert "at 60 of 60 images (100%)" in report.findings[0][1]
 
 
-@pytest.mark.parametrize("cut", [keras.ops.stop_gradient, keras.ops.round])
-def test_a_gradient_that_is_cut_is_a_finding_and_no_error(model, cut):
+def test_a_gradient_that_is_cut_is_a_finding_and_no_error(model):
     inputs = keras.Input((4, 4, 1))
     # Of four grey levels.
-    classifier = keras.Model(inputs, model(cut(3 * inputs) / 3))
+    classifier = keras.Model(inputs, model(keras.ops.round(3 * inputs) / 3))
     x, y = data(model, wrong=0)
     y = classifier.predict(x, verbose=0).argmax(axis=1)
     attacks = [

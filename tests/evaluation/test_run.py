@@ -253,15 +253,14 @@ def test_default_radius_is_in_the_units_of_the_bounds():
     assert report_of[0].attack.epsilon == pytest.approx(8)
 
 
-@pytest.mark.parametrize("low", [-float("inf"), -1e4])
-def test_a_masked_class_does_not_switch_attacks_off(low):
+def test_a_masked_class_does_not_switch_attacks_off():
     model = linear_model(5)
     x, y = data(model, wrong=0)
     x, y = x[y != 2], y[y != 2]
     inputs = keras.Input((4, 4, 1))
     logits = model(inputs)
     mask = np.array([False, False, True, False, False])
-    masked = keras.Model(inputs, keras.ops.where(mask, low, logits))
+    masked = keras.Model(inputs, keras.ops.where(mask, -np.inf, logits))
     left = masked.predict(x, verbose=0).argmax(axis=1) == y
     for attack in (
         APGD(epsilon=0.3, steps=5),
