@@ -94,7 +94,12 @@ def attack_list(
     if attacks is None:
         return list(published(version, norm, epsilon, bounds)), version
     listed = named(attacks)
-    wanted = threat_model(norm, epsilon, bounds)
+    first = listed[0].attack
+    wanted = threat_model(
+        norm or first.norm,
+        first.epsilon if epsilon is None else epsilon,
+        first.bounds if bounds is None else bounds,
+    )
     threat: dict[str, Any] = {
         "norm": norm and wanted.norm,
         "epsilon": None if epsilon is None else wanted.epsilon,

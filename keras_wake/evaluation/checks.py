@@ -113,8 +113,8 @@ def check_outputs(
                 "non-finite",
                 f"{unusual} of {len(outputs)} images have logits that are NaN "
                 "or infinite. An image with NaN counts as misclassified, and "
-                "gradients through infinities are NaN, which no attack can "
-                "follow. Mask classes with a number such as −1e4.",
+                "gradients through infinities may be NaN, which no attack "
+                "can follow. Mask classes with a number such as −1e4.",
             )
         )
     if _inputs.are_probabilities(outputs):
@@ -193,9 +193,8 @@ def check_black_box(
             continue
         fell = int((progress.fallen_to == number).sum())
         drop = fell / len(progress.fallen_to)
-        if not white_box or fell < FEWEST_IMAGES:
-            continue
-        if drop > LARGEST_BLACK_BOX_DROP:
+        too_many = fell >= FEWEST_IMAGES and drop > LARGEST_BLACK_BOX_DROP
+        if white_box and too_many:
             findings.append(
                 (
                     "black-box",

@@ -234,7 +234,9 @@ def test_rounding_of_large_pixels_is_no_way_out(epsilon):
     attack = FGSM(epsilon=epsilon, bounds=(0, 255))
     found = keras.ops.convert_to_numpy(attack(model, x, y))
     assert inside(attack, x, found).all()
-    report = evaluation.robust_accuracy(model, (x, y), attack, **QUIET)
+    report = evaluation.autoattack(
+        model, (x, y), epsilon=epsilon, attacks=[attack], **QUIET
+    )
     right = model.predict(found, verbose=0).argmax(axis=1) == y
     assert report.robust_accuracy == right.mean()
     assert report.findings == ()
