@@ -19,6 +19,7 @@ from keras_wake.evaluation import checks as reliability
 from keras_wake.evaluation import ReliabilityWarning
 from keras_wake.evaluation import RobustnessReport
 from keras_wake.evaluation._attack_lists import attack_list
+from keras_wake.evaluation._run import NamedAttack
 
 
 class AutoAttackEvaluation(keras.callbacks.Callback):
@@ -104,7 +105,12 @@ class AutoAttackEvaluation(keras.callbacks.Callback):
         self.path = path
         self.class_names = class_names
         self.verbose = _validate.one_of((0, 1, 2), verbose=verbose)
-        attack_list(version, attacks, None, epsilon, None)
+        if epsilon is not None:
+            _validate.not_negative(epsilon=epsilon)
+        # Where the bounds are those of the model, `set_model` compares epsilon
+        # with them.
+        known = None if attacks is None else epsilon
+        attack_list(version, attacks, None, known, None)
         self._images: tuple[np.ndarray, np.ndarray] | None = None
         self._forget()
 
@@ -123,19 +129,23 @@ class AutoAttackEvaluation(keras.callbacks.Callback):
                 f"Received: a model of type {type(model).__name__}. For any "
                 "other model, call `keras_wake.evaluation.autoattack`."
             )
+        self._listed()
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Takes the images and starts a new history."""
         self._forget()
         self._images = first_images(self.data, self.samples)
-        # Now, and not after the first epochs.
-        attack = self.attacks[0] if self.attacks else self.model.eval_attack
-        _batches.checked_batch(
-            *self._images,
-            self.model.num_classes,
-            attack.bounds,
-            "of `AutoAttackEvaluation`",
-        )
+        # What the first evaluation would refuse, now, and not after epochs.
+        num_classes = self.model.num_classes
+        _validate.names_of_classes(self.class_names, num_classes)
+        for named in self._listed():
+            _batches.checked_batch(
+                *self._images,
+                num_classes,
+                named.attack.bounds,
+                "of `AutoAttackEvaluation`",
+            )
+            named.attack.threat_model.check_images(self._images[0])
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Evaluates, where it is time to."""
@@ -175,13 +185,22 @@ class AutoAttackEvaluation(keras.callbacks.Callback):
         entry[f"{prefix}autoattack_accuracy"] = report.robust_accuracy
         entry[f"{prefix}report"] = report.to_dict()
 
+    def _threat(self) -> dict[str, Any]:
+        """Norm, epsilon and bounds: of `attacks`, else of the model."""
+        if self.attacks is not None:
+            return {"norm": None, "epsilon": self.epsilon, "bounds": None}
+        attack = self.model.eval_attack
+        return {
+            "norm": attack.norm,
+            "epsilon": attack.epsilon if self.epsilon is None else self.epsilon,
+            "bounds": attack.bounds,
+        }
+
+    def _listed(self) -> list[NamedAttack]:
+        """The attacks that will run, checked."""
+        return attack_list(self.version, self.attacks, **self._threat())[0]
+
     def _evaluate(self, network: Any, name: str) -> RobustnessReport:
-        threat: dict[str, Any] = {"epsilon": self.epsilon}
-        if self.attacks is None:
-            attack = self.model.eval_attack
-            threat["norm"], threat["bounds"] = attack.norm, attack.bounds
-            if self.epsilon is None:
-                threat["epsilon"] = attack.epsilon
         with warnings.catch_warnings():
             # Told below, once for each code and network.
             warnings.simplefilter("ignore", ReliabilityWarning)
@@ -195,7 +214,7 @@ class AutoAttackEvaluation(keras.callbacks.Callback):
                 class_names=self.class_names,
                 checks=self.checks,
                 verbose=self.verbose,
-                **threat,
+                **self._threat(),
             )
         new = [
             (code, f"Of the {name}: {message}")

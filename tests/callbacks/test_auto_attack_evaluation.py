@@ -19,7 +19,7 @@ def data(seed=0, count=21):
     return x, np.arange(count, dtype="int32") % 3
 
 
-def wake():
+def wake(attack=PGD):
     keras.utils.set_random_seed(0)
     classifier = keras.Sequential(
         [
@@ -29,7 +29,7 @@ def wake():
             keras.layers.Dense(3),
         ]
     )
-    model = kw.WakeModel(classifier, PGD, eval_attack=PGD)
+    model = kw.WakeModel(classifier, attack, eval_attack=attack)
     model.compile(keras.optimizers.SGD(0.3))
     return model
 
@@ -162,6 +162,8 @@ def test_state_goes_through_a_backup(tmp_path):
         ({"every": 0}, ValueError, "`every` must be at least 1"),
         ({"samples": 0}, ValueError, "`samples` must be at least 1"),
         ({"version": "plus"}, ValueError, "`version` must be one of"),
+        ({"epsilon": -0.1}, ValueError, "`epsilon` must be at least 0"),
+        ({"epsilon": "8/255"}, TypeError, "`epsilon` must be a real"),
         ({"attacks": [3]}, TypeError, "`attacks` must be a list"),
         ({"data": iter([])}, ValueError, "more than once"),
     ],
@@ -175,6 +177,47 @@ def test_bad_data_are_refused_before_the_first_epoch():
     x, y = data()
     callback = kw.AutoAttackEvaluation((2 * x, y), every=10)
     with pytest.raises(ValueError, match="outside the bounds"):
+        fit(wake(), [callback], epochs=1)
+
+
+def test_epsilon_is_in_the_units_of_the_model(monkeypatch):
+    from keras_wake.callbacks import auto_attack_evaluation
+
+    grey = kw.attacks.PGD(
+        epsilon=8, steps=1, bounds=(0, 255), random_start=False
+    )
+    evaluate = auto_attack_evaluation.autoattack
+
+    def short(*args, **kwargs):
+        threat = kw.attacks.ThreatModel(
+            kwargs["norm"], kwargs["epsilon"], kwargs["bounds"]
+        )
+        pgd = kw.attacks.PGD(
+            epsilon=threat.epsilon, steps=1, bounds=threat.bounds
+        )
+        return evaluate(*args, attacks=[pgd], checks=False, verbose=0)
+
+    monkeypatch.setattr(auto_attack_evaluation, "autoattack", short)
+    x, y = data()
+    model = wake(grey)
+    callback = kw.AutoAttackEvaluation((255 * x, y), every=1, epsilon=4)
+    model.fit(255 * x, y, verbose=0, callbacks=[callback])
+    assert callback.report.epsilon == 4
+    assert callback.report.bounds == (0, 255)
+    with pytest.raises(ValueError, match="between 0 and 1, the range"):
+        fit(wake(), [callback], epochs=1)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"class_names": ["a", "b"]}, "one name for each of the 3"),
+        ({"attacks": [kw.attacks.PGD("l2", epsilon=128)]}, "128/255, not 128"),
+    ],
+)
+def test_what_would_fail_later_is_refused_at_once(arguments, message):
+    callback = kw.AutoAttackEvaluation(data(), every=10, **arguments)
+    with pytest.raises(ValueError, match=message):
         fit(wake(), [callback], epochs=1)
 
 
