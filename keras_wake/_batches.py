@@ -45,8 +45,11 @@ def batches(data: Any, batch_size: int = 128) -> Iterator[tuple[Any, Any]]:
                 f"(images, labels). Received: a {type(data).__name__} that "
                 f"yields a {type(batch).__name__}."
             )
+        images, labels = _without_padding(*batch[:3])
+        if len(batch) > 2 and len(images) == 0:
+            continue  # A batch of nothing but padding.
         empty = False
-        yield _without_padding(*batch[:3])
+        yield images, labels
     if empty:
         raise ValueError("The data set is empty: it yields no batch.")
 

@@ -155,7 +155,7 @@ def check_images(x: Any) -> Any:
         raise TypeError(
             "Images must be floating-point numbers within the bounds of the "
             f"threat model, [0, 1] by default. Received: dtype {dtype}. "
-            'Convert them: `x.astype("float32") / 255`.'
+            'Convert them: `x.astype("float32") / 255` for images in [0, 1].'
         )
     # Not a cast, which on PyTorch would leave them on the host.
     return ops.convert_to_tensor(x, "float32")

@@ -75,8 +75,9 @@ def evaluate(
 ) -> RobustnessReport:
     """Runs a list of attacks, checks, and reports.
 
-    It warns of what the checks find as soon as they find it, in the name of
-    the function that the caller of this one is called by.
+    It warns of what the checks find as soon as they find it. The warnings
+    point at the line that called `autoattack`, `robust_accuracy` or another
+    direct caller of this function.
 
     Args:
         classifier: Anything; a built `keras.Model` is what is wanted.

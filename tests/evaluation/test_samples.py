@@ -54,7 +54,14 @@ def test_reads_arrays_and_batches_and_soft_labels():
 
     soft = 0.1 + 0.7 * np.eye(3, dtype="float32")[Y]
     batches = [(X[:9], soft[:9]), (X[9:], soft[9:])]
-    for data in ((X, Y), (X, soft), batches, iter(batches)):
+    # The end of a pipeline whose batches all have one size.
+    rest = [*range(12, 20), 0, 0, 0, 0]
+    padded = [
+        (X[:12], Y[:12], np.ones(12)),
+        (X[rest], Y[rest], np.arange(12) < 8),
+        (X[:12], Y[:12], np.zeros(12)),
+    ]
+    for data in ((X, Y), (X, soft), batches, iter(batches), padded):
         found = collect(data)
         assert found.digest == _samples.sort(X, Y, 3).digest
         np.testing.assert_array_equal(found.labels, np.eye(3)[found.classes])
