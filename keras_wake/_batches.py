@@ -54,11 +54,20 @@ def batches(data: Any, batch_size: int = 128) -> Iterator[tuple[Any, Any]]:
         raise ValueError("The data set is empty: it yields no batch.")
 
 
+def _never_ends(data: Any) -> bool:
+    """Whether a `tf.data.Dataset` says so: −1 stands for infinity."""
+    cardinality = getattr(data, "cardinality", None)
+    return callable(cardinality) and int(cardinality()) == -1
+
+
 def _without_padding(x: Any, y: Any, weights: Any = None) -> tuple[Any, Any]:
     """The images of a batch whose weight is not 0."""
     if weights is None:
         return x, y
-    present = np.flatnonzero(ops.convert_to_numpy(weights))
+    weights = ops.convert_to_numpy(weights)
+    if not np.isfinite(weights).all():
+        raise ValueError("The sample weights of a batch are NaN or infinite.")
+    present = np.flatnonzero(weights)
     if len(present) == len(x):
         return x, y
     return ops.take(x, present, axis=0), ops.take(y, present, axis=0)
@@ -89,6 +98,11 @@ def checked_batches(
     batch_size: int = 128,
 ) -> Iterator[tuple[Any, Any]]:
     """`batches`, as float32 images and (batch, K) labels, values checked."""
+    if _never_ends(data):
+        raise ValueError(
+            "The data set never ends, as after `repeat()`. Pass one that ends, "
+            "such as `data.take(n)` with a number of batches."
+        )
     for number, (x, y) in enumerate(batches(data, batch_size), start=1):
         where = f"of batch {number}"
         yield checked_batch(x, y, num_classes, bounds, where)
@@ -101,6 +115,9 @@ def checked_batch(
     x = _inputs.check_images(x if x is None else ops.convert_to_tensor(x))
     if hasattr(y, "dtype"):
         _inputs.number_type(y)
+    if isinstance(y, np.ndarray) and y.dtype in ("int64", "uint64"):
+        # Before JAX cuts them off to 32 bits.
+        y = np.where((y >= 0) & (y < num_classes), y, -1).astype("int32")
     y = y if y is None else ops.convert_to_tensor(y)
     labels = _inputs.one_hot_labels(y, num_classes)
     _check_lengths(x, labels)

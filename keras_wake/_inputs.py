@@ -190,10 +190,12 @@ def one_hot_labels(y: Any, num_classes: int) -> Any:
                 f"integers. Received: dtype {dtype}. Convert them: "
                 '`y.astype("int32")`.'
             )
-        labels = ops.reshape(ops.convert_to_tensor(y, "int32"), (-1,))
+        # A larger number must not come out as a class when it is cut off.
+        wide = "int64" if dtype in ("int64", "uint64") else "int32"
+        labels = ops.reshape(ops.convert_to_tensor(y, wide), (-1,))
         # Compared by hand: what `ops.one_hot` does with a label that no
         # class has differs from backend to backend.
-        classes = ops.arange(num_classes, dtype="int32")
+        classes = ops.arange(num_classes, dtype=wide)
         return ops.cast(labels[:, None] == classes[None, :], "float32")
     raise ValueError(
         "Labels must be class numbers of shape (batch,) or one-hot or soft "

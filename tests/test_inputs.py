@@ -377,6 +377,25 @@ def test_batches_of_every_kind_of_data(arrays, form):
         np.testing.assert_array_equal(np.concatenate(part), whole)
 
 
+def test_a_data_set_without_end_is_refused(arrays):
+    endless = tf.data.Dataset.from_tensor_slices(arrays).batch(3).repeat()
+    with pytest.raises(ValueError, match=r"never ends.*data.take\(n\)"):
+        next(_batches.checked_batches(endless, 3, (0, 1)))
+
+
+def test_weights_that_are_no_numbers_are_refused(arrays):
+    x, y = arrays
+    with pytest.raises(ValueError, match="weights of a batch are NaN"):
+        list(_batches.batches([(x, y, np.full(len(x), np.nan))]))
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint64"])
+def test_labels_that_do_not_fit_are_no_classes(arrays, dtype):
+    x, y = arrays
+    with pytest.raises(ValueError, match="label"):
+        _batches.checked_batch(x, y.astype(dtype) + 2**32, 3, (0, 1), "here")
+
+
 def test_checked_batches_are_float32_and_one_hot(arrays):
     x, y = arrays
     ((images, labels),) = _batches.checked_batches(

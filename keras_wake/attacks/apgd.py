@@ -200,7 +200,8 @@ class APGD(StagedAttack):
 
         def step(*values: Any) -> _State:
             state = _State(*values)
-            alpha = ops.where(state.step == 0, 1.0, _ALPHA)
+            later = ops.cast(state.step > 0, "float32")
+            alpha = 1 - (1 - _ALPHA) * later
             size = per_sample(state.step_size, x)
             ascent = state.delta + size * threat.steepest(state.gradient)
             ascent = threat.project(ascent, x)

@@ -100,6 +100,9 @@ class Attack:
     ) -> Any:
         """Attacks one batch of images.
 
+        What is compiled for a classifier is used again, until a layer of it
+        gets other settings (`get_config`).
+
         Args:
             classifier: Built `keras.Model` that returns logits (batch, K).
             x: Float array (batch, ...), images within the bounds.

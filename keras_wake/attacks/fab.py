@@ -179,7 +179,8 @@ class FAB(StagedAttack):
             # The first one is left alone: what is found for an image does
             # not depend on when the others are done.
             first = ops.logical_and(success, ~state.found)
-            back = ops.where(per_sample(crossed, x), self.beta, 1.0)
+            back = per_sample(ops.cast(crossed, "float32"), x)
+            back = 1 - (1 - self.beta) * back
             return _State(
                 step=state.step + 1,
                 delta=delta * back,

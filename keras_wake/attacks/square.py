@@ -268,7 +268,7 @@ def _channels_first() -> bool:
 
 def _signs(draws: Any) -> Any:
     """−1 or 1 for numbers that are uniform in [0, 1)."""
-    return ops.where(draws < 0.5, -1.0, 1.0)
+    return 1 - 2 * ops.cast(draws < 0.5, "float32")
 
 
 def _squares(delta: Any, axes: tuple[int, ...]) -> Any:

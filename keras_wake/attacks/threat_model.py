@@ -190,8 +190,11 @@ class ThreatModel:
 
     def check_images(self, x: Any, **lengths: float) -> None:
         """Checks that the radius, and other lengths, suit images like `x`."""
+        self.check_image_shape(tuple(x.shape[1:]), **lengths)
+
+    def check_image_shape(self, shape: tuple, **lengths: float) -> None:
+        """The same for the shape of one image, without the batch axis."""
         low, high = self.bounds
-        shape = tuple(x.shape[1:])
         if None in shape:
             return
         limit = self._norm.diameter(shape, high - low)

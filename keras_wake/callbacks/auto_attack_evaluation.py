@@ -23,14 +23,16 @@ from keras_wake.evaluation._run import NamedAttack
 
 
 class AutoAttackEvaluation(keras.callbacks.Callback):
-    """Runs AutoAttack on a few images every so many epochs.
+    """Runs AutoAttack on a few images after the first and every n-th epoch.
 
     PGD, which `evaluate` runs on all validation images each epoch, flatters a
     network that has learnt to mask its gradients; this shows it while the
     run goes on. It attacks the student and, where a teacher is in use, the
-    teacher. The logs of these epochs get `autoattack_accuracy` and
+    teacher. The logs get `autoattack_accuracy` and
     `teacher_autoattack_accuracy`; callbacks that are to see them must come
-    after it.
+    after it. In the epochs between, the logs repeat the newest numbers:
+    `CSVLogger` takes its columns from the first epoch, and `ModelCheckpoint`
+    would save whatever it finds no number for.
 
     `report` and `teacher_report` are the newest `RobustnessReport`, and
     `history` is a list of dictionaries with `epoch` (counted from 1),
@@ -38,12 +40,15 @@ class AutoAttackEvaluation(keras.callbacks.Callback):
     under `report` and `teacher_report` what their `to_dict` gives.
 
     The attacks are compiled at the first evaluation and used again. What the
-    reliability checks find is a warning the first time, for each network.
+    reliability checks find is a warning the first time, for each network. An
+    evaluation that fails ends the run if it is the first one; later, it is a
+    warning.
 
     Args:
         data: Pair of arrays (x, y), or anything that yields such batches.
             Use images that are not trained on.
-        every: Evaluate every so many epochs. Defaults to `10`.
+        every: Evaluate after every so many epochs, and after the first one.
+            Defaults to `10`.
         samples: How many images, the first ones of the data. Defaults to
             `128`.
         version: `"standard"` or `"rand"`. Defaults to `"standard"`.
@@ -145,26 +150,40 @@ class AutoAttackEvaluation(keras.callbacks.Callback):
                 named.attack.bounds,
                 "of `AutoAttackEvaluation`",
             )
-            named.attack.threat_model.check_images(self._images[0])
+            named.check_image_shape(self._images[0].shape[1:])
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Evaluates, where it is time to."""
-        if (epoch + 1) % self.every:
-            return
+        """Evaluates, where it is time to, and logs the newest numbers."""
+        if not self.history or (epoch + 1) % self.every == 0:
+            self._measure(epoch + 1)
+        if logs is not None and self.history:
+            newest = self.history[-1].items()
+            logs.update({k: v for k, v in newest if k.endswith("_accuracy")})
+
+    def _measure(self, epoch: int) -> None:
         self.model.sync_variables()
-        entry: dict[str, Any] = {"epoch": epoch + 1}
-        self.report = self._evaluate(self.model.classifier, "student")
-        self._add(entry, "", self.report)
-        if self.model.teacher_in_use:
-            self.teacher_report = self._evaluate(self.model.teacher, "teacher")
-            self._add(entry, "teacher_", self.teacher_report)
-        self.history.append(entry)
-        if logs is not None:
-            logs.update(
-                {k: v for k, v in entry.items() if k.endswith("_accuracy")}
+        entry: dict[str, Any] = {"epoch": epoch}
+        teacher_report = None
+        try:
+            report = self._evaluate(self.model.classifier, "student")
+            if self.model.teacher_in_use:
+                teacher_report = self._evaluate(self.model.teacher, "teacher")
+        except Exception as error:
+            if not self.history:
+                raise
+            warnings.warn(
+                f"The evaluation after epoch {epoch} has failed: {error!r}. "
+                "Training goes on.",
+                stacklevel=3,
             )
+            return
+        self._add(entry, "", report)
+        if teacher_report is not None:
+            self._add(entry, "teacher_", teacher_report)
+        self.report, self.teacher_report = report, teacher_report
+        self.history.append(entry)
         if self.path is not None and self.model.is_chief:
-            self._write(epoch + 1)
+            self._write(epoch)
 
     def get_state(self) -> dict[str, Any]:
         """What `BackupAndRestore` keeps."""
@@ -222,7 +241,7 @@ class AutoAttackEvaluation(keras.callbacks.Callback):
             if f"{name} {code}" not in self._warned
         ]
         self._warned.update(f"{name} {code}" for code, _ in new)
-        reliability.warn(new, stacklevel=3)
+        reliability.warn(new, network.name, stacklevel=4)
         return report
 
     def _write(self, epoch: int) -> None:

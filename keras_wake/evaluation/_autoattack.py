@@ -39,10 +39,11 @@ def autoattack(
     - a list of your own: any attacks of the same norm and bounds.
 
     A sample counts as broken only if its image is misclassified in a pass of
-    its own and, computed apart from the attack, lies within the ball and the
-    bounds (to 1e-6, or so much of the largest pixel value above 1). With
-    fewer than ten classes there are K − 1 target classes; what an attack does
-    where K is too small for its loss is noted in the report.
+    its own (in most of 20 where outputs are random) and, computed apart from
+    the attack, lies within the ball and the bounds (to 1e-6, or so much of ε
+    or of the largest pixel value above 1). With fewer than ten classes there
+    are K − 1 target classes; what an attack does where K is too small for its
+    loss is noted in the report.
 
     Samples are attacked in the order of a digest of their image and class,
     which their random numbers come from as well. So the order of the data
@@ -62,7 +63,8 @@ def autoattack(
 
     Args:
         classifier: Built `keras.Model` that returns logits (batch, K).
-        data: Pair of arrays (x, y), or anything that yields such batches.
+        data: Pair of arrays (x, y), or anything that yields such batches. Of
+            sample weights, only 0 counts: such images are left out.
         epsilon: Radius in pixel units. Defaults to `None`: 8/255 for ℓ∞,
             128/255 for ℓ2, times the width of the bounds.
         norm: `"linf"` or `"l2"`. Defaults to `None`: that of `attacks`, else

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,11 +28,14 @@ class EpsilonSweep:
 
     Attributes:
         norm: Name of the norm.
-        attack: What attacked, as text.
+        bounds: Smallest and largest pixel value.
+        attack: What attacked, as text; epsilon and step size are those of
+            each radius.
         epsilons: The radii, ascending.
         accuracies: Robust accuracy at each.
         intervals: Its 95 % interval (Wilson) at each.
         samples: How many samples there are.
+        passes_per_prediction: As in a `RobustnessReport`.
         seed: Seed of all random numbers.
         findings: Tuple of pairs (code, message) of the reliability checks.
         seconds: Time of all attacks.
@@ -40,11 +44,13 @@ class EpsilonSweep:
     """
 
     norm: str
+    bounds: tuple[float, float]
     attack: str
     epsilons: tuple[float, ...]
     accuracies: tuple[float, ...]
     intervals: tuple[tuple[float, float], ...]
     samples: int
+    passes_per_prediction: int
     seed: int
     findings: tuple[tuple[str, str], ...]
     seconds: float
@@ -55,8 +61,10 @@ class EpsilonSweep:
         """The numbers as lists and dictionaries."""
         return {
             "norm": self.norm,
+            "bounds": list(self.bounds),
             "attack": self.attack,
             "samples": self.samples,
+            "passes_per_prediction": self.passes_per_prediction,
             "seed": self.seed,
             "confidence": interval.CONFIDENCE,
             "interval_method": interval.METHOD,
@@ -160,6 +168,11 @@ def epsilon_sweep(
     keras_wake.visualization.plot_epsilon_sweep(sweep, path="sweep.png")
     ```
     """
+    if not isinstance(epsilons, Iterable) or isinstance(epsilons, str):
+        raise TypeError(
+            "`epsilons` must be a list of radii such as `[0, 4/255, 8/255]`. "
+            f"Received: epsilons={epsilons!r}."
+        )
     radii = sorted(
         {_validate.not_negative(epsilon=radius) for radius in epsilons}
     )
@@ -197,11 +210,13 @@ def epsilon_sweep(
     points = [report.attacks[end] for end in ends]
     return EpsilonSweep(
         norm=report.norm,
+        bounds=report.bounds,
         attack=words,
         epsilons=tuple(radii),
         accuracies=tuple(point.accuracy for point in points),
         intervals=tuple(point.interval for point in points),
         samples=report.samples,
+        passes_per_prediction=report.passes_per_prediction,
         seed=report.seed,
         findings=report.findings,
         seconds=report.seconds,
@@ -235,8 +250,9 @@ def _maker(
                 "`attack` must have a radius above 0, which its step size is "
                 f"in proportion to. Received: attack={attack!r}."
             )
-        return (lambda radius: named([_rescaled(pattern, radius)])), repr(
-            attack
+        return (
+            lambda radius: named([_rescaled(pattern, radius)]),
+            _described(pattern),
         )
     if not callable(attack):
         raise TypeError(
@@ -251,4 +267,23 @@ def _rescaled(attack: Attack, radius: float) -> Attack:
     config = {**attack.get_config(), "epsilon": radius}
     if "step_size" in config:
         config["step_size"] *= radius / attack.epsilon
-    return type(attack).from_config(config)
+    try:
+        return type(attack).from_config(config)
+    except TypeError as error:
+        raise TypeError(
+            f"`attack` is made again for each radius from what "
+            f"`{type(attack).__name__}.get_config()` returns, and could not "
+            f"be: {error}. Have it return the arguments of the constructor, or "
+            "pass a function of a radius that returns an attack."
+        ) from error
+
+
+def _described(attack: Attack) -> str:
+    """An attack without its radius, to which its step size is in proportion."""
+    config = attack.get_config()
+    epsilon = config.pop("epsilon", attack.epsilon)
+    settings = {name: repr(value) for name, value in config.items()}
+    if "step_size" in config:
+        settings["step_size"] = f"{config['step_size'] / epsilon:.4g} * epsilon"
+    words = ", ".join(f"{name}={value}" for name, value in settings.items())
+    return f"{type(attack).__name__}({words})"

@@ -12,6 +12,7 @@ import numpy as np
 
 from keras_wake import _inputs
 from keras_wake import _validate
+from keras_wake._per_model import forget_compiled
 from keras_wake._version import __version__
 from keras_wake.evaluation import checks as reliability
 from keras_wake.evaluation._passes import Passes
@@ -89,10 +90,18 @@ def evaluate(
     names = _validate.names_of_classes(options.class_names, num_classes)
     bounds = attacks[-1].attack.bounds
     samples = collect(classifier, data, num_classes, bounds, options.batch_size)
+    for each in attacks:
+        each.check_image_shape(samples.images.shape[1:])
     passes = Passes(classifier, options.batch_size)
     first = samples.images[: reliability.PROBED]
     outputs, again = passes.eager_logits(first), passes.eager_logits(first)
     passes.random = reliability.differ(outputs, again)
+    if not passes.random and reliability.differ(
+        outputs, passes.logits(first), reliability.COMPILED_ROUNDING
+    ):
+        # It was compiled before an attribute of a layer was changed, say.
+        forget_compiled(classifier)
+        passes = Passes(classifier, options.batch_size)
     file = StateFile(
         options.state,
         fingerprint(
@@ -118,7 +127,7 @@ def evaluate(
         file.write(progress)
     told = len(progress.findings)
     # Written before: a warning may have been made an error.
-    reliability.warn(progress.findings, stacklevel=3)
+    reliability.warn(progress.findings, classifier.name, stacklevel=3)
     adversarial = _kept_images(samples, progress, file, options)
     if not progress.finished:
         run = Run(
@@ -133,7 +142,8 @@ def evaluate(
         )
         run.finish()
         progress.findings += reliability.check_threat_model(attacks, progress)
-        if options.checks:
+        # What another draw breaks says nothing of the attacks.
+        if options.checks and not passes.random:
             progress.findings += reliability.check_black_box(
                 attacks, progress, num_classes
             )
@@ -142,8 +152,12 @@ def evaluate(
             )
         progress.finished = True
         file.write(progress)
-        reliability.warn(progress.findings[told:], stacklevel=3)
-    return _report(samples, attacks, progress, adversarial, names, options)
+        reliability.warn(
+            progress.findings[told:], classifier.name, stacklevel=3
+        )
+    return _report(
+        samples, attacks, progress, adversarial, names, options, passes.votes
+    )
 
 
 def _settings(attacks: list[NamedAttack], options: Options) -> dict[str, Any]:
@@ -166,7 +180,7 @@ def _kept_images(
     if not options.return_images:
         return None
     images = samples.images.copy()
-    found = file.read_images(len(progress.order), images)
+    found = file.read_images(progress, images)
     if len(found):
         images[progress.order] = found
     return images
@@ -179,6 +193,7 @@ def _report(
     adversarial: np.ndarray | None,
     names: list[str],
     options: Options,
+    votes: int,
 ) -> RobustnessReport:
     fallen_to, classes = progress.fallen_to, samples.classes
 
@@ -198,7 +213,8 @@ def _report(
         counts=counts(np.full(len(classes), True)),
         clean_counts=counts(fallen_to != WRONG),
         robust_counts=counts(fallen_to == STANDS),
-        attacks=_results(attacks, progress, len(names)),
+        passes_per_prediction=votes,
+        attacks=_results(attacks, progress, len(names), votes),
         findings=tuple((code, text) for code, text in progress.findings),
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         versions={
@@ -215,7 +231,10 @@ def _report(
 
 
 def _results(
-    attacks: list[NamedAttack], progress: Progress, num_classes: int
+    attacks: list[NamedAttack],
+    progress: Progress,
+    num_classes: int,
+    votes: int,
 ) -> tuple[AttackResult, ...]:
     results = []
     count = len(progress.fallen_to)
@@ -235,10 +254,10 @@ def _results(
                 fell=fell,
                 accuracy=right / count,
                 interval=wilson_interval(right, count),
-                # One pass more looks at what the attack has found.
+                # More passes look at what the attack has found.
                 forward_passes=None
                 if forward is None
-                else (forward + 1) * images,
+                else (forward + votes) * images,
                 backward_passes=None if backward is None else backward * images,
                 seconds=progress.seconds[number],
                 note=_note(named.attack, num_classes),

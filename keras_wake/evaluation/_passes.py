@@ -25,6 +25,8 @@ from keras_wake.backend._common import cut_gradients_are_zero
 
 # Smaller batches take no less time.
 SMALLEST_BATCH = 8
+# A prediction of a random classifier is that of most of so many passes.
+VOTES = 20
 
 _FORWARD = PerModel()
 _GRADIENTS = PerModel()
@@ -37,7 +39,10 @@ class Passes:
         classifier: A checked classifier.
         batch_size: Most images of a batch.
         random: Whether two passes over the same images differ. Then nothing
-            is compiled that would draw the same numbers each time.
+            is compiled that would draw the same numbers each time, and a
+            prediction is that of most of `VOTES` passes: an image that one
+            pass in ten gets wrong would fall sooner or later, were every
+            attack judged by a single one.
     """
 
     def __init__(
@@ -46,6 +51,13 @@ class Passes:
         self.classifier = classifier
         self.batch_size = batch_size
         self.random = random
+        # Looked up once: the model does not change in an evaluation.
+        self._runs: dict[Any, Callable] = {}
+
+    @property
+    def votes(self) -> int:
+        """How many forward passes a prediction takes."""
+        return VOTES if self.random else 1
 
     def batches(self, count: int) -> Iterator[slice]:
         """The slices that cut so many samples into batches."""
@@ -56,7 +68,7 @@ class Passes:
         """Float32 logits (n, K) of a pass in inference mode."""
         if self.random:
             return self.eager_logits(images)
-        run = _FORWARD.get(self.classifier, _compile_forward)
+        run = self._compiled(_FORWARD, _compile_forward)
         return np.concatenate(
             [
                 self._run(run, [images[part]])
@@ -77,13 +89,15 @@ class Passes:
 
     def predictions(self, images: np.ndarray) -> np.ndarray:
         """The predicted classes, int64 (n,); −1 where a logit is NaN."""
-        logits = self.logits(images)
-        found = np.argmax(logits, axis=1)
-        return np.where(np.isnan(logits).any(axis=1), -1, found)
+        return _most_frequent(
+            np.stack(
+                [_predicted(self.logits(images)) for _ in range(self.votes)]
+            )
+        )
 
     def gradients(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Gradients of the cross-entropy with respect to the images."""
-        run = _GRADIENTS.get(self.classifier, _compile_gradient)
+        run = self._compiled(_GRADIENTS, _compile_gradient)
         return np.concatenate(
             [
                 self._run(run, [images[part], labels[part]])
@@ -111,15 +125,27 @@ class Passes:
             stage: The stage of a `StagedAttack`.
         """
         # Kept by the attack, so that it goes with it.
-        compiled = vars(attack).setdefault("_evaluation", PerModel())
-        run = compiled.get(
-            self.classifier, functools.partial(_compile_attack, attack)
+        run = self._compiled(
+            vars(attack).setdefault("_evaluation", PerModel()),
+            functools.partial(_compile_attack, attack),
         )
         scalars = [
             ops.convert_to_tensor(seed % 2**31, "int32"),
             ops.convert_to_tensor(stage, "int32"),
         ]
-        return self._run(run, [images, labels, ids], scalars)
+        found = self._run(run, [images, labels, ids], scalars)
+        if found.shape != images.shape:
+            raise ValueError(
+                "An attack must return one perturbation for each image. "
+                f"Received: shape {found.shape} for images of shape "
+                f"{images.shape}, from {attack!r}."
+            )
+        return found
+
+    def _compiled(self, kept: PerModel, make: Callable) -> Callable:
+        if kept not in self._runs:
+            self._runs[kept] = kept.get(self.classifier, make)
+        return self._runs[kept]
 
     def _run(
         self, run: Callable, arrays: list[np.ndarray], scalars: Any = ()
@@ -140,6 +166,18 @@ class Passes:
         ]
         result = ops.convert_to_numpy(run(*tensors, *scalars))
         return np.array(result[:count])
+
+
+def _predicted(logits: np.ndarray) -> np.ndarray:
+    found = np.argmax(logits, axis=1)
+    return np.where(np.isnan(logits).any(axis=1), -1, found)
+
+
+def _most_frequent(votes: np.ndarray) -> np.ndarray:
+    """Of each column of an int64 array (votes, n), the most frequent value."""
+    values = np.unique(votes)
+    counts = (votes[:, :, None] == values).sum(axis=0)
+    return values[np.argmax(counts, axis=1)]
 
 
 def padded_size(

@@ -4,12 +4,14 @@ import dataclasses
 import hashlib
 import os
 import pathlib
+import zlib
 from typing import Any
 
 import numpy as np
 
 from keras_wake import _backup_file
 from keras_wake import backend
+from keras_wake._architecture import architecture
 
 STANDS = -1
 WRONG = 0  # Misclassified without an attack.
@@ -36,6 +38,7 @@ class Progress:
         outside: For each attack, how many images it returned that are not in
             the threat model.
         order: Samples whose adversarial image is kept, in the order of these.
+        images_checksum: CRC-32 of these images.
         findings: What the checks have found, as pairs of code and message.
         finished: Whether nothing is left to do.
     """
@@ -50,6 +53,7 @@ class Progress:
     seconds: list[float] = dataclasses.field(default_factory=list)
     outside: list[int] = dataclasses.field(default_factory=list)
     order: list[int] = dataclasses.field(default_factory=list)
+    images_checksum: int = 0
     findings: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     finished: bool = False
 
@@ -96,6 +100,7 @@ def fingerprint(
         weights.update(f"{value.dtype}{value.shape}".encode())
         weights.update(value.tobytes())
     return {
+        "layers": architecture(classifier),
         "weights": weights.hexdigest(),
         "data": digest,
         "settings": settings,
@@ -106,12 +111,16 @@ def fingerprint(
 def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     """What differs between two fingerprints, in words."""
     words = []
+    if found.get("layers") != wanted["layers"]:
+        words.append("the layers of the classifier, or their settings")
     if found["weights"] != wanted["weights"]:
         words.append("the weights of the classifier")
     if found["data"] != wanted["data"]:
         words.append("the images or labels")
     if not words and not _same_outputs(found["outputs"], wanted["outputs"]):
-        words.append("what the classifier returns, although weights agree")
+        words.append(
+            "what the classifier returns, although layers and weights agree"
+        )
     old, new = found["settings"], wanted["settings"]
     words += [
         f"`{name}` (there {old.get(name)!r}, here {new.get(name)!r})"
@@ -123,7 +132,8 @@ def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
 
 def _same_outputs(found: Any, wanted: Any) -> bool:
     if found is None or wanted is None:
-        return True
+        # Random in both, or in one of them.
+        return found is wanted
     if found.shape != wanted.shape:
         return False
     size = float(np.abs(found[np.isfinite(found)]).max(initial=1.0))
@@ -164,6 +174,12 @@ class StateFile:
         """
         if self.path is None or not self.path.exists():
             return None
+        if self.path.is_dir():
+            raise ValueError(
+                "`state` must be the path of a file, such as "
+                f"{str(self.path / 'autoattack.npz')!r}. Received: the folder "
+                f"{str(self.path)!r}."
+            )
         state, _ = _backup_file.read(self.path)
         if set(state) != {"fingerprint", "progress"}:
             raise ValueError(
@@ -183,27 +199,32 @@ class StateFile:
         """Replaces the file by one of the present progress."""
         if self.path is None:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        _backup_file.write(
-            self.path,
-            {
-                "fingerprint": self.wanted,
-                "progress": vars(progress).copy(),
-            },
-            [],
-        )
+        state = {"fingerprint": self.wanted, "progress": vars(progress).copy()}
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            _backup_file.write(self.path, state, [])
+        except (
+            FileNotFoundError,
+            FileExistsError,
+            NotADirectoryError,
+        ) as error:
+            raise OSError(
+                f"The state cannot be written to {self.path}: {error}. Its "
+                "folder must exist or be one that can be made, and no other "
+                "process may write the same file at the same time."
+            ) from error
 
-    def read_images(self, count: int, like: np.ndarray) -> np.ndarray:
-        """The first `count` images of the file; cuts off what is behind.
+    def read_images(self, progress: Progress, like: np.ndarray) -> np.ndarray:
+        """The images that `progress` counts; cuts off what is behind.
 
         Args:
-            count: Number of images.
+            progress: How far the evaluation is.
             like: Array (n, ...) of images of that shape, float32.
 
         Raises:
-            ValueError: If there are fewer.
+            ValueError: If there are fewer, or others.
         """
-        shape = like.shape[1:]
+        count, shape = len(progress.order), like.shape[1:]
         size = count * int(np.prod(shape)) * like.itemsize
         if self.path is None or not count:
             return np.empty((0, *shape), "float32")
@@ -216,24 +237,34 @@ class StateFile:
                 f"{self.path} says. Delete both to start from the beginning."
             )
         with open(self.images_path, "rb+") as file:
-            values = np.frombuffer(file.read(size), "float32")
+            content = file.read(size)
             file.truncate(size)
+        if zlib.crc32(content) != progress.images_checksum:
+            raise ValueError(
+                f"The file {self.images_path} is damaged, or belongs to "
+                f"another state than {self.path}. Delete both to start from "
+                "the beginning."
+            )
+        values = np.frombuffer(content, "float32")
         return values.reshape(count, *shape)
 
-    def append_images(self, images: np.ndarray, before: int) -> None:
+    def append_images(self, images: np.ndarray, progress: Progress) -> None:
         """Adds images to the file, on the disk when this returns.
 
         Args:
             images: Float32 array (m, ...).
-            before: How many images the file holds already.
+            progress: Counts the images that the file holds already; its
+                checksum goes on.
         """
         if self.path is None or not len(images):
             return
+        content = np.ascontiguousarray(images, "float32").tobytes()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.images_path.touch()
         with open(self.images_path, "rb+") as file:
-            file.seek(before * images[0].nbytes)
+            file.seek(len(progress.order) * images[0].nbytes)
             file.truncate()
-            file.write(np.ascontiguousarray(images, "float32").tobytes())
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        progress.images_checksum = zlib.crc32(content, progress.images_checksum)

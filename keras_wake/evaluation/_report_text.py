@@ -23,15 +23,30 @@ def report_text(report: dict[str, Any]) -> str:
         f"clean accuracy {_with_interval(report, 'clean')}, robust accuracy "
         f"{_with_interval(report, 'robust')} ({report['confidence']:.0%} "
         f"interval, {report['interval_method']})",
+        *_votes_line(report),
         "",
         *_attack_lines(report),
         "",
         *_class_lines(report),
+        *_finding_lines(report),
     ]
-    if report["findings"]:
-        lines += ["", "what makes these numbers doubtful"]
-        lines += [f"[{f['code']}] {f['message']}" for f in report["findings"]]
     return "\n".join(lines)
+
+
+def _votes_line(report: dict[str, Any]) -> list[str]:
+    votes = report["passes_per_prediction"]
+    if votes == 1:
+        return []
+    return [f"outputs are random: a prediction is that of most of {votes}"]
+
+
+def _finding_lines(report: dict[str, Any]) -> list[str]:
+    if not report["findings"]:
+        return []
+    return [
+        *("", "what makes these numbers doubtful"),
+        *(f"[{f['code']}] {f['message']}" for f in report["findings"]),
+    ]
 
 
 def _with_interval(report: dict[str, Any], which: str) -> str:
@@ -117,6 +132,8 @@ def sweep_text(sweep: dict[str, Any]) -> str:
             f"{sweep['samples']} samples, {sweep['norm']}, {sweep['attack']}, "
             f"seed {sweep['seed']}, {sweep['confidence']:.0%} interval "
             f"({sweep['interval_method']})",
+            *_votes_line(sweep),
             *table(["epsilon", "accuracy", "interval"], rows),
+            *_finding_lines(sweep),
         ]
     )

@@ -42,6 +42,12 @@ class NamedAttack:
             return int(self.attack.stages_for(num_classes))
         return 1
 
+    def check_image_shape(self, shape: tuple) -> None:
+        """Refuses images (without the batch axis) that it cannot run on."""
+        self.attack.threat_model.check_image_shape(shape)
+        if isinstance(self.attack, StagedAttack):
+            self.attack.check_image_shape(shape)
+
 
 class Run:
     """Attacks samples until none stands or all attacks are through.
@@ -91,7 +97,10 @@ class Run:
         """All stages of the current attack."""
         progress = self.progress
         progress.begin_attack()
-        stages = named.stages(self.samples.labels.shape[1])
+        # With a radius of 0 there is nothing but the clean images.
+        stages = 0
+        if named.attack.epsilon > 0:
+            stages = named.stages(self.samples.labels.shape[1])
         bar = Bar(
             named.name,
             progress.attacked[-1] * stages,
@@ -131,7 +140,7 @@ class Run:
         )
         fell = np.flatnonzero(wrong & allowed)
         if self.adversarial is not None:
-            self.file.append_images(found[fell], before=len(progress.order))
+            self.file.append_images(found[fell], progress)
             progress.order.extend(rows[fell].tolist())
             self.adversarial[rows[fell]] = found[fell]
         progress.fallen_to[rows[fell]] = progress.attack + 1

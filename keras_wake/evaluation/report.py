@@ -60,6 +60,9 @@ class RobustnessReport:
         seed: Seed of all random numbers.
         batch_size: Most images of a batch.
         class_names: K names.
+        passes_per_prediction: 1, or 20 for a classifier with random outputs:
+            a sample counts as classified rightly where most of so many passes
+            are right.
         counts: Int64 array (K,), samples of each class.
         clean_counts: Int64 array (K,), how many of them are classified
             rightly.
@@ -85,6 +88,7 @@ class RobustnessReport:
     seed: int
     batch_size: int
     class_names: list[str]
+    passes_per_prediction: int
     counts: np.ndarray
     clean_counts: np.ndarray
     robust_counts: np.ndarray
@@ -158,6 +162,7 @@ class RobustnessReport:
             "bounds": list(self.bounds),
             "seed": self.seed,
             "batch_size": self.batch_size,
+            "passes_per_prediction": self.passes_per_prediction,
             "samples": self.samples,
             "clean_accuracy": self.clean_accuracy,
             "clean_interval": list(self.clean_interval),
@@ -224,6 +229,8 @@ class RobustnessReport:
                 )
             },
             bounds=tuple(found["bounds"]),
+            # Older reports do not tell.
+            passes_per_prediction=found.get("passes_per_prediction", 1),
             class_names=[entry["name"] for entry in classes],
             counts=counts("samples"),
             clean_counts=counts("clean"),

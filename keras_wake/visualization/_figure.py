@@ -160,6 +160,22 @@ def show_percent(panel: "Axes") -> None:
     panel.yaxis.set_major_formatter(PercentFormatter(xmax=1.0))
 
 
+def show_findings(panel: "Axes", findings: Iterable[tuple[str, str]]) -> None:
+    """Names what makes the numbers doubtful, in red above a panel."""
+    codes = list(dict.fromkeys(code for code, _ in findings))
+    if codes:
+        panel.annotate(
+            f"doubtful: {', '.join(codes)}",
+            xy=(0.5, 1.0),
+            xycoords="axes fraction",
+            xytext=(0, 4),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8,
+            color=VERMILLION,
+        )
+
+
 def marker_for(points: int) -> str:
     """A marker for a curve of few points: a single one has no line."""
     return "o" if points <= MOST_MARKED_POINTS else ""

@@ -22,8 +22,8 @@ def plot_epsilon_sweep(
     Args:
         sweep: What `keras_wake.evaluation.epsilon_sweep` has returned, or a
             dictionary of names and several such sweeps of the same norm.
-        in_grey_levels: Whether the radius is given as n/255. Defaults to
-            `None`: for ℓ∞ only.
+        in_grey_levels: Whether the radius is given as n/255 of the range of
+            the pixels. Defaults to `None`: for ℓ∞ only.
         path: File to write, ending in .png, .pdf or .svg. Defaults to
             `None`, which writes nothing.
 
@@ -32,7 +32,8 @@ def plot_epsilon_sweep(
 
     Raises:
         TypeError: If `sweep` is no sweep.
-        ValueError: For no sweep at all, or different norms.
+        ValueError: For no sweep at all, different norms, or radii in
+            different units.
 
     Example:
 
@@ -48,11 +49,13 @@ def plot_epsilon_sweep(
     first = next(iter(sweeps.values()))
     if in_grey_levels is None:
         in_grey_levels = first.norm == "linf"
-    scale = 255 if in_grey_levels else 1
+    if not in_grey_levels:
+        _check_units(sweeps)
     figure = _figure.new_figure(6.0, 3.8)
     panel = figure.add_subplot()
     for number, (name, each) in enumerate(sweeps.items()):
         color = _figure.PALETTE[number % len(_figure.PALETTE)]
+        scale = 255 / _width(each) if in_grey_levels else 1
         radii = scale * np.array(each.epsilons)
         low, high = np.array(each.intervals).T
         panel.fill_between(
@@ -71,13 +74,16 @@ def plot_epsilon_sweep(
     panel.set_ylim(0, 1.02)
     panel.set_xlim(left=0)
     panel.tick_params(labelsize=8)
-    unit = " in units of 1/255" if in_grey_levels else ""
+    unit = " in grey levels (1/255 of the range)" if in_grey_levels else ""
     panel.set_xlabel(f"epsilon{unit}, {first.norm}", fontsize=9)
     panel.set_ylabel("robust accuracy", fontsize=9)
     _figure.show_percent(panel)
     panel.grid(True, color="0.9", linewidth=0.7)
     panel.set_axisbelow(True)
     panel.spines[["top", "right"]].set_visible(False)
+    _figure.show_findings(
+        panel, [found for each in sweeps.values() for found in each.findings]
+    )
     if len(sweeps) > 1 or "" not in sweeps:
         figure.legend(loc="outside upper center", ncols=3, fontsize=8)
     return _figure.save(figure, path)
@@ -97,4 +103,19 @@ def _check(sweeps: dict[str, Any]) -> None:
         raise ValueError(
             "`sweep` must hold sweeps of one norm. Received: "
             f"{', '.join(norms) or 'none'}."
+        )
+
+
+def _width(sweep: Any) -> float:
+    low, high = sweep.bounds
+    return high - low
+
+
+def _check_units(sweeps: dict[str, Any]) -> None:
+    widths = sorted({_width(each) for each in sweeps.values()})
+    if len(widths) > 1:
+        raise ValueError(
+            "`sweep` must hold sweeps of images with one range of pixels. "
+            f"Received: ranges {', '.join(f'{w:g}' for w in widths)}. Pass "
+            "`in_grey_levels=True` to have all radii in 1/255 of the range."
         )

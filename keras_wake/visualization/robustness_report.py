@@ -62,18 +62,7 @@ def plot_robustness_report(
         fontsize=10,
         pad=18 if report.findings else 6,
     )
-    if report.findings:
-        codes = list(dict.fromkeys(code for code, _ in report.findings))
-        panel.annotate(
-            f"doubtful: {', '.join(codes)}",
-            xy=(0.5, 1.0),
-            xycoords="axes fraction",
-            xytext=(0, 4),
-            textcoords="offset points",
-            ha="center",
-            fontsize=8,
-            color=_figure.VERMILLION,
-        )
+    _figure.show_findings(panel, report.findings)
     return _figure.save(figure, path)
 
 

@@ -113,6 +113,25 @@ def test_runs_on_the_weights_of_now(classifier, images, labels):
     np.testing.assert_array_equal(after, fresh)
 
 
+def test_runs_on_the_layers_of_now(images, labels):
+    keras.utils.set_random_seed(0)
+    classifier = keras.Sequential(
+        [
+            keras.Input((6, 6, 1)),
+            keras.layers.Flatten(),
+            keras.layers.Dense(8, activation="relu"),
+            keras.layers.Dense(3),
+        ]
+    )
+    attack = PGD("l2", epsilon=0.5, steps=2, random_start=False)
+    before = np.asarray(attack(classifier, images, labels))
+    classifier.layers[1].activation = keras.activations.tanh
+    after = np.asarray(attack(classifier, images, labels))
+    fresh = copy.deepcopy(attack)(classifier, images, labels)
+    assert np.max(np.abs(after - before)) > 0.01
+    np.testing.assert_array_equal(after, fresh)
+
+
 def test_does_not_keep_a_classifier_alive(images, labels):
     classifier = keras.Sequential(
         [

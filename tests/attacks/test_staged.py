@@ -160,6 +160,29 @@ def test_leaves_the_state_of_the_classifier(classifier, images, labels, attack):
     np.testing.assert_array_equal(first, again)
 
 
+@pytest.fixture
+def double_precision():
+    keras.config.set_floatx("float64")
+    yield
+    keras.config.set_floatx("float32")
+
+
+@pytest.mark.parametrize("number", [0, 3, 4])
+def test_runs_where_keras_prefers_float64(double_precision, number):
+    network = keras.Sequential(
+        [
+            keras.Input((4, 4, 1)),
+            keras.layers.Flatten(),
+            keras.layers.Dense(3),
+        ]
+    )
+    x = np.random.default_rng(0).random((4, 4, 4, 1), np.float32)
+    attack = _quick_attacks("linf", 0.2)[number]
+    x_adv = to_numpy(attack(network, x, [0, 1, 2, 0], seed=0))
+    assert x_adv.dtype == np.float32
+    assert _sizes(x_adv - x, "linf").max() <= 0.2 + 1e-6
+
+
 @pytest.mark.parametrize("attack", ATTACKS, ids=IDS)
 def test_copies_have_the_same_settings(attack):
     copies = (

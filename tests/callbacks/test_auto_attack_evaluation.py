@@ -1,5 +1,6 @@
 """AutoAttackEvaluation: when it measures, what it logs, what it survives."""
 
+import csv
 import json
 
 import keras
@@ -63,10 +64,12 @@ def test_measures_every_n_epochs_and_logs(tmp_path):
             ),
         ],
     )
-    assert [entry["epoch"] for entry in callback.history] == [2, 4]
+    # After the first one as well; the logs repeat the newest numbers.
+    assert [entry["epoch"] for entry in callback.history] == [1, 2, 4]
     for key in ("autoattack_accuracy", "teacher_autoattack_accuracy"):
-        assert [key in logs for logs in seen] == [False, True, False, True]
-        assert history[key] == [entry[key] for entry in callback.history]
+        first, second, last = (entry[key] for entry in callback.history)
+        assert history[key] == [first, second, second, last]
+        assert [logs[key] for logs in seen] == history[key]
     x, y = data(seed=5)
     for network, report in (
         (model.classifier, callback.report),
@@ -82,7 +85,7 @@ def test_measures_every_n_epochs_and_logs(tmp_path):
     assert names == [
         f"{network}autoattack_epoch_000{epoch}{ending}"
         for network in ("", "teacher_")
-        for epoch in (2, 4)
+        for epoch in (1, 2, 4)
         for ending in (".json", ".png")
     ]
     written = tmp_path / "reports" / "autoattack_epoch_0004.json"
@@ -116,6 +119,55 @@ def test_a_report_that_cannot_be_written_is_a_warning(tmp_path):
     with pytest.warns(UserWarning, match=r"could not be written.*goes on"):
         history = fit(wake(), [callback], epochs=2)
     assert len(history["autoattack_accuracy"]) == 2
+
+
+def test_composes_with_callbacks_of_keras(tmp_path):
+    callback = kw.AutoAttackEvaluation(
+        data(seed=5), every=3, attacks=[PGD], checks=False
+    )
+    checkpoint = keras.callbacks.ModelCheckpoint(
+        tmp_path / "best_{epoch}.keras",
+        monitor="autoattack_accuracy",
+        mode="max",
+        save_best_only=True,
+    )
+    log = keras.callbacks.CSVLogger(tmp_path / "log.csv")
+    history = fit(wake(), [callback, checkpoint, log], epochs=4)
+    with open(tmp_path / "log.csv") as file:
+        rows = list(csv.DictReader(file))
+    found = [float(row["autoattack_accuracy"]) for row in rows]
+    assert found == pytest.approx(history["autoattack_accuracy"])
+    # Where a new number is better, and nowhere else.
+    first, _, third, _ = history["autoattack_accuracy"]
+    saved = {path.name for path in tmp_path.glob("best_*")}
+    assert saved == {"best_1.keras"} | (
+        {"best_3.keras"} if third > first else set()
+    )
+
+
+def test_an_evaluation_that_fails_later_does_not_end_the_run(monkeypatch):
+    from keras_wake.callbacks import auto_attack_evaluation
+
+    evaluate, calls = auto_attack_evaluation.autoattack, []
+
+    def second_fails(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            raise RuntimeError("out of memory")
+        return evaluate(*args, **kwargs)
+
+    monkeypatch.setattr(auto_attack_evaluation, "autoattack", second_fails)
+    callback = kw.AutoAttackEvaluation(
+        data(), every=1, attacks=[PGD], checks=False
+    )
+    with pytest.warns(UserWarning, match=r"epoch 2 has failed.*out of memory"):
+        history = fit(wake(), [callback], epochs=3)
+    assert [entry["epoch"] for entry in callback.history] == [1, 3]
+    first, second, _ = history["autoattack_accuracy"]
+    assert second == first
+    calls[:] = [1]
+    with pytest.raises(RuntimeError, match="out of memory"):
+        fit(wake(), [callback], epochs=3)
 
 
 def test_findings_are_told_once():

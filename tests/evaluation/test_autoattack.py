@@ -193,9 +193,84 @@ def test_averaging_over_passes_on_a_random_network(noisy, digits):
     # It is what the check for random outputs advises.
     assert all(code != "random-outputs" for code, _ in report.findings)
     (found,) = report.attacks
-    # The start, two steps, and a pass that judges.
-    assert found.forward_passes == (3 * 4 + 1) * found.attacked
+    # The start, two steps, and the passes that judge.
+    assert report.passes_per_prediction == 20
+    assert found.forward_passes == (3 * 4 + 20) * found.attacked
+    assert "a prediction is that of most of 20" in str(report)
     assert found.backward_passes == 3 * 4 * found.attacked
+
+
+def test_noise_alone_breaks_next_to_nothing(noisy, digits):
+    _, (x, y) = digits
+    still = [PGD(epsilon=1e-6, steps=1) for _ in range(10)]
+    report = evaluation.autoattack(noisy, (x, y), attacks=still, verbose=0)
+    # Seen: 3 points. Judged by one pass, the ten attacks break 31.
+    assert report.clean_accuracy - report.robust_accuracy < 0.05
+    codes = [code for code, _ in report.findings]
+    assert codes == ["random-outputs"]
+
+
+def test_a_radius_of_zero_is_the_clean_accuracy(noisy, digits):
+    _, (x, y) = digits
+    report = evaluation.autoattack(noisy, (x, y), 0, checks=False, verbose=0)
+    assert report.robust_accuracy == report.clean_accuracy
+    assert report.forward_passes == 0
+
+
+def test_a_model_that_is_changed_in_place_is_evaluated_as_it_is(digits):
+    """What was compiled for it before does not count any more."""
+    (x, y), test = digits
+
+    class Shifted(keras.layers.Layer):
+        shift = 0.0
+
+        def call(self, logits):
+            return logits + self.shift * keras.ops.one_hot(0, 10)
+
+    keras.utils.set_random_seed(0)
+    shifted = Shifted()
+    head = keras.layers.Dense(10, activation="softmax")
+    model = keras.Sequential(
+        [keras.Input((8, 8, 1)), keras.layers.Flatten(), head, shifted]
+    )
+    kernel = np.linalg.lstsq(
+        x.reshape(len(x), -1), np.eye(10)[y] - 0.1, rcond=None
+    )[0]
+    head.set_weights([20 * kernel, np.zeros(10)])
+    attacks = [APGD(steps=3, epsilon=0.05, loss="dlr")]
+
+    def run():
+        return evaluation.autoattack(
+            model, test, attacks=attacks, checks=False, verbose=0
+        )
+
+    soft = run()
+    head.activation = keras.activations.linear
+    linear = run()
+    # Of the same network, compiled for the first time.
+    attacks = [APGD(steps=3, epsilon=0.05, loss="dlr")]
+    fresh = keras.models.clone_model(
+        keras.Sequential([keras.Input((8, 8, 1)), *model.layers[:-1]])
+    )
+    fresh.set_weights(model.get_weights())
+    expected = evaluation.autoattack(
+        fresh, test, attacks=attacks, checks=False, verbose=0
+    )
+    np.testing.assert_array_equal(linear.fallen_to, expected.fallen_to)
+    assert not np.array_equal(linear.fallen_to, soft.fallen_to)
+    # What no configuration tells of shows in the outputs.
+    shifted.shift = 1e4
+    assert run().clean_accuracy == pytest.approx(np.mean(test[1] == 0))
+
+
+def test_data_that_an_attack_cannot_take_are_refused_at_once(tmp_path):
+    keras.utils.set_random_seed(0)
+    flat = keras.Sequential([keras.Input((16,)), keras.layers.Dense(3)])
+    x = np.random.default_rng(0).random((5, 16), np.float32)
+    path = tmp_path / "state.npz"
+    with pytest.raises(ValueError, match="`Square` changes windows"):
+        evaluation.autoattack(flat, (x, np.zeros(5, int)), state=path, **QUIET)
+    assert not path.exists()
 
 
 def test_the_rand_version_runs(noisy, digits):

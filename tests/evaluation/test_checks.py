@@ -84,6 +84,24 @@ def test_random_outputs(model):
     assert report.robust_accuracy < report.clean_accuracy
 
 
+def test_small_logits_are_random_as_well(model):
+    noisy = behind(behind(model, Noise(0.5)), lambda logits: 1e-6 * logits)
+    found, _ = codes(noisy, data(model), [NoSteps(epsilon=EPSILON)])
+    assert "random-outputs" in found
+
+
+def test_another_draw_is_no_finding_about_the_attacks(model):
+    noisy = behind(model, Noise(2.0))
+    attacks = [
+        PGD(epsilon=1e-6, steps=2, random_start=False),
+        Square(epsilon=1e-6, queries=1),
+    ]
+    found, report = codes(noisy, data(model), attacks)
+    # The second attack breaks more than the thresholds allow.
+    assert report.attacks[1].fell >= 3
+    assert found == ["random-outputs"]
+
+
 def test_rounding_is_no_randomness(model):
     tiny = behind(model, Noise(1e-7))
     assert codes(tiny, data(model), [NoSteps(epsilon=EPSILON)])[0] == []
@@ -203,6 +221,19 @@ def test_too_few_steps(model):
     more = after.attacks[0].fell - report.attacks[0].fell
     assert more >= 3
     assert f"breaks {more} of 54 images more" in report.findings[0][1]
+
+
+class OwnConstructor(PGD):
+    """Which cannot be made again from its configuration."""
+
+    def __init__(self):
+        super().__init__(epsilon=EPSILON, steps=2)
+
+
+def test_a_check_that_cannot_be_made_does_not_cost_the_number(model):
+    found, report = codes(model, data(model), [OwnConstructor()])
+    assert found == []
+    assert report.robust_accuracy < report.clean_accuracy
 
 
 def test_checks_can_be_left_out(model):

@@ -2,6 +2,7 @@
 
 import json
 
+import keras
 import numpy as np
 import pytest
 from linear_case import BestStep
@@ -120,6 +121,7 @@ def make_report(classes=3, findings=(), **more):
         "seed": 0,
         "batch_size": 8,
         "class_names": [str(i) for i in range(classes)],
+        "passes_per_prediction": 1,
         "counts": np.full(classes, 10),
         "clean_counts": np.full(classes, 9),
         "robust_counts": np.full(classes, 5),
@@ -200,7 +202,50 @@ def test_sweep_rescales_an_attack(monkeypatch):
     assert [n.attack.epsilon for n in seen] == [0.02, 0.2]
     steps = [n.attack.step_size for n in seen]
     assert steps == pytest.approx([0.01, 0.1])
-    assert sweep.attack == repr(pattern)
+    # Not the radius and the step size of the pattern, which no point has.
+    assert sweep.attack.startswith("FGSM(norm='linf', bounds=[0.0, 1.0]")
+    assert "step_size=0.5 * epsilon" in sweep.attack
+
+
+class OwnConstructor(FGSM):
+    """Whose `get_config` does not return the arguments of its constructor."""
+
+    def __init__(self, momentum=0.9):
+        super().__init__(epsilon=0.1)
+        self.momentum = momentum
+
+
+def test_sweep_tells_what_makes_it_doubtful():
+    model = linear_model()
+    inputs = keras.Input((4, 4, 1))
+    large = keras.Model(inputs, 1e5 * model(inputs))
+    with pytest.warns(evaluation.ReliabilityWarning):
+        sweep = evaluation.epsilon_sweep(
+            large, data(model), [0, 0.05], FGSM(), verbose=0
+        )
+    assert sweep.findings[0][0] == "zero-gradients"
+    assert "doubtful\n[zero-gradients] The gradient" in str(sweep)
+
+
+def test_sweep_knows_its_bounds():
+    model = linear_model()
+    x, y = data(model)
+    inputs = keras.Input(x.shape[1:])
+    grey = keras.Model(inputs, model(keras.layers.Rescaling(1 / 255)(inputs)))
+    sweeps = [
+        evaluation.epsilon_sweep(
+            network,
+            (scale * x, y),
+            [0, 4 * scale / 255],
+            FGSM(epsilon=0.1 * scale, bounds=(0, scale)),
+            verbose=0,
+            checks=False,
+        )
+        for network, scale in ((model, 1), (grey, 255))
+    ]
+    assert [sweep.bounds for sweep in sweeps] == [(0, 1), (0, 255)]
+    assert sweeps[0].accuracies == sweeps[1].accuracies
+    assert json.loads(sweeps[1].to_json())["bounds"] == [0, 255]
 
 
 @pytest.mark.parametrize(
@@ -208,6 +253,12 @@ def test_sweep_rescales_an_attack(monkeypatch):
     [
         ({"epsilons": []}, ValueError, "at least one radius"),
         ({"epsilons": [-1]}, ValueError, "`epsilon` must be at least 0"),
+        ({"epsilons": 0.1}, TypeError, "`epsilons` must be a list of radii"),
+        (
+            {"attack": OwnConstructor()},
+            TypeError,
+            r"what `OwnConstructor.get_config\(\)` returns, and could not",
+        ),
         ({"attack": "pgd"}, ValueError, "`attack` must be one of 'standard'"),
         ({"attack": 3}, TypeError, r"`attack` must be an attack, a function"),
         (

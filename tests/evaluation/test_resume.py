@@ -16,6 +16,7 @@ from linear_case import linear_model
 
 import keras_wake
 from keras_wake import evaluation
+from keras_wake.attacks import PGD
 from keras_wake.evaluation import _progress
 
 ATTACKS = [BestStep(epsilon=0.03), BestStep(epsilon=0.03)]
@@ -124,6 +125,25 @@ def change_network(model, x, y, options):
     return keras.Model(inputs, 2 * model(inputs)), x, y, options
 
 
+def change_setting(model, x, y, options):
+    # It changes the output by less than what other machines do.
+    inputs = keras.Input((4, 4, 1))
+    x_rounded = keras.layers.Rescaling(1 + 1e-7)(inputs)
+    return keras.Model(inputs, model(x_rounded)), x, y, options
+
+
+def change_attribute(model, x, y, options):
+    # No configuration tells of it.
+    changed = linear_model()
+    call = changed.layers[-1].call
+    changed.layers[-1].call = lambda inputs, **more: 2 * call(inputs)
+    return changed, x, y, options
+
+
+def change_to_random(model, x, y, options):
+    return noisy(model, 0.5), x, y, options
+
+
 def change_image(model, x, y, options):
     x = x.copy()
     x[3, 0, 0, 0] = 0.5
@@ -146,7 +166,10 @@ def change_radius(model, x, y, options):
     "change, message",
     [
         (change_weights, "differ: the weights of the classifier. Pass another"),
-        (change_network, "differ: what the classifier returns"),
+        (change_network, "differ: the layers of the classifier, or their"),
+        (change_setting, "differ: the layers of the classifier, or their"),
+        (change_attribute, "differ: what the classifier returns, although"),
+        (change_to_random, "differ: the layers of the classifier, or their"),
         (change_image, "differ: the images or labels. Pass"),
         (change_label, "differ: the images or labels. Pass"),
         (change_seed, r"differ: `seed` \(there 0, here 4\). Pass"),
@@ -162,6 +185,64 @@ def test_another_evaluation_is_refused(model, tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
         evaluation.autoattack(model, (x, y), **options)
     assert (tmp_path / "state.npz").read_bytes() == before
+
+
+class Noise(keras.layers.Layer):
+    """Adds noise in inference as well."""
+
+    def __init__(self, size, **kwargs):
+        super().__init__(**kwargs)
+        self.size = size
+        self.generator = keras.random.SeedGenerator(3)
+
+    def call(self, x):
+        noise = keras.random.normal(keras.ops.shape(x), seed=self.generator)
+        return x + self.size * noise
+
+
+def noisy(model, size):
+    inputs = keras.Input((4, 4, 1))
+    return keras.Model(inputs, Noise(size)(model(inputs)))
+
+
+def test_noise_of_another_size_is_refused(model, tmp_path):
+    options = {**OPTIONS, "state": tmp_path / "state.npz", "checks": False}
+    options["attacks"] = [PGD(epsilon=0.03, steps=1)]
+    first = evaluation.autoattack(noisy(model, 0.5), data(model), **options)
+    again = evaluation.autoattack(noisy(model, 0.5), data(model), **options)
+    np.testing.assert_array_equal(again.fallen_to, first.fallen_to)
+    for other in (noisy(model, 0.4), model):
+        with pytest.raises(ValueError, match="differ: the layers of the"):
+            evaluation.autoattack(other, data(model), **options)
+
+
+def test_names_and_seeds_of_layers_do_not_matter(model, tmp_path):
+    options = {**OPTIONS, "state": tmp_path / "state.npz"}
+    first = evaluation.autoattack(model, data(model), **options)
+    for _ in range(3):
+        other = linear_model()
+    assert other.layers[-1].name != model.layers[-1].name
+    again = evaluation.autoattack(other, data(model), **options)
+    assert again.to_dict()["attacks"] == first.to_dict()["attacks"]
+
+
+def test_images_that_are_damaged_are_refused(model, tmp_path):
+    path = tmp_path / "state.npz"
+    options = {**OPTIONS, "state": path, "return_images": True}
+    evaluation.autoattack(model, data(model), **options)
+    images = tmp_path / "state.npz.images"
+    images.write_bytes(bytes(images.stat().st_size))
+    with pytest.raises(ValueError, match="is damaged, or belongs to another"):
+        evaluation.autoattack(model, data(model), **options)
+
+
+def test_a_path_that_cannot_be_written_is_named(model, tmp_path):
+    with pytest.raises(ValueError, match=r"Received: the folder"):
+        evaluation.autoattack(model, data(model), state=tmp_path, **OPTIONS)
+    (tmp_path / "a_file").write_text("no folder")
+    path = tmp_path / "a_file" / "state.npz"
+    with pytest.raises(OSError, match=r"cannot be written to .*state.npz"):
+        evaluation.autoattack(model, data(model), state=path, **OPTIONS)
 
 
 def test_what_is_no_state_is_refused(model, tmp_path):

@@ -176,6 +176,20 @@ def test_images_outside_the_ball_do_not_count(model):
     assert report.forward_passes is None and report.attacks[0].note is None
 
 
+class OneForAll(Attack):
+    """Returns a single image, whatever the batch."""
+
+    def perturb(self, classifier, x, labels, seed):
+        return x[:1]
+
+
+def test_one_image_for_a_batch_is_refused(model):
+    with pytest.raises(ValueError, match=r"one perturbation for each image"):
+        evaluation.robust_accuracy(
+            model, data(model), OneForAll(epsilon=EPSILON), **QUIET
+        )
+
+
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_inside_knows_ball_and_bounds(norm):
     attack = Attack(norm=norm, epsilon=0.25)

@@ -39,6 +39,7 @@ def make_report(left=(60, 50), findings=()):
         seed=0,
         batch_size=8,
         class_names=["a"],
+        passes_per_prediction=1,
         counts=np.array([100]),
         clean_counts=np.array([80]),
         robust_counts=np.array([left[-1]]),
@@ -49,18 +50,20 @@ def make_report(left=(60, 50), findings=()):
     )
 
 
-def make_sweep(norm="linf", accuracies=(0.8, 0.5, 0.0)):
+def make_sweep(norm="linf", accuracies=(0.8, 0.5, 0.0), width=1.0, findings=()):
     return EpsilonSweep(
         norm=norm,
+        bounds=(0.0, width),
         attack="PGD()",
-        epsilons=tuple(n / 255 for n in range(len(accuracies))),
+        epsilons=tuple(width * n / 255 for n in range(len(accuracies))),
         accuracies=accuracies,
         intervals=tuple(
             wilson_interval(round(100 * a), 100) for a in accuracies
         ),
         samples=100,
+        passes_per_prediction=1,
         seed=0,
-        findings=(),
+        findings=findings,
         seconds=1.0,
         date="",
         versions={},
@@ -86,6 +89,12 @@ def test_findings_stand_in_the_figure():
     report = make_report(findings=[("softmax", "soft"), ("softmax", "again")])
     (panel,) = plot_robustness_report(report).axes
     assert panel.texts[-1].get_text() == "doubtful: softmax"
+    sweeps = {
+        "a": make_sweep(findings=[("softmax", "soft")]),
+        "b": make_sweep(findings=[("black-box", "odd")]),
+    }
+    (panel,) = plot_epsilon_sweep(sweeps).axes
+    assert panel.texts[-1].get_text() == "doubtful: softmax, black-box"
 
 
 def test_curve_is_the_sweep(tmp_path):
@@ -105,6 +114,14 @@ def test_several_sweeps_have_a_legend():
     figure = plot_epsilon_sweep({"AT": make_sweep(), "WAKE": make_sweep()})
     assert [line.get_label() for line in figure.axes[0].lines] == ["AT", "WAKE"]
     assert figure.legends
+
+
+def test_grey_levels_are_those_of_the_bounds():
+    sweeps = {"[0, 1]": make_sweep(), "[0, 255]": make_sweep(width=255)}
+    for line in plot_epsilon_sweep(sweeps).axes[0].lines:
+        np.testing.assert_allclose(line.get_xdata(), [0, 1, 2])
+    with pytest.raises(ValueError, match=r"Received: ranges 1, 255. Pass"):
+        plot_epsilon_sweep(sweeps, in_grey_levels=False)
 
 
 def test_refuses_what_cannot_be_drawn():
