@@ -136,6 +136,54 @@ def test_l2_keeps_the_norm_and_moves_it_into_a_window():
         assert np.all(away.sum(axis=(1, 2)) <= 2 * side**2)
 
 
+def _l2_step(delta, draws, side, epsilon):
+    """A step of the published attack (its algorithm 3), image by image."""
+    height, width, channels = delta.shape
+    places = [
+        int(draw * (size - side + 1))
+        for draw, size in zip(draws[:4], (height, width) * 2, strict=True)
+    ]
+    first, second = (
+        np.s_[row : row + side, column : column + side]
+        for row, column in (places[:2], places[2:])
+    )
+    either = np.zeros((height, width), bool)
+    either[first] = either[second] = True
+    pattern = np.float64(_windows.smooth_window(side))
+    pattern = pattern if draws[4] < 0.5 else pattern.T
+    result = delta.copy()
+    result[second] = 0
+    spare = max(epsilon**2 - (delta**2).sum(), 0)
+    for channel in range(channels):
+        inside = delta[..., channel][first]
+        new = pattern * (-1 if draws[5 + channel] < 0.5 else 1)
+        new = new + inside / (1e-12 + np.linalg.norm(inside))
+        budget = spare / channels + (delta[either][:, channel] ** 2).sum()
+        new = new / np.linalg.norm(new) * np.sqrt(budget)
+        result[..., channel][first] = new
+    return epsilon * result / np.linalg.norm(result)
+
+
+@pytest.mark.parametrize("length", [1.0, 0.7])
+def test_an_l2_step_is_the_published_one(length):
+    windows = _windows_of("l2")
+    seed = SampleSeed(0, np.arange(20))
+    delta = windows.start(seed.uniform(0, (windows.start_draws,)))
+    # Of a shorter one, as after the bounds, the step spends the rest.
+    delta = length * delta
+    for query in (1, 10, 39):
+        draws = seed.uniform(query, (windows.draws,))
+        found = to_numpy(windows.changed(delta, draws, query))
+        for image, before, drawn in zip(
+            found, to_numpy(delta), to_numpy(draws), strict=True
+        ):
+            expected = _l2_step(
+                np.float64(before), drawn, windows.sides[query], 0.5
+            )
+            # Float32 against float64; seen: 5e-8.
+            np.testing.assert_allclose(image, expected, atol=1e-6)
+
+
 def test_calls_the_classifier_once_for_each_query():
     calls = []
 
