@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from keras_wake._architecture import architecture
+from keras_wake._architecture import layers_of_now
 
 # How often `forget_compiled` was called for a model.
 _CHANGES: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
@@ -18,6 +18,10 @@ _CHANGES: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 def forget_compiled(model: Any) -> None:
     """Has everything that was compiled for a model made again."""
     _CHANGES[model] = _CHANGES.get(model, 0) + 1
+
+
+def _state(model: Any) -> tuple:
+    return _CHANGES.get(model, 0), layers_of_now(model)
 
 
 class PerModel:
@@ -40,11 +44,20 @@ class PerModel:
                 must not hold the model itself, which would then never be
                 freed.
         """
-        state = architecture(model), _CHANGES.get(model, 0)
-        found = self._values.get(model)
-        if found is None or found[0] != state:
-            found = self._values[model] = state, make(weakref.ref(model))
-        return found[1]
+        found = self.find(model)
+        if found is None:
+            found = make(weakref.ref(model))
+            self.put(model, found)
+        return found
+
+    def find(self, model: Any) -> Any:
+        """The value of `model`; None without one, or where it has changed."""
+        state, value = self._values.get(model, (None, None))
+        return value if state == _state(model) else None
+
+    def put(self, model: Any, value: Any) -> None:
+        """Makes it the value of `model` as it is now."""
+        self._values[model] = _state(model), value
 
     def __reduce__(self) -> tuple[type, tuple]:
         return PerModel, ()

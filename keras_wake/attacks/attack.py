@@ -100,8 +100,8 @@ class Attack:
     ) -> Any:
         """Attacks one batch of images.
 
-        What is compiled for a classifier is used again, until a layer of it
-        gets other settings (`get_config`).
+        What is compiled for a classifier is used again, until a public
+        attribute of a layer is another number, text or function.
 
         Args:
             classifier: Built `keras.Model` that returns logits (batch, K).

@@ -32,7 +32,9 @@ class AutoAttackEvaluation(keras.callbacks.Callback):
     `teacher_autoattack_accuracy`; callbacks that are to see them must come
     after it. In the epochs between, the logs repeat the newest numbers:
     `CSVLogger` takes its columns from the first epoch, and `ModelCheckpoint`
-    would save whatever it finds no number for.
+    would save whatever it finds no number for. `EarlyStopping` and
+    `ReduceLROnPlateau` count epochs: give them a `patience` of several times
+    `every`.
 
     `report` and `teacher_report` are the newest `RobustnessReport`, and
     `history` is a list of dictionaries with `epoch` (counted from 1),
@@ -162,12 +164,14 @@ class AutoAttackEvaluation(keras.callbacks.Callback):
 
     def _measure(self, epoch: int) -> None:
         self.model.sync_variables()
-        entry: dict[str, Any] = {"epoch": epoch}
-        teacher_report = None
+        networks = {"": self.model.classifier}
+        if self.model.teacher_in_use:
+            networks["teacher_"] = self.model.teacher
         try:
-            report = self._evaluate(self.model.classifier, "student")
-            if self.model.teacher_in_use:
-                teacher_report = self._evaluate(self.model.teacher, "teacher")
+            reports = {
+                prefix: self._evaluate(network)
+                for prefix, network in networks.items()
+            }
         except Exception as error:
             if not self.history:
                 raise
@@ -177,13 +181,18 @@ class AutoAttackEvaluation(keras.callbacks.Callback):
                 stacklevel=3,
             )
             return
-        self._add(entry, "", report)
-        if teacher_report is not None:
-            self._add(entry, "teacher_", teacher_report)
-        self.report, self.teacher_report = report, teacher_report
+        self.report = reports[""]
+        self.teacher_report = reports.get("teacher_")
+        entry: dict[str, Any] = {"epoch": epoch}
+        for prefix, report in reports.items():
+            entry[f"{prefix}autoattack_accuracy"] = report.robust_accuracy
+            entry[f"{prefix}report"] = report.to_dict()
         self.history.append(entry)
         if self.path is not None and self.model.is_chief:
             self._write(epoch)
+        # Last, as a warning may have been made an error.
+        for prefix, report in reports.items():
+            self._warn("teacher" if prefix else "student", report)
 
     def get_state(self) -> dict[str, Any]:
         """What `BackupAndRestore` keeps."""
@@ -196,13 +205,6 @@ class AutoAttackEvaluation(keras.callbacks.Callback):
         last = self.history[-1] if self.history else {}
         self.report = _report_of(last.get("report"))
         self.teacher_report = _report_of(last.get("teacher_report"))
-
-    @staticmethod
-    def _add(
-        entry: dict[str, Any], prefix: str, report: RobustnessReport
-    ) -> None:
-        entry[f"{prefix}autoattack_accuracy"] = report.robust_accuracy
-        entry[f"{prefix}report"] = report.to_dict()
 
     def _threat(self) -> dict[str, Any]:
         """Norm, epsilon and bounds: of `attacks`, else of the model."""
@@ -219,11 +221,11 @@ class AutoAttackEvaluation(keras.callbacks.Callback):
         """The attacks that will run, checked."""
         return attack_list(self.version, self.attacks, **self._threat())[0]
 
-    def _evaluate(self, network: Any, name: str) -> RobustnessReport:
+    def _evaluate(self, network: Any) -> RobustnessReport:
         with warnings.catch_warnings():
-            # Told below, once for each code and network.
+            # Told later, once for each code and network.
             warnings.simplefilter("ignore", ReliabilityWarning)
-            report = autoattack(
+            return autoattack(
                 network,
                 self._images,
                 version=self.version,
@@ -235,14 +237,15 @@ class AutoAttackEvaluation(keras.callbacks.Callback):
                 verbose=self.verbose,
                 **self._threat(),
             )
+
+    def _warn(self, name: str, report: RobustnessReport) -> None:
         new = [
             (code, f"Of the {name}: {message}")
             for code, message in report.findings
             if f"{name} {code}" not in self._warned
         ]
         self._warned.update(f"{name} {code}" for code, _ in new)
-        reliability.warn(new, network.name, stacklevel=4)
-        return report
+        reliability.warn(new, None, stacklevel=4)
 
     def _write(self, epoch: int) -> None:
         folder = pathlib.Path(os.fspath(self.path or ""))

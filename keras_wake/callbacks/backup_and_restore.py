@@ -28,7 +28,7 @@ class BackupAndRestore(keras.callbacks.Callback):
     - student, teacher and optimizer, the number of updates, the random states
       of attack, dropout and augmentation (of `keras_wake.datasets.load`);
     - the history that `fit` returns, so that it is the whole run's;
-    - the other callbacks: `CrossClassAttribution`,
+    - the other callbacks: `CrossClassAttribution`, `AutoAttackEvaluation`,
       `CatastrophicOverfitMonitor`, `EMATeacher`, and of Keras
       `ModelCheckpoint`, `EarlyStopping`, `ReduceLROnPlateau`, `TensorBoard`
       and `CSVLogger`, whose file gets the rows of the complete epochs. A

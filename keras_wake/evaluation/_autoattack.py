@@ -39,7 +39,7 @@ def autoattack(
     - a list of your own: any attacks of the same norm and bounds.
 
     A sample counts as broken only if its image is misclassified in a pass of
-    its own (in most of 20 where outputs are random) and, computed apart from
+    its own (in half of 20 where outputs are random) and, computed apart from
     the attack, lies within the ball and the bounds (to 1e-6, or so much of ε
     or of the largest pixel value above 1). With fewer than ten classes there
     are K − 1 target classes; what an attack does where K is too small for its

@@ -12,9 +12,9 @@ import numpy as np
 
 from keras_wake import _inputs
 from keras_wake import _validate
-from keras_wake._per_model import forget_compiled
 from keras_wake._version import __version__
 from keras_wake.evaluation import checks as reliability
+from keras_wake.evaluation._passes import differ
 from keras_wake.evaluation._passes import Passes
 from keras_wake.evaluation._progress import fingerprint
 from keras_wake.evaluation._progress import Progress
@@ -94,14 +94,9 @@ def evaluate(
         each.check_image_shape(samples.images.shape[1:])
     passes = Passes(classifier, options.batch_size)
     first = samples.images[: reliability.PROBED]
+    passes.forget_changed(first, samples.labels)
     outputs, again = passes.eager_logits(first), passes.eager_logits(first)
-    passes.random = reliability.differ(outputs, again)
-    if not passes.random and reliability.differ(
-        outputs, passes.logits(first), reliability.COMPILED_ROUNDING
-    ):
-        # It was compiled before an attribute of a layer was changed, say.
-        forget_compiled(classifier)
-        passes = Passes(classifier, options.batch_size)
+    passes.random = differ(outputs, again)
     file = StateFile(
         options.state,
         fingerprint(

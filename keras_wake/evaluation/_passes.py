@@ -5,6 +5,8 @@ where sizes are compiled in (XLA), the last batch is padded to a power of two.
 """
 
 import functools
+import math
+import weakref
 from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
@@ -13,6 +15,7 @@ import numpy as np
 from keras import ops
 
 from keras_wake import backend
+from keras_wake._per_model import forget_compiled
 from keras_wake._per_model import PerModel
 from keras_wake._random import CounterSeed
 from keras_wake._random import SampleSeed
@@ -28,6 +31,10 @@ SMALLEST_BATCH = 8
 # A prediction of a random classifier is that of most of so many passes.
 VOTES = 20
 
+# Two passes of one network differ by rounding alone up to this share of the
+# largest logit; the same kernels in the same order, that is.
+_ROUNDING = 1e-4
+
 _FORWARD = PerModel()
 _GRADIENTS = PerModel()
 
@@ -39,10 +46,10 @@ class Passes:
         classifier: A checked classifier.
         batch_size: Most images of a batch.
         random: Whether two passes over the same images differ. Then nothing
-            is compiled that would draw the same numbers each time, and a
-            prediction is that of most of `VOTES` passes: an image that one
-            pass in ten gets wrong would fall sooner or later, were every
-            attack judged by a single one.
+            is compiled that would draw the same numbers each time, and an
+            image counts as right where more than half of `VOTES` passes are:
+            one that a pass in ten gets wrong would fall sooner or later, were
+            every attack judged by a single one.
     """
 
     def __init__(
@@ -56,8 +63,40 @@ class Passes:
 
     @property
     def votes(self) -> int:
-        """How many forward passes a prediction takes."""
+        """How many forward passes it takes to say what is right."""
         return VOTES if self.random else 1
+
+    def forget_changed(self, images: np.ndarray, labels: np.ndarray) -> None:
+        """Has all compiled anew if the classifier is not what it was.
+
+        Compares logits and gradients of what an earlier evaluation has compiled
+        with those of a new compilation, so that no setting of a layer has to
+        tell of the change. Both draw the same random numbers.
+
+        Args:
+            images: Float32 array (n, ...), of which the first ones are used.
+            labels: Float32 array (n, K), one-hot.
+        """
+        kept = _GRADIENTS.find(self.classifier)
+        new = _compile_gradients(weakref.ref(self.classifier))
+        # The same size each time: another one would be compiled now.
+        devices = backend.device_count(self.classifier)
+        size = -(-SMALLEST_BATCH // devices) * devices
+        rows = np.arange(size) % len(images)
+        arrays = [
+            ops.convert_to_tensor(each[rows]) for each in (images, labels)
+        ]
+        outputs = ops.convert_to_numpy(new(*arrays))
+        if kept is not None:
+            before = ops.convert_to_numpy(kept(*arrays))
+            logits = slice(labels.shape[1])
+            gradients = slice(labels.shape[1], None)
+            if any(
+                differ(before[:, part], outputs[:, part])
+                for part in (logits, gradients)
+            ):
+                forget_compiled(self.classifier)
+        _GRADIENTS.put(self.classifier, new)
 
     def batches(self, count: int) -> Iterator[slice]:
         """The slices that cut so many samples into batches."""
@@ -87,23 +126,35 @@ class Passes:
             parts.append(ops.convert_to_numpy(logits))
         return np.concatenate(parts)
 
-    def predictions(self, images: np.ndarray) -> np.ndarray:
-        """The predicted classes, int64 (n,); −1 where a logit is NaN."""
-        return _most_frequent(
-            np.stack(
-                [_predicted(self.logits(images)) for _ in range(self.votes)]
-            )
-        )
+    def right(self, images: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        """Which images are classified rightly, bool (n,).
 
-    def gradients(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Gradients of the cross-entropy with respect to the images."""
-        run = self._compiled(_GRADIENTS, _compile_gradient)
-        return np.concatenate(
+        Args:
+            images: Float32 array (n, ...).
+            classes: Int64 array (n,), the true ones.
+        """
+        votes = np.zeros(len(images), int)
+        for _ in range(self.votes):
+            logits = self.logits(images)
+            # With a NaN among the logits no class is predicted.
+            votes += (np.argmax(logits, axis=1) == classes) & ~np.isnan(
+                logits
+            ).any(axis=1)
+        return 2 * votes > self.votes
+
+    def logits_and_gradients(
+        self, images: np.ndarray, labels: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Logits (n, K) and the cross-entropy's gradients, like the images."""
+        run = self._compiled(_GRADIENTS, _compile_gradients)
+        found = np.concatenate(
             [
                 self._run(run, [images[part], labels[part]])
                 for part in self.batches(len(images))
             ]
         )
+        logits, gradients = np.split(found, [labels.shape[1]], axis=1)
+        return logits, gradients.reshape(images.shape)
 
     def attack(
         self,
@@ -168,16 +219,21 @@ class Passes:
         return np.array(result[:count])
 
 
-def _predicted(logits: np.ndarray) -> np.ndarray:
-    found = np.argmax(logits, axis=1)
-    return np.where(np.isnan(logits).any(axis=1), -1, found)
+def differ(
+    outputs: np.ndarray, again: np.ndarray, rounding: float = _ROUNDING
+) -> bool:
+    """Whether two passes over the same images differ by more than rounding.
 
-
-def _most_frequent(votes: np.ndarray) -> np.ndarray:
-    """Of each column of an int64 array (votes, n), the most frequent value."""
-    values = np.unique(votes)
-    counts = (votes[:, :, None] == values).sum(axis=0)
-    return values[np.argmax(counts, axis=1)]
+    Args:
+        outputs: Float array (n, ...) of a pass.
+        again: The same of a second pass.
+        rounding: What is rounding, as a share of the largest number.
+    """
+    finite = np.abs(outputs[np.isfinite(outputs)])
+    size = float(finite.max(initial=0.0))
+    return not np.allclose(
+        outputs, again, rtol=0, atol=rounding * size, equal_nan=True
+    )
 
 
 def padded_size(
@@ -207,16 +263,22 @@ def _compile_forward(reference: Callable) -> Callable:
     return backend.compile_split(run, reference, split=1)
 
 
-def _compile_gradient(reference: Callable) -> Callable:
+def _compile_gradients(reference: Callable) -> Callable:
     def run(x: Any, labels: Any) -> Any:
         logits_of = stateless_logits(reference())
         loss = CrossEntropy(reference(), labels)
 
-        def total_loss(images: Any) -> Any:
-            return loss.values_and_total(logits_of(images))[1]
+        def total_loss(images: Any) -> tuple[Any, Any]:
+            logits = logits_of(images)
+            return loss.values_and_total(logits)[1], logits
 
         with cut_gradients_are_zero():
-            return ops.cast(backend.gradient(total_loss, x), "float32")
+            found = backend.gradient_and_outputs(total_loss, x)
+        # One tensor, whose rows are cut to the number of images.
+        flat = ops.reshape(found[0], (-1, math.prod(x.shape[1:])))
+        return ops.concatenate(
+            [ops.cast(part, "float32") for part in (found[1], flat)], axis=1
+        )
 
     return backend.compile_split(run, reference, split=2)
 

@@ -12,6 +12,7 @@ import numpy as np
 from keras_wake import _backup_file
 from keras_wake import backend
 from keras_wake._architecture import architecture
+from keras_wake.evaluation._passes import differ
 
 STANDS = -1
 WRONG = 0  # Misclassified without an attack.
@@ -134,11 +135,8 @@ def _same_outputs(found: Any, wanted: Any) -> bool:
     if found is None or wanted is None:
         # Random in both, or in one of them.
         return found is wanted
-    if found.shape != wanted.shape:
-        return False
-    size = float(np.abs(found[np.isfinite(found)]).max(initial=1.0))
-    return np.allclose(
-        found, wanted, rtol=0, atol=_SAME_OUTPUTS * size, equal_nan=True
+    return found.shape == wanted.shape and not differ(
+        found, wanted, _SAME_OUTPUTS
     )
 
 

@@ -37,7 +37,9 @@ def _votes_line(report: dict[str, Any]) -> list[str]:
     votes = report["passes_per_prediction"]
     if votes == 1:
         return []
-    return [f"outputs are random: a prediction is that of most of {votes}"]
+    return [
+        f"outputs are random: right is what most of {votes} passes get right"
+    ]
 
 
 def _finding_lines(report: dict[str, Any]) -> list[str]:

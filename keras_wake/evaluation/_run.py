@@ -151,7 +151,7 @@ class Run:
 
 def clean_pass(passes: Passes, samples: Samples) -> np.ndarray:
     """The first `fallen_to` of a `Progress`."""
-    right = passes.predictions(samples.images) == samples.classes
+    right = passes.right(samples.images, samples.classes)
     return np.where(right, STANDS, WRONG)
 
 
@@ -187,7 +187,7 @@ def attacked(
         attack, images, samples.labels[rows], samples.ids[rows], seed, stage
     )
     # A pass of its own: what an attack says of its images is not asked.
-    wrong = passes.predictions(found) != samples.classes[rows]
+    wrong = ~passes.right(found, samples.classes[rows])
     return found, wrong, inside(attack, images, found)
 
 

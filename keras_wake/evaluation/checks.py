@@ -14,6 +14,7 @@ from keras_wake import _inputs
 from keras_wake.attacks import Attack
 from keras_wake.attacks import PGD
 from keras_wake.attacks import StagedAttack
+from keras_wake.evaluation._passes import differ
 from keras_wake.evaluation._passes import Passes
 from keras_wake.evaluation._progress import Progress
 from keras_wake.evaluation._progress import STANDS
@@ -37,9 +38,6 @@ LARGEST_DROP, FEWEST_IMAGES = 0.02, 3
 # The same for a black-box attack, which should find nothing at all.
 LARGEST_BLACK_BOX_DROP = 0.002
 _SURE = 1e-12
-# Two passes of one network differ by rounding alone up to this, in the same
-# kernels and in those that a compiler has made.
-_ROUNDING, COMPILED_ROUNDING = 1e-4, 1e-2
 
 Finding = tuple[str, str]
 
@@ -86,30 +84,15 @@ class ReliabilityWarning(UserWarning):
         return f"[{self.code}] {self.message}{of} See {self.link}."
 
 
-def warn(findings: Sequence[Finding], classifier: str, stacklevel: int) -> None:
+def warn(
+    findings: Sequence[Finding], classifier: str | None, stacklevel: int
+) -> None:
     """Warns of each finding about the classifier of that name."""
     for code, message in findings:
         warnings.warn(
             ReliabilityWarning(code, message, classifier),
             stacklevel=stacklevel + 1,
         )
-
-
-def differ(
-    outputs: np.ndarray, again: np.ndarray, rounding: float = _ROUNDING
-) -> bool:
-    """Whether two passes over the same images differ by more than rounding.
-
-    Args:
-        outputs: Float array (n, K) of a pass.
-        again: The same of a second pass.
-        rounding: What is rounding, as a share of the largest logit.
-    """
-    finite = np.abs(outputs[np.isfinite(outputs)])
-    size = float(finite.max(initial=0.0))
-    return not np.allclose(
-        outputs, again, rtol=0, atol=rounding * size, equal_nan=True
-    )
 
 
 def check_outputs(
@@ -167,11 +150,12 @@ def check_gradients(
     rows = np.flatnonzero(fallen_to != WRONG)[:PROBED_GRADIENTS]
     if not len(rows):
         return []
-    gradients = passes.gradients(samples.images[rows], samples.labels[rows])
+    logits, gradients = passes.logits_and_gradients(
+        samples.images[rows], samples.labels[rows]
+    )
     zero = ~gradients.reshape(len(rows), -1).any(axis=1)
     # Where the classifier is as sure as this, p − y is 0 in float32 on some
     # backends and a rounding error on others.
-    logits = passes.logits(samples.images[rows])
     zero |= _doubt(logits, samples.classes[rows]) < _SURE
     share = float(zero.mean())
     if share <= MOST_ZERO_GRADIENTS:
@@ -242,8 +226,7 @@ def check_steps(
     candidates = [
         number
         for number, named in enumerate(attacks)
-        if named.attack.get_config().get("steps", 0) >= 2
-        and named.attack.epsilon > 0
+        if _steps(named.attack) >= 2 and named.attack.epsilon > 0
     ]
     if not candidates:
         return []
@@ -314,6 +297,11 @@ def passes_of(attack: Attack, num_classes: int) -> tuple[int, int] | None:
     if isinstance(attack, PGD):
         return attack.steps, attack.steps
     return None
+
+
+def _steps(attack: Any) -> int:
+    steps = attack.get_config().get("steps")
+    return steps if isinstance(steps, int) else 0
 
 
 def _with_twice_the_steps(attack: Any) -> Any:

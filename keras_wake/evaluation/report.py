@@ -61,8 +61,8 @@ class RobustnessReport:
         batch_size: Most images of a batch.
         class_names: K names.
         passes_per_prediction: 1, or 20 for a classifier with random outputs:
-            a sample counts as classified rightly where most of so many passes
-            are right.
+            a sample counts as classified rightly where more than half of so
+            many passes are right.
         counts: Int64 array (K,), samples of each class.
         clean_counts: Int64 array (K,), how many of them are classified
             rightly.

@@ -1,7 +1,9 @@
 """AutoAttackEvaluation: when it measures, what it logs, what it survives."""
 
 import csv
+import dataclasses
 import json
+import warnings
 
 import keras
 import numpy as np
@@ -185,6 +187,31 @@ def test_findings_are_told_once():
     assert "Of the student: With twice" in str(told.message)
     found = [entry["report"]["findings"] for entry in callback.history]
     assert sum(map(bool, found)) >= 1
+
+
+def test_a_warning_that_is_an_error_costs_no_number(monkeypatch):
+    from keras_wake.callbacks import auto_attack_evaluation
+
+    evaluate, calls = auto_attack_evaluation.autoattack, []
+
+    def second_is_doubtful(*args, **kwargs):
+        calls.append(1)
+        report = evaluate(*args, **kwargs)
+        found = (("softmax", "It is soft."),) if len(calls) == 2 else ()
+        return dataclasses.replace(report, findings=found)
+
+    monkeypatch.setattr(
+        auto_attack_evaluation, "autoattack", second_is_doubtful
+    )
+    callback = kw.AutoAttackEvaluation(
+        data(), every=1, attacks=[PGD], checks=False
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ReliabilityWarning)
+        with pytest.raises(ReliabilityWarning, match="Of the student: It is"):
+            fit(wake(), [callback], epochs=3)
+    assert [entry["epoch"] for entry in callback.history] == [1, 2]
+    assert callback.report.findings == (("softmax", "It is soft."),)
 
 
 def test_state_goes_through_a_backup(tmp_path):

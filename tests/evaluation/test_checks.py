@@ -230,8 +230,16 @@ class OwnConstructor(PGD):
         super().__init__(epsilon=EPSILON, steps=2)
 
 
-def test_a_check_that_cannot_be_made_does_not_cost_the_number(model):
-    found, report = codes(model, data(model), [OwnConstructor()])
+class Undecided(PGD):
+    """Whose configuration does not say how many steps there are."""
+
+    def get_config(self):
+        return {**super().get_config(), "steps": None}
+
+
+@pytest.mark.parametrize("attack", [OwnConstructor, Undecided])
+def test_a_check_that_cannot_be_made_does_not_cost_the_number(model, attack):
+    found, report = codes(model, data(model), [attack()])
     assert found == []
     assert report.robust_accuracy < report.clean_accuracy
 

@@ -226,6 +226,20 @@ def test_names_and_seeds_of_layers_do_not_matter(model, tmp_path):
     assert again.to_dict()["attacks"] == first.to_dict()["attacks"]
 
 
+def test_small_outputs_tell_networks_apart_as_well(tmp_path):
+    def small(sign):
+        network = linear_model(scale=1e-4)
+        call = network.layers[-1].call
+        network.layers[-1].call = lambda inputs, **more: sign * call(inputs)
+        return network
+
+    options = {**OPTIONS, "state": tmp_path / "state.npz"}
+    samples = data(small(1))
+    evaluation.autoattack(small(1), samples, **options)
+    with pytest.raises(ValueError, match="what the classifier returns"):
+        evaluation.autoattack(small(-1), samples, **options)
+
+
 def test_images_that_are_damaged_are_refused(model, tmp_path):
     path = tmp_path / "state.npz"
     options = {**OPTIONS, "state": path, "return_images": True}
