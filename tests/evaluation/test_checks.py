@@ -96,7 +96,7 @@ def test_another_draw_is_no_finding_about_the_attacks(model):
         PGD(epsilon=1e-6, steps=2, random_start=False),
         Square(epsilon=1e-6, queries=1),
     ]
-    found, report = codes(noisy, data(model), attacks)
+    found, report = codes(noisy, data(model, 400), attacks)
     # The second attack breaks more than the thresholds allow.
     assert report.attacks[1].fell >= 3
     assert found == ["random-outputs"]
