@@ -28,9 +28,8 @@ from keras_wake.backend._common import cut_gradients_are_zero
 
 # Smaller batches take no less time.
 SMALLEST_BATCH = 8
-# A prediction of a random classifier is that of most of so many passes.
+# In how many passes a random classifier must mostly be right.
 VOTES = 20
-
 # Two passes of one network differ by rounding alone up to this share of the
 # largest logit; the same kernels in the same order, that is.
 _ROUNDING = 1e-4
