@@ -16,8 +16,10 @@ from typing import Any
 import keras
 
 # What Keras notes down, and what it makes up anew in every process.
-_PASSED_OVER = ("built", "training", "call_signature_parameters")
-_MADE_UP = ("name", "seed")
+_PASSED_OVER = (
+    *("built", "training", "call_signature_parameters"),
+    *("name", "seed"),
+)
 
 
 def architecture(model: Any) -> str:
@@ -65,7 +67,7 @@ def _settings(layer: Any) -> dict[str, Any]:
         # Keras sets some to None or False in one way of making a layer only.
         if value is not None
         and value is not False
-        and name not in _PASSED_OVER + _MADE_UP
+        and name not in _PASSED_OVER
         and _is_plain(value)
     }
 

@@ -200,8 +200,9 @@ class APGD(StagedAttack):
 
         def step(*values: Any) -> _State:
             state = _State(*values)
-            later = ops.cast(state.step > 0, "float32")
-            alpha = 1 - (1 - _ALPHA) * later
+            alpha = ops.where(state.step == 0, 1.0, _ALPHA)
+            # Of two Python numbers, Keras makes what `floatx` says.
+            alpha = ops.cast(alpha, "float32")
             size = per_sample(state.step_size, x)
             ascent = state.delta + size * threat.steepest(state.gradient)
             ascent = threat.project(ascent, x)

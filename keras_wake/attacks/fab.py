@@ -179,8 +179,9 @@ class FAB(StagedAttack):
             # The first one is left alone: what is found for an image does
             # not depend on when the others are done.
             first = ops.logical_and(success, ~state.found)
-            back = per_sample(ops.cast(crossed, "float32"), x)
-            back = 1 - (1 - self.beta) * back
+            back = ops.where(per_sample(crossed, x), self.beta, 1.0)
+            # Of two Python numbers, Keras makes what `floatx` says.
+            back = ops.cast(back, "float32")
             return _State(
                 step=state.step + 1,
                 delta=delta * back,

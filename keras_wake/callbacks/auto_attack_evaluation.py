@@ -145,13 +145,14 @@ class AutoAttackEvaluation(keras.callbacks.Callback):
         # What the first evaluation would refuse, now, and not after epochs.
         num_classes = self.model.num_classes
         _validate.names_of_classes(self.class_names, num_classes)
-        for named in self._listed():
-            _batches.checked_batch(
-                *self._images,
-                num_classes,
-                named.attack.bounds,
-                "of `AutoAttackEvaluation`",
-            )
+        listed = self._listed()
+        _batches.checked_batch(
+            *self._images,
+            num_classes,
+            listed[0].attack.bounds,
+            "of `AutoAttackEvaluation`",
+        )
+        for named in listed:
             named.check_image_shape(self._images[0].shape[1:])
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:

@@ -57,6 +57,19 @@ def smallest_margins(model, x, y, epsilon):
     return margins.min(axis=1)
 
 
+class Noise(keras.layers.Layer):
+    """Adds noise in inference as well."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.size = size
+        self.generator = keras.random.SeedGenerator(3)
+
+    def call(self, x):
+        noise = keras.random.normal(ops.shape(x), seed=self.generator)
+        return x + self.size * noise
+
+
 class BestStep(StagedAttack):
     """The best attack on `linear_model`: one step towards each class.
 

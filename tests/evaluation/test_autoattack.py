@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from linear_case import data
 from linear_case import linear_model
+from linear_case import Noise
 from linear_case import smallest_margins
 
 import keras_wake as kw
@@ -168,22 +169,10 @@ def test_l2_images_are_in_the_ball(trained, digits):
     assert (logits.argmax(axis=1) != y[:60][fell]).all()
 
 
-class Noise(keras.layers.Layer):
-    """Adds noise in inference as well."""
-
-    def __init__(self):
-        super().__init__()
-        self.generator = keras.random.SeedGenerator(3)
-
-    def call(self, x):
-        noise = keras.random.normal(keras.ops.shape(x), seed=self.generator)
-        return x + 0.3 * noise
-
-
 @pytest.fixture
 def noisy(trained):
     inputs = keras.Input((8, 8, 1))
-    return keras.Model(inputs, trained(Noise()(inputs)))
+    return keras.Model(inputs, trained(Noise(0.3)(inputs)))
 
 
 def test_averaging_over_passes_on_a_random_network(noisy, digits):
@@ -309,7 +298,7 @@ def test_no_class_is_favoured_where_passes_are_divided():
     inputs = keras.Input((8, 8, 1))
     flat = keras.layers.Flatten()(inputs)
     nothing = keras.layers.Dense(2, kernel_initializer="zeros")(flat)
-    tossed = keras.Model(inputs, Noise()(nothing))
+    tossed = keras.Model(inputs, Noise(0.3)(nothing))
     x = np.zeros((2000, 8, 8, 1), "float32")
     shares = [
         evaluation.autoattack(

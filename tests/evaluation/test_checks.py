@@ -9,6 +9,7 @@ import pytest
 from linear_case import BestStep
 from linear_case import data
 from linear_case import linear_model
+from linear_case import Noise
 from linear_case import NoSteps
 
 from keras_wake import evaluation
@@ -58,20 +59,6 @@ def test_softmax(model):
     found, report = codes(soft, data(model), [NoSteps(epsilon=EPSILON)])
     assert found == ["softmax"]
     assert "[softmax] The classifier returns probabilities" in str(report)
-
-
-class Noise(keras.layers.Layer):
-    """Adds noise in inference as well."""
-
-    def __init__(self, size):
-        super().__init__()
-        self.size = size
-        self.generator = keras.random.SeedGenerator(3)
-
-    def call(self, x):
-        return x + self.size * keras.random.normal(
-            keras.ops.shape(x), seed=self.generator
-        )
 
 
 def test_random_outputs(model):
