@@ -21,6 +21,7 @@ from keras_wake._random import CounterSeed
 from keras_wake.attacks import Attack
 from keras_wake.attacks import PGD
 from keras_wake.losses import distillation_loss
+from keras_wake.losses.distillation import check_temperature
 from keras_wake.objectives import AWP
 from keras_wake.objectives.objective import losses_of
 from keras_wake.schedules import AdaptiveRamp
@@ -68,7 +69,8 @@ class WakeModel(Evaluation):
             (epsilon / 8 for ℓ2).
         schedule: `DistillationRamp` or `AdaptiveRamp`, or `None` for no
             distillation from the average. A schedule needs an `EMATeacher`.
-        temperature: T of the distillation. Defaults to `2.0`.
+        temperature: T of the distillation, between 1e-6 and 1e6. Defaults to
+            `2.0`.
         scale_distillation: Whether KD is multiplied by T². Defaults to
             `True`.
         head: Name of the Dense layer that makes the logits, for attribution
@@ -149,7 +151,7 @@ class WakeModel(Evaluation):
                 f"None. Received: schedule={schedule!r}."
             )
         self.schedule = schedule
-        self.temperature = _validate.positive(temperature=temperature)
+        self.temperature = check_temperature(temperature)
         self.scale_distillation = bool(scale_distillation)
         self.seed = _validate.integer(0, seed=seed)
 

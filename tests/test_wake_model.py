@@ -403,6 +403,7 @@ def convolution():
             "`temperature` must be greater than 0",
         ),
         ({"temperature": -1.0}, ValueError, "temperature=-1.0"),
+        ({"temperature": 1e7}, ValueError, "between 1e-06 and 1e[+]06"),
         (
             {"eval_attack": kw.attacks.PGD(bounds=(0, 2))},
             ValueError,

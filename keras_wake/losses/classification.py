@@ -4,24 +4,32 @@ from typing import Any
 
 from keras import ops
 
+from keras_wake import _validate
+from keras_wake.losses import _arguments
+
 
 def cross_entropy(labels: Any, logits: Any) -> Any:
     """Cross-entropy −Σ_k y_k log softmax(logits)_k.
 
     Args:
-        labels: Float tensor (batch, K), one-hot or soft.
+        labels: Float tensor (batch, K), one-hot or soft, or integer tensor
+            (batch,) of class numbers.
         logits: Float tensor (batch, K).
 
     Returns:
-        Float32 tensor (batch,).
+        Float32 tensor (batch,). It is NaN for a number that no class has.
+
+    Raises:
+        ValueError: If the shapes do not fit each other.
+        TypeError: If class numbers are not integers.
 
     Example:
 
     >>> cross_entropy([[1.0, 0.0]], [[0.0, 0.0]]).numpy().round(4)
     array([0.6931], dtype=float32)
     """
-    log_probabilities = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
-    return -ops.sum(ops.cast(labels, "float32") * log_probabilities, axis=-1)
+    labels, logits = _arguments.labels_and_logits(labels, logits)
+    return -ops.sum(labels * ops.log_softmax(logits, axis=-1), axis=-1)
 
 
 def kl_divergence(p_logits: Any, q_logits: Any) -> Any:
@@ -34,13 +42,19 @@ def kl_divergence(p_logits: Any, q_logits: Any) -> Any:
     Returns:
         Float32 tensor (batch,), at least 0 up to rounding.
 
+    Raises:
+        ValueError: If the two are not of one shape (batch, K).
+
     Example:
 
     >>> kl_divergence([[1.0, 2.0]], [[1.0, 2.0]]).numpy()
     array([0.], dtype=float32)
     """
-    log_p = ops.log_softmax(ops.cast(p_logits, "float32"), axis=-1)
-    log_q = ops.log_softmax(ops.cast(q_logits, "float32"), axis=-1)
+    p_logits = _arguments.logits_of(p_logits=p_logits)
+    q_logits = _arguments.logits_of(q_logits=q_logits)
+    _arguments.check_same_shape(p_logits=p_logits, q_logits=q_logits)
+    log_p = ops.log_softmax(p_logits, axis=-1)
+    log_q = ops.log_softmax(q_logits, axis=-1)
     return ops.sum(ops.exp(log_p) * (log_p - log_q), axis=-1)
 
 
@@ -49,16 +63,22 @@ def smoothed(labels: Any, amount: float) -> Any:
 
     Args:
         labels: Float tensor (batch, K), one-hot or soft.
-        amount: s in [0, 1).
+        amount: s in [0, 1].
 
     Returns:
         Float tensor (batch, K).
+
+    Raises:
+        ValueError: If `amount` is out of range, or `labels` are not of shape
+            (batch, K).
 
     Example:
 
     >>> smoothed(np.array([[1.0, 0.0]]), 0.1)
     array([[0.95, 0.05]])
     """
+    amount = _validate.in_range(0, 1, amount=amount)
+    labels = _arguments.soft_labels(labels)
     if not amount:
         return labels
     return (1 - amount) * labels + amount / labels.shape[-1]

@@ -5,7 +5,12 @@ from typing import Any
 from keras import ops
 
 from keras_wake import _validate
-from keras_wake.losses.classification import kl_divergence
+from keras_wake.losses import _arguments
+
+TEMPERATURES = 1e-6, 1e6
+# From where on an exponential is safe, and below which a series is exact.
+LARGE = 10.0
+SMALL = 0.1
 
 
 def distillation_loss(
@@ -24,24 +29,67 @@ def distillation_loss(
         student_logits: Float tensor (batch, K).
         teacher_logits: Float tensor (batch, K). Stop its gradient where the
             teacher must not learn.
-        temperature: T > 0. Defaults to `2.0`.
+        temperature: T between 1e-6 and 1e6. Defaults to `2.0`.
         scale: Whether to multiply by T². Defaults to `True`.
 
     Returns:
-        Float32 tensor (batch,), at least 0 up to rounding, and 0 where both
-        logits agree.
+        Float32 tensor (batch,), at least 0, and 0 where both logits agree.
 
     Raises:
-        ValueError: If `temperature` is not positive.
+        ValueError: If `temperature` is out of range, or the logits are not
+            of one shape (batch, K).
 
     Example:
 
     >>> distillation_loss([[0.0, 0.0]], [[0.0, 0.0]]).numpy()
     array([0.], dtype=float32)
     """
-    temperature = _validate.positive(temperature=temperature)
-    loss = kl_divergence(
-        ops.cast(teacher_logits, "float32") / temperature,
-        ops.cast(student_logits, "float32") / temperature,
-    )
+    temperature = check_temperature(temperature)
+    student = _arguments.logits_of(student_logits=student_logits)
+    teacher = _arguments.logits_of(teacher_logits=teacher_logits)
+    _arguments.check_same_shape(student_logits=student, teacher_logits=teacher)
+    loss = _softened_divergence(teacher, student, temperature)
     return loss * temperature**2 if scale else loss
+
+
+def check_temperature(temperature: Any) -> float:
+    """T, in the range in which float32 can compute the loss."""
+    temperature = _validate.positive(temperature=temperature)
+    return _validate.in_range(*TEMPERATURES, temperature=temperature)
+
+
+def _softened_divergence(teacher: Any, student: Any, temperature: float) -> Any:
+    """KL(softmax(teacher / T) ‖ softmax(student / T)), never negative.
+
+    At a high temperature p and q hardly differ, and the terms of
+    Σ_k p_k d_k with d = log p − log q cancel to less than their rounding
+    errors. Σ_k p_k e^(−d_k) = Σ_k q_k = 1, so the sum equals
+    Σ_k p_k (d_k + e^(−d_k) − 1), whose terms are at least 0. And d comes from
+    the difference of the logits: with u = (teacher − student) / T less its
+    mean under q, d = u − log Σ_k q_k e^(u_k).
+    """
+    log_p = ops.log_softmax(teacher / temperature, axis=-1)
+    log_q = ops.log_softmax(student / temperature, axis=-1)
+    p, q = ops.exp(log_p), ops.exp(log_q)
+
+    u = (teacher - student) / temperature
+    u = u - ops.sum(q * u, axis=-1, keepdims=True)
+    near = ops.max(ops.abs(u), axis=-1, keepdims=True) < LARGE
+    # Where an exponential might overflow, it would spoil the gradient even
+    # though `where` leaves it out below.
+    u = ops.where(near, u, 0.0)
+    d = u - ops.log1p(ops.sum(q * ops.expm1(u), axis=-1, keepdims=True))
+    far = ops.maximum(p * (log_p - log_q) + q - p, 0.0)
+    terms = ops.where(near, p * _excess(d), far)
+    return ops.sum(terms, axis=-1)
+
+
+def _excess(d: Any) -> Any:
+    """d + e^(−d) − 1, which is at least 0, without cancellation at 0."""
+    small = ops.abs(d) < SMALL
+    tiny = ops.where(small, d, 0.0)
+    # The next term is below 1e-9 of the sum.
+    series = tiny**2 * (
+        1 / 2 - tiny / 6 + tiny**2 / 24 - tiny**3 / 120 + tiny**4 / 720
+    )
+    return ops.where(small, series, ops.expm1(-d) + d)

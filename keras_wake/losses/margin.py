@@ -8,6 +8,8 @@ from typing import Any
 
 from keras import ops
 
+from keras_wake.losses import _arguments
+
 
 def margin_loss(labels: Any, logits: Any) -> Any:
     """Margin of the best wrong class, max_{k≠y} z_k − z_y.
@@ -16,19 +18,24 @@ def margin_loss(labels: Any, logits: Any) -> Any:
     are equal, of which a prediction takes the first.
 
     Args:
-        labels: Float tensor (batch, K), one-hot; of soft labels the largest
-            counts as the class y.
+        labels: Float tensor (batch, K), one-hot, or integer tensor (batch,)
+            of class numbers; of soft labels the largest counts as the class
+            y.
         logits: Float tensor (batch, K).
 
     Returns:
-        Float32 tensor (batch,).
+        Float32 tensor (batch,). It is NaN for a number that no class has.
+
+    Raises:
+        ValueError: If the shapes do not fit each other.
+        TypeError: If class numbers are not integers.
 
     Example:
 
     >>> margin_loss([[1.0, 0.0, 0.0]], [[3.0, 1.0, 2.0]]).numpy()
     array([-1.], dtype=float32)
     """
-    logits = ops.cast(logits, "float32")
+    labels, logits = _arguments.labels_and_logits(labels, logits)
     return best_wrong_logit(labels, logits) - logit_of(labels, logits)
 
 
@@ -52,17 +59,27 @@ def dlr_loss(labels: Any, logits: Any) -> Any:
     With two classes there is no z_π3, and the margin is returned as it is.
 
     Args:
-        labels: Float tensor (batch, K), one-hot.
+        labels: Float tensor (batch, K), one-hot, or integer tensor (batch,)
+            of class numbers.
         logits: Float tensor (batch, K).
 
     Returns:
-        Float32 tensor (batch,), at most 1, and positive where the margin is.
+        Float32 tensor (batch,), positive where the margin is. With three
+        classes or more it is at least −1, and at most 1 unless at least two
+        wrong classes have a larger logit than y: then it is at least 1, and
+        with four classes or more it has no upper bound. It is NaN for a
+        number that no class has.
+
+    Raises:
+        ValueError: If the shapes do not fit each other.
+        TypeError: If class numbers are not integers.
 
     Example:
 
     >>> dlr_loss([[1.0, 0.0, 0.0]], [[3.0, 1.0, 2.0]]).numpy()
     array([-0.5], dtype=float32)
     """
+    logits = _arguments.logits_of(logits=logits)
     margin = margin_loss(labels, logits)
     scale = dlr_scale(logits)
     return margin if scale is None else margin / scale
@@ -76,12 +93,17 @@ def targeted_dlr_loss(labels: Any, targets: Any, logits: Any) -> Any:
     z_t − z_y is returned as it is.
 
     Args:
-        labels: Float tensor (batch, K), one-hot, the class y.
-        targets: Float tensor (batch, K), one-hot, the class t.
+        labels: Float tensor (batch, K), one-hot, or integer tensor (batch,)
+            of class numbers: the class y.
+        targets: The class t, in either form.
         logits: Float tensor (batch, K).
 
     Returns:
-        Float32 tensor (batch,).
+        Float32 tensor (batch,). It is NaN for a number that no class has.
+
+    Raises:
+        ValueError: If the shapes do not fit each other.
+        TypeError: If class numbers are not integers.
 
     Example:
 
@@ -89,7 +111,8 @@ def targeted_dlr_loss(labels: Any, targets: Any, logits: Any) -> Any:
     >>> targeted_dlr_loss(labels, targets, [[5.0, 1.0, 2.0, 1.0]]).numpy()
     array([-0.75], dtype=float32)
     """
-    logits = ops.cast(logits, "float32")
+    labels, logits = _arguments.labels_and_logits(labels, logits)
+    targets, logits = _arguments.targets_and_logits(targets, logits)
     margin = logit_of(targets, logits) - logit_of(labels, logits)
     scale = dlr_scale(logits, targeted=True)
     return margin if scale is None else margin / scale

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_wake import _validate
+from keras_wake.losses import _arguments
 from keras_wake.losses import cross_entropy
 from keras_wake.losses import kl_divergence
 from keras_wake.losses import smoothed
@@ -94,6 +95,7 @@ class MART(Objective):
         y is the class with the largest label.
         """
         clean, adversarial = logits["clean"], logits["adversarial"]
+        labels = _arguments.soft_labels(labels)
         classes = labels.shape[-1]
         true = ops.one_hot(
             ops.argmax(labels, axis=-1), classes, dtype="float32"

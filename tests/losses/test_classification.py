@@ -9,6 +9,7 @@ from scipy import stats
 from keras_wake import backend
 from keras_wake.losses import cross_entropy
 from keras_wake.losses import kl_divergence
+from keras_wake.losses import smoothed
 
 
 @pytest.fixture
@@ -97,3 +98,68 @@ def test_float16_logits_are_computed_in_float32(logits, one_hot):
     np.testing.assert_array_equal(
         losses, cross_entropy(one_hot, half.astype("float32"))
     )
+
+
+@pytest.mark.parametrize("dtype", ["int32", "int64", "uint8"])
+@pytest.mark.parametrize("shape", [(7,), (7, 1)])
+def test_class_numbers_are_one_hot_labels(logits, one_hot, dtype, shape):
+    numbers = one_hot.argmax(axis=1).astype(dtype).reshape(shape)
+    np.testing.assert_array_equal(
+        cross_entropy(numbers, logits), cross_entropy(one_hot, logits)
+    )
+
+
+def test_a_number_that_no_class_has_gives_nan(logits):
+    numbers = np.array([0, 1, 4, 3, -1, 1, 2])
+    losses = np.asarray(cross_entropy(numbers, logits))
+    np.testing.assert_array_equal(np.isnan(losses), [0, 0, 1, 0, 1, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("labels", "error", "message"),
+    [
+        (np.zeros(7, "float32"), TypeError, r'must be integers.*"int32"'),
+        (np.zeros((7, 1), "float32"), TypeError, "must be integers"),
+        (np.zeros((7, 3), "float32"), ValueError, r"shape \(batch, 4\)"),
+        (np.zeros((1, 4), "float32"), ValueError, r"\(1, 4\) and \(7, 4\)"),
+        (np.zeros(3, "int32"), ValueError, r"\(3, 4\) and \(7, 4\)"),
+        (np.zeros((7, 4, 1), "float32"), ValueError, r"\(7, 4, 1\)"),
+    ],
+)
+def test_refuses_labels_that_would_be_broadcast(logits, labels, error, message):
+    with pytest.raises(error, match=message):
+        cross_entropy(labels, logits)
+
+
+def test_refuses_what_is_no_batch_of_logits(logits, one_hot):
+    with pytest.raises(
+        ValueError, match=r"`logits`.*\(batch, K\).*\(7, 4, 1\)"
+    ):
+        cross_entropy(one_hot, logits[..., None])
+    with pytest.raises(ValueError, match=r"\(7, 1\). A single logit z is"):
+        cross_entropy(np.zeros(7, int), logits[:, :1])
+    with pytest.raises(
+        ValueError, match=r"`p_logits` and `q_logits`.*\(1, 4\)"
+    ):
+        kl_divergence(logits[:1], logits)
+    with pytest.raises(ValueError, match=r"`q_logits`.*shape \(4,\)"):
+        kl_divergence(logits, logits[0])
+
+
+def test_smoothing_equals_its_formula(soft):
+    for amount in (0, 0.2, 1):
+        np.testing.assert_allclose(
+            smoothed(soft, amount), (1 - amount) * soft + amount / 4, rtol=1e-6
+        )
+    whole = ops.convert_to_tensor(np.eye(4, dtype="int32"))
+    expected = 0.8 * np.eye(4) + 0.05
+    np.testing.assert_allclose(smoothed(whole, 0.2), expected, rtol=1e-6)
+
+
+def test_smoothing_refuses_amounts_out_of_range_and_class_numbers(soft):
+    for amount in (2, -1, float("nan")):
+        with pytest.raises(ValueError, match="`amount` must be"):
+            smoothed(soft, amount)
+    for labels in (np.arange(4), np.arange(4)[:, None]):
+        with pytest.raises(ValueError, match=r"keras\.ops\.one_hot"):
+            smoothed(labels, 0.1)

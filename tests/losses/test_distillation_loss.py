@@ -88,9 +88,52 @@ LOGITS = hnp.arrays("float32", (2, 3), elements=st.floats(-50, 50, width=32))
 @given(student=LOGITS, teacher=LOGITS, temperature=st.floats(0.5, 10))
 def test_is_never_negative(student, teacher, temperature):
     losses = np.asarray(distillation_loss(student, teacher, temperature))
-    # Terms of a size up to 100 · T cancel in float32.
-    assert losses.min() >= -1e-5 * temperature**2
+    assert losses.min() >= 0
     assert np.all(np.isfinite(losses))
+
+
+def _limit(student, teacher):
+    """What T² · KL tends to for large T, half the variance of s − t.
+
+    The next term is smaller by the factor |s − t| / T.
+    """
+    difference = student.astype("float64") - teacher
+    return difference, np.var(difference, axis=1) / 2
+
+
+@pytest.mark.parametrize("temperature", [1e4, 1e5, 1e6])
+def test_has_its_limit_at_high_temperatures(pair, temperature):
+    student, teacher = pair
+    difference, expected = _limit(student, teacher)
+    found = distillation_loss(student, teacher, temperature)
+    # |s − t| is below 20.
+    tolerance = 20 / temperature + 1e-5
+    np.testing.assert_allclose(found, expected, rtol=tolerance)
+    centred = difference - difference.mean(axis=1, keepdims=True)
+    gradient = backend.gradient(
+        lambda s: ops.sum(distillation_loss(s, teacher, temperature)),
+        ops.convert_to_tensor(student),
+    )
+    np.testing.assert_allclose(
+        gradient, centred / difference.shape[1], atol=10 * tolerance
+    )
+
+
+def test_one_large_difference_at_a_high_temperature():
+    student = np.array([[3e7, 0.0, 0.0], [1.0, 0.0, -1.0]], "float32")
+    teacher = np.array([[-3e7, 0.0, 0.0], [0.0, 1.0, 0.0]], "float32")
+    losses = distillation_loss(student, teacher, 1e6)
+    # p is (0, 1/2, 1/2) and log q = −30 for the classes 1 and 2.
+    np.testing.assert_allclose(
+        losses, [1e12 * (30 - np.log(2)), np.var([1, -1, -1]) / 2], rtol=1e-4
+    )
+    gradient = backend.gradient(
+        lambda s: ops.sum(distillation_loss(s, teacher, 1e6)),
+        ops.convert_to_tensor(student),
+    )
+    gradient = ops.convert_to_numpy(gradient)
+    np.testing.assert_allclose(gradient[0], [1e6, -5e5, -5e5], rtol=1e-5)
+    assert np.all(np.isfinite(gradient))
 
 
 def test_is_finite_for_extreme_logits():
@@ -122,6 +165,8 @@ def test_computes_float16_logits_in_float32(pair):
         (0, ValueError, "`temperature` must be greater than 0.*=0"),
         (-2.0, ValueError, r"`temperature` must be greater than 0.*-2\.0"),
         (float("nan"), ValueError, "`temperature` must be finite"),
+        (1e-7, ValueError, "between 1e-06 and 1e\\+06.*=1e-07"),
+        (2e6, ValueError, "between 1e-06 and 1e\\+06.*=2000000"),
         (True, TypeError, "`temperature` must be a real number.*bool"),
         ("2", TypeError, "`temperature` must be a real number.*str"),
     ],
@@ -129,3 +174,12 @@ def test_computes_float16_logits_in_float32(pair):
 def test_refuses_a_bad_temperature(pair, temperature, error, message):
     with pytest.raises(error, match=message):
         distillation_loss(*pair, temperature=temperature)
+
+
+@pytest.mark.parametrize("shape", [(1, 5), (6, 4), (6, 1), (6,), (6, 5, 1)])
+def test_refuses_logits_that_would_be_broadcast(pair, shape):
+    other = np.zeros(shape, "float32")
+    with pytest.raises(ValueError, match=r"Received: .*\(6, 5\)|shape \("):
+        distillation_loss(pair[0], other)
+    with pytest.raises(ValueError, match=r"Received: .*\(6, 5\)|shape \("):
+        distillation_loss(other, pair[0])

@@ -125,3 +125,63 @@ def test_equal_logits_are_no_division_by_zero():
         targeted_dlr_loss(labels, targets, logits),
     ):
         np.testing.assert_array_equal(to_numpy(loss), [0])
+
+
+def test_class_numbers_are_one_hot_labels():
+    logits, y, target = _case(5)
+    labels, targets = np.eye(5)[y], np.eye(5)[target]
+    for loss in (margin_loss, dlr_loss):
+        np.testing.assert_array_equal(loss(y, logits), loss(labels, logits))
+    expected = targeted_dlr_loss(labels, targets, logits)
+    for pair in ((y, target), (labels, target), (y, targets)):
+        np.testing.assert_array_equal(
+            targeted_dlr_loss(*pair, logits), expected
+        )
+
+
+def test_a_number_that_no_class_has_gives_nan():
+    logits, y, target = _case(5, images=3)
+    wrong = np.where(np.arange(3) == 1, 5, y)
+    for losses in (
+        margin_loss(wrong, logits),
+        dlr_loss(wrong, logits),
+        targeted_dlr_loss(wrong, target, logits),
+        targeted_dlr_loss(y, np.where(np.arange(3) == 1, -1, target), logits),
+    ):
+        np.testing.assert_array_equal(
+            np.isnan(to_numpy(losses)), [False, True, False]
+        )
+
+
+@pytest.mark.parametrize("loss", [margin_loss, dlr_loss])
+def test_refuse_shapes_that_would_be_broadcast(loss):
+    logits, _, _ = _case(5)
+    with pytest.raises(TypeError, match="must be integers"):
+        loss(np.zeros((40, 1), "float32"), logits)
+    with pytest.raises(ValueError, match=r"\(1, 5\) and \(40, 5\)"):
+        loss(np.eye(5)[[0]], logits)
+    with pytest.raises(ValueError, match=r"shape \(5,\)"):
+        loss(np.eye(5)[0], logits[0])
+
+
+def test_targets_are_checked_like_labels():
+    logits, y, _ = _case(5)
+    with pytest.raises(ValueError, match=r"`targets` and .*\(1, 5\)"):
+        targeted_dlr_loss(y, np.eye(5)[[0]], logits)
+
+
+def test_the_bounds_of_the_ratio():
+    """At least −1; at most 1 with three classes; with more, without bound."""
+    for classes in (3, 6):
+        logits, y, _ = _case(classes, images=500)
+        values = to_numpy(dlr_loss(y, logits))
+        # Float32 rounds a quotient of equal numbers to 1 ± 1e-6.
+        assert values.min() >= -1 - 1e-5
+        if classes == 3:
+            assert values.max() <= 1 + 1e-5
+        above = (logits > logits[np.arange(500), y][:, None]).sum(axis=1)
+        assert (above > 1).sum() > 50
+        assert values[above > 1].min() >= 1 - 1e-5
+        assert values[above <= 1].max() <= 1 + 1e-5
+    unbounded = dlr_loss([0], [[0.0, 10.0, 10.0, 9.0]])
+    np.testing.assert_allclose(unbounded, [10], rtol=1e-6)

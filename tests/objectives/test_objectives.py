@@ -65,3 +65,13 @@ def test_an_objective_must_define_its_loss():
 
     with pytest.raises(TypeError, match="`Silent` must define `loss"):
         objectives.get(Silent()).loss(None, {})
+
+
+@pytest.mark.parametrize("name", ["at", "standard", "trades", "mart", "awp"])
+def test_refuses_class_numbers_and_logits_of_another_batch(name):
+    objective = objectives.get(name)
+    logits = {kind: np.zeros((3, 3), "float32") for kind in objective.inputs}
+    with pytest.raises(ValueError, match=r"one_hot\(labels, num_classes\)"):
+        objective.loss(np.arange(3), logits)
+    with pytest.raises(ValueError, match=r"\(1, 3\) and \(3, 3\)"):
+        objective.loss(np.eye(3)[:1], logits)

@@ -1,0 +1,81 @@
+"""What the losses accept, checked by shape and dtype alone.
+
+Nothing is looked at that a compiled step would have to compute. Without these
+checks, arrays of other shapes are broadcast: the loss is a number, and wrong.
+"""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_wake import _inputs
+
+
+def logits_of(**kwargs: Any) -> Any:
+    """Logits as a float32 tensor (batch, K), under the name the user knows."""
+    ((name, values),) = kwargs.items()
+    values = ops.convert_to_tensor(values)
+    shape = tuple(values.shape)
+    if len(shape) != 2 or shape[1] == 1:
+        hint = " A single logit z is the pair (0, z)." * (shape[-1:] == (1,))
+        raise ValueError(
+            f"`{name}` must have shape (batch, K), with one logit for each of "
+            f"K ≥ 2 classes. Received: shape {shape}.{hint}"
+        )
+    return ops.cast(values, "float32")
+
+
+def check_same_shape(**kwargs: Any) -> None:
+    """Refuses two arrays (batch, K) that would be broadcast."""
+    (name, one), (other_name, other) = kwargs.items()
+    shape, other_shape = tuple(one.shape), tuple(other.shape)
+    if any(
+        None not in sizes and len(set(sizes)) > 1
+        for sizes in zip(shape, other_shape, strict=True)
+    ):
+        raise ValueError(
+            f"`{name}` and `{other_name}` must have the same shape, "
+            f"(batch, K). Received: {shape} and {other_shape}."
+        )
+
+
+def labels_and_logits(labels: Any, logits: Any) -> tuple[Any, Any]:
+    """Labels of every form and their logits, both float32 (batch, K).
+
+    The logits of a class number that no class has are NaN, and so is the
+    loss.
+    """
+    return _labelled("labels", labels, logits_of(logits=logits))
+
+
+def targets_and_logits(targets: Any, logits: Any) -> tuple[Any, Any]:
+    """The same for the classes that a targeted loss aims at."""
+    return _labelled("targets", targets, logits)
+
+
+def _labelled(name: str, labels: Any, logits: Any) -> tuple[Any, Any]:
+    labels = ops.convert_to_tensor(labels)
+    one_hot = _inputs.one_hot_labels(labels, logits.shape[-1])
+    check_same_shape(**{name: one_hot, "logits": logits})
+    if tuple(labels.shape)[1:] in ((), (1,)):
+        known = ops.any(one_hot > 0, axis=-1, keepdims=True)
+        logits = ops.where(known, logits, float("nan"))
+    return one_hot, logits
+
+
+def soft_labels(labels: Any) -> Any:
+    """Labels (batch, K) as they are, or as float32 where they are integers."""
+    if not hasattr(labels, "shape"):
+        labels = ops.convert_to_tensor(labels)
+    shape = tuple(labels.shape)
+    if len(shape) != 2 or shape[1] == 1:
+        raise ValueError(
+            "`labels` must be one-hot or soft labels of shape (batch, K). "
+            f"Received: shape {shape}. Class numbers become one-hot labels "
+            "by `keras.ops.one_hot(labels, num_classes)`."
+        )
+    dtype = keras.backend.standardize_dtype(labels.dtype)
+    if keras.backend.is_float_dtype(dtype):
+        return labels
+    return ops.cast(labels, "float32")
