@@ -10,6 +10,8 @@ from keras_wake import _inputs
 from keras_wake import backend
 from keras_wake._random import CounterSeed
 from keras_wake._student_teacher import StudentAndTeacher
+from keras_wake.attribution.head import head_features
+from keras_wake.attribution.head import head_weights
 from keras_wake.attribution.head import logits_and_features
 from keras_wake.attribution.metric import ClassAttributionSimilarity
 from keras_wake.objectives.objective import losses_of
@@ -35,7 +37,7 @@ class Evaluation(StudentAndTeacher):
         self._teacher_robust_accuracy = mean(name="teacher_robust_accuracy")
         if self.head is None:
             return
-        sizes = (self.num_classes, self.head.kernel.shape[0])
+        sizes = (self.num_classes, head_features(self.head))
         self.attribution = ClassAttributionSimilarity(*sizes, name="cas")
         self.teacher_attribution = ClassAttributionSimilarity(
             *sizes, name="teacher_cas"
@@ -61,7 +63,7 @@ class Evaluation(StudentAndTeacher):
             self._compile_metrics.update_state(y, clean, sample_weight)
         if self._attribution_on:
             self.attribution.update_state(
-                labels, features, self.head.kernel, present
+                labels, features, head_weights(self.head), present
             )
         if not self._evaluates_teacher:
             return
@@ -77,7 +79,7 @@ class Evaluation(StudentAndTeacher):
         )
         if self._attribution_on:
             self.teacher_attribution.update_state(
-                labels, features, self.teacher_head.kernel, present
+                labels, features, head_weights(self.teacher_head), present
             )
 
     def _evaluate_network(

@@ -7,12 +7,11 @@ there are none, those that come nearest to it.
 """
 
 import dataclasses
-import warnings
 
 import numpy as np
 from keras import ops
 
-from keras_wake.attribution.correlation import cosine_matrix
+from keras_wake.attribution.correlation import quiet_cosine_matrix
 from keras_wake.attribution.vectors import Batch
 from keras_wake.attribution.vectors import ClassMeans
 
@@ -81,10 +80,8 @@ class Candidates:
 
     def _wanted(self, means: ClassMeans, confusion: np.ndarray) -> list[Pair]:
         """The pairs of the largest cosine so far, the most confused first."""
-        with warnings.catch_warnings():
-            # Some classes may not have been seen yet.
-            warnings.simplefilter("ignore")
-            cosines = cosine_matrix(means.result())
+        # Some classes may not have been seen yet.
+        cosines = quiet_cosine_matrix(means.result())
         rows, columns = np.nonzero(~np.eye(len(cosines), dtype=bool))
         known = np.nan_to_num(cosines[rows, columns], nan=-1.0)
         order = np.lexsort((-confusion[rows, columns], -known))

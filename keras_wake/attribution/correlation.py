@@ -37,6 +37,24 @@ def cosine_matrix(vectors: Any) -> np.ndarray:
     array([[1.  , 0.71],
            [0.71, 1.  ]])
     """
+    matrix = quiet_cosine_matrix(vectors)
+    missing = np.isnan(np.diagonal(matrix))
+    if missing.any():
+        warnings.warn(
+            f"{missing.sum()} of {len(missing)} classes have no samples or a "
+            "zero attribution vector: their rows and columns of the matrix "
+            f"are NaN. Classes: {np.flatnonzero(missing).tolist()}.",
+            stacklevel=2,
+        )
+    return matrix
+
+
+# Without warnings, for those who say themselves what is missing. To switch
+# warnings off and on again would do so in all threads.
+
+
+def quiet_cosine_matrix(vectors: Any) -> np.ndarray:
+    """`cosine_matrix` without its warning."""
     vectors = np.asarray(vectors, "float64")
     if vectors.ndim != 2:
         raise ValueError(
@@ -51,14 +69,22 @@ def cosine_matrix(vectors: Any) -> np.ndarray:
     np.fill_diagonal(matrix, 1.0)
     matrix[missing, :] = np.nan
     matrix[:, missing] = np.nan
-    if missing.any():
-        warnings.warn(
-            f"{missing.sum()} of {len(missing)} classes have no samples or a "
-            "zero attribution vector: their rows and columns of the matrix "
-            f"are NaN. Classes: {np.flatnonzero(missing).tolist()}.",
-            stacklevel=2,
-        )
     return matrix
+
+
+def quiet_cas(matrix: Any) -> tuple[float, int]:
+    """`cas` without its warning, and how many entries are left out."""
+    matrix = np.asarray(matrix, "float64")
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+        raise ValueError(
+            "`matrix` must be square, (classes, classes). Received: shape "
+            f"{matrix.shape}."
+        )
+    others = matrix[~np.eye(len(matrix), dtype=bool)]
+    left_out = int(np.isnan(others).sum())
+    if left_out and left_out == others.size:
+        return math.nan, left_out
+    return float(np.maximum(others[~np.isnan(others)], 0).sum()), left_out
 
 
 def cas(matrix: Any) -> float:
@@ -81,23 +107,15 @@ def cas(matrix: Any) -> float:
     >>> cas([[1.0, 0.5], [0.5, 1.0]])
     1.0
     """
-    matrix = np.asarray(matrix, "float64")
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
-        raise ValueError(
-            "`matrix` must be square, (classes, classes). Received: shape "
-            f"{matrix.shape}."
-        )
-    others = matrix[~np.eye(len(matrix), dtype=bool)]
-    left_out = int(np.isnan(others).sum())
+    score, left_out = quiet_cas(matrix)
     if left_out:
+        classes = len(matrix)
         warnings.warn(
-            f"{left_out} of {others.size} entries of the matrix are NaN and "
-            "left out of CAS.",
+            f"{left_out} of {classes * (classes - 1)} entries of the matrix "
+            "are NaN and left out of CAS.",
             stacklevel=2,
         )
-    if left_out and left_out == others.size:
-        return math.nan
-    return float(np.maximum(others[~np.isnan(others)], 0).sum())
+    return score
 
 
 def correlation_matrix(

@@ -4,11 +4,13 @@ Attribution needs f(x) = W g(x) + b taken apart: the head is the Dense layer
 that makes the logits, the features g(x) are its input.
 """
 
-import contextlib
+import types
+from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
 
 import keras
+from keras import ops
 
 _HOW = (
     "Name the Dense layer that makes the logits: `head='layer name'`, or "
@@ -75,42 +77,32 @@ def counterpart(head: Any, classifier: Any, copy: Any) -> Any:
     return list(_all_layers(copy))[places.index(id(head))]
 
 
-@contextlib.contextmanager
-def record_features(head: Any) -> Iterator[list[Any]]:
-    """Records what goes into `head` while a classifier is called.
-
-    Works for every kind of model, and inside a step that is being compiled.
-
-    Args:
-        head: The Dense layer.
-
-    Yields:
-        A list; each call of the head appends its input.
-    """
-    recorded: list[Any] = []
-    original = head.call
-
-    def call(inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        recorded.append(inputs)
-        return original(inputs, *args, **kwargs)
-
-    # Past Keras's `__setattr__`, which would track the function as state.
-    object.__setattr__(head, "call", call)
-    try:
-        yield recorded
-    finally:
-        object.__delattr__(head, "call")
-
-
 def logits_and_features(classifier: Any, head: Any, x: Any) -> tuple[Any, Any]:
     """One forward pass in inference mode: logits (batch, K), g(x) (batch, n).
+
+    Works for every kind of model, inside a step that is being compiled, and
+    in several threads at once: what goes into the head is recorded by a copy
+    of it that belongs to this call alone.
 
     Raises:
         ValueError: If the head is not called exactly once, on a batch of
             vectors.
     """
-    with record_features(head) as recorded:
-        logits = classifier(x, training=False)
+    recorded: list[Any] = []
+
+    def recording(call: Callable) -> Callable:
+        def record_and_call(inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            recorded.append(inputs)
+            return call(inputs, *args, **kwargs)
+
+        return record_and_call
+
+    copy = _shallow_copy(
+        head,
+        call=recording(head.call),
+        quantized_call=recording(head.quantized_call),
+    )
+    logits = _WithOtherHead(head, copy).of(classifier)(x, training=False)
     if len(recorded) != 1 or len(recorded[0].shape) != 2:
         raise ValueError(
             f"The head {head.name!r} must be called once, on features of "
@@ -118,6 +110,95 @@ def logits_and_features(classifier: Any, head: Any, x: Any) -> tuple[Any, Any]:
             f"{[tuple(features.shape) for features in recorded]}. {_HOW}"
         )
     return logits, recorded[0]
+
+
+def head_features(head: Any) -> int:
+    """n, how many features go into a head."""
+    if _quantised_to(head) is None:
+        return int(head.kernel.shape[0])
+    return int(head.input_spec.axes[-1])  # Its kernel may be packed.
+
+
+def head_weights(head: Any) -> Any:
+    """The weights (n, K) by which a head multiplies its features.
+
+    Those of a quantised head are what its numbers stand for.
+    """
+    mode = _quantised_to(head)
+    if mode is None:
+        return head.kernel
+    # There are many ways to store them, of which Keras has one way to compute.
+    product = _shallow_copy(head, activation=None, bias=None)
+    # What comes through the rounding of float8 inputs as it is.
+    one = product.inputs_scale if mode == "float8" else 1.0
+    one = ops.cast(ops.convert_to_tensor(one), "float32")
+    found = product(ops.eye(head_features(head), dtype="float32") * one)
+    return ops.cast(found, "float32") / one
+
+
+def _quantised_to(head: Any) -> str | None:
+    return getattr(head, "quantization_mode", None)
+
+
+class _WithOtherHead:
+    """Copies of what leads to a head, with another layer in its place.
+
+    All else, all variables among it, is shared with what is copied.
+
+    Args:
+        head: The layer to be replaced.
+        other: What takes its place.
+    """
+
+    def __init__(self, head: Any, other: Any) -> None:
+        self._head = head
+        self._copies = {id(head): other}
+
+    def of(self, value: Any) -> Any:
+        """A layer, or what holds layers; itself if it has not the head."""
+        if isinstance(value, keras.layers.Layer):
+            return self._of_layer(value)
+        if isinstance(value, dict):
+            new = {key: self.of(item) for key, item in value.items()}
+            return new if _differ(new.values(), value.values()) else value
+        if isinstance(value, (list, tuple, set)):
+            items = [self.of(item) for item in value]
+            if not _differ(items, value):
+                return value
+            if isinstance(value, tuple):
+                return getattr(value, "_make", tuple)(items)
+            return set(items) if isinstance(value, set) else items
+        if isinstance(value, types.MethodType):
+            owner = self.of(value.__self__)
+            if owner is not value.__self__:
+                return types.MethodType(value.__func__, owner)
+        if hasattr(value, "operation") and hasattr(value, "arguments"):
+            # A node of a Functional model.
+            operation = self.of(value.operation)
+            if operation is not value.operation:
+                return _shallow_copy(value, operation=operation)
+        return value
+
+    def _of_layer(self, layer: Any) -> Any:
+        if id(layer) in self._copies:
+            return self._copies[id(layer)]
+        if all(inner is not self._head for inner in _all_layers(layer)):
+            return layer
+        copy = self._copies[id(layer)] = _shallow_copy(layer)
+        for name, value in vars(layer).items():
+            vars(copy)[name] = self.of(value)
+        return copy
+
+
+def _shallow_copy(value: Any, **attributes: Any) -> Any:
+    """Past Keras, which would track the attributes, or save what it copies."""
+    copy = object.__new__(type(value))
+    vars(copy).update({**vars(value), **attributes})
+    return copy
+
+
+def _differ(new: Any, old: Any) -> bool:
+    return any(a is not b for a, b in zip(new, old, strict=True))
 
 
 def _all_layers(classifier: Any) -> Iterator[Any]:

@@ -1,6 +1,5 @@
 """CAS as a Keras metric, accumulated batch by batch in the validation pass."""
 
-import warnings
 from typing import Any
 
 import keras
@@ -8,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_wake import backend
-from keras_wake.attribution.correlation import cosine_matrix
+from keras_wake.attribution.correlation import quiet_cosine_matrix
 
 
 class ClassAttributionSimilarity(keras.metrics.Metric):
@@ -71,10 +70,8 @@ class ClassAttributionSimilarity(keras.metrics.Metric):
     def matrix(self) -> np.ndarray:
         """The correlation matrix (K, K) as a float64 array."""
         sums = backend.to_numpy(self.sums)
-        with warnings.catch_warnings():
-            # The callback warns once, not in every epoch.
-            warnings.simplefilter("ignore")
-            return cosine_matrix(sums)
+        # The callback warns once, not in every epoch.
+        return quiet_cosine_matrix(sums)
 
 
 def class_sums(labels: Any, features: Any, kernel: Any) -> tuple[Any, Any]:

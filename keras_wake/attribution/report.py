@@ -7,7 +7,6 @@ and images in which that shows.
 import dataclasses
 import json
 import math
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,8 +16,8 @@ from keras_wake import _validate
 from keras_wake.attribution._examples import Candidates
 from keras_wake.attribution._examples import Example
 from keras_wake.attribution._report_text import report_text
-from keras_wake.attribution.correlation import cas
 from keras_wake.attribution.correlation import cosine_matrix
+from keras_wake.attribution.correlation import quiet_cas
 from keras_wake.attribution.vectors import analyse
 from keras_wake.attribution.vectors import ClassMeans
 
@@ -233,10 +232,8 @@ def class_report(
     counts = means.counts
     divisors = np.where(counts == 0, np.nan, counts)
     matrix = cosine_matrix(means.result())
-    with warnings.catch_warnings():
-        # The matrix has warned of classes without an attribution vector.
-        warnings.simplefilter("ignore")
-        score = cas(matrix)
+    # The matrix has warned of classes without an attribution vector.
+    score, _ = quiet_cas(matrix)
     return ClassReport(
         class_names=names,
         attack=None if attack is None else repr(attack),

@@ -21,6 +21,8 @@ from keras_wake import backend
 from keras_wake._per_model import PerModel
 from keras_wake.attacks import Attack
 from keras_wake.attribution.head import find_head
+from keras_wake.attribution.head import head_features
+from keras_wake.attribution.head import head_weights
 from keras_wake.attribution.head import logits_and_features
 
 # By classifier and then by head: a network may be analysed at several heads,
@@ -116,7 +118,7 @@ def analyse(
                 x, adversarial, classes, before, predictions, logits, vectors
             )
 
-    return Sizes(num_classes, head.kernel.shape[0]), batches()
+    return Sizes(num_classes, head_features(head)), batches()
 
 
 def _compile(classifier: Callable, head: Callable) -> Callable:
@@ -125,7 +127,7 @@ def _compile(classifier: Callable, head: Callable) -> Callable:
     def analysis(x: Any, labels: Any) -> tuple[Any, Any, Any, Any]:
         logits, features = logits_and_features(classifier(), head(), x)
         classes = ops.argmax(labels, axis=-1)
-        weights = ops.take(ops.transpose(head().kernel), classes, axis=0)
+        weights = ops.take(ops.transpose(head_weights(head())), classes, axis=0)
         vectors = ops.cast(features, "float32") * ops.cast(weights, "float32")
         logits = ops.cast(logits, "float32")
         return classes, ops.argmax(logits, axis=-1), logits, vectors

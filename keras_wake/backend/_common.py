@@ -1,6 +1,7 @@
 """What several of the backends have in common."""
 
 import contextlib
+import threading
 from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +14,9 @@ NO_GRADIENT = (
     "so no attack can follow it. Look for what cuts it: a cast to integers, "
     "rounding, `stop_gradient`, or NumPy inside the network."
 )
-_cut_is_zero = False
+# How many evaluations want it to be zero now, in whatever threads.
+_cut_is_zero = 0
+_counting = threading.Lock()
 
 
 def no_gradient(values: Any) -> Any:
@@ -34,12 +37,17 @@ def cut_gradients_are_zero() -> Iterator[None]:
     For an evaluation, which warns of them, and whose black-box attacks need
     none. Not a context variable: replicas are traced in threads of their own.
     """
-    global _cut_is_zero
-    before, _cut_is_zero = _cut_is_zero, True
+    _add_to_cut_is_zero(1)
     try:
         yield
     finally:
-        _cut_is_zero = before
+        _add_to_cut_is_zero(-1)
+
+
+def _add_to_cut_is_zero(number: int) -> None:
+    global _cut_is_zero
+    with _counting:
+        _cut_is_zero += number
 
 
 def to_numpy(value: Any) -> Any:

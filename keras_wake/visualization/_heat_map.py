@@ -7,7 +7,6 @@ would collide, and the map grows so that a cell stays some pixels wide.
 
 import math
 import textwrap
-import warnings
 from typing import Any
 from typing import TYPE_CHECKING
 
@@ -66,11 +65,9 @@ def check_limits(vmin: float, vmax: float) -> tuple[float, float]:
 
 def cas_of(values: np.ndarray) -> float:
     """CAS without a warning: the figure says which classes have no value."""
-    from keras_wake.attribution import cas
+    from keras_wake.attribution.correlation import quiet_cas
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        return cas(values)
+    return quiet_cas(values)[0]
 
 
 def cas_text(values: np.ndarray, mark: str = " ") -> str:

@@ -1,5 +1,6 @@
 """Attribution vectors, correlation matrix and CAS against NumPy."""
 
+import concurrent.futures
 import gc
 import weakref
 
@@ -375,3 +376,33 @@ def test_refuses_what_is_no_classifier(network, data):
     softmax = keras.Sequential([network, keras.layers.Softmax()])
     with pytest.raises(ValueError, match="returns probabilities"):
         attribution.correlation_matrix(softmax, data)
+
+
+def test_threads_that_analyse_one_network_find_what_one_alone_finds(
+    network, data
+):
+    attack = PGD(steps=2)
+
+    def matrix(_):
+        return attribution.correlation_matrix(
+            network, data, attack=attack, batch_size=5
+        )
+
+    with concurrent.futures.ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(matrix, range(8)))
+    alone = matrix(0)
+    for found in together:
+        # The same operations; TensorFlow may share them out otherwise.
+        np.testing.assert_allclose(found, alone, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["int8", "int4"])
+def test_a_quantised_network_has_a_matrix(network, data, mode):
+    exact = attribution.correlation_matrix(network, data)
+    network.get_layer("head").quantize(mode)
+    found = attribution.correlation_matrix(
+        network, data, attack=PGD(epsilon=1e-6, steps=1)
+    )
+    # The kernel is rounded, by 1/14 of its largest number at most.
+    tolerance = {"int8": 0.005, "int4": 0.1}[mode]
+    np.testing.assert_allclose(found, exact, rtol=0, atol=tolerance)

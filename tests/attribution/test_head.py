@@ -1,5 +1,7 @@
 """Finding the head: models in which it is found, named and refused."""
 
+import concurrent.futures
+
 import keras
 import numpy as np
 import pytest
@@ -8,6 +10,8 @@ from keras import ops
 
 from keras_wake.attribution import find_head
 from keras_wake.attribution.head import counterpart
+from keras_wake.attribution.head import head_features
+from keras_wake.attribution.head import head_weights
 from keras_wake.attribution.head import logits_and_features
 
 
@@ -256,3 +260,118 @@ def test_counterpart_is_in_the_same_place_of_the_copy():
     head = counterpart(find_head(model), model, copy)
     assert head is find_head(copy)
     assert head is not find_head(model)
+
+
+def _in_a_list():
+    class Listed(Subclassed):
+        def __init__(self):
+            super().__init__()
+            self.parts = [self.hidden, {"last": (self.head,)}]
+            del self.hidden, self.head
+
+        def call(self, x, training=False):
+            hidden, last = self.parts
+            return last["last"][0](hidden(x))
+
+    return Listed()
+
+
+def _through_a_bound_method():
+    class Bound(Subclassed):
+        def __init__(self):
+            super().__init__()
+            self.run = self.compute
+
+        def compute(self, x):
+            return self.head(self.hidden(x))
+
+        def call(self, x, training=False):
+            return self.run(x)
+
+    return Bound()
+
+
+def _subclassed_in_functional_in_layer():
+    class Block(layers.Layer):
+        def __init__(self):
+            super().__init__()
+            inputs = keras.Input((4,))
+            self.inner = keras.Model(inputs, Subclassed()(inputs))
+
+        def build(self, shape):
+            pass
+
+        def call(self, x):
+            return 2 * self.inner(x)
+
+    return keras.Sequential([keras.Input((4,)), Block()])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        _in_a_list,
+        _through_a_bound_method,
+        _subclassed_in_functional_in_layer,
+    ],
+)
+def test_features_are_found_wherever_a_model_keeps_its_head(make):
+    keras.utils.set_random_seed(0)
+    model = make()
+    x = np.random.default_rng(0).normal(size=(6, 4)).astype("float32")
+    expected = ops.convert_to_numpy(model(x))
+    head = find_head(model, "head")
+    logits, features = map(
+        ops.convert_to_numpy, logits_and_features(model, head, x)
+    )
+    np.testing.assert_array_equal(logits, expected)
+    weights = ops.convert_to_numpy(head_weights(head))
+    product = features @ weights + ops.convert_to_numpy(head.bias)
+    # What makes the logits of it differs from model to model, but not by
+    # more than a function of one number.
+    order = np.argsort(product, axis=None)
+    assert (np.diff(logits.ravel()[order]) >= 0).all()
+
+
+@pytest.mark.parametrize("mode", ["int8", "int4", "float8"])
+def test_a_quantised_head_has_the_weights_that_it_multiplies_by(mode):
+    model, head = _sequential()
+    keras.utils.set_random_seed(0)
+    weights = [np.random.normal(size=w.shape) for w in model.get_weights()]
+    weights[3] = 100 + np.arange(3)
+    model.set_weights(weights)
+    exact = weights[2]
+    head.quantize(mode)
+    if mode == "float8":
+        head.inputs_scale.assign(0.3)
+    assert find_head(model) is head
+    assert head_features(head) == 5
+    found = ops.convert_to_numpy(head_weights(head))
+    # Half of a step of 4 bits, and of the 3 bits of a float8 number.
+    step = {"int8": 1 / 254, "int4": 1 / 14, "float8": 1 / 16}[mode]
+    off = np.abs(found - exact).max()
+    assert 0 < off < 1.01 * step * np.abs(exact).max()
+    x = np.random.default_rng(0).normal(size=(6, 4)).astype("float32")
+    logits, features = map(
+        ops.convert_to_numpy, logits_and_features(model, head, x)
+    )
+    assert features.shape == (6, 5)
+    # What is left is the rounding of the features themselves.
+    np.testing.assert_allclose(
+        logits, features @ found + weights[3], atol=0.3, rtol=0
+    )
+
+
+def test_threads_do_not_see_the_features_of_each_other(subclassed):
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(4, 5, 4)).astype("float32")
+
+    def features(x):
+        found = logits_and_features(subclassed, subclassed.head, x)[1]
+        return ops.convert_to_numpy(found)
+
+    alone = [features(x) for x in images]
+    with concurrent.futures.ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(features, [*images] * 25))
+    for number, found in enumerate(together):
+        np.testing.assert_array_equal(found, alone[number % 4])
