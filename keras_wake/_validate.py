@@ -1,6 +1,6 @@
 """Argument checks shared by every public object of keras-wake.
 
-Each function but the last takes exactly one keyword argument, whose name is
+Each function but the last two takes exactly one keyword argument, whose name is
 the name the user knows, and returns the value in its plain Python type. A
 message says what was expected, what was received and, where it is short, what
 to do.
@@ -8,6 +8,9 @@ to do.
 
 import math
 import numbers
+import os
+from collections.abc import Iterable
+from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
@@ -108,14 +111,57 @@ def one_of(allowed: Any, hint: str = "", **kwargs: Any) -> Any:
     return value
 
 
+def path(hint: str = "", **kwargs: Any) -> str:
+    """The name of a file or folder, as text."""
+    name, value = _name_and_value(kwargs)
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(
+            f"`{name}` must be a path, a text or `pathlib.Path`. Received: "
+            f"{name}={value!r} (of type {type(value).__name__})."
+            + f" {hint}".rstrip()
+        )
+    text = os.fspath(value)
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise _fail(name, "the name of a file or folder", value, hint)
+    return text
+
+
+def list_of_names(class_names: Any) -> list[str]:
+    """Names of classes as a list of texts that can be printed."""
+    if isinstance(class_names, (str, bytes)):
+        raise _fail("class_names", "a list of names", class_names)
+    unordered = isinstance(class_names, (set, frozenset, Mapping))
+    if unordered or not isinstance(class_names, Iterable):
+        hint = ""
+        if isinstance(class_names, Mapping):
+            hint = (
+                " From a dictionary of numbers and names: "
+                "`[names[i] for i in range(len(names))]`."
+            )
+        raise TypeError(
+            "`class_names` must be a list of names, in the order of the "
+            f"classes. Received: class_names={class_names!r} (of type "
+            f"{type(class_names).__name__}).{hint}"
+        )
+    names = [
+        name.decode("utf-8", "surrogateescape")
+        if isinstance(name, bytes)
+        else str(name)
+        for name in class_names
+    ]
+    # Bytes of a folder's name that are no UTF-8 are shown by their numbers:
+    # neither a terminal nor a figure could take them.
+    return [name.encode("utf-8", "backslashreplace").decode() for name in names]
+
+
 def names_of_classes(
     class_names: Sequence[str] | None, classes: int
 ) -> list[str]:
     """One text per class; the class numbers where there are no names."""
     if class_names is None:
         return [str(index) for index in range(classes)]
-    names = [str(name) for name in class_names]
-    if isinstance(class_names, str) or len(names) != classes:
+    names = list_of_names(class_names)
+    if len(names) != classes:
         raise ValueError(
             f"`class_names` must hold one name for each of the {classes} "
             f"classes. Received {len(names)}: class_names={class_names!r}."

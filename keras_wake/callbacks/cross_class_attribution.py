@@ -1,7 +1,9 @@
 """The attribution matrix and CAS, epoch by epoch, during training."""
 
 import os
+import pathlib
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -10,8 +12,17 @@ import numpy as np
 from keras_wake import _batches
 from keras_wake import _validate
 from keras_wake import attribution
+from keras_wake.attribution.correlation import quiet_cas
+from keras_wake.attribution.correlation import quiet_cosine_matrix
 from keras_wake.attribution.head import counterpart
 from keras_wake.attribution.head import find_head
+from keras_wake.callbacks._matrices import Measurement
+from keras_wake.callbacks._matrices import StoredMatrix
+from keras_wake.callbacks.backup_and_restore import BackupAndRestore
+
+# Beyond, the matrices of 200 epochs take more than 200 MB.
+MOST_CLASSES_IN_MEMORY = 500
+_FOLDER = "matrices"
 
 
 class CrossClassAttribution(keras.callbacks.Callback):
@@ -28,7 +39,10 @@ class CrossClassAttribution(keras.callbacks.Callback):
     array (K, K), `cas` its score, `teacher_correlation` the teacher's matrix,
     and `history` a list of dictionaries with `epoch` (counted from 1),
     `correlation`, `cas` and, with a teacher, `teacher_correlation` and
-    `teacher_cas`.
+    `teacher_cas`. The matrices in it are float32. With `path`, or with a
+    `BackupAndRestore` beside it, each is written once to a `.npy` file, in the
+    folder `matrices` of `path` or else of the backup, and read when it is
+    asked for; without either, those of all epochs stay in memory.
 
     Args:
         data: Pair of arrays or anything that yields (x, y) batches. Defaults
@@ -38,16 +52,20 @@ class CrossClassAttribution(keras.callbacks.Callback):
         every: Measure `data`, and draw, every so many epochs. Defaults to
             `1`.
         path: Folder for a PNG of each matrix,
-            `correlation_epoch_0001.png`. Defaults to `None`: no figures. A
-            figure that fails is a warning, never the end of a run.
+            `correlation_epoch_0001.png`, and for the matrices themselves.
+            Defaults to `None`: no figures. A figure or file that fails is a
+            warning, never the end of a run.
         class_names: Names of the classes for the figures.
         head: Name of the Dense layer for `data`. Defaults to `None`: the
             head of the `WakeModel`. (For the validation pass it is an
             argument of `WakeModel`.)
 
     Raises:
-        ValueError: In `fit`, if there is neither `data` nor a validation
-            pass, or if the head is not found.
+        TypeError: If `path` is no path, or `class_names` are in no order.
+        ValueError: If `path` names a file. In `fit`, if there is neither
+            `data` nor a validation pass, if the head is not found, if the
+            folder cannot be written to, or if there are not as many
+            `class_names` as classes.
 
     Example:
 
@@ -79,12 +97,17 @@ class CrossClassAttribution(keras.callbacks.Callback):
         self.attack = attack
         self.every = _validate.integer(1, every=every)
         self.path = path
+        if path is not None:
+            _validate.path(path=path)
+            _check_folder(pathlib.Path(path))
+        if class_names is not None:
+            class_names = _validate.list_of_names(class_names)
         self.class_names = class_names
         self.head = head
         self._forget()
 
     def _forget(self) -> None:
-        self.history: list[dict[str, Any]] = []
+        self.history: list[Mapping[str, Any]] = []
         self.correlation: np.ndarray | None = None
         self.teacher_correlation: np.ndarray | None = None
         self.cas: float | None = None
@@ -103,6 +126,7 @@ class CrossClassAttribution(keras.callbacks.Callback):
                 "other model, call "
                 "`keras_wake.attribution.correlation_matrix`."
             )
+        _validate.names_of_classes(self.class_names, model.num_classes)
         if self.data is None:
             model.enable_attribution()
             return
@@ -121,6 +145,35 @@ class CrossClassAttribution(keras.callbacks.Callback):
                 "`fit` has none. Pass `validation_data=` to `fit`, or "
                 "`CrossClassAttribution(data=(x, y))`."
             )
+        if self.path is not None and self.model.is_chief:
+            _make_folder(pathlib.Path(self.path))
+        classes = self.model.num_classes
+        if self._folder() is None and classes > MOST_CLASSES_IN_MEMORY:
+            warnings.warn(
+                f"The matrix of {classes} classes takes "
+                f"{4 * classes**2 / 1e6:.0f} MB, and those of all epochs stay "
+                "in memory. Pass `CrossClassAttribution(path=)`, a folder for "
+                "them, or add `keras_wake.BackupAndRestore`.",
+                stacklevel=2,
+            )
+
+    def _folder(self) -> pathlib.Path | None:
+        """Where matrices are written, if there is such a place."""
+        if self.path is not None:
+            return pathlib.Path(self.path) / _FOLDER
+        callbacks = getattr(self.model, "fit_callbacks", None) or ()
+        backups = [c for c in callbacks if isinstance(c, BackupAndRestore)]
+        if not backups:
+            return None
+        sharing = [
+            callback
+            for callback in callbacks
+            if isinstance(callback, CrossClassAttribution)
+            and callback.path is None
+        ]
+        number = 1 + [c is self for c in sharing].index(True)
+        name = _FOLDER if number == 1 else f"{_FOLDER}_{number}"
+        return backups[0].backup_dir / name
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Remembers the epoch."""
@@ -153,30 +206,72 @@ class CrossClassAttribution(keras.callbacks.Callback):
                 if teacher is not None:
                     logs["val_teacher_cas"] = self.teacher_cas
         if self.path is not None and due and self._measured:
-            self._draw(os.fspath(self.path))
+            if self.model.is_chief:
+                self._draw(pathlib.Path(self.path))
 
     def get_state(self) -> dict[str, Any]:
         """What `BackupAndRestore` keeps."""
-        return {"history": self.history, "missing": self._missing}
+        history = [
+            entry.to_state() if isinstance(entry, Measurement) else entry
+            for entry in self.history
+        ]
+        return {"history": history, "missing": self._missing}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Goes on from what `get_state` has returned."""
-        self.history = list(state["history"])
+        folder = self._folder()
+        self.history = []
+        for values in state["history"]:
+            entry: Mapping = Measurement.from_state(values, folder)
+            if any(isinstance(v, np.ndarray) for v in values.values()):
+                # Of a backup that held the matrices themselves.
+                entry = self._kept(dict(entry))
+            self.history.append(entry)
         self._missing = state["missing"]
         last = self.history[-1] if self.history else {}
-        self.correlation = last.get("correlation")
         self.cas = last.get("cas")
-        self.teacher_correlation = last.get("teacher_correlation")
         self.teacher_cas = last.get("teacher_cas")
+        try:
+            self.correlation = last.get("correlation")
+            self.teacher_correlation = last.get("teacher_correlation")
+        except (OSError, ValueError) as error:
+            warnings.warn(
+                f"{error} Training goes on; `correlation` is None until the "
+                "next measurement.",
+                stacklevel=2,
+            )
+
+    def _kept(self, values: dict[str, Any]) -> Mapping[str, Any]:
+        """An entry of the history, its matrices in files if possible."""
+        folder = self._folder()
+        stored = {}
+        for key, value in values.items():
+            if not isinstance(value, np.ndarray):
+                continue
+            values[key] = value.astype("float32")
+            # Outside of `fit`, epochs have no number.
+            if folder is None or self.model.fit_callbacks is None:
+                continue
+            path = folder / f"{key}_epoch_{values['epoch']:04d}.npy"
+            if not self.model.is_chief:
+                stored[key] = StoredMatrix(path)
+                continue
+            try:
+                stored[key] = StoredMatrix.write(path, value)
+            except OSError as error:
+                warnings.warn(
+                    f"The matrix {path} could not be written: {error}. It "
+                    "stays in memory. Training goes on.",
+                    stacklevel=2,
+                )
+        return Measurement({**values, **stored}) if stored else values
 
     def _matrix_of(self, network: Any, head: Any) -> np.ndarray:
         attack = self.attack or self.model.eval_attack
-        with warnings.catch_warnings():
-            # `_record` warns, once.
-            warnings.simplefilter("ignore")
-            matrix = attribution.correlation_matrix(
-                network, self.data, attack, head
-            )
+        # `_record` warns, once.
+        matrix = quiet_cosine_matrix(
+            attribution.attribution_vectors(network, self.data, attack, head)
+        )
         # The chief's, as batch norm may differ between processes, and
         # callbacks that read the logs have to decide alike.
         return self.model.of_all_processes(matrix)[0]
@@ -191,24 +286,22 @@ class CrossClassAttribution(keras.callbacks.Callback):
                 stacklevel=2,
             )
         self._missing = missing
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            self.correlation = student
-            self.cas = attribution.cas(student)
-            entry = {
-                "epoch": self._epoch,
-                "correlation": student,
-                "cas": self.cas,
-            }
-            if teacher is not None:
-                self.teacher_correlation = teacher
-                self.teacher_cas = attribution.cas(teacher)
-                entry["teacher_correlation"] = teacher
-                entry["teacher_cas"] = self.teacher_cas
-        self.history.append(entry)
+        self.correlation = student
+        self.cas, _ = quiet_cas(student)
+        entry = {
+            "epoch": self._epoch,
+            "correlation": student,
+            "cas": self.cas,
+        }
+        if teacher is not None:
+            self.teacher_correlation = teacher
+            self.teacher_cas, _ = quiet_cas(teacher)
+            entry["teacher_correlation"] = teacher
+            entry["teacher_cas"] = self.teacher_cas
+        self.history.append(self._kept(entry))
         self._measured = True
 
-    def _draw(self, folder: str) -> None:
+    def _draw(self, folder: pathlib.Path) -> None:
         name = f"correlation_epoch_{self._epoch:04d}.png"
         try:
             from keras_wake import visualization
@@ -217,7 +310,7 @@ class CrossClassAttribution(keras.callbacks.Callback):
                 self.correlation,
                 class_names=self.class_names,
                 title=f"Epoch {self._epoch}, CAS {self.cas:.1f}",
-                path=os.path.join(folder, name),
+                path=folder / name,
             )
         except Exception as error:
             warnings.warn(
@@ -225,3 +318,27 @@ class CrossClassAttribution(keras.callbacks.Callback):
                 "goes on.",
                 stacklevel=2,
             )
+
+
+def _check_folder(path: pathlib.Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise ValueError(
+            "`path` must name a folder. Received: "
+            f"path={str(path)!r}, which is a file."
+        )
+
+
+def _make_folder(path: pathlib.Path) -> None:
+    """Makes the folder now, rather than find out after an epoch."""
+    _check_folder(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        usable = os.access(path, os.W_OK | os.X_OK)
+        reason = "" if usable else ": it may not be written to"
+    except OSError as error:
+        usable, reason = False, f": {error}"
+    if not usable:
+        raise ValueError(
+            f"`path` must be a folder that files can be written to. Received: "
+            f"path={str(path)!r}{reason}."
+        )

@@ -201,6 +201,13 @@ def test_one_file_is_left_and_nothing_unfinished(runs):
         assert {path.name for path in folder.rglob("*")} == {
             *("backup", "backup.npz", "best.keras"),
             *("written.csv", "appended.csv"),
+            # Each matrix once, beside the backup.
+            "matrices",
+            *(
+                f"{name}_epoch_{epoch:04d}.npy"
+                for name in ("correlation", "teacher_correlation")
+                for epoch in range(1, EPOCHS + 1)
+            ),
         }
 
 

@@ -4,6 +4,8 @@ What it measures in the validation pass is compared with the stand-alone
 function in `tests/test_wake_model.py`.
 """
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -78,18 +80,151 @@ def test_own_data_is_measured_and_logged_every_n_epochs(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "correlation_epoch_0002.png",
         "correlation_epoch_0004.png",
+        "matrices",
     ]
-    for path in tmp_path.iterdir():
+    for path in tmp_path.glob("*.png"):
         assert path.read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_figure_that_fails_is_a_warning(tmp_path):
+    blocked = tmp_path / "folder"
+    attribution = kw.callbacks.CrossClassAttribution(path=blocked)
+
+    def block(epoch, logs=None):
+        blocked.rmdir()
+        blocked.write_text("not a folder")
+
+    spoiler = keras.callbacks.LambdaCallback(on_epoch_begin=block)
+    with pytest.warns(UserWarning, match="could not be drawn.*goes on"):
+        with pytest.warns(UserWarning, match="stays in memory. Training goes"):
+            history = fit(
+                wake(),
+                [attribution, spoiler],
+                epochs=1,
+                validation_data=data(1),
+            )
+    assert history["val_cas"] == pytest.approx([attribution.cas], abs=1e-5)
+    np.testing.assert_array_equal(
+        attribution.history[0]["correlation"],
+        attribution.correlation.astype("float32"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "error"), [(5, TypeError), ("", ValueError), (b"f", TypeError)]
+)
+def test_a_wrong_path_is_refused_at_once(path, error):
+    with pytest.raises(error, match="`path` must be"):
+        kw.CrossClassAttribution(path=path)
+
+
+def test_a_file_in_place_of_the_folder_is_refused_at_once(tmp_path):
     blocked = tmp_path / "a_file"
     blocked.write_text("not a folder")
-    attribution = kw.callbacks.CrossClassAttribution(path=blocked)
-    with pytest.warns(UserWarning, match="could not be drawn.*goes on"):
-        history = fit(wake(), [attribution], epochs=1, validation_data=data(1))
-    assert history["val_cas"] == pytest.approx([attribution.cas], abs=1e-5)
+    with pytest.raises(ValueError, match=r"must name a folder.*is a file"):
+        kw.CrossClassAttribution(path=blocked)
+    below = kw.CrossClassAttribution(path=blocked / "folder")
+    with pytest.raises(ValueError, match=r"files can be written to.*a_file"):
+        fit(wake(), [below], epochs=1, validation_data=data(1))
+
+
+@pytest.mark.parametrize("names", [{"a", "b", "c"}, {"a": 0, "b": 1, "c": 2}])
+def test_class_names_without_an_order_are_refused(names):
+    with pytest.raises(TypeError, match="in the order of the classes"):
+        kw.CrossClassAttribution(class_names=names)
+
+
+def test_too_few_class_names_are_refused_before_the_first_epoch():
+    callback = kw.CrossClassAttribution(class_names=["a", "b"])
+    with pytest.raises(ValueError, match="each of the 3 classes"):
+        fit(wake(), [callback], epochs=1, validation_data=data(1))
+
+
+def test_matrices_are_written_once_and_read_when_asked_for(tmp_path):
+    backup = tmp_path / "backup"
+
+    def callbacks():
+        first = kw.CrossClassAttribution()
+        second = kw.CrossClassAttribution(data(2), kw.attacks.FGSM())
+        keeper = kw.BackupAndRestore(backup, delete_checkpoint=False)
+        return [kw.EMATeacher(0.5), first, second, keeper]
+
+    whole = callbacks()[:3]
+    fit(wake(), whole, validation_data=data(1))
+    broken = callbacks()
+    fit(wake(), broken, epochs=2, validation_data=data(1))
+    written = (backup / "matrices" / "correlation_epoch_0001.npy").stat()
+    # Of an epoch after the backup, from a run that was killed in it.
+    stale = backup / "matrices_2" / "teacher_correlation_epoch_0003.npy"
+    stale.write_bytes(b"half a file")
+    again = callbacks()
+    fit(wake(), again, validation_data=data(1))
+    for found, expected in zip(again[1:3], whole[1:], strict=True):
+        assert [entry["epoch"] for entry in found.history] == [1, 2, 3, 4]
+        for entry, other in zip(found.history, expected.history, strict=True):
+            assert isinstance(other, dict)
+            assert set(entry) == set(other)
+            for key, value in other.items():
+                np.testing.assert_array_equal(entry[key], value)
+            assert entry["correlation"].dtype == np.float32
+        # What stays in memory does not grow with the matrices.
+        assert "matrix in" in repr(found.history)
+    assert len(list((backup / "matrices").iterdir())) == 8
+    assert len(list((backup / "matrices_2").iterdir())) == 8
+    now = (backup / "matrices" / "correlation_epoch_0001.npy").stat()
+    assert now.st_mtime_ns == written.st_mtime_ns
+    state = repr(again[1].get_state())
+    assert "array" not in state
+
+
+def test_a_matrix_that_is_gone_or_of_another_run_is_said_to_be(tmp_path):
+    callback = kw.CrossClassAttribution(path=tmp_path)
+    fit(wake(), [callback], epochs=3, validation_data=data(1))
+    first, second, third = callback.history
+    files = sorted((tmp_path / "matrices").iterdir())
+    files[0].unlink()
+    files[1].write_bytes(files[2].read_bytes())
+    assert "correlation" in first
+    assert first["cas"] > 0
+    with pytest.raises(FileNotFoundError, match=r"epoch_0001.npy.*is gone"):
+        first["correlation"]
+    with pytest.raises(ValueError, match="another run has replaced it"):
+        second["correlation"]
+    files[1].write_bytes(b"")
+    with pytest.raises(ValueError, match="cannot be read"):
+        second["correlation"]
+    np.testing.assert_allclose(
+        dict(third)["correlation"], callback.correlation, atol=1e-6
+    )
+
+
+def test_a_backup_that_holds_the_matrices_is_taken_over(tmp_path):
+    matrix = np.eye(3)
+    entry = {"epoch": 1, "correlation": matrix, "cas": 0.0}
+    callback = kw.CrossClassAttribution(path=tmp_path)
+    model = wake()
+    fit(model, [callback], epochs=1, validation_data=data(1))
+    callback.set_state({"history": [entry], "missing": 0})
+    np.testing.assert_array_equal(callback.correlation, matrix)
+    np.testing.assert_array_equal(callback.history[0]["correlation"], matrix)
+    assert callback.cas == 0
+
+
+def test_many_classes_in_memory_are_warned_of(monkeypatch, tmp_path):
+    name = "keras_wake.callbacks.cross_class_attribution.MOST_CLASSES_IN_MEMORY"
+    monkeypatch.setattr(name, 2)
+    with pytest.warns(UserWarning, match=r"stay in memory.*path=") as caught:
+        fit(
+            wake(),
+            [kw.CrossClassAttribution()],
+            epochs=2,
+            validation_data=data(1),
+        )
+    assert sum("stay in memory" in str(w.message) for w in caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        kept = kw.CrossClassAttribution(path=tmp_path)
+        fit(wake(), [kept], epochs=1, validation_data=data(1))
 
 
 def test_a_class_without_samples_is_nan_and_warned_of_once():

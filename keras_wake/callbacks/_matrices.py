@@ -1,0 +1,125 @@
+"""Matrices of a run, each written once to a file of its own.
+
+A run of 200 epochs with 1,000 classes measures 800 MB of them. So only the
+last one is in memory, and a backup holds the names of the files.
+"""
+
+import pathlib
+import zlib
+from collections.abc import Iterator
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from keras_wake._files import written_aside
+
+
+class StoredMatrix:
+    """A float32 matrix in a file.
+
+    Args:
+        path: The file, `.npy`.
+        checksum: Of its numbers. Defaults to `None`: unknown.
+    """
+
+    def __init__(self, path: pathlib.Path, checksum: int | None = None) -> None:
+        self.path, self.checksum = path, checksum
+
+    @classmethod
+    def write(cls, path: pathlib.Path, matrix: np.ndarray) -> "StoredMatrix":
+        """Writes a matrix; the file is complete or what it was before."""
+        matrix = np.ascontiguousarray(matrix, "float32")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with written_aside(path) as aside, open(aside, "wb") as file:
+            np.save(file, matrix)
+        return cls(path, _checksum(matrix))
+
+    def read(self) -> np.ndarray:
+        """The matrix.
+
+        Raises:
+            FileNotFoundError: If the file is gone.
+            ValueError: If it is damaged, or another run has replaced it.
+        """
+        try:
+            matrix = np.load(self.path, allow_pickle=False)
+        except FileNotFoundError:
+            raise FileNotFoundError(
+                f"The matrix was written to {self.path}, and that file is "
+                "gone. Its score is still in the history."
+            ) from None
+        except (OSError, EOFError, ValueError) as error:
+            raise ValueError(
+                f"The matrix in {self.path} cannot be read: {error}"
+            ) from error
+        if self.checksum not in (None, _checksum(matrix)):
+            raise ValueError(
+                f"The file {self.path} does not hold the matrix that was "
+                "written there: another run has replaced it, or it is "
+                "damaged. Use a folder of its own for each run."
+            )
+        return matrix
+
+
+class Measurement(Mapping):
+    """An entry of the history, a dictionary whose matrices are read if asked.
+
+    Args:
+        values: Numbers, and a `StoredMatrix` in place of a matrix.
+    """
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self._values = values
+
+    def __getitem__(self, key: str) -> Any:
+        value = self._values[key]
+        return value.read() if isinstance(value, StoredMatrix) else value
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        shown = {
+            key: f"<matrix in {value.path}>"
+            if isinstance(value, StoredMatrix)
+            else value
+            for key, value in self._values.items()
+        }
+        return repr(shown)
+
+    def to_state(self) -> dict[str, Any]:
+        """For a backup: the names of files in place of matrices."""
+        return {
+            key: {"file": str(value.path), "checksum": value.checksum}
+            if isinstance(value, StoredMatrix)
+            else value
+            for key, value in self._values.items()
+        }
+
+    @classmethod
+    def from_state(
+        cls, state: dict[str, Any], folder: pathlib.Path | None
+    ) -> "Measurement":
+        """The entry again, its files in `folder` if they have moved there."""
+        values = {}
+        for key, value in state.items():
+            if isinstance(value, dict):
+                path = pathlib.Path(value["file"])
+                moved = folder and folder / path.name
+                value = StoredMatrix(
+                    moved if moved and moved.exists() else path,
+                    value["checksum"],
+                )
+            values[key] = value
+        return cls(values)
+
+
+def _checksum(matrix: np.ndarray) -> int:
+    return zlib.crc32(np.ascontiguousarray(matrix).data.cast("B"))
