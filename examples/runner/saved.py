@@ -33,6 +33,11 @@ def add_flags(parser: Parser) -> None:
     add("--width", type=at_least(1), default=64, help="of preact_resnet18 (64)")
     add("--no-final-norm", action="store_true", help="preact_resnet18 without "
         "a last batch norm")
+    add("--raw-shortcut", action="store_true", help="preact_resnet18 whose "
+        "projections see the block's input, as fast_adversarial has it")
+    add("--reference", type=pathlib.Path, help="an .npz file with `images` in "
+        "[0, 1] and the `logits` that the PyTorch network has for them, to "
+        "compare with")
     add("--no-normalisation", action="store_true", help="pixels in [0, 1] as "
         "they are, as TRADES has it")
     add = parser.add_argument_group("images").add_argument
@@ -99,11 +104,33 @@ def load_network(args: argparse.Namespace, splits: Any) -> Any:
         extra = {"mean": 0.0, "std": 1.0}
     if args.model == "preact_resnet18":
         extra |= {"width": args.width, "final_norm": not args.no_final_norm}
+        extra["shortcut"] = "raw" if args.raw_shortcut else "preactivated"
     make = {
         "preact_resnet18": kw.models.PreActResNet18,
         "wide_resnet28_10": kw.models.WideResNet28_10,
         "wide_resnet34_10": kw.models.WideResNet34_10,
     }[args.model]
     network = make(splits.num_classes, splits.input_shape, **extra)
-    kw.models.load_pytorch_weights(network, args.pytorch)
+    kw.models.load_pytorch_weights(
+        network, args.pytorch, load_reference(args.reference)
+    )
     return network
+
+
+def load_reference(path: pathlib.Path | None) -> tuple[Any, Any] | None:
+    """Images and logits of the PyTorch network, if there is a file of them.
+
+    Raises:
+        ValueError: The file does not hold both.
+    """
+    import numpy as np
+
+    if path is None:
+        return None
+    with np.load(path) as arrays:
+        if not {"images", "logits"} <= set(arrays):
+            raise ValueError(
+                "--reference must hold `images` and `logits`. Received: "
+                f"{path} with {', '.join(arrays)}."
+            )
+        return arrays["images"], arrays["logits"]

@@ -7,6 +7,7 @@ from keras_wake.models import _blocks
 
 BLOCKS_PER_STAGE = 2
 STAGE_STRIDES = (1, 2, 2, 2)
+SHORTCUTS = ("preactivated", "raw")
 
 
 def PreActResNet18(
@@ -17,6 +18,7 @@ def PreActResNet18(
     std: _blocks.ChannelValues = None,
     final_norm: bool = True,
     name: str = "preact_resnet18",
+    shortcut: str = "preactivated",
 ) -> keras.Model:
     """The pre-activation ResNet-18 of robust training.
 
@@ -45,6 +47,11 @@ def PreActResNet18(
             pooling. `False` makes the network of the checkpoints that have
             no `bn.weight`. Defaults to `True`.
         name: Name of the model.
+        shortcut: What the 1x1 convolution of a shortcut is given, where the
+            shape changes: `"preactivated"`, the input after batch norm and
+            ReLU, or `"raw"`, the input of the block as it is. Published
+            code has both, and their weights look the same. Defaults to
+            `"preactivated"`.
 
     Returns:
         A functional `keras.Model` from float images in [0, 1] of shape
@@ -55,8 +62,8 @@ def PreActResNet18(
         fills it from such a state dict.
 
     Raises:
-        ValueError: A size is out of range, or `mean` or `std` does not fit
-            the number of channels.
+        ValueError: A size is out of range, `mean` or `std` does not fit the
+            number of channels, or `shortcut` is neither of the two.
         TypeError: An argument has the wrong type.
 
     Example:
@@ -72,6 +79,7 @@ def PreActResNet18(
     num_classes = _validate.integer(2, num_classes=num_classes)
     width = _validate.integer(1, width=width)
     final_norm = _validate.boolean(final_norm=final_norm)
+    _validate.one_of(SHORTCUTS, shortcut=shortcut)
     input_shape = _blocks.check_input_shape(input_shape, smallest_side=8)
 
     images = keras.Input(input_shape, name="images")
@@ -84,6 +92,7 @@ def PreActResNet18(
                 filters=width * 2**stage,
                 strides=stage_strides if block == 0 else 1,
                 name=f"layer{stage + 1}_{block}",
+                raw=shortcut == "raw",
             )
     if final_norm:
         x = _blocks.batch_norm_relu(x, name="bn", relu_name="relu")
@@ -92,15 +101,16 @@ def PreActResNet18(
 
 
 def _pre_activation_block(
-    x: keras.KerasTensor, filters: int, strides: int, name: str
+    x: keras.KerasTensor, filters: int, strides: int, name: str, raw: bool
 ) -> keras.KerasTensor:
     """Two times batch norm, ReLU, 3x3 convolution, around a shortcut."""
     shortcut = x
     activated = _blocks.batch_norm_relu(x, f"{name}_bn1", f"{name}_relu1")
     if strides != 1 or x.shape[-1] != filters:
-        # The projection sees the activated input, the identity the raw one.
+        # The identity sees the raw input in either form.
+        projected = x if raw else activated
         shortcut = _blocks.conv(
-            activated, filters, 1, strides, name=f"{name}_shortcut"
+            projected, filters, 1, strides, name=f"{name}_shortcut"
         )
     x = _blocks.conv(activated, filters, 3, strides, name=f"{name}_conv1")
     x = _blocks.batch_norm_relu(x, f"{name}_bn2", f"{name}_relu2")

@@ -7,9 +7,7 @@ completely: a checkpoint that fits only in part gives a network that runs and
 is wrong.
 """
 
-import os
-import pickle
-import re
+import warnings
 from collections.abc import Iterable
 from collections.abc import Mapping
 from typing import Any
@@ -17,14 +15,9 @@ from typing import Any
 import keras
 import numpy as np
 
-# Under which names training scripts keep the state dict beside the epoch.
-NESTED_UNDER = ("state_dict", "model_state_dict", "model", "net")
-# What DataParallel, wrappers that normalise, and torch.compile put in front.
-PREFIXES = ("module.", "model.", "_orig_mod.")
-# The same of `Sequential(normalise, network)`: "1.conv1.weight".
-NUMBER = re.compile(r"\d+\.")
-# The pixels' mean and deviation of a wrapper that normalises.
-NORMALISER = re.compile(r"(?:\d+\.)?(mean|std)")
+from keras_wake.models import _checkpoint_layouts
+from keras_wake.models import _checkpoint_reference
+from keras_wake.models._checkpoint_file import state_dict
 
 PYTORCH_NAMES = {
     "kernel": "weight",
@@ -39,11 +32,13 @@ PYTORCH_NAMES = {
 PYTORCH_AXES = {4: (3, 2, 0, 1), 2: (1, 0)}
 NAMES_IN_MESSAGE = 20
 SHAPES_IN_MESSAGE = 3
-# What terminals take for colours.
-ANSI_CODES = re.compile(r"\x1b\[[0-9;]*m")
 
 
-def load_pytorch_weights(model: keras.Model, checkpoint: Any) -> None:
+def load_pytorch_weights(
+    model: keras.Model,
+    checkpoint: Any,
+    reference: tuple[Any, Any] | None = None,
+) -> None:
     """Loads a published PyTorch checkpoint into a network of `kw.models`.
 
     Understands the state dicts of `PreActResNet18` (`conv1.weight`,
@@ -52,17 +47,25 @@ def load_pytorch_weights(model: keras.Model, checkpoint: Any) -> None:
     (`conv1.weight`, `block1.layer.0.bn1.weight`, ..., `bn1.weight`,
     `fc.weight`). Every key must be used and every weight of the model set,
     else nothing is loaded. Left out of account are `num_batches_tracked`,
-    which Keras has no use for, and `sub_block1`, which the files of TRADES
-    contain and its network never calls.
+    which Keras has no use for, `sub_block1`, which the files of TRADES
+    contain and its network never calls, and `model_preact_hl1`, which is a
+    second name for other entries.
+
+    A file does not tell all that the logits depend on: networks of different
+    code have the same names and shapes. What it leaves open is the shortcut
+    of a PreActResNet-18 (see `PreActResNet18(shortcut=)`), how the pixels are
+    normalised, and the activation. Pass a `reference`, a few images and the
+    logits that the PyTorch network has for them, and the loaded network is
+    compared with it; without one there is a warning. The guide on PyTorch
+    checkpoints says which published files need what.
 
     The mean and standard deviation of the pixels are no part of most files:
-    they are what `model` was made with. The code that published
-    PreActResNet-18 on CIFAR-10 normalises by the values that are the default
-    here; the code of TRADES does not normalise, which is
-    `mean=0.0, std=1.0`. Where a file has them, as `mean` and `std` or `0.mean`
-    and `0.std` beside `1.conv1.weight`, those of `model` must be the same. A
-    file without `bn.weight` belongs to
-    `PreActResNet18(final_norm=False)`.
+    they are what `model` was made with. The code of TRADES does not
+    normalise, which is `mean=0.0, std=1.0`. Where a file has them, as `mean`
+    and `std` or `mu` and `sigma`, also behind the name of a module (`0.mean`
+    beside `1.conv1.weight`), those of `model` must be the same. A network
+    that standardises each image by itself cannot be expressed. A file
+    without `bn.weight` belongs to `PreActResNet18(final_norm=False)`.
 
     Args:
         model: Network of `keras_wake.models`, with as many classes and of
@@ -72,22 +75,33 @@ def load_pytorch_weights(model: keras.Model, checkpoint: Any) -> None:
             `"state_dict"`, `"model_state_dict"`, `"model"` or `"net"`, and
             all keys may begin with `module.`, `model.` or `_orig_mod.`, or
             with the number of a place in a `Sequential`, `1.` say.
+        reference: `(images, logits)` of the PyTorch network in evaluation
+            mode, arrays or tensors: images in [0, 1] before they are
+            normalised, of the shape that `model` takes or with the channels
+            first as PyTorch has them, and their logits (n, K). The logits of
+            `model` must agree to 1 % of the largest of them, else its weights
+            stay as they were. Defaults to `None`: nothing is compared.
 
     Raises:
-        TypeError: If `model` is no `keras.Model`, or a `WakeModel`, or
-            `checkpoint` neither a path nor a dictionary.
+        TypeError: If `model` is no `keras.Model`, or a `WakeModel`,
+            `checkpoint` neither a path nor a dictionary, or `reference` no
+            pair.
         ValueError: If a key is missing or left over, or a shape differs; the
             message lists them. If the file normalises by other values, or a
-            weight is NaN or infinite. Or if the file is damaged, or holds
-            more than tensors and plain Python values, and could run code when
-            it is read.
+            weight is NaN or infinite. If the logits are not those of
+            `reference`. Or if the file is damaged, or holds more than tensors
+            and plain Python values, and could run code when it is read.
         ImportError: If `checkpoint` is a path and PyTorch is not installed.
 
     Example:
 
     ```python
+    with torch.no_grad():
+        logits = network.eval()(images)  # (8, 3, 32, 32), in PyTorch
     classifier = keras_wake.models.PreActResNet18(num_classes=10)
-    keras_wake.models.load_pytorch_weights(classifier, "model_best.pth")
+    keras_wake.models.load_pytorch_weights(
+        classifier, "model_best.pth", reference=(images, logits)
+    )
     ```
     """
     if not isinstance(model, keras.Model):
@@ -102,8 +116,30 @@ def load_pytorch_weights(model: keras.Model, checkpoint: Any) -> None:
             "made: the teacher is a copy of it. Or pass `model.classifier`. "
             f"Received: {model.name!r}, a {type(model).__name__}."
         )
-    state, normaliser = _state_dict(checkpoint)
+    state, normaliser = state_dict(checkpoint)
     variables = dict(_variables_by_key(model))
+    _check_fits(model, state, variables)
+    _check_normaliser(model, normaliser)
+    if reference is not None:
+        reference = _checkpoint_reference.checked(model, reference)
+    _assign(model, state, variables, reference)
+    if reference is None:
+        questions = _checkpoint_reference.open_questions(model, normaliser)
+        warnings.warn(
+            f"The weights fit {model.name!r}, but a file does not tell "
+            "whether it computes what the PyTorch network does. Left open "
+            f"are {questions}. Pass `reference=(images, logits)` of the "
+            "PyTorch network to have them compared.",
+            stacklevel=2,
+        )
+
+
+def _check_fits(
+    model: keras.Model,
+    state: Mapping[str, np.ndarray],
+    variables: Mapping[str, Any],
+) -> None:
+    """Refuses a state dict of other names or shapes, or that is not finite."""
     shapes = {key: _pytorch_shape(v) for key, v in variables.items()}
     missing = [key for key in shapes if key not in state]
     left_over = [key for key in state if key not in shapes]
@@ -122,9 +158,11 @@ def load_pytorch_weights(model: keras.Model, checkpoint: Any) -> None:
                 (f"{k} {state[k].shape}, not {shapes[k]}" for k in differing),
                 SHAPES_IN_MESSAGE,
             )
-            + _hint(missing, left_over, len(differing))
+            + (
+                _hint(missing, left_over, len(differing))
+                or _checkpoint_layouts.described(state)
+            )
         )
-    _check_normaliser(model, normaliser)
     broken = [k for k in shapes if not np.isfinite(state[k]).all()]
     if broken:
         raise ValueError(
@@ -132,82 +170,47 @@ def load_pytorch_weights(model: keras.Model, checkpoint: Any) -> None:
             "that has diverged; nothing was loaded. "
             + _listed("In", broken, SHAPES_IN_MESSAGE)
         )
-    for key, variable in variables.items():
-        value = state[key]
-        if variable.name == "kernel":
-            value = value.transpose(np.argsort(PYTORCH_AXES[value.ndim]))
-        variable.assign(np.ascontiguousarray(value))
 
 
-def _state_dict(
-    checkpoint: Any,
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """The arrays of a checkpoint by key, without wrappers and counters.
-
-    Second, the mean and std of a wrapper that normalises, where there is one.
-    """
-    if isinstance(checkpoint, (str, os.PathLike)):
-        checkpoint = _read(checkpoint)
-    if not isinstance(checkpoint, Mapping):
-        raise TypeError(
-            "`checkpoint` must be the path of a PyTorch file or a state dict "
-            "(`module.state_dict()`, or a dictionary of NumPy arrays). "
-            f"Received: an object of type {type(checkpoint).__name__}."
-        )
-    state = checkpoint
-    while inner := [
-        state[name]
-        for name in NESTED_UNDER
-        if isinstance(state.get(name), Mapping)
-    ]:
-        state = inner[0]
-    state = {str(key): value for key, value in state.items()}
-    normaliser = _take_normaliser(state)
-    while prefix := _common_prefix(state):
-        state = {key.removeprefix(prefix): state[key] for key in state}
-        normaliser |= _take_normaliser(state)
-    arrays = {
-        key.replace(".shortcut.0.", ".shortcut."): _to_numpy(value)
-        for key, value in state.items()
-        if not key.endswith("num_batches_tracked")
-        and not key.startswith("sub_block1.")
+def _assign(
+    model: keras.Model,
+    state: Mapping[str, np.ndarray],
+    variables: Mapping[str, Any],
+    reference: tuple[Any, Any] | None,
+) -> None:
+    """Sets all weights, or none where the logits are not the reference's."""
+    before = {
+        # A copy: on PyTorch the array is the weight itself.
+        key: np.array(keras.ops.convert_to_numpy(variable))
+        for key, variable in variables.items()
     }
-    return arrays, normaliser
-
-
-def _common_prefix(state: Mapping[str, Any]) -> str:
-    """The wrapper's prefix that all keys have, or an empty string."""
-    for prefix in PREFIXES:
-        if state and all(key.startswith(prefix) for key in state):
-            return prefix
-    number = NUMBER.match(next(iter(state), ""))
-    if number and all(key.startswith(number[0]) for key in state):
-        return number[0]
-    return ""
-
-
-def _take_normaliser(state: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Removes the mean and std of a wrapper, and returns them."""
-    matches = {key: NORMALISER.fullmatch(key) for key in state}
-    return {
-        match[1]: _to_numpy(state.pop(key)).ravel()
-        for key, match in matches.items()
-        if match
-    }
+    try:
+        for key, variable in variables.items():
+            value = state[key]
+            if variable.name == "kernel":
+                value = value.transpose(np.argsort(PYTORCH_AXES[value.ndim]))
+            variable.assign(np.ascontiguousarray(value))
+        if reference is not None:
+            _checkpoint_reference.compare(model, *reference)
+    except BaseException:
+        for key, variable in variables.items():
+            variable.assign(before[key])
+        raise
 
 
 def _check_normaliser(model: keras.Model, found: dict[str, np.ndarray]) -> None:
     """Refuses a network that normalises by other values than the file."""
     if not found:
         return
-    layer = model.get_layer("normalization")
-    scale = np.ravel(np.asarray(layer.scale, "float64"))
-    offset = np.ravel(np.asarray(layer.offset, "float64"))
+    scale, offset = np.ones(1), np.zeros(1)
+    if any(layer.name == "normalization" for layer in model.layers):
+        layer = model.get_layer("normalization")
+        scale = np.ravel(np.asarray(layer.scale, "float64"))
+        offset = np.ravel(np.asarray(layer.offset, "float64"))
     own = {"mean": -offset / scale, "std": 1 / scale}
     for name, values in found.items():
-        if values.size not in (1, scale.size) or not np.allclose(
-            own[name], values, atol=1e-4
-        ):
+        sizes = {values.size, scale.size} - {1}
+        if len(sizes) > 1 or not np.allclose(own[name], values, atol=1e-4):
             theirs = values.astype("float64").round(4).tolist()
             raise ValueError(
                 f"The checkpoint normalises the pixels by {name}={theirs}, "
@@ -215,46 +218,6 @@ def _check_normaliser(model: keras.Model, found: dict[str, np.ndarray]) -> None:
                 f"{own[name].round(4).tolist()}; nothing was loaded. Make the "
                 "network with the `mean=` and `std=` of the checkpoint."
             )
-
-
-def _read(path: str | os.PathLike) -> Any:
-    try:
-        import torch
-    except ImportError as error:
-        raise ImportError(
-            "PyTorch reads its files. Install it with "
-            "`pip install keras-wake[torch]`, or pass the state dict as a "
-            "dictionary of NumPy arrays."
-        ) from error
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"The file {os.fspath(path)!r} is not a PyTorch file of tensors "
-            "and plain Python values only. If you trust where it comes from, "
-            "load it with `torch.load(path, weights_only=False)` and pass the "
-            f"state dict. PyTorch says: {_first_line(error)}"
-        ) from error
-    except Exception as error:
-        # What it raises for other bytes is whatever they happen to mean.
-        raise ValueError(
-            f"The file {os.fspath(path)!r} could not be read: it is damaged, "
-            "empty or not made by `torch.save`. Download or save it again. "
-            f"PyTorch says: {type(error).__name__}: {_first_line(error)}"
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return ANSI_CODES.sub("", str(error).partition("\n")[0])
-
-
-def _to_numpy(value: Any) -> np.ndarray:
-    if hasattr(value, "detach"):  # A PyTorch tensor, without importing torch.
-        # NumPy has no bfloat16.
-        value = value.detach().cpu().float()
-    return np.asarray(value)
 
 
 def _variables_by_key(model: keras.Model) -> Iterable[tuple[str, Any]]:

@@ -96,11 +96,20 @@ def folder(tmp_path):
 def test_state_dict_of_pytorch(examples, folder, tmp_path):
     torch = torch_twins.import_torch()
     torch.manual_seed(3)
-    twin = torch_twins.with_random_statistics(torch_twins.preact_resnet18(4, 3))
+    twin = torch_twins.with_random_statistics(
+        torch_twins.preact_resnet18(4, 3, shortcut="raw")
+    )
     torch.save({"state_dict": twin.state_dict()}, tmp_path / "best.pth")
+    images = torch_twins.varied_images(4, 16, 16, 3)
+    np.savez(
+        tmp_path / "reference.npz",
+        images=images,
+        logits=torch_twins.logits_in_float64(twin, images),
+    )
     arguments = [
         *(f"--pytorch={tmp_path / 'best.pth'}", "--dataset=folder"),
-        *(f"--data-dir={folder}", "--attack=none"),
+        *(f"--data-dir={folder}", "--attack=none", "--raw-shortcut"),
+        f"--reference={tmp_path / 'reference.npz'}",
     ]
     examples.analyse.main(
         [*arguments, "--width=4", f"--out={tmp_path / 'out'}"]

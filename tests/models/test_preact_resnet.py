@@ -30,14 +30,23 @@ def random_images(*shape, seed=0):
     return np.random.default_rng(seed).random(shape, dtype=np.float32)
 
 
-@pytest.mark.parametrize("side", [32, 31])
-@pytest.mark.parametrize("training", [False, True])
-def test_equals_the_pytorch_twin(side, training):
+@pytest.mark.parametrize(
+    ("side", "training", "shortcut"),
+    [
+        (32, False, "preactivated"),
+        (31, True, "preactivated"),
+        (31, False, "raw"),
+        (32, True, "raw"),
+    ],
+)
+def test_equals_the_pytorch_twin(side, training, shortcut):
     torch = pytest.importorskip("torch", reason="the twin is in PyTorch")
     keras.utils.set_random_seed(1)
-    classifier = models.PreActResNet18(7, input_shape=(side, side, 3), width=8)
+    classifier = models.PreActResNet18(
+        7, input_shape=(side, side, 3), width=8, shortcut=shortcut
+    )
     randomise_batch_norm(classifier)
-    twin = preact_resnet18(8, 7).train(training)
+    twin = preact_resnet18(8, 7, shortcut=shortcut).train(training)
     copy_to_torch(classifier, twin)
     images = random_images(4, side, side, 3)
 
@@ -167,3 +176,32 @@ def test_normalises_inside(mean, std, expected):
 def test_refuses_bad_arguments(arguments, error, message):
     with pytest.raises(error, match=message):
         models.PreActResNet18(**arguments)
+
+
+def test_the_shortcut_is_part_of_the_file(tmp_path):
+    classifier = models.PreActResNet18(
+        3, input_shape=(8, 8, 3), width=2, shortcut="raw"
+    )
+    randomise_batch_norm(classifier)
+    other = models.PreActResNet18(3, input_shape=(8, 8, 3), width=2)
+    other.set_weights(classifier.get_weights())
+    images = random_images(4, 8, 8, 3)
+    expected = keras.ops.convert_to_numpy(classifier(images))
+    different = keras.ops.convert_to_numpy(other(images))
+    assert np.abs(different - expected).max() > 0.01
+
+    classifier.save(tmp_path / "raw.keras")
+    loaded = keras.models.load_model(tmp_path / "raw.keras")
+    again = keras.Model.from_config(classifier.get_config())
+    again.set_weights(classifier.get_weights())
+    for network in (loaded, again):
+        found = keras.ops.convert_to_numpy(network(images))
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("shortcut", ["Raw", None, True])
+def test_a_shortcut_that_is_none_of_the_two(shortcut):
+    with pytest.raises(
+        ValueError, match=r"`shortcut` must be one of 'preactivated', 'raw'"
+    ):
+        models.PreActResNet18(width=2, shortcut=shortcut)

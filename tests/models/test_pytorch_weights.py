@@ -19,15 +19,20 @@ from keras_wake.models import load_pytorch_weights
 TOLERANCE = 1e-4
 
 
-def random_twin(width=4, num_classes=3, final_norm=True):
+def random_twin(width=4, num_classes=3, final_norm=True, **kwargs):
     import_torch().manual_seed(3)
     return with_random_statistics(
-        preact_resnet18(width, num_classes, final_norm)
+        preact_resnet18(width, num_classes, final_norm, **kwargs)
     )
 
 
 def narrow(**kwargs):
     return kw.models.PreActResNet18(3, (16, 16, 3), width=4, **kwargs)
+
+
+def load_without_reference(classifier, checkpoint):
+    with pytest.warns(UserWarning, match=r"Left open are .*`reference="):
+        load_pytorch_weights(classifier, checkpoint)
 
 
 def logits_of(classifier, images):
@@ -76,7 +81,7 @@ def test_preact_resnet18_of_full_size_and_its_attribution(tmp_path):
     twin = random_twin(width=64, num_classes=10)
     torch.save(twin.state_dict(), tmp_path / "model.pth")
     classifier = kw.models.PreActResNet18()
-    load_pytorch_weights(classifier, tmp_path / "model.pth")
+    load_without_reference(classifier, tmp_path / "model.pth")
     assert_equal_logits(classifier, twin)
 
     images = varied_images(12, 32, 32, 3)
@@ -127,14 +132,14 @@ def test_wrapped_checkpoints(prefix, nested):
     state = {prefix + k: v for k, v in twin.state_dict().items()}
     checkpoint = {nested: state, "epoch": 7} if nested else state
     classifier = narrow()
-    load_pytorch_weights(classifier, checkpoint)
+    load_without_reference(classifier, checkpoint)
     assert_equal_logits(classifier, twin)
 
 
 def test_checkpoint_without_last_batch_norm():
     twin = random_twin(final_norm=False)
     classifier = narrow(final_norm=False)
-    load_pytorch_weights(classifier, twin.state_dict())
+    load_without_reference(classifier, twin.state_dict())
     assert_equal_logits(classifier, twin)
 
     with pytest.raises(ValueError, match=r"Missing: bn\.weight \(32,\)") as e:
@@ -155,7 +160,7 @@ def test_wide_resnet_of_trades(tmp_path):
     classifier = kw.models.WideResNet(
         7, (16, 16, 3), depth=10, widen_factor=2, mean=0.0, std=1.0
     )
-    load_pytorch_weights(classifier, str(tmp_path / "model_cifar_wrn.pt"))
+    load_without_reference(classifier, str(tmp_path / "model_cifar_wrn.pt"))
     assert_equal_logits(classifier, twin)
 
 
@@ -168,7 +173,7 @@ def test_half_precision_on_file():
     }
     twin.load_state_dict(state)
     classifier = narrow()
-    load_pytorch_weights(classifier, state)
+    load_without_reference(classifier, state)
     assert_equal_logits(classifier, twin)
 
 
@@ -176,7 +181,7 @@ def test_arrays_need_no_torch(monkeypatch):
     classifier = kw.models.PreActResNet18(width=2, input_shape=(8, 8, 3))
     state = synthetic_state(classifier)
     monkeypatch.setitem(sys.modules, "torch", None)
-    load_pytorch_weights(classifier, state)
+    load_without_reference(classifier, state)
     kernel = classifier.get_layer("layer2_0_shortcut").kernel
     expected = state["layer2.0.shortcut.0.weight"]
     np.testing.assert_array_equal(
@@ -250,7 +255,13 @@ def test_missing_file_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "names", [("0.mean", "0.std", "1."), ("mean", "std", "model.")]
+    "names",
+    [
+        ("0.mean", "0.std", "1."),
+        ("mean", "std", "model."),
+        ("mu", "sigma", ""),
+        ("normalize.mean", "normalize.std", "model."),
+    ],
 )
 def test_a_wrapper_that_normalises_must_agree(names):
     mean, std, prefix = names
@@ -260,7 +271,7 @@ def test_a_wrapper_that_normalises_must_agree(names):
     state[mean] = np.float32(values["mean"]).reshape(1, 3, 1, 1)
     state[std] = np.float32(values["std"])
     classifier = narrow(**values)
-    load_pytorch_weights(classifier, {f"module.{k}": state[k] for k in state})
+    load_without_reference(classifier, {f"module.{k}": state[k] for k in state})
     kernel = keras.ops.convert_to_numpy(classifier.get_layer("conv1").kernel)
     np.testing.assert_array_equal(
         kernel.transpose(3, 2, 0, 1), state[f"{prefix}conv1.weight"]

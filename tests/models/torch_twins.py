@@ -25,8 +25,14 @@ def import_torch():
     return pytest.importorskip("torch", reason="the twin is in PyTorch")
 
 
-def preact_resnet18(width=64, num_classes=10, final_norm=True):
-    """The PreActResNet-18 of robust training; normalises by itself."""
+def preact_resnet18(
+    width=64, num_classes=10, final_norm=True, shortcut="preactivated"
+):
+    """The PreActResNet-18 of robust training; normalises by itself.
+
+    With `shortcut="raw"` as Wong et al. (2020) and Andriushchenko and
+    Flammarion (2020) have it.
+    """
     torch = import_torch()
     nn = torch.nn
 
@@ -47,9 +53,11 @@ def preact_resnet18(width=64, num_classes=10, final_norm=True):
 
         def forward(self, x):
             out = torch.relu(self.bn1(x))
-            shortcut = x if self.shortcut is None else self.shortcut(out)
+            skipped = x
+            if self.shortcut is not None:
+                skipped = self.shortcut(x if shortcut == "raw" else out)
             out = self.conv1(out)
-            return self.conv2(torch.relu(self.bn2(out))) + shortcut
+            return self.conv2(torch.relu(self.bn2(out))) + skipped
 
     class Twin(nn.Module):
         def __init__(self):
