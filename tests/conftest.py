@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import sys
+import warnings
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -20,6 +22,46 @@ with contextlib.suppress(ImportError):
 import keras
 import numpy as np
 import pytest
+
+_warn, _warn_explicit = warnings.warn, warnings.warn_explicit
+
+
+def _warn_of_keras_wake(message, category=None, stacklevel=1, *args, **options):
+    """`warnings.warn` that marks what keras_wake warns of.
+
+    A filter sees the module that a warning points at, and `stacklevel` points
+    at the caller: pytest could not tell our warnings from those of others.
+    """
+    frame = sys._getframe(1)
+    if frame.f_globals.get("__name__", "").split(".")[0] != "keras_wake":
+        _warn(message, category, stacklevel + 1, *args, **options)
+        return
+    if not isinstance(message, Warning):
+        message = (category or UserWarning)(message)
+    message.raised_by_keras_wake = True
+    while stacklevel > 1 and frame.f_back:
+        frame, stacklevel = frame.f_back, stacklevel - 1
+    warnings.warn_explicit(
+        message, type(message), frame.f_code.co_filename, frame.f_lineno
+    )
+
+
+def _warn_explicit_of_keras_wake(
+    message, category, filename, lineno, module=None, *args, **options
+):
+    """Names the module of ours that pyproject.toml turns into errors.
+
+    `pytest.warns` passes on here what it has caught and did not wait for.
+    """
+    if getattr(message, "raised_by_keras_wake", False):
+        module = "raised_by_keras_wake"
+    _warn_explicit(
+        message, category, filename, lineno, module, *args, **options
+    )
+
+
+warnings.warn = _warn_of_keras_wake
+warnings.warn_explicit = _warn_explicit_of_keras_wake
 
 NUM_CLASSES = 3
 IMAGE_SHAPE = (6, 6, 1)

@@ -225,6 +225,7 @@ def fit(model, callbacks=(), count=10, batch_size=2, epochs=2, **kwargs):
     )
 
 
+@pytest.mark.filterwarnings("ignore:.*before distillation begins")
 def test_counts_a_layers_own_losses_once():
     network = linear(activity_regularizer=keras.regularizers.L2(0.3))
     attack = attack_of(LINF)

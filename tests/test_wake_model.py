@@ -451,7 +451,9 @@ def test_a_schedule_without_a_teacher_is_refused():
     with pytest.raises(ValueError, match=r"no callback makes.*EMATeacher\(\)"):
         model.fit(*data(), verbose=0)
     # Also when an earlier fit had one.
-    model.fit(*data(), verbose=0, callbacks=[kw.callbacks.EMATeacher()])
+    model.fit(
+        *data(), epochs=2, verbose=0, callbacks=[kw.callbacks.EMATeacher()]
+    )
     with pytest.raises(ValueError, match="no callback makes"):
         model.fit(*data(), verbose=0)
 

@@ -192,7 +192,8 @@ def test_averaging_over_passes_on_a_random_network(noisy, digits):
 def test_noise_alone_breaks_next_to_nothing(noisy, digits):
     _, (x, y) = digits
     still = [PGD(epsilon=1e-6, steps=1) for _ in range(10)]
-    report = evaluation.autoattack(noisy, (x, y), attacks=still, verbose=0)
+    with pytest.warns(evaluation.ReliabilityWarning, match="random-outputs"):
+        report = evaluation.autoattack(noisy, (x, y), attacks=still, verbose=0)
     # Seen: 7 points. Judged by one pass, the ten attacks break 31.
     assert report.clean_accuracy - report.robust_accuracy < 0.12
     codes = [code for code, _ in report.findings]

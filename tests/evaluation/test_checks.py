@@ -160,9 +160,10 @@ def test_warns_before_the_attacks_and_again_when_it_goes_on(model, tmp_path):
 def test_the_longer_attack_is_compiled_once(model):
     pgd = PGD(epsilon=EPSILON, steps=2)
     for seed in (0, 1):
-        evaluation.autoattack(
-            model, data(model), attacks=[pgd], seed=seed, verbose=0
-        )
+        with pytest.warns(ReliabilityWarning, match="not-converged"):
+            evaluation.autoattack(
+                model, data(model), attacks=[pgd], seed=seed, verbose=0
+            )
     assert checks._with_twice_the_steps(pgd) is pgd._longer
     assert pgd._longer.steps == 4
 
