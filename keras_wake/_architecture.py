@@ -4,10 +4,12 @@ A setting is a public attribute of a layer that is a number, a text or a list
 of such. (`get_config` would be the other way to it, but serialises whatever a
 layer holds, a whole PyTorch module for example.) Two questions are answered:
 is the model of a file the one at hand, in any process; and has a model been
-changed in place since something was compiled for it?
+changed in place since something was compiled for it? Where they differ,
+`layer_records` and `compare_layers` say in what.
 """
 
 import hashlib
+import inspect
 import json
 import weakref
 from collections.abc import Iterator
@@ -20,6 +22,11 @@ _PASSED_OVER = (
     *("built", "training", "call_signature_parameters"),
     *("name", "seed"),
 )
+# What Keras finds out by itself, on one backend or in one version of it.
+_FOUND_OUT = ("autocast", "supports_jit", "supports_masking")
+# Settings that matter in training alone: another value of one of these leaves
+# the network the function that it is.
+_OF_TRAINING = ("momentum", "rate", "stddev", "survival_probability")
 
 
 def architecture(model: Any) -> str:
@@ -48,6 +55,85 @@ def layers_of_now(model: Any) -> tuple:
     )
 
 
+def layer_records(model: Any) -> list[dict[str, Any]]:
+    """What `compare_layers` compares, of each layer, as JSON can hold it."""
+    records = [
+        {"type": type(layer).__name__, "given": _described(layer)}
+        for layer in _layers(model)
+    ]
+    return json.loads(json.dumps(records))
+
+
+def compare_layers(
+    there: list[dict[str, Any]], here: list[dict[str, Any]], strict: bool
+) -> tuple[list[str], list[str]]:
+    """In what two models differ, in words.
+
+    Args:
+        there: `layer_records` of a model, from a file.
+        here: Those of the model at hand.
+        strict: Whether what only one of both knows is a difference, as it is
+            for two models of one version of Keras and one backend.
+
+    Returns:
+        What makes the model another function; what matters in training alone.
+    """
+    types = [[record["type"] for record in each] for each in (there, here)]
+    if types[0] != types[1]:
+        return [_differing_types(*types)], []
+    of_function: list[str] = []
+    of_training: list[str] = []
+    for number, (old, new) in enumerate(zip(there, here, strict=True), 1):
+        old, new, layer = old["given"], new["given"], new["type"]
+        for name in dict.fromkeys([*old, *new]):
+            if not strict and not (name in old and name in new):
+                continue
+            before, now = old.get(name), new.get(name)
+            if before != now:
+                words = of_function
+                if _is_of_training(layer, name):
+                    words = of_training
+                words.append(
+                    f"`{name}` of layer {number} ({layer}): {before!r} there, "
+                    f"{now!r} here"
+                )
+    return of_function, of_training
+
+
+def _differing_types(there: list[str], here: list[str]) -> str:
+    for number, (old, new) in enumerate(zip(there, here, strict=False), 1):
+        if old != new:
+            return f"layer {number} is `{old}` there and `{new}` here"
+    return f"{len(there)} layers there, {len(here)} here"
+
+
+def _is_of_training(layer: str, name: str) -> bool:
+    if layer.endswith("Dropout") or layer.startswith(("Random", "Gaussian")):
+        return True
+    return (
+        name in (*_OF_TRAINING, "synchronized", "dtype policy")
+        or name.endswith(("dropout", "_regularizer", "_constraint"))
+        or (name.endswith("_rate") and name != "dilation_rate")
+    )
+
+
+def _described(layer: Any) -> dict[str, Any]:
+    """The settings of a layer, functions and regularizers by their names."""
+    found: dict[str, Any] = {"dtype policy": _policy(layer)}
+    kinds = (keras.regularizers.Regularizer, keras.constraints.Constraint)
+    for name, value in _public(layer).items():
+        if name in (*_PASSED_OVER, *_FOUND_OUT):
+            continue
+        # As in `_settings`, None and False are as good as not there.
+        if is_plain(value) and value is not None and value is not False:
+            found[name] = value
+        elif isinstance(value, kinds):
+            found[name] = f"{type(value).__name__} {value.get_config()}"
+        elif inspect.isroutine(value):
+            found[name] = value.__name__
+    return found
+
+
 def _layers(model: Any) -> Iterator[Any]:
     # Keras has no public way to the layers of layers. Models are made of
     # them; what `fit` and `compile` set on a model is no setting.
@@ -68,7 +154,7 @@ def _settings(layer: Any) -> dict[str, Any]:
         if value is not None
         and value is not False
         and name not in _PASSED_OVER
-        and _is_plain(value)
+        and is_plain(value)
     }
 
 
@@ -86,7 +172,7 @@ def _public(layer: Any) -> dict[str, Any]:
     return {k: v for k, v in vars(layer).items() if not k.startswith("_")}
 
 
-def _is_plain(value: Any) -> bool:
+def is_plain(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
-        return all(map(_is_plain, value))
+        return all(map(is_plain, value))
     return isinstance(value, (bool, int, float, str, type(None)))

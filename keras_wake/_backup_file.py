@@ -5,6 +5,7 @@ the broken file open and ends the process with a segmentation fault.
 """
 
 import json
+import math
 import pathlib
 import zipfile
 from typing import Any
@@ -47,28 +48,75 @@ def read(path: pathlib.Path) -> tuple[dict[str, Any], list[np.ndarray]]:
 
     Raises:
         FileNotFoundError, NotADirectoryError: If there is none.
+        OSError: If the disk does not give it.
         ValueError: If it is damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
-        packed = json.loads(arrays["state"].tobytes())
-        state = _unpacked(packed, arrays)
-    except (FileNotFoundError, NotADirectoryError):
-        raise
-    except (
-        OSError,
-        EOFError,
-        KeyError,
-        ValueError,
-        zipfile.BadZipFile,
-    ) as error:
-        raise ValueError(
-            f"The file {path} cannot be read: {error}. Delete it to start "
-            "from the beginning."
-        ) from error
-    count = sum(name.startswith("value_") for name in arrays)
-    return state, [arrays[f"value_{n}"] for n in range(count)]
+        arrays = _arrays_of(path)
+        state = _unpacked(json.loads(arrays["state"].tobytes()), arrays)
+        if not isinstance(state, dict):
+            raise ValueError("its state is no dictionary")
+        count = sum(name.startswith("value_") for name in arrays)
+        return state, [arrays[f"value_{n}"] for n in range(count)]
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise _damaged(path, error) from error
+    except Exception as error:
+        # A damaged archive has NumPy and `zipfile` raise errors of any kind.
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: pathlib.Path, error: Exception) -> ValueError:
+    what = f"{error}" or type(error).__name__
+    if isinstance(error, KeyError):
+        what = f"it has no {error}"
+    return ValueError(
+        f"The file {path} cannot be read: {what.rstrip('.')}. Delete it to "
+        "start from the beginning."
+    )
+
+
+def _arrays_of(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The arrays of an archive, none of which is larger than the file.
+
+    `write` does not compress. So a small file that would unpack to gigabytes
+    is none of its files, and no memory is taken for it.
+    """
+    size = path.stat().st_size
+    arrays = {}
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        sizes = [member.file_size for member in members]
+        if sum(sizes) > size or any(
+            member.compress_type != zipfile.ZIP_STORED for member in members
+        ):
+            raise ValueError(
+                f"it would unpack to {sum(sizes):,} bytes, and an archive of "
+                f"keras-wake is not compressed ({size:,} bytes)"
+            )
+        for member in members:
+            name = member.filename.removesuffix(".npy")
+            with archive.open(member) as file:
+                _check_header(file, member.file_size, name)
+            with archive.open(member) as file:
+                arrays[name] = np.lib.format.read_array(file)
+    return arrays
+
+
+def _check_header(file: Any, size: int, name: str) -> None:
+    """Refuses an array that claims to be larger than what follows."""
+    header = np.lib.format
+    version = header.read_magic(file)
+    reader = {
+        (1, 0): header.read_array_header_1_0,
+        (2, 0): header.read_array_header_2_0,
+    }[version]
+    shape, _, dtype = reader(file)
+    if dtype.kind not in "biufc":
+        raise ValueError(f"{name} is an array of {dtype}")
+    if math.prod(shape) * dtype.itemsize != size - file.tell():
+        raise ValueError(f"{name} does not have the size of its shape {shape}")
 
 
 def _plain(value: Any) -> np.ndarray:

@@ -1,10 +1,24 @@
-"""Files that are complete, or what they were before."""
+"""Files that are complete, or what they were before; a file as a lock."""
 
 import contextlib
+import errno
 import os
 import pathlib
+import threading
+import warnings
 from collections.abc import Iterator
 from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # Windows.
+    fcntl = None  # type: ignore[assignment]
+
+# The locks of this process, and the process that took them: a record lock does
+# not keep the process that has it from taking it again.
+_HELD: dict[str, int] = {}
+_HELD_GUARD = threading.Lock()
+_IN_USE = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
 
 
 @contextlib.contextmanager
@@ -66,3 +80,98 @@ def written_whole(filepath: Any, ending: str, overwrite: bool) -> Any:
     if single and (overwrite or not os.path.exists(filepath)):
         return written_aside(filepath)
     return contextlib.nullcontext(filepath)
+
+
+class FileLock:
+    """A file that one process, and one place in it, has for itself.
+
+    The operating system frees it when the process ends, whatever ends it, so
+    nothing has to be deleted after a kill. It is a record lock (`lockf`), not
+    one of `flock`, which a data loader's forked process would inherit, and
+    hold on to when it survives.
+
+    Args:
+        path: The file, in a folder that is there.
+    """
+
+    def __init__(self, path: pathlib.Path) -> None:
+        self.path = path
+        self._key = os.path.realpath(path)
+        self._descriptor: int | None = None
+
+    def acquire(self) -> bool:
+        """Takes the lock; returns False where somebody else has it.
+
+        Raises:
+            OSError: If the file cannot be written.
+        """
+        with _HELD_GUARD:
+            if _HELD.get(self._key) == os.getpid():
+                return False
+            while True:
+                flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
+                descriptor = os.open(self.path, flags, 0o666)
+                if not _locked(descriptor, self.path):
+                    os.close(descriptor)
+                    return False
+                with contextlib.suppress(OSError):
+                    now = os.stat(self.path)
+                    if os.path.samestat(os.fstat(descriptor), now):
+                        break
+                # Whoever held it has deleted it in between.
+                os.close(descriptor)
+            self._descriptor = descriptor
+            _HELD[self._key] = os.getpid()
+        return True
+
+    def read(self) -> bytes:
+        """What the file holds; only while the lock is held."""
+        if self._descriptor is None:
+            return b""
+        os.lseek(self._descriptor, 0, os.SEEK_SET)
+        return os.read(self._descriptor, 1 << 20)
+
+    def write(self, content: bytes) -> None:
+        """Replaces what the file holds; only while the lock is held."""
+        if self._descriptor is not None:
+            os.ftruncate(self._descriptor, 0)
+            os.lseek(self._descriptor, 0, os.SEEK_SET)
+            os.write(self._descriptor, content)
+
+    def release(self, keep_file: bool = False) -> None:
+        """Gives the lock back, if it is held, and deletes the file."""
+        if self._descriptor is None:
+            return
+        with _HELD_GUARD:
+            if not keep_file and fcntl is not None:
+                with contextlib.suppress(OSError):
+                    self.path.unlink()
+            os.close(self._descriptor)
+            if not keep_file and fcntl is None:
+                # Windows deletes no file that is open.
+                with contextlib.suppress(OSError):
+                    self.path.unlink()
+            self._descriptor = None
+            _HELD.pop(self._key, None)
+
+
+def _locked(descriptor: int, path: pathlib.Path) -> bool:
+    """Locks an open file; returns False where another process has it."""
+    try:
+        if fcntl is not None:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        else:
+            import msvcrt
+
+            # Behind the content, which others may read then.
+            os.lseek(descriptor, 1 << 30, os.SEEK_SET)
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+    except OSError as error:
+        if error.errno in _IN_USE:
+            return False
+        warnings.warn(
+            f"{path} cannot be locked: {error}. See to it that no other "
+            "process uses the folder at the same time.",
+            stacklevel=4,
+        )
+    return True

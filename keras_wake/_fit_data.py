@@ -23,6 +23,42 @@ def label_spec(x: Any, y: Any) -> Any:
     return str(y.shape[1:]), _inputs.number_type(y)
 
 
+def batches(given: dict[str, Any]) -> dict[str, Any]:
+    """What is known of the batches of `fit` without taking one.
+
+    Args:
+        given: Arguments of `fit`, by name.
+    """
+    x: Any = given.get("x")
+    found = {
+        name: given.get(name) for name in ("steps_per_epoch", "class_weight")
+    }
+    if _inputs_are_arrays(x):
+        found["batch_size"] = given.get("batch_size") or 32
+    else:
+        for name in ("batch_size", "_batch_size"):
+            size = getattr(x, name, None)
+            if isinstance(size, int):
+                found["batch_size"] = size
+                break
+        count = x.cardinality() if hasattr(x, "cardinality") else None
+        if count is None and hasattr(x, "__len__"):
+            count = len(x)
+        if count is not None and int(count) > 0:
+            found["batches"] = int(count)
+    return {name: _number(value) for name, value in found.items()}
+
+
+def _inputs_are_arrays(x: Any) -> bool:
+    return hasattr(x, "shape") and hasattr(x, "dtype")
+
+
+def _number(value: Any) -> Any:
+    """A number as it is, anything else as a text: for JSON."""
+    plain = value is None or isinstance(value, (bool, int, float))
+    return value if plain else str(value)
+
+
 def check_not_empty(data: Any) -> None:
     """Refuses data of which it is known that there are none."""
     if isinstance(data, (tuple, list)) and data:

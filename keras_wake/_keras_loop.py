@@ -16,9 +16,7 @@ from keras_wake import _array_batches
 from keras_wake import _faults
 from keras_wake import _fit_data
 from keras_wake import backend
-from keras_wake.callbacks import _writers
-from keras_wake.callbacks._input_guard import InputGuard
-from keras_wake.callbacks.backup_and_restore import backups_last
+from keras_wake.callbacks import _listed
 from keras_wake.datasets.batches import Batches
 
 
@@ -148,6 +146,11 @@ class KerasLoop(backend.Trainer):
             or given.get("validation_split")
         )
         self._labels = _fit_data.label_spec(given.get("x"), given.get("y"))
+        backup_facts = {
+            "epochs": given.get("epochs", 1),
+            "initial_epoch": given.get("initial_epoch", 0),
+            "batches": _fit_data.batches(given),
+        }
         _array_batches.shared(self, given, training=True)
         # A pipeline shuffles by itself: with its default, Keras would warn.
         if isinstance(given.get("x"), Batches):
@@ -156,13 +159,11 @@ class KerasLoop(backend.Trainer):
             given.get("x"), keras.utils.PyDataset
         ):
             given.setdefault("shuffle", False)
-        given["callbacks"] = _guarded(given.get("callbacks"), self)
-        listed = given["callbacks"]
-        self.fit_callbacks = tuple(
-            map(_writers.without_wrapper, getattr(listed, "callbacks", listed))
-        )
+        given["callbacks"] = _listed.guarded(given.get("callbacks"), self)
+        self.fit_callbacks = _listed.of_user(given["callbacks"])
         try:
-            return super().fit(**given)
+            with _listed.backups_begun(self, backup_facts):
+                return super().fit(**given)
         finally:
             self.fit_data = None
             self.fit_callbacks = None
@@ -189,7 +190,7 @@ class KerasLoop(backend.Trainer):
             args = ()
             _fit_data.check_not_empty(kwargs.get("x"))
             _array_batches.shared(self, kwargs, training=False)
-            kwargs["callbacks"] = _guarded(kwargs.get("callbacks"), self)
+            kwargs["callbacks"] = _listed.guarded(kwargs.get("callbacks"), self)
         elif self._averager is not None:
             self._averager.bring_up_to_date()
         self._labels = _fit_data.label_spec(kwargs.get("x"), kwargs.get("y"))
@@ -342,48 +343,3 @@ def _of_any_backend(config: Any) -> Any:
     if module.startswith("keras.src.backend.torch.optimizers"):
         config["module"] = "keras.optimizers"
     return config
-
-
-def _guarded(callbacks: Any, model: Any) -> Any:
-    """`callbacks` with the check of input values before all others."""
-    is_list = isinstance(callbacks, keras.callbacks.CallbackList)
-    given = callbacks.callbacks if is_list else callbacks
-    for callback in keras.tree.flatten(given or []):
-        _set_direction(callback)
-    if is_list:
-        # Made before `fit`, which has since switched everything off.
-        callbacks.set_model(model)
-        if not any(isinstance(c, InputGuard) for c in callbacks.callbacks):
-            guard = InputGuard()
-            guard.set_model(model)
-            callbacks.callbacks.insert(0, guard)
-            # It decided without the guard that batches may end in a thread.
-            callbacks._configure_async_dispatch(callbacks.callbacks)
-        callbacks.callbacks = backups_last(
-            _of_process(callbacks.callbacks, model)
-        )
-        return callbacks
-    given = _of_process(keras.tree.flatten(given or []), model)
-    return [InputGuard(), *backups_last(given)]
-
-
-def _of_process(callbacks: list[Any], model: Any) -> list[Any]:
-    """The callbacks without those that only the chief of several needs.
-
-    Workers that write the same file at the same time would spoil it.
-    """
-    if model.is_chief:
-        return _writers.tolerant(callbacks)
-    return [c for c in callbacks if not isinstance(c, _writers.WRITERS)]
-
-
-def _set_direction(callback: Any) -> None:
-    """Tells a callback that accuracy and CAS are better when they are higher.
-
-    For Keras, `mode="auto"` is an error unless the metric is one of those
-    given to `compile`.
-    """
-    monitor = getattr(callback, "monitor", None)
-    higher = isinstance(monitor, str) and monitor.endswith(("accuracy", "cas"))
-    if higher and getattr(callback, "mode", None) == "auto":
-        callback.mode = "max"

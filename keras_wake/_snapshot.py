@@ -34,13 +34,12 @@ def _value_of(variable: Any) -> np.ndarray:
     return np.stack(values)
 
 
-def put_back(model: Any, values: list[np.ndarray]) -> None:
-    """Sets the variables of a model to what `take` has returned.
+def check(variables: list[Any], values: list[np.ndarray]) -> None:
+    """Refuses values that are not those of these variables.
 
     Raises:
-        ValueError: If the values are those of another model.
+        ValueError: If they are those of another model.
     """
-    variables = variables_of(model)
     for number, (variable, value) in enumerate(
         zip(variables, values, strict=False)
     ):
@@ -57,6 +56,16 @@ def put_back(model: Any, values: list[np.ndarray]) -> None:
             "The values are those of another model or optimizer: "
             f"{len(variables)} variables here, {len(values)} there."
         )
+
+
+def put_back(model: Any, values: list[np.ndarray]) -> None:
+    """Sets the variables of a model to what `take` has returned.
+
+    Raises:
+        ValueError: If the values are those of another model.
+    """
+    variables = variables_of(model)
+    check(variables, values)
     for variable, value in zip(variables, values, strict=True):
         _assign(variable, value)
 

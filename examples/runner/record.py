@@ -30,7 +30,8 @@ def check_folder(run_dir: pathlib.Path, resume: bool) -> None:
         OSError: The folder cannot be written.
     """
     record = (run_dir / RECORD).exists()
-    backup = (run_dir / BACKUP).exists()
+    # A kill in the first epoch leaves the folder, with nothing to go on from.
+    backup = any((run_dir / BACKUP).glob("*.npz"))
     if record and not resume:
         raise ValueError(
             f"--run-dir {run_dir} already holds a run. Continue it with "

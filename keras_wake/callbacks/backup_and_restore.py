@@ -1,6 +1,5 @@
 """A run that is killed goes on where its last complete epoch ended."""
 
-import contextlib
 import os
 import pathlib
 import sys
@@ -9,12 +8,12 @@ from typing import Any
 
 import keras
 
-from keras_wake import _backup_file
 from keras_wake import _snapshot
+from keras_wake import _validate
 from keras_wake import backend
 from keras_wake.callbacks import _callback_state
-
-_FILE = "backup.npz"
+from keras_wake.callbacks import _run_record
+from keras_wake.callbacks._backup_folder import BackupFolder
 
 
 class BackupAndRestore(keras.callbacks.Callback):
@@ -40,7 +39,23 @@ class BackupAndRestore(keras.callbacks.Callback):
     into place: a kill at any moment leaves this backup or the one before. If
     it cannot be written (a full disk, say), that is a warning, the backup
     before stays, and the next epoch tries again. With several workers the
-    chief writes and all read, so they need a folder in common.
+    chief writes and all read, so they need a folder in common. While `fit`
+    runs, the chief holds a lock of the operating system on the folder, which
+    a kill frees.
+
+    When `fit` has ended as planned, by its number of epochs or stopped by a
+    callback, the last backup is renamed to `finished.npz`. The same call
+    restores it and trains nothing; one with more epochs goes on; one with
+    fewer is refused. To start anew, delete the folder or choose another.
+
+    A run goes on with the same network and class of optimizer only. Anything
+    else is a setting (learning rate, momentum, attack, batch size, dropout
+    rates, what callbacks were given, ...): that of the script is used, and a
+    warning names both values. The backup's learning rate, which a callback
+    may have moved, is used where the script gives the rate with which the run
+    began. A callback gets the state of the one of its class that was given
+    the same arguments, and starts anew where it is not clear which one that
+    is.
 
     Not kept: the global generators of Python, NumPy and TensorFlow, with
     which Keras shuffles arrays (`fit(shuffle=True)`); the position within an
@@ -50,14 +65,20 @@ class BackupAndRestore(keras.callbacks.Callback):
 
     Args:
         backup_dir: Folder of the backup, for this run alone.
-        delete_checkpoint: Whether the backup is deleted when `fit` has ended
-            as planned. Defaults to `True`. With `False`, `fit` with more
-            epochs continues a finished run.
+        delete_checkpoint: Whether `backup.npz` gives way to `finished.npz`
+            when `fit` has ended as planned. (Under this name Keras deletes
+            the backup, and the same call trains everything again.) With
+            `False` it stays `backup.npz`, and a run that a callback of your
+            own has stopped, when its time was up say, goes on. Defaults to
+            `True`.
 
     Raises:
-        ValueError: If `backup_dir` is empty; in `fit`, if the backup is that
-            of another model, or damaged, or not that of the other workers.
-        TypeError: In `fit`, if a callback's state cannot be stored.
+        ValueError: If `backup_dir` is empty; in `fit`, if another process
+            uses it, or the backup is that of another model or more epochs,
+            or damaged, or not that of the other workers.
+        TypeError: If `backup_dir` is no path; in `fit`, if a callback's state
+            cannot be stored.
+        OSError: In `fit`, if `backup_dir` cannot be written.
 
     Example:
 
@@ -78,15 +99,27 @@ class BackupAndRestore(keras.callbacks.Callback):
         self, backup_dir: str | os.PathLike, delete_checkpoint: bool = True
     ) -> None:
         super().__init__()
+        if not isinstance(backup_dir, (str, os.PathLike)):
+            raise TypeError(
+                "`backup_dir` must be the path of a folder, a text or a "
+                f"`pathlib.Path`. Received: backup_dir={backup_dir!r} (of "
+                f"type {type(backup_dir).__name__})."
+            )
         if not os.fspath(backup_dir):
             raise ValueError(
                 "`backup_dir` must name a folder. Received: "
                 f"backup_dir={backup_dir!r}."
             )
         self.backup_dir = pathlib.Path(backup_dir)
-        self.delete_checkpoint = bool(delete_checkpoint)
-        self._path = self.backup_dir / _FILE
+        self.delete_checkpoint = _validate.boolean(
+            delete_checkpoint=delete_checkpoint
+        )
+        self._folder = BackupFolder(self.backup_dir)
         self._written = 0
+        # From `begin`, for `on_train_begin`.
+        self._found: tuple[dict[str, Any], list[Any]] | None = None
+        self._record: dict[str, Any] = {}
+        self._fit: dict[str, Any] = {}
 
     def set_model(self, model: Any) -> None:
         """Checks that the model is one whose state is known."""
@@ -111,8 +144,60 @@ class BackupAndRestore(keras.callbacks.Callback):
         Raises:
             ValueError: If the backup is that of another model, or damaged.
         """
-        state = self._load(model)
-        return 0 if state is None else state["epoch"]
+        found = self._read(model)
+        if found is None:
+            return 0
+        state, values = found
+        record = _run_record.run_record(model, [], {})
+        self._check_model(model, values, state.get("record"), record)
+        self._put_back(model, values, state.get("record"))
+        return state["epoch"]
+
+    def take(self, model: Any) -> None:
+        """Takes the folder for this `fit` alone; the first call of `fit`."""
+        free = True
+        if model.is_chief:
+            free = self._folder.take()
+        if not all(map(int, model.of_all_processes(int(free)))):
+            raise ValueError(
+                f"The folder {self.backup_dir} is in use by another `fit`, of "
+                "this process or another one. Wait until it has ended, or "
+                "choose another `backup_dir`."
+            )
+
+    def begin(self, model: Any, fit: dict[str, Any]) -> None:
+        """Reads the backup; called by `fit` before training begins.
+
+        Nothing has been changed yet, not even a log file, where the backup
+        turns out to be of no use.
+
+        Args:
+            model: The `WakeModel`.
+            fit: The arguments `epochs` and `initial_epoch` of `fit`, and what
+                is known of its `batches`.
+        """
+        self._fit = fit
+        others = self._others(model)
+        self._record = _run_record.run_record(model, others, fit["batches"])
+        self._found = self._read(model)
+        if self._found is None:
+            return
+        state, values = self._found
+        epoch, epochs = state["epoch"], fit["epochs"]
+        if epochs < epoch:
+            raise ValueError(
+                f"The backup {self._folder.newest} was made after {epoch} "
+                f"epochs, and `fit` is to train fewer: epochs={epochs}. Pass "
+                "a larger number, load the model with `restore(model)`, or "
+                f"{self._folder.anew}."
+            )
+        self._check_model(model, values, state.get("record"), self._record)
+
+    def end(self, model: Any) -> None:
+        """Gives the folder back; called by `fit`, however it has ended."""
+        self._found, self._record, self._fit = None, {}, {}
+        if model.is_chief:
+            self._folder.give_back()
 
     # `WakeModel.fit` has this callback come after all others, `History`
     # among them. So they have begun when it restores their states, and an
@@ -121,27 +206,63 @@ class BackupAndRestore(keras.callbacks.Callback):
     def on_train_begin(self, logs: Any = None) -> None:
         """Restores the state of an earlier run, if there is one."""
         self._written = 0
-        state = self._load(self.model)
-        if state is None:
+        found, self._found = self._found, None
+        if found is None:
+            if self.model.is_chief:
+                first = self._fit["initial_epoch"]
+                self._folder.note_logs(self._others(self.model), first)
             return
-        self._written = state["epoch"]
-        self._warn_of_other_settings(state.get("settings", {}))
-        self._restore_callbacks(state["callbacks"])
+        state, values = found
+        self._written = epoch = state["epoch"]
+        before = state.get("record")
+        words = self._put_back(self.model, values, before)
+        if before is not None:
+            self._record["learning_rate"] = before["learning_rate"]
+        pairs = _callback_state.hand_out(
+            self._others(self.model),
+            self._record["callbacks"],
+            state,
+            self._folder,
+        )
+        self._warn_of_other_settings(state, words, pairs)
         data = _training_data(self.model)
         if data is not None and state["data"] is not None:
-            data.set_state(state["data"])
+            with self._folder.using("of the data"):
+                data.set_state(state["data"])
         if state.get("random") is not None:
-            backend.set_random_state(state["random"])
-        self.model._initial_epoch = state["epoch"]
-        if self.model.stop_training:
-            # Killed after its last epoch and before the end of `fit`.
-            warnings.warn(
-                f"The run of the backup {self._path} was stopped by one of "
-                f"its callbacks after epoch {state['epoch']}: nothing is left "
-                "to train. Delete the backup to start from the beginning.",
-                stacklevel=2,
+            with self._folder.using("of the random numbers"):
+                backend.set_random_state(state["random"])
+        self.model._initial_epoch = epoch
+        self._say_if_nothing_is_left(state)
+
+    def _say_if_nothing_is_left(self, state: dict[str, Any]) -> None:
+        """Trains nothing where the run has ended, and says so."""
+        newest = self._folder.newest
+        epoch, epochs = state["epoch"], self._fit["epochs"]
+        stopped = self.model.stop_training or (
+            self.delete_checkpoint
+            and state.get("stopped", False)
+            and epochs <= state["epochs"]
+        )
+        if not stopped and epoch < epochs:
+            return
+        if stopped:
+            what = (
+                f"The run of the backup {newest} was stopped by one "
+                f"of its callbacks after epoch {epoch}: nothing is left to "
+                "train."
             )
-            self.model._initial_epoch = sys.maxsize
+        else:
+            what = (
+                f"The run of the backup {newest} has all its {epoch} "
+                "epochs: nothing is left to train. For more, pass a larger "
+                "`epochs`."
+            )
+        warnings.warn(
+            f"{what} To start from the beginning, {self._folder.anew}.",
+            stacklevel=3,
+        )
+        self.model._initial_epoch = sys.maxsize
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Writes the backup of this epoch in place of that of the last."""
@@ -150,23 +271,25 @@ class BackupAndRestore(keras.callbacks.Callback):
             "epoch": epoch + 1,
             "callbacks": [
                 [type(callback).__name__, _callback_state.state_of(callback)]
-                for callback in self._others()
+                for callback in self._others(self.model)
             ],
             "data": None if data is None else data.get_state(),
             "random": backend.random_state(),
-            "settings": _settings(self.model),
+            "settings": _run_record.settings_of(self.model),
+            "record": _run_record.complete(self._record, self.model),
+            "epochs": self._fit["epochs"],
+            "stopped": bool(self.model.stop_training),
         }
         # By all workers, which may have to exchange what they hold.
         values = _snapshot.take(self.model)
         if not self.model.is_chief:
             return
         try:
-            self.backup_dir.mkdir(parents=True, exist_ok=True)
-            _backup_file.write(self._path, state, values)
+            self._folder.write(state, values)
         except OSError as error:
             warnings.warn(
                 f"The backup of epoch {epoch + 1} could not be written to "
-                f"{self._path}: {error}. "
+                f"{self._folder.path}: {error}. "
                 f"{self._kept()} Training goes on, and the next epoch tries "
                 "again.",
                 stacklevel=2,
@@ -180,21 +303,15 @@ class BackupAndRestore(keras.callbacks.Callback):
         return "There is none of an epoch before."
 
     def on_train_end(self, logs: Any = None) -> None:
-        """Deletes the backup of a run that has ended as planned."""
+        """Marks the backup of a run that has ended as planned."""
         if self.delete_checkpoint and self.model.is_chief:
-            with contextlib.suppress(OSError):
-                self._path.unlink()
-                # Only if nobody else has put something there.
-                self.backup_dir.rmdir()
+            self._folder.finish()
 
-    def _load(self, model: Any) -> dict[str, Any] | None:
-        """Restores the model; returns the rest of the backup, if any."""
-        state: dict[str, Any] | None = None
-        values: list[Any] = []
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            state, values = _backup_file.read(self._path)
-        found = model.of_all_processes(state["epoch"] if state else 0)
-        epochs = [int(epoch) for epoch in found]
+    def _read(self, model: Any) -> tuple[dict[str, Any], list[Any]] | None:
+        """The backup, if there is one, which all workers must have."""
+        found = self._folder.read()
+        of_all = model.of_all_processes(found[0]["epoch"] if found else 0)
+        epochs = [int(epoch) for epoch in of_all]
         if len(set(epochs)) > 1:
             raise ValueError(
                 "All workers must continue from the same backup. Received: "
@@ -202,83 +319,79 @@ class BackupAndRestore(keras.callbacks.Callback):
                 f"Make `backup_dir` ({self.backup_dir}) a folder that they "
                 "share, or copy the chief's to all of them."
             )
-        if state is None:
-            return None
-        try:
-            _snapshot.put_back(model, values)
-        except ValueError as error:
-            raise ValueError(
-                f"The backup {self._path} does not fit. {error} Choose another "
-                "`backup_dir`, or delete the backup to start from the "
-                "beginning."
-            ) from error
-        return state
+        return found
 
-    def _warn_of_other_settings(self, before: dict[str, str]) -> None:
-        now = _settings(self.model)
-        differing = [
-            f"{name}: {before[name]} there, {value} here"
-            for name, value in now.items()
-            if before.get(name, value) != value
-        ]
-        if differing:
+    def _check_model(
+        self,
+        model: Any,
+        values: list[Any],
+        there: dict[str, Any] | None,
+        here: dict[str, Any],
+    ) -> None:
+        """Refuses the backup of another network or optimizer."""
+        words = [] if there is None else _run_record.refusals(there, here)
+        own = model.variables
+        try:
+            _snapshot.check(own, values[: len(own)])
+        except ValueError as error:
+            words.insert(0, str(error))
+        if words:
+            raise self._misfit("; ".join(w.rstrip(".") for w in words) + ".")
+
+    def _misfit(self, what: str) -> ValueError:
+        return ValueError(
+            f"The backup {self._folder.newest} does not fit. {what} It is "
+            "that of another model or optimizer. Choose another `backup_dir`, "
+            "or delete the backup to start from the beginning."
+        )
+
+    def _put_back(
+        self, model: Any, values: list[Any], record: dict[str, Any] | None
+    ) -> list[str]:
+        try:
+            return _run_record.restore(model, values, record)
+        except ValueError as error:
+            raise self._misfit(str(error)) from error
+
+    def _warn_of_other_settings(
+        self, state: dict[str, Any], words: list[str], pairs: dict[int, int]
+    ) -> None:
+        """Names each setting that differs, with both values."""
+        newest = self._folder.newest
+        if state.get("record") is None:
             warnings.warn(
-                f"The backup {self._path} was made with other settings, and "
+                f"The backup {newest} was written by an older keras-wake, "
+                "which noted neither layers nor learning rate nor what "
+                "callbacks were given: whether these are the same cannot be "
+                "compared. The learning rate is that of the backup.",
+                stacklevel=3,
+            )
+        words = words + _run_record.differences(
+            state,
+            {
+                "settings": _run_record.settings_of(self.model),
+                "record": self._record,
+            },
+            pairs,
+            # Other workers have no callbacks that write.
+            all_callbacks=self.model.is_chief,
+        )
+        if words:
+            warnings.warn(
+                f"The backup {newest} was made with other settings, and "
                 "training goes on with those of this model. Differing: "
-                f"{'; '.join(differing)}. Choose another `backup_dir` for "
+                f"{'; '.join(words)}. Choose another `backup_dir` for "
                 "another run.",
-                stacklevel=2,
+                stacklevel=3,
             )
 
-    def _others(self) -> list[Any]:
+    def _others(self, model: Any) -> list[Any]:
         """The callbacks of this `fit` but those that back up."""
         return [
             callback
-            for callback in self.model.fit_callbacks
+            for callback in model.fit_callbacks
             if not isinstance(callback, BackupAndRestore)
         ]
-
-    def _restore_callbacks(self, states: list[list[Any]]) -> None:
-        """Hands each callback its state: the n-th of a class the n-th."""
-        known: dict[str, list[Any]] = {}
-        for name, state in states:
-            known.setdefault(name, []).append(state)
-        for callback in self._others():
-            name = type(callback).__name__
-            if known.get(name):
-                state = known[name].pop(0)
-                if state is not None:
-                    _callback_state.set_state(callback, state)
-            elif _callback_state.state_of(callback) is not None:
-                warnings.warn(
-                    f"The backup {self._path} knows no {name}, which was not "
-                    "there when it was made: it starts anew.",
-                    stacklevel=2,
-                )
-
-
-def backups_last(callbacks: list[Any]) -> list[Any]:
-    """Callbacks with `History` and the backups, if there are any, at the end.
-
-    Keras adds its `History` at the very end, where a backup would miss it.
-    """
-    kinds = (keras.callbacks.History, BackupAndRestore)
-    backups = [c for c in callbacks if isinstance(c, BackupAndRestore)]
-    if not backups:
-        return callbacks
-    history = [c for c in callbacks if isinstance(c, keras.callbacks.History)]
-    others = [c for c in callbacks if not isinstance(c, kinds)]
-    return [*others, *(history or [keras.callbacks.History()]), *backups]
-
-
-def _settings(model: Any) -> dict[str, str]:
-    """What a run is trained with, in a comparable form."""
-    found = {"temperature": repr(model.temperature), "seed": repr(model.seed)}
-    for name in ("attack", "objective", "schedule"):
-        part = getattr(model, name)
-        config = part.get_config() if hasattr(part, "get_config") else {}
-        found[name] = f"{type(part).__name__} {config}"
-    return found
 
 
 def _training_data(model: Any) -> Any:

@@ -119,8 +119,9 @@ class Splits:
         """Makes the passes over `train` those of `epoch`, until called again.
 
         Only needed where the epoch is not known when `load` is called, as
-        with `keras.callbacks.BackupAndRestore` (that of keras-wake does it by
-        itself); call it as an epoch begins:
+        with `keras.callbacks.BackupAndRestore` for another model than a
+        `WakeModel` (that of keras-wake does it by itself); call it as an
+        epoch begins:
         `LambdaCallback(on_epoch_begin=lambda e, logs: splits.set_epoch(e))`.
         From the first call on, finished passes no longer count by themselves.
 

@@ -230,7 +230,8 @@ def test_finished_run_trains_nothing_and_a_longer_one_goes_on(tmp_path):
     first = fit(model, [backup()], epochs=2).history
     before = _snapshot.take(model)
     again = wake()
-    assert fit(again, backup(), epochs=2).history == first
+    with pytest.warns(UserWarning, match="has all its 2 epochs"):
+        assert fit(again, backup(), epochs=2).history == first
     assert_same(_snapshot.take(again), before)
 
     longer = fit(again, [[backup()]], epochs=3)
@@ -240,12 +241,46 @@ def test_finished_run_trains_nothing_and_a_longer_one_goes_on(tmp_path):
     assert fit(again, [], epochs=1).epoch == [0]
 
 
-def test_backup_of_a_finished_run_is_deleted(tmp_path):
-    fit(wake(), [kw.BackupAndRestore(tmp_path / "backup")], epochs=1)
-    assert not (tmp_path / "backup").exists()
-    (tmp_path / "notes.txt").touch()
-    fit(wake(), [kw.BackupAndRestore(tmp_path)], epochs=1)
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+def test_backup_of_a_finished_run_stays_under_another_name(tmp_path):
+    folder = tmp_path / "backup"
+    model = wake()
+    first = fit(model, [kw.BackupAndRestore(folder), kw.EMATeacher(0.5)], 2)
+    before = _snapshot.take(model)
+    content = (folder / "finished.npz").read_bytes()
+    assert [path.name for path in folder.iterdir()] == ["finished.npz"]
+
+    again = wake()
+    with pytest.warns(UserWarning) as caught:
+        found = fit(again, [kw.BackupAndRestore(folder), kw.EMATeacher(0.5)], 2)
+    (message,) = (str(w.message) for w in caught if "backup" in str(w.message))
+    assert "finished.npz has all its 2 epochs: nothing is left" in message
+    assert f"delete the folder {folder} or choose another" in message
+    assert found.history == first.history and found.epoch == [0, 1]
+    assert_same(_snapshot.take(again), before)
+    assert again.robust_classifier is again.teacher
+    assert (folder / "finished.npz").read_bytes() == content
+
+    with pytest.raises(ValueError, match=r"after 2 epochs, .*: epochs=1\."):
+        fit(wake(), [kw.BackupAndRestore(folder), kw.EMATeacher(0.5)], 1)
+    assert (folder / "finished.npz").read_bytes() == content
+    longer = fit(wake(), [kw.BackupAndRestore(folder), kw.EMATeacher(0.5)], 3)
+    assert longer.epoch == [0, 1, 2]
+    assert longer.history["loss"][:2] == first.history["loss"]
+    assert [path.name for path in folder.iterdir()] == ["finished.npz"]
+
+
+def test_run_that_a_callback_has_stopped_has_ended(tmp_path):
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = epoch == 0
+
+    fit(wake(), [Stop(), kw.BackupAndRestore(tmp_path)], epochs=3)
+    with pytest.warns(UserWarning, match="was stopped by one of its callbacks"):
+        log = fit(wake(), [Stop(), kw.BackupAndRestore(tmp_path)], epochs=3)
+    assert log.epoch == [0]
+    # It had no time, and has now.
+    backup = kw.BackupAndRestore(tmp_path, delete_checkpoint=False)
+    assert fit(wake(), [backup], epochs=3).epoch == [0, 1, 2]
 
 
 def test_works_in_a_callback_list(tmp_path):
@@ -319,9 +354,9 @@ def test_full_disk_keeps_the_last_backup_and_the_run(
 
     class Look(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
-            names = [path.name for path in tmp_path.iterdir()]
+            names = {path.name for path in tmp_path.iterdir()} - {"lock"}
             if names:
-                assert names == ["backup.npz"]
+                assert names == {"backup.npz"}
                 state, _ = _backup_file.read(tmp_path / "backup.npz")
                 found.append(state["epoch"])
 
@@ -337,11 +372,12 @@ def test_full_disk_keeps_the_last_backup_and_the_run(
         assert "The backup of epoch 1 stays. Training goes on" in message
 
 
-def test_folder_that_cannot_be_made_is_a_warning(tmp_path):
+def test_folder_that_cannot_be_written_is_an_error_at_once(tmp_path):
     (tmp_path / "file").touch()
-    backup = kw.BackupAndRestore(tmp_path / "file" / "backup")
-    with pytest.warns(UserWarning, match="There is none of an epoch before"):
-        assert fit(wake(), [backup], epochs=2).epoch == [0, 1]
+    for folder in (tmp_path / "file", tmp_path / "file" / "backup"):
+        with pytest.raises(OSError, match="Backups cannot be written to"):
+            fit(wake(), [kw.BackupAndRestore(folder)], epochs=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_damaged_backup_is_refused(tmp_path):
@@ -395,7 +431,7 @@ def test_callback_that_the_backup_does_not_know_is_named(tmp_path):
 
     fit(wake(), [backup()], epochs=1)
     with pytest.warns(UserWarning, match="knows no Counter, which was not"):
-        fit(wake(), [Counter(), backup()], epochs=1)
+        fit(wake(), [Counter(), backup()], epochs=2)
 
 
 def test_state_that_cannot_be_stored_is_refused(tmp_path):
@@ -471,9 +507,12 @@ def test_other_models_are_refused(tmp_path):
         )
 
 
-def test_empty_folder_name_is_refused():
+def test_folder_that_is_no_path_is_refused():
     with pytest.raises(ValueError, match="must name a folder"):
         kw.BackupAndRestore("")
+    for folder in (None, 5, b"backup", ["backup"]):
+        with pytest.raises(TypeError, match="`backup_dir` must be the path"):
+            kw.BackupAndRestore(folder)
 
 
 @pytest.mark.parametrize("name", ["wake.keras", "wake.weights.h5"])

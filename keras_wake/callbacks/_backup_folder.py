@@ -1,0 +1,150 @@
+"""The folder of a backup: its files, and the lock on it."""
+
+import contextlib
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+from keras_wake import _backup_file
+from keras_wake import _files
+from keras_wake.callbacks import _csv_rows
+from keras_wake.callbacks import _run_record
+
+_OF_EDITED_STATES = (
+    AttributeError,
+    IndexError,
+    KeyError,
+    TypeError,
+    ValueError,
+)
+
+
+class BackupFolder:
+    """What `BackupAndRestore` reads and writes.
+
+    Args:
+        folder: Its path; it need not be there.
+    """
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self.folder = folder
+        self.path = folder / "backup.npz"
+        self.finished = folder / "finished.npz"
+        self._lock = _files.FileLock(folder / "lock")
+
+    @property
+    def newest(self) -> pathlib.Path | None:
+        """The file of the backup, if there is one."""
+        # Both are there if a run that went on was killed.
+        for path in (self.path, self.finished):
+            if path.exists():
+                return path
+        return None
+
+    @property
+    def anew(self) -> str:
+        """How to start anew, in words."""
+        return f"delete the folder {self.folder} or choose another one"
+
+    def take(self) -> bool:
+        """Makes the folder and locks it; returns False if it is in use.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            return self._lock.acquire()
+        except OSError as error:
+            raise OSError(
+                f"Backups cannot be written to {self.folder}: {error}. "
+                "`backup_dir` must be a folder, or one that can be made."
+            ) from error
+
+    def give_back(self) -> None:
+        """Frees the folder, and deletes it if there is nothing in it."""
+        # Before the first backup the file says what is to be taken back.
+        keep = self.newest is None and bool(self._lock.read())
+        self._lock.release(keep_file=keep)
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
+
+    def note_logs(self, callbacks: list[Any], epoch: int) -> None:
+        """Notes how long log files are before the first row of a run.
+
+        Where an earlier run was killed before its first backup, its row goes.
+        """
+        before = self._lock.read()
+        self._lock.write(_csv_rows.lengths(callbacks, before, epoch))
+
+    def read(self) -> tuple[dict[str, Any], list[Any]] | None:
+        """The newest backup, or None.
+
+        Raises:
+            ValueError: If it is damaged, or none.
+        """
+        path = self.newest
+        if path is None:
+            return None
+        try:
+            state, values = _backup_file.read(path)
+        except FileNotFoundError:  # Renamed in between.
+            return None
+        what = _fault(state)
+        if what is not None:
+            raise ValueError(
+                f"The file {path} is no backup of a run: {what}. Delete it to "
+                "start from the beginning."
+            )
+        return state, values
+
+    @contextlib.contextmanager
+    def using(self, what: str) -> Iterator[None]:
+        """Restores a part of the backup, which somebody may have edited.
+
+        Args:
+            what: Whose state it is, for the message.
+
+        Raises:
+            ValueError: If it cannot be used.
+        """
+        try:
+            yield
+        except _OF_EDITED_STATES as error:
+            raise ValueError(
+                f"The state {what} in the backup {self.newest} cannot be "
+                f"used: {error!r}. To start from the beginning, {self.anew}."
+            ) from error
+
+    def write(self, state: dict[str, Any], values: list[Any]) -> None:
+        """Writes a backup in place of the one that is there.
+
+        Raises:
+            OSError: If it cannot be written; the one before stays.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        _backup_file.write(self.path, state, values)
+        with contextlib.suppress(OSError):
+            self.finished.unlink(missing_ok=True)
+
+    def finish(self) -> None:
+        """Marks the backup as that of a run that has ended."""
+        with contextlib.suppress(OSError):
+            os.replace(self.path, self.finished)
+
+
+def _fault(state: dict[str, Any]) -> str | None:
+    """What is wrong with the state of a backup, in words."""
+    epoch, callbacks = state.get("epoch"), state.get("callbacks")
+    if not isinstance(epoch, int) or isinstance(epoch, bool) or epoch < 1:
+        return f"its number of epochs is {epoch!r}"
+    if not isinstance(callbacks, list) or not all(
+        isinstance(entry, list) and len(entry) == 2 for entry in callbacks
+    ):
+        return "it has no list of callbacks"
+    if "data" not in state:
+        return "it says nothing of the data"
+    if not _run_record.is_whole(state):
+        return "its record of the run is not complete"
+    return None

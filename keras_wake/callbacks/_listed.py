@@ -1,0 +1,113 @@
+"""The callbacks of a `fit`: checked, completed, and in their order."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+from keras_wake.callbacks import _callback_state
+from keras_wake.callbacks import _writers
+from keras_wake.callbacks._input_guard import InputGuard
+from keras_wake.callbacks.backup_and_restore import BackupAndRestore
+
+
+def guarded(callbacks: Any, model: Any) -> Any:
+    """`callbacks` with the check of input values before all others."""
+    is_list = isinstance(callbacks, keras.callbacks.CallbackList)
+    given = callbacks.callbacks if is_list else callbacks
+    listed = keras.tree.flatten(given or [])
+    _check(listed)
+    for callback in listed:
+        _set_direction(callback)
+    if is_list:
+        # Made before `fit`, which has since switched everything off.
+        callbacks.set_model(model)
+        if not any(isinstance(c, InputGuard) for c in callbacks.callbacks):
+            guard = InputGuard()
+            guard.set_model(model)
+            callbacks.callbacks.insert(0, guard)
+            # It decided without the guard that batches may end in a thread.
+            callbacks._configure_async_dispatch(callbacks.callbacks)
+        callbacks.callbacks = _backups_last(
+            _of_process(callbacks.callbacks, model)
+        )
+        return callbacks
+    return [InputGuard(), *_backups_last(_of_process(listed, model))]
+
+
+def of_user(listed: Any) -> tuple[Any, ...]:
+    """Those that `guarded` has returned, as the user has given them."""
+    callbacks = getattr(listed, "callbacks", listed)
+    return tuple(map(_writers.without_wrapper, callbacks))
+
+
+@contextlib.contextmanager
+def backups_begun(model: Any, fit: dict[str, Any]) -> Iterator[None]:
+    """Has each `BackupAndRestore` of a `fit` begin, and end in any case."""
+    with contextlib.ExitStack() as stack:
+        for backup in model.fit_callbacks:
+            if isinstance(backup, BackupAndRestore):
+                backup.take(model)
+                stack.callback(backup.end, model)
+                backup.begin(model, fit)
+        yield
+
+
+def _check(callbacks: list[Any]) -> None:
+    """Refuses what would do its work twice, or resume in another way."""
+    for number, callback in enumerate(callbacks):
+        callback = _writers.without_wrapper(callback)
+        if any(
+            callback is _writers.without_wrapper(other)
+            for other in callbacks[:number]
+        ):
+            given = _callback_state.given_to(callback).items()
+            text = ", ".join(f"{name}={value!r}" for name, value in given)
+            raise ValueError(
+                f"The same `{type(callback).__name__}` is twice among the "
+                "callbacks, and would be called twice. Pass it once. "
+                f"Received: {text or callback!r}."
+            )
+        if isinstance(callback, keras.callbacks.BackupAndRestore):
+            raise TypeError(
+                "`keras.callbacks.BackupAndRestore` does not restore the "
+                "random states, the history and the other callbacks of a "
+                "`WakeModel`. Use `keras_wake.BackupAndRestore(backup_dir)`."
+            )
+
+
+def _of_process(callbacks: list[Any], model: Any) -> list[Any]:
+    """The callbacks without those that only the chief of several needs.
+
+    Workers that write the same file at the same time would spoil it.
+    """
+    if model.is_chief:
+        return _writers.tolerant(callbacks)
+    return [c for c in callbacks if not isinstance(c, _writers.WRITERS)]
+
+
+def _backups_last(callbacks: list[Any]) -> list[Any]:
+    """Callbacks with `History` and the backups, if there are any, at the end.
+
+    Keras adds its `History` at the very end, where a backup would miss it.
+    """
+    kinds = (keras.callbacks.History, BackupAndRestore)
+    backups = [c for c in callbacks if isinstance(c, BackupAndRestore)]
+    if not backups:
+        return callbacks
+    history = [c for c in callbacks if isinstance(c, keras.callbacks.History)]
+    others = [c for c in callbacks if not isinstance(c, kinds)]
+    return [*others, *(history or [keras.callbacks.History()]), *backups]
+
+
+def _set_direction(callback: Any) -> None:
+    """Tells a callback that accuracy and CAS are better when they are higher.
+
+    For Keras, `mode="auto"` is an error unless the metric is one of those
+    given to `compile`.
+    """
+    monitor = getattr(callback, "monitor", None)
+    higher = isinstance(monitor, str) and monitor.endswith(("accuracy", "cas"))
+    if higher and getattr(callback, "mode", None) == "auto":
+        callback.mode = "max"
