@@ -4,6 +4,7 @@ NumPy's format, not HDF5: a full disk is an `OSError` here, while HDF5 keeps
 the broken file open and ends the process with a segmentation fault.
 """
 
+import errno
 import json
 import math
 import pathlib
@@ -59,7 +60,8 @@ def read(path: pathlib.Path) -> tuple[dict[str, Any], list[np.ndarray]]:
         count = sum(name.startswith("value_") for name in arrays)
         return state, [arrays[f"value_{n}"] for n in range(count)]
     except OSError as error:
-        if error.errno is not None:
+        # `zipfile` looks for places that the file does not have.
+        if error.errno not in (None, errno.EINVAL, errno.EOVERFLOW):
             raise
         raise _damaged(path, error) from error
     except Exception as error:

@@ -4,6 +4,7 @@ import argparse
 import pathlib
 import sys
 import time
+import warnings
 from typing import Any
 
 import keras
@@ -176,15 +177,18 @@ def train(
         )
     callbacks.append(KeepRecord(record))
     callbacks.append(backup(args.run_dir))
-    model.fit(
-        splits.train,
-        shuffle=False,  # The pipeline shuffles.
-        epochs=args.epochs,
-        validation_data=splits.validation,
-        validation_freq=args.eval_every,
-        callbacks=callbacks,
-        verbose=1 if sys.stdout.isatty() else 2,
-    )
+    with warnings.catch_warnings():
+        # A finished run is resumed for what comes after the training.
+        warnings.filterwarnings("ignore", ".*nothing is left to train")
+        model.fit(
+            splits.train,
+            shuffle=False,  # The pipeline shuffles.
+            epochs=args.epochs,
+            validation_data=splits.validation,
+            validation_freq=args.eval_every,
+            callbacks=callbacks,
+            verbose=1 if sys.stdout.isatty() else 2,
+        )
     ramp = parts.ramp
     if method.teacher == "adaptive" and ramp is not None:
         record.content["found_ramp"] = [ramp.start_epoch, ramp.end_epoch]

@@ -240,7 +240,7 @@ def set_state(callback: Any, state: Any, epoch: int) -> None:
 def _forget_a_lost_file(checkpoint: Any, fresh: Any) -> None:
     """Has the best model be saved again where its file is missing."""
     path = os.fspath(checkpoint.filepath)
-    if not checkpoint.save_best_only or checkpoint.best == fresh:
+    if not checkpoint.save_best_only or checkpoint.best in (None, fresh):
         return
     if "{" in path or "://" in path or os.path.exists(path):
         return

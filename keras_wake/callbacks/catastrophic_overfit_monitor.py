@@ -181,6 +181,16 @@ class CatastrophicOverfitMonitor(keras.callbacks.Callback):
             for name in ("single_step_accuracy", "multi_step_accuracy"):
                 logs[name] = self.history[-1][name]
 
+    def on_train_end(self, logs: Any = None) -> None:
+        """Warns where the interval was longer than the run."""
+        if self._interval and self._step and not self.history:
+            warnings.warn(
+                "`CatastrophicOverfitMonitor` has made no check: `fit` ended "
+                f"after {self._step} steps, and every={self._interval}. Pass "
+                'a smaller number, or `every="epoch"`.',
+                stacklevel=2,
+            )
+
     def get_state(self) -> dict[str, Any]:
         """What `BackupAndRestore` keeps, the last good weights among it."""
         return {

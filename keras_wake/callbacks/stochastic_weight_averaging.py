@@ -1,5 +1,6 @@
 """Stochastic weight averaging: the mean of the student, epoch by epoch."""
 
+import warnings
 from typing import Any
 
 import keras
@@ -63,6 +64,15 @@ class StochasticWeightAveraging(TeacherAverage):
             raise ValueError(
                 "`StochasticWeightAveraging` needs training images for the "
                 "batch-norm statistics of the average. Pass `data=(x, y)`."
+            )
+        epochs = (self.params or {}).get("epochs")
+        if epochs is not None and epochs < self.start_epoch:
+            warnings.warn(
+                f"`fit` ends with epoch {epochs}, before averaging begins: "
+                f"StochasticWeightAveraging(start_epoch={self.start_epoch}). "
+                "The student stays the `robust_classifier`. Train for more "
+                "epochs, or begin earlier.",
+                stacklevel=2,
             )
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:

@@ -70,6 +70,22 @@ class Progress:
             return np.empty(0, "int64")
         return self.queue
 
+    def is_sound(self) -> bool:
+        """Whether these can be the counts of an evaluation."""
+        samples = len(self.fallen_to)
+        lists = (self.attacked, self.passes, self.seconds, self.outside)
+        numbers = (self.attack, self.stage, self.position)
+        return (
+            self.fallen_to.ndim == 1
+            and self.fallen_to.dtype.kind == "i"
+            and bool((self.fallen_to >= STANDS).all())
+            and all(type(n) is int and n >= 0 for n in numbers)
+            and all(
+                self.attack <= len(each) <= self.attack + 1 for each in lists
+            )
+            and all(0 <= n < samples for n in (*self.order, *self.in_queue))
+        )
+
     def begin_attack(self) -> None:
         """Opens the counts of the current attack, unless they are open."""
         if len(self.attacked) == self.attack:
@@ -191,7 +207,17 @@ class StateFile:
                 f"These differ: {'; '.join(words)}. Pass another `state`, or "
                 "delete the file to start from the beginning."
             )
-        return Progress(**state["progress"])
+        try:
+            progress = Progress(**state["progress"])
+            sound = progress.is_sound()
+        except (AttributeError, TypeError, ValueError):
+            sound = False
+        if not sound:
+            raise ValueError(
+                f"The file {self.path} cannot be used: its counts cannot be "
+                "right. Delete it to start from the beginning."
+            )
+        return progress
 
     def write(self, progress: Progress) -> None:
         """Replaces the file by one of the present progress."""

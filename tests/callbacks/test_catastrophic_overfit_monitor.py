@@ -207,6 +207,13 @@ def test_every_n_steps_stops_within_the_epoch(model):
 @pytest.mark.skipif(
     keras.backend.backend() == "torch", reason="Keras refuses it on PyTorch"
 )
+def test_interval_longer_than_the_run_is_told(model):
+    monitor = kw.CatastrophicOverfitMonitor(every=1000)
+    with pytest.warns(UserWarning, match="has made no check.*every=1000"):
+        fit(model, [monitor])
+    assert monitor.history == []
+
+
 def test_every_n_steps_with_several_steps_a_call():
     monitor = scripted(*[GOOD] * 4, every=3)
     fit(wake(steps_per_execution=2), [monitor], epochs=4)

@@ -90,10 +90,12 @@ def test_average_is_the_mean_of_the_epochs(validate):
     assert "kd_weight" in history and set(history["kd_weight"]) == {0.0}
 
 
-def test_before_the_first_epoch_the_student_is_the_classifier():
+def test_average_that_never_begins_is_told():
     model = wake()
-    fit(model, kw.StochasticWeightAveraging(start_epoch=4), epochs=2)
+    with pytest.warns(UserWarning, match="ends with epoch 2, before averaging"):
+        logs = fit(model, kw.StochasticWeightAveraging(55), epochs=2)
     assert model.robust_classifier is model.classifier
+    assert "val_teacher_accuracy" not in logs
 
 
 def test_batch_norm_statistics_are_those_of_the_data():

@@ -238,6 +238,27 @@ def test_images_that_are_damaged_are_refused(model, tmp_path):
         evaluation.autoattack(model, data(model), **options)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"attack": -5},
+        {"position": 1.5},
+        {"attacked": []},
+        {"order": [10**6]},
+        {"fallen_to": 3},
+        {"extra": 1},
+    ],
+)
+def test_counts_that_were_edited_are_refused(model, tmp_path, changes):
+    path = tmp_path / "state.npz"
+    evaluation.autoattack(model, data(model), state=path, **OPTIONS)
+    state, _ = _progress._backup_file.read(path)
+    state["progress"] |= changes
+    _progress._backup_file.write(path, state, [])
+    with pytest.raises(ValueError, match=r"counts cannot be right\. Delete it"):
+        evaluation.autoattack(model, data(model), state=path, **OPTIONS)
+
+
 def test_a_path_that_cannot_be_written_is_named(model, tmp_path):
     with pytest.raises(ValueError, match=r"Received: the folder"):
         evaluation.autoattack(model, data(model), state=tmp_path, **OPTIONS)

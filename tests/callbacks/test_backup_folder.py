@@ -1,0 +1,262 @@
+"""The folder of a backup: one run at a time, rows once, and damage."""
+
+import io
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+
+import keras_wake as kw
+from keras_wake import _backup_file
+from keras_wake._files import FileLock
+
+SHAPE = (4, 4, 1)
+
+
+def fit(folder, *callbacks, epochs=2, **arguments):
+    keras.utils.set_random_seed(0)
+    classifier = keras.Sequential(
+        [keras.Input(SHAPE), keras.layers.Flatten(), keras.layers.Dense(3)]
+    )
+    attack = kw.attacks.FGSM(epsilon=0.05)
+    model = kw.WakeModel(classifier, attack, eval_attack=attack)
+    model.compile(keras.optimizers.SGD(0.1))
+    return model.fit(
+        np.ones((6, *SHAPE), "float32"),
+        np.arange(6) % 3,
+        batch_size=3,
+        verbose=0,
+        epochs=epochs,
+        callbacks=[*callbacks, kw.BackupAndRestore(folder)],
+        **arguments,
+    )
+
+
+class KillAfter(keras.callbacks.Callback):
+    """What a kill leaves: rows are written, and the backup is not."""
+
+    def __init__(self, epoch):
+        super().__init__()
+        self.epoch = epoch
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == self.epoch:
+            raise KeyboardInterrupt
+
+
+def logger(path):
+    return keras.callbacks.CSVLogger(path, append=True)
+
+
+def epochs_in(path):
+    return [line.split(",")[0] for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("older", ["", "epoch,loss\n0,2.5\n1,2.25\n"])
+def test_row_of_a_run_that_was_killed_before_its_first_backup(tmp_path, older):
+    log, folder = tmp_path / "log.csv", tmp_path / "backup"
+    if older:
+        log.write_text(older)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            fit(folder, logger(log), KillAfter(0))
+        assert os.listdir(folder) == ["lock"]
+    fit(folder, logger(log))
+    assert log.read_text().startswith(older)
+    expected = epochs_in(pathlib.Path(log))[: older.count("\n")]
+    assert epochs_in(log) == [*(expected or ["epoch"]), "0", "1"]
+    assert os.listdir(folder) == ["finished.npz"]
+
+
+def test_rows_of_another_run_stay(tmp_path):
+    log, folder = tmp_path / "log.csv", tmp_path / "backup"
+    with pytest.raises(KeyboardInterrupt):
+        fit(folder, logger(log), KillAfter(0))
+    fit(tmp_path / "other", logger(log))
+    with pytest.warns(UserWarning, match="3 rows that are not of this run"):
+        fit(folder, logger(log))
+    rows = ["epoch", "0", "0", "1", "0", "1"]
+    assert epochs_in(log) == rows
+    # Nor are they lost when the finished run is started again.
+    fit(tmp_path / "third", logger(log))
+    with pytest.warns(UserWarning, match="rows that are not of this run"):
+        fit(folder, logger(log), epochs=3)
+    assert epochs_in(log) == [*rows, "0", "1", "2"]
+
+
+def test_two_runs_in_one_folder_are_refused(tmp_path):
+    inner = []
+
+    class Nested(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            with pytest.raises(ValueError, match="is in use by another `fit`"):
+                fit(tmp_path / "link", epochs=1)
+            inner.append(epoch)
+
+    (tmp_path / "backup").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "backup")
+    fit(tmp_path / "backup", Nested())
+    assert inner == [0, 1]
+    assert os.listdir(tmp_path / "backup") == ["finished.npz"]
+    # Given back also where `fit` has raised.
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "other", KillAfter(1))
+    assert os.listdir(tmp_path / "other") == ["backup.npz"]
+    fit(tmp_path / "other")
+
+
+HOLDER = """
+import pathlib, sys, time
+from keras_wake._files import FileLock
+lock = FileLock(pathlib.Path(sys.argv[1]))
+print(lock.acquire(), flush=True)
+time.sleep(100)
+"""
+
+
+def test_lock_of_another_process_is_freed_by_its_kill(tmp_path):
+    path = tmp_path / "lock"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE
+    )
+    try:
+        assert holder.stdout.readline().strip() == b"True"
+        lock = FileLock(path)
+        assert not lock.acquire()
+    finally:
+        holder.kill()
+        holder.wait()
+    assert lock.acquire()
+    assert not FileLock(path).acquire()
+    lock.release()
+    assert not path.exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_lock_is_not_held_by_a_forked_child(tmp_path):
+    lock = FileLock(tmp_path / "lock")
+    assert lock.acquire()
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        # As a data loader that survives: it holds the file open.
+        os.close(write)
+        os.read(read, 1)
+        os._exit(0)
+    try:
+        lock.release(keep_file=True)
+        assert lock.acquire()
+    finally:
+        os.close(write)
+        os.waitpid(child, 0)
+        os.close(read)
+        lock.release()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The content of a backup."""
+    folder = tmp_path_factory.mktemp("finished")
+    stopping = keras.callbacks.EarlyStopping(monitor="loss", patience=9)
+    fit(folder, stopping, epochs=1)
+    return (folder / "finished.npz").read_bytes()
+
+
+def edited(content, **changes):
+    """The same backup with other entries in its state."""
+    with np.load(io.BytesIO(content)) as file:
+        arrays = dict(file)
+    state = json.loads(arrays["state"].tobytes()) | changes
+    arrays["state"] = np.frombuffer(json.dumps(state).encode(), "uint8")
+    out = io.BytesIO()
+    np.savez(out, **arrays)
+    return out.getvalue()
+
+
+def restart(folder, content):
+    (folder / "finished.npz").write_bytes(content)
+    stopping = keras.callbacks.EarlyStopping(monitor="loss", patience=9)
+    fit(folder, stopping, epochs=1)
+
+
+@pytest.mark.parametrize("epoch", [-5, 0, "3", 1.5, None, True])
+def test_edited_number_of_epochs_is_refused(finished, tmp_path, epoch):
+    with pytest.raises(ValueError, match=r"no backup of a run: .*Delete it to"):
+        restart(tmp_path, edited(finished, epoch=epoch))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"callbacks": 3},
+        {"callbacks": [["History"]]},
+        {"record": {}},
+        {"record": []},
+        {"settings": 5},
+        {"callbacks": [["InputGuard", None], ["EarlyStopping", {"x": 1}]]},
+    ],
+)
+def test_edited_state_is_one_clear_error(finished, tmp_path, changes):
+    with pytest.raises(ValueError, match=r"no backup of a run|cannot be used"):
+        restart(tmp_path, edited(finished, **changes))
+
+
+def test_state_of_a_callback_that_was_edited(finished, tmp_path):
+    with np.load(io.BytesIO(finished)) as file:
+        callbacks = json.loads(file["state"].tobytes())["callbacks"]
+    found = [[n, {"x": 1} if n == "History" else s] for n, s in callbacks]
+    with pytest.raises(ValueError, match=r"of `History` in .* cannot be used"):
+        restart(tmp_path, edited(finished, callbacks=found))
+
+
+def test_any_damage_is_one_clear_error(finished, tmp_path):
+    """Bytes of the directory are not covered by a checksum."""
+    path = tmp_path / "a.npz"
+    rng = np.random.default_rng(0)
+    messages = set()
+    start = finished.rindex(b"PK\x01\x02", 0, finished.index(b"PK\x01\x02") + 4)
+    for number in range(300):
+        content = bytearray(finished)
+        first = start if number % 2 else 0
+        for _ in range(1 + number % 3):
+            place = rng.integers(first, len(content))
+            content[place] = rng.integers(256)
+        path.write_bytes(bytes(content))
+        try:
+            _backup_file.read(path)
+        except ValueError as error:
+            messages.add(str(error).partition("npz ")[2][:15])
+    assert messages == {"cannot be read:"}
+
+
+def bomb(path, size):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        with archive.open("state.npy", "w") as file:
+            np.lib.format.write_array_header_1_0(
+                file,
+                {"descr": "|u1", "fortran_order": False, "shape": (size,)},
+            )
+            for _ in range(size >> 20):
+                file.write(bytes(1 << 20))
+
+
+def test_small_archive_that_unpacks_to_much_is_refused(tmp_path):
+    bomb(tmp_path / "backup.npz", 1 << 26)
+    assert (tmp_path / "backup.npz").stat().st_size < 100_000
+    with pytest.raises(ValueError, match=r"would unpack to 67,\d+,\d+ bytes"):
+        fit(tmp_path)
+    # An array that only says that it is large.
+    with zipfile.ZipFile(tmp_path / "backup.npz", "w") as archive:
+        with archive.open("state.npy", "w") as file:
+            np.lib.format.write_array_header_1_0(
+                file,
+                {"descr": "|u1", "fortran_order": False, "shape": (1 << 40,)},
+            )
+    with pytest.raises(ValueError, match="not have the size of its shape"):
+        fit(tmp_path)

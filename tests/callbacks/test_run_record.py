@@ -1,0 +1,317 @@
+"""What a resumed run takes over from its backup, and what from its script."""
+
+import shutil
+
+import keras
+import numpy as np
+import pytest
+
+import keras_wake as kw
+from keras_wake import _backup_file
+
+SHAPE = (4, 4, 1)
+X = np.random.default_rng(0).random((6, *SHAPE)).astype("float32")
+Y = np.arange(6, dtype="int32") % 3
+
+
+def network(activation="elu", rate=0.25, units=8, momentum=0.9, more=()):
+    keras.utils.set_random_seed(0)
+    return keras.Sequential(
+        [
+            keras.Input(SHAPE),
+            keras.layers.Flatten(),
+            keras.layers.Dense(units, activation=activation),
+            keras.layers.BatchNormalization(momentum=momentum),
+            keras.layers.Dropout(rate),
+            *more,
+            keras.layers.Dense(3),
+        ]
+    )
+
+
+def wake(classifier=None, optimizer=None, **arguments):
+    attack = kw.attacks.PGD(epsilon=0.1, steps=1)
+    arguments = {"eval_attack": attack, **arguments}
+    model = kw.WakeModel(classifier or network(), attack, **arguments)
+    model.compile(optimizer or keras.optimizers.SGD(0.2, momentum=0.9))
+    return model
+
+
+def fit(model, folder, *callbacks, epochs=1, batch_size=3, **arguments):
+    backup = kw.BackupAndRestore(folder, delete_checkpoint=False)
+    arguments = {"x": X, "y": Y, "batch_size": batch_size, **arguments}
+    return model.fit(
+        **arguments, epochs=epochs, verbose=0, callbacks=[*callbacks, backup]
+    )
+
+
+def callbacks(decay=0.9, path="best.keras", **arguments):
+    return [
+        kw.EMATeacher(decay),
+        keras.callbacks.ReduceLROnPlateau(monitor="loss", **arguments),
+    ]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The backup of a run of one epoch."""
+    folder = tmp_path_factory.mktemp("whole") / "backup"
+    fit(wake(), folder, *callbacks())
+    return folder
+
+
+@pytest.fixture
+def folder(whole, tmp_path):
+    return shutil.copytree(whole, tmp_path / "backup")
+
+
+def told(folder, model, *given, **arguments):
+    """Resumes the run, which has nothing left to train; what is told."""
+    with pytest.warns(UserWarning) as caught:
+        fit(model, folder, *(given or callbacks()), **arguments)
+    messages = [str(w.message) for w in caught if "backup" in str(w.message)]
+    assert "nothing is left to train" in messages.pop()
+    assert len(messages) <= 1, messages
+    return messages[0] if messages else ""
+
+
+def rate_of(model):
+    return float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))
+
+
+def test_the_same_script_is_told_nothing(folder):
+    assert told(folder, wake()) == ""
+
+
+SGD = keras.optimizers.SGD
+OTHER_SETTINGS = {
+    "rate": (
+        {"optimizer": lambda: SGD(0.05, momentum=0.9)},
+        "learning_rate: 0.2 there, 0.05 here",
+    ),
+    "momentum": (
+        {"optimizer": lambda: SGD(0.2, momentum=0.5)},
+        "SGD momentum: 0.9 there, 0.5 here",
+    ),
+    "weight decay": (
+        {"optimizer": lambda: SGD(0.2, momentum=0.9, weight_decay=0.01)},
+        "SGD weight_decay: None there, 0.01 here",
+    ),
+    "attack of evaluation": (
+        {"eval_attack": lambda: kw.attacks.FGSM(epsilon=0.1)},
+        "eval_attack: PGD {",
+    ),
+    "scale": (
+        {"scale_distillation": lambda: False},
+        "scale_distillation: True there, False here",
+    ),
+    "dropout": (
+        {"classifier": lambda: network(rate=0.5)},
+        "`rate` of layer 4 (Dropout): 0.25 there, 0.5 here",
+    ),
+    "batch norm": (
+        {"classifier": lambda: network(momentum=0.8)},
+        "`momentum` of layer 3 (BatchNormalization): 0.9 there, 0.8 here",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_SETTINGS)
+def test_settings_are_those_of_the_script(folder, name):
+    arguments, message = OTHER_SETTINGS[name]
+    model = wake(**{key: make() for key, make in arguments.items()})
+    found = told(folder, model)
+    assert "was made with other settings" in found and message in found
+    assert found.count(" there, ") == found.count("; ") + 1 == 1
+    if name == "rate":
+        assert rate_of(model) == pytest.approx(0.05)
+
+
+def test_batch_size_and_callbacks_are_those_of_the_script(folder):
+    assert "batch_size: 3 there, 2 here" in told(folder, wake(), batch_size=2)
+    assert "`EMATeacher(decay=)`: 0.9 there, 0.5 here" in told(
+        folder, wake(), *callbacks(decay=0.5)
+    )
+    assert "`ReduceLROnPlateau(factor=)`: 0.1 there, 0.5 here" in told(
+        folder, wake(), *callbacks(factor=0.5)
+    )
+    found = told(folder, wake(), callbacks()[1])
+    assert "Differing: `EMATeacher` (there, not here)." in found
+    nan = keras.callbacks.TerminateOnNaN()
+    found = told(folder, wake(), *callbacks(), nan)
+    assert "Differing: `TerminateOnNaN` (not there, here)." in found
+
+
+class Halve(keras.callbacks.Callback):
+    """A callback that moves the learning rate after each epoch."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.optimizer.learning_rate.assign(rate_of(self.model) / 2)
+
+
+def test_rate_that_a_callback_has_moved_goes_on(tmp_path):
+    fit(wake(), tmp_path, Halve())
+    model = wake()
+    fit(model, tmp_path, Halve(), epochs=2)
+    assert rate_of(model) == pytest.approx(0.05)
+    # In the same process the rate is the moved one.
+    fit(model, tmp_path, Halve(), epochs=3)
+    assert rate_of(model) == pytest.approx(0.025)
+    # The rate of the script is still the first one.
+    model = wake()
+    kw.BackupAndRestore(tmp_path).restore(model)
+    assert rate_of(model) == pytest.approx(0.025)
+    model = wake(optimizer=SGD(0.4, momentum=0.9))
+    kw.BackupAndRestore(tmp_path).restore(model)
+    with pytest.warns(UserWarning, match="learning_rate: 0.2 there, 0.4 here"):
+        fit(model, tmp_path, Halve(), epochs=4)
+    assert rate_of(model) == pytest.approx(0.2)
+
+
+def test_schedule_takes_the_place_of_a_rate_and_back(folder, tmp_path):
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.5)
+    model = wake(optimizer=SGD(schedule, momentum=0.9))
+    with pytest.warns(UserWarning, match=r"learning_rate: 0\.2 there, Expon"):
+        fit(model, folder, *callbacks()[:1], epochs=2)
+    # Four steps of the schedule, two of them before.
+    assert rate_of(model) == pytest.approx(0.1 * 0.5**0.4)
+    model = wake(optimizer=SGD(0.3, momentum=0.9))
+    found = told(folder, model, *callbacks()[:1], epochs=2)
+    assert "there, 0.3 here" in found
+    assert rate_of(model) == pytest.approx(0.3)
+
+
+OTHER_MODELS = {
+    "activation": (
+        {"classifier": lambda: network(activation="relu")},
+        r"`activation` of layer 2 \(Dense\): 'elu' there, 'relu' here",
+    ),
+    "layers": (
+        {"classifier": lambda: network(more=[keras.layers.ReLU()])},
+        "layer 5 is `Dense` there and `ReLU` here",
+    ),
+    "shape": (
+        {"classifier": lambda: network(units=9)},
+        r"has shape \(16, 9\) here and \(16, 8\) there",
+    ),
+    "optimizer": (
+        {"optimizer": lambda: keras.optimizers.RMSprop(0.2, momentum=0.9)},
+        "the optimizer is SGD there and RMSprop here",
+    ),
+    "no momentum": (
+        {"optimizer": lambda: SGD(0.2)},
+        r"`momentum` is 0\.9 there and 0\.0 here",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_MODELS)
+def test_backup_of_another_model_is_refused(folder, tmp_path, name):
+    arguments, message = OTHER_MODELS[name]
+    model = wake(**{key: make() for key, make in arguments.items()})
+    log = tmp_path / "log.csv"
+    log.write_text("epoch,loss\n0,1.5\n")
+    logger = keras.callbacks.CSVLogger(log)
+    content = (folder / "backup.npz").read_bytes()
+    before = [value.copy() for value in model.get_weights()]
+    with pytest.raises(ValueError, match=f"does not fit.*{message}"):
+        fit(model, folder, logger, epochs=2)
+    with pytest.raises(ValueError, match=f"does not fit.*{message}"):
+        kw.BackupAndRestore(folder).restore(model)
+    # Nothing was touched: no log, no backup, no weight.
+    assert log.read_text() == "epoch,loss\n0,1.5\n"
+    assert (folder / "backup.npz").read_bytes() == content
+    for value, other in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(value, other)
+
+
+def test_backup_of_an_older_version_cannot_be_compared(folder):
+    path = folder / "backup.npz"
+    state, values = _backup_file.read(path)
+    for name in ("record", "epochs", "stopped"):
+        del state[name]
+    for name in ("eval_attack", "scale_distillation"):
+        del state["settings"][name]
+    _backup_file.write(path, state, values)
+    model = wake(optimizer=SGD(0.05, momentum=0.9))
+    found = told(folder, model)
+    assert "written by an older keras-wake" in found
+    assert "cannot be compared" in found
+    assert rate_of(model) == pytest.approx(0.2)
+
+
+def test_backup_of_another_backend_draws_other_masks(folder):
+    path = folder / "backup.npz"
+    state, values = _backup_file.read(path)
+    assert state["record"]["backend"] == keras.backend.backend()
+    state["record"]["backend"] = "numpy"
+    _backup_file.write(path, state, values)
+    found = told(folder, wake())
+    assert "backend: numpy there" in found and "dropout masks" in found
+
+
+class Remembers(keras.callbacks.Callback):
+    def __init__(self, name=None):
+        super().__init__()
+        self.name, self.value = name, None
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.value = [self.name, epoch]
+
+    def get_state(self):
+        return {"value": self.value}
+
+    def set_state(self, state):
+        self.value = state["value"]
+
+
+def test_state_goes_to_the_callback_that_was_given_the_same(tmp_path):
+    def checkpoint(name, monitor):
+        return keras.callbacks.ModelCheckpoint(
+            tmp_path / name, monitor=monitor, save_best_only=True, mode="min"
+        )
+
+    folder = tmp_path / "backup"
+    low = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: logs.update(low=-9.0, high=9.0)
+    )
+    first = [checkpoint("a.keras", "low"), checkpoint("b.keras", "high")]
+    own = [Remembers("x"), Remembers("y")]
+    fit(wake(), folder, low, *first, *own)
+    assert [c.best for c in first] == [-9, 9]
+
+    # In another order, and one of each left out.
+    second, other = checkpoint("b.keras", "high"), Remembers("y")
+    with pytest.warns(UserWarning) as caught:
+        fit(wake(), folder, other, low, second)
+    assert second.best == 9 and other.value == ["y", 0]
+    (found,) = (str(w.message) for w in caught if "Diff" in str(w.message))
+    assert "`ModelCheckpoint` (there, not here)" in found
+    assert "`Remembers` (there, not here)" in found
+
+    # None of both is clearly this one.
+    other = Remembers("z")
+    with pytest.warns(UserWarning, match="has a `Remembers`, but not clearly"):
+        fit(wake(), folder, low, *first, other)
+    assert other.value is None
+
+    # The best model is gone: the next one is saved.
+    (tmp_path / "b.keras").unlink()
+    third = checkpoint("b.keras", "high")
+    with pytest.warns(UserWarning, match=r"there is no file .*b\.keras"):
+        fit(wake(), folder, low, first[0], third, *own)
+    assert third.best is None
+
+
+def test_callbacks_that_would_run_twice_are_refused(tmp_path):
+    teacher = kw.EMATeacher(0.5)
+    for twice in ([teacher, teacher], [[teacher], [teacher]]):
+        with pytest.raises(ValueError, match="The same `EMATeacher` is twice"):
+            fit(wake(), tmp_path, *twice)
+    stopping = keras.callbacks.EarlyStopping(monitor="loss")
+    with pytest.raises(ValueError, match=r"Stopping` is twice.*monitor='loss'"):
+        fit(wake(), tmp_path, stopping, stopping)
+    with pytest.raises(ValueError, match="A model has one average"):
+        fit(wake(), tmp_path, teacher, kw.EMATeacher(0.5))
+    with pytest.raises(TypeError, match=r"Use `keras_wake\.BackupAndRestore"):
+        fit(wake(), tmp_path, keras.callbacks.BackupAndRestore(tmp_path))
