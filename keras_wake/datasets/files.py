@@ -1,23 +1,50 @@
 """Image files into one array, whatever the layout of their folders is."""
 
+import collections
 import pathlib
+import stat
 import warnings
+from collections.abc import Sequence
+from typing import Any
 from typing import NamedTuple
 
 import numpy as np
 
 from keras_wake.datasets.images import ImageArrays
 
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png")
+IMAGE_SUFFIXES = (
+    *(".bmp", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm"),
+    *(".tif", ".tiff", ".webp"),
+)
+# Image files that are left out, with a warning that counts them.
+OTHER_SUFFIXES = (
+    *(".apng", ".avif", ".dcm", ".dds", ".exr", ".gif", ".heic", ".heif"),
+    *(".ico", ".jp2", ".jxl", ".pbm", ".pcx", ".psd", ".svg", ".tga"),
+)
+# What an image is taken for in spite of, by the text of the warning.
+ALPHA = (
+    "have transparent pixels. Their colours are read as they are stored, "
+    "without a background"
+)
+ORIENTATION = (
+    "have an orientation in their EXIF data, which is not applied: they are "
+    "read as they are stored"
+)
+ORIENTATION_TAG = 0x0112
 PROGRESS_FROM = 3000
 NAMES_IN_WARNING = 10
 
 
 class Files(NamedTuple):
-    """Image files and their labels, int32 `(N,)`."""
+    """Image files and their labels, int32 `(N,)`.
+
+    Beside them, the image files of the same folders in formats that are not
+    read.
+    """
 
     paths: list[pathlib.Path]
     labels: np.ndarray
+    left_out: tuple[pathlib.Path, ...] = ()
 
     def take(self, positions: np.ndarray) -> "Files":
         """The files at `positions`, in that order."""
@@ -35,6 +62,27 @@ def mixed(paths: list[pathlib.Path], labels: list[int]) -> Files:
     return Files(paths, np.asarray(labels, np.int32)).take(order)
 
 
+def named(items: Sequence[Any]) -> str:
+    """The first items as text, and how many more there are."""
+    shown = "; ".join(str(item) for item in items[:NAMES_IN_WARNING])
+    more = len(items) - NAMES_IN_WARNING
+    return f"{shown}; and {more} more" if more > 0 else shown
+
+
+def warn_of_other_formats(paths: Sequence[pathlib.Path]) -> None:
+    """One warning that counts the image files that are not read."""
+    if not paths:
+        return
+    counts = collections.Counter(path.suffix.lower() for path in paths)
+    kinds = ", ".join(f"{n} {suffix}" for suffix, n in sorted(counts.items()))
+    warnings.warn(
+        f"Left out {len(paths)} image file(s) in formats that are not read "
+        f"({kinds}): {named(paths)}. Convert them to one of "
+        f"{', '.join(IMAGE_SUFFIXES)}.",
+        stacklevel=2,
+    )
+
+
 def check_pillow() -> None:
     """Raises an `ImportError` that says what to install."""
     try:
@@ -46,29 +94,48 @@ def check_pillow() -> None:
         ) from error
 
 
+class Decoded(NamedTuple):
+    """uint8 `(H, W)` if grey, else `(H, W, 3)`; and what was ignored in it."""
+
+    pixels: np.ndarray
+    ignored: tuple[str, ...] = ()
+
+
 def _decode(
     path: pathlib.Path, image_size: tuple[int, int] | None
-) -> np.ndarray | str:
-    """uint8 `(H, W)` if grey, else `(H, W, 3)`; or why it is unreadable."""
+) -> Decoded | str:
+    """The image, or why it is unreadable."""
     from PIL import Image
 
     try:
+        # To open a pipe would wait for somebody to write into it.
+        if not stat.S_ISREG(path.stat().st_mode):
+            return "no regular file"
         with Image.open(path) as file:
             if file.mode[0] in "IF":
                 return f"mode {file.mode} is not 8 bits per pixel"
+            # A camera's JPEG may hold a preview beside the image.
+            frames = getattr(file, "n_frames", 1)
+            if frames > 1 and file.format != "MPO":
+                return f"{frames} images in one file"
+            ignored = []
+            exif = "exif" in file.info and file.getexif()
+            if exif and exif.get(ORIENTATION_TAG, 1) != 1:
+                ignored.append(ORIENTATION)
             is_grey = file.mode in ("1", "L", "LA")
-            image = file.convert("L" if is_grey else "RGB")
+            image: Image.Image = file
+            if "A" in file.getbands() or "transparency" in file.info:
+                image = file.convert("RGBA")
+                if np.asarray(image)[..., 3].min() < 255:
+                    ignored.append(ALPHA)
+            image = image.convert("L" if is_grey else "RGB")
             if image_size is not None:
                 height, width = image_size
                 image = image.resize((width, height), Image.Resampling.BILINEAR)
-            return np.asarray(image)
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-        Image.DecompressionBombError,
-    ) as error:
+            return Decoded(np.asarray(image), tuple(ignored))
+    except Exception as error:
+        # What a decoder raises for damaged files is whatever their bytes
+        # happen to mean to it.
         return f"{type(error).__name__}: {error}"
 
 
@@ -148,6 +215,7 @@ def read_files(
     progress = keras.utils.Progbar(total) if total >= PROGRESS_FROM else None
     store = _Store(total, colour)
     problems: dict[pathlib.Path, str] = {}
+    ignored: dict[str, list[pathlib.Path]] = collections.defaultdict(list)
     kept: dict[str, tuple[slice, np.ndarray]] = {}
     done = 0
     # One by one: for small images threads only add to the time.
@@ -159,8 +227,10 @@ def read_files(
             if isinstance(result, str):
                 problems[path] = result
             else:
-                store.add(result, path)
+                store.add(result.pixels, path)
                 readable.append(position)
+                for reason in result.ignored:
+                    ignored[reason].append(path)
             done += 1
             if progress and (done % 500 == 0 or done == total):
                 progress.update(done)
@@ -168,6 +238,10 @@ def read_files(
         kept[name] = slice(first, store.count), labels
     if problems:
         _warn_of(problems)
+    for reason, paths in ignored.items():
+        warnings.warn(
+            f"{len(paths)} image(s) {reason}: {named(paths)}.", stacklevel=2
+        )
     for name, (_, labels) in kept.items():
         _check_classes_left(parts[name], labels, class_names)
     return {
@@ -178,11 +252,8 @@ def read_files(
 
 def _warn_of(problems: dict[pathlib.Path, str]) -> None:
     texts = [f"{path} ({problem})" for path, problem in problems.items()]
-    named = "; ".join(texts[:NAMES_IN_WARNING])
-    more = len(problems) - NAMES_IN_WARNING
-    rest = f"; and {more} more" if more > 0 else ""
     warnings.warn(
-        f"Skipped {len(problems)} unreadable image(s): {named}{rest}. "
+        f"Skipped {len(problems)} unreadable image(s): {named(texts)}. "
         "All are listed in `skipped`.",
         stacklevel=2,
     )

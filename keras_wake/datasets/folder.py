@@ -3,6 +3,7 @@
 import os
 import pathlib
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -10,7 +11,10 @@ from keras_wake.datasets.files import check_pillow
 from keras_wake.datasets.files import Files
 from keras_wake.datasets.files import IMAGE_SUFFIXES
 from keras_wake.datasets.files import mixed
+from keras_wake.datasets.files import named
+from keras_wake.datasets.files import OTHER_SUFFIXES
 from keras_wake.datasets.files import read_files
+from keras_wake.datasets.files import warn_of_other_formats
 from keras_wake.datasets.images import ImageArrays
 from keras_wake.datasets.sources import Source
 
@@ -41,27 +45,101 @@ def class_folders(
         raise FileNotFoundError(
             f"There is no folder {folder}. Expected the layout {layout}."
         )
-    return sorted(
+    entries = sorted(
+        entry for entry in folder.iterdir() if not _is_hidden(entry.name)
+    )
+    for entry in entries:
+        _check_class_folder(entry)
+    classes = [entry for entry in entries if entry.is_dir()]
+    loose = [
         entry
-        for entry in folder.iterdir()
-        if entry.is_dir() and not entry.name.startswith(".")
-    )
+        for entry in entries
+        if entry.suffix.lower() in (*IMAGE_SUFFIXES, *OTHER_SUFFIXES)
+        and entry not in classes
+    ]
+    if loose:
+        warnings.warn(
+            f"Left out {len(loose)} image file(s) that lie in {folder} itself "
+            f"and so have no class: {named(loose)}.",
+            stacklevel=2,
+        )
+    return classes
 
 
-def images_in(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The image files in a class folder and the folders below it."""
-    paths = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES
-        and not path.name.startswith(".")
-    )
-    if not paths:
+def _is_hidden(name: str) -> bool:
+    """Whether it is what a system or a tool left, and no data."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _check_class_folder(entry: pathlib.Path) -> None:
+    """Refuses a class that would be missed, or that no text can name."""
+    if entry.is_symlink() and not entry.exists():
+        raise FileNotFoundError(
+            f"{entry} is a link to {os.readlink(entry)!r}, which is not "
+            "there. Mount what it leads to, or remove the link."
+        )
+    try:
+        entry.name.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"The name {entry.name!a} of a class in "
+            f"{entry.parent} is not UTF-8. Rename it."
+        ) from None
+
+
+def images_in(
+    folder: pathlib.Path,
+) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
+    """The image files in a class folder and the folders below it.
+
+    Second, the image files in formats that are not read.
+    """
+    images, others = [], []
+    for path in _files_below(folder):
+        suffix = path.suffix.lower()
+        if suffix in IMAGE_SUFFIXES:
+            images.append(path)
+        elif suffix in OTHER_SUFFIXES:
+            others.append(path)
+        elif not suffix and path.is_symlink() and not path.exists():
+            # A folder that is no longer there; it counts as unreadable.
+            images.append(path)
+    if not images:
+        only = f" It has {len(others)} in other formats." if others else ""
         raise ValueError(
             f"The class folder {folder} has no images "
-            f"({', '.join(IMAGE_SUFFIXES)}). Add some or remove the folder."
+            f"({', '.join(IMAGE_SUFFIXES)}).{only} Add some or remove the "
+            "folder."
         )
-    return paths
+    return sorted(images), sorted(others)
+
+
+def _files_below(
+    folder: pathlib.Path, above: tuple[tuple[int, int], ...] = ()
+) -> Iterator[pathlib.Path]:
+    """All files that are not hidden; links to folders are followed."""
+    status = folder.stat()
+    identity = status.st_dev, status.st_ino
+    if identity in above:
+        raise ValueError(
+            f"{folder} links back to a folder that it lies in, so that its "
+            "images would never end. Remove the link."
+        )
+    try:
+        with os.scandir(folder) as entries:
+            found = [e for e in entries if not _is_hidden(e.name)]
+    except PermissionError as error:
+        raise PermissionError(
+            f"The folder {folder} may not be read: {error.strerror}. Change "
+            "its permissions or remove it."
+        ) from error
+    for entry in found:
+        path = folder / entry.name
+        # Not of the entry, which raises for a link to itself.
+        if path.is_dir() if entry.is_symlink() else entry.is_dir():
+            yield from _files_below(path, (*above, identity))
+        else:
+            yield path
 
 
 def check_classes(
@@ -102,11 +180,13 @@ def files_of(folders: list[pathlib.Path], classes: list[str]) -> Files:
     """The image files of class folders, labelled by their place in classes."""
     paths: list[pathlib.Path] = []
     labels: list[int] = []
+    left_out: list[pathlib.Path] = []
     for folder in folders:
-        found = images_in(folder)
+        found, others = images_in(folder)
         paths += found
         labels += [classes.index(folder.name)] * len(found)
-    return mixed(paths, labels)
+        left_out += others
+    return mixed(paths, labels)._replace(left_out=tuple(left_out))
 
 
 def source_of_files(
@@ -126,6 +206,7 @@ def source_of_files(
         colour: Whether the images have three channels even if all that are
             chosen are grey. Defaults to `False`.
     """
+    warn_of_other_formats([*train.left_out, *test.left_out])
 
     def read(
         chosen: dict[str, np.ndarray],

@@ -52,9 +52,15 @@ def load(
             `tiny-imagenet-200` of its archive: the official validation
             images, which have labels, are the test images here, and the
             official test images, which have none, are not used;
-            "folder", JPEG, PNG and BMP images in
-            `data_dir/train/<class>/` and `data_dir/test/<class>/`, labelled
-            in the alphabetical order of the class names.
+            "folder", JPEG, PNG, WebP, TIFF, BMP and PPM images in
+            `data_dir/train/<class>/` and `data_dir/test/<class>/` and the
+            folders below them, links included, labelled in the alphabetical
+            order of the class names. What begins with a dot, and `__MACOSX`,
+            is no data. Files are read as torchvision's `ImageFolder` reads
+            them: converted to grey or RGB, without transparency, colour
+            profile or EXIF orientation. Image files of other formats, with
+            more than 8 bits per pixel or with several images are left out. A
+            warning counts what was left out or ignored.
         data_dir: Folder of the data. Defaults to None, which for CIFAR is
             the folder of TensorFlow Datasets.
         batch_size: Images per batch, of all devices and processes together;

@@ -57,7 +57,15 @@ def _lines(path: pathlib.Path) -> list[str]:
         raise FileNotFoundError(
             f"There is no file {path}. Expected the layout {LAYOUT}."
         )
-    return path.read_text(encoding="utf-8").splitlines()
+    try:
+        # With the mark that Windows puts in front, or without.
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is not UTF-8: byte {error.start} is "
+            f"{error.object[error.start]:#04x}. Unpack the archive again, or "
+            "convert the file: `iconv -f latin1 -t utf-8`."
+        ) from error
 
 
 def _annotations(val: pathlib.Path) -> dict[str, str]:
@@ -93,12 +101,12 @@ def _val_files(
         )
     missing = sorted(set(annotations) - set(os.listdir(folder)))
     if missing:
-        named = ", ".join(missing[:NAMES_IN_WARNING])
+        shown = ", ".join(missing[:NAMES_IN_WARNING])
         more = len(missing) - NAMES_IN_WARNING
         rest = f" and {more} more" if more > 0 else ""
         raise FileNotFoundError(
             f"{len(missing)} image(s) that val_annotations.txt names are not "
-            f"in {folder}: {named}{rest}. Unpack the archive again."
+            f"in {folder}: {shown}{rest}. Unpack the archive again."
         )
     label_of = {wnid: label for label, wnid in enumerate(wnids)}
     return mixed(

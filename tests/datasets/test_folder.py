@@ -1,9 +1,10 @@
 """Folders of images: layout, decoding, and what is wrong with them."""
 
+import os
 import pathlib
+import socket
 import sys
 import tarfile
-import tracemalloc
 import warnings
 
 import keras
@@ -154,6 +155,118 @@ def test_unreadable_images_are_named_skipped_and_counted(root):
     assert (splits.train_size, splits.test_size) == (12, 4)
 
 
+def test_files_of_systems_and_tools_are_no_data(root):
+    expected = load(root, validation_split=0).arrays("train")
+    for name in (".ipynb_checkpoints", "__MACOSX"):
+        for folder in (root / "train" / "cat", root / "train"):
+            write_image(folder / name / "0-checkpoint.png", 99)
+    for name in (".DS_Store", "Thumbs.db", "notes.txt", "._0.png"):
+        (root / "train/cat" / name).write_bytes(b"\0")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        splits = load(root, validation_split=0)
+    for found, values in zip(splits.arrays("train"), expected, strict=True):
+        np.testing.assert_array_equal(found, values)
+    assert splits.class_names == ("cat", "dog")
+    assert splits.skipped == ()
+
+
+def test_other_image_files_are_counted_in_one_warning(root):
+    for place in ("train/cat/a.gif", "train/dog/b.GIF", "test/cat/c.gif"):
+        write_image(root / place, 99)
+    (root / "train/cat/d.heic").write_bytes(b"")
+    with pytest.warns(UserWarning, match="Left out") as caught:
+        splits = load(root, validation_split=0)
+    (warning,) = caught
+    text = str(warning.message)
+    assert text.startswith("Left out 4 image file(s)")
+    assert "(3 .gif, 1 .heic)" in text and "train/cat/a.gif" in text
+    assert (splits.train_size, splits.test_size) == (12, 4)
+
+
+def test_a_class_of_other_formats_has_no_images(root):
+    for path in (root / "train/cat").iterdir():
+        path.rename(path.with_suffix(".gif"))
+    with pytest.raises(ValueError, match=r"no images .*It has 6 in other form"):
+        load(root)
+
+
+def test_images_without_a_class_are_counted(root):
+    write_image(root / "train/lost.png", 99)
+    with pytest.warns(UserWarning, match=r"Left out 1 .*no class: .*lost\.png"):
+        assert load(root, validation_split=0).train_size == 12
+
+
+def test_links_to_folders_are_followed(root):
+    expected = load(root, validation_split=0).arrays("train")
+    (root / "train/cat").rename(root / "elsewhere")
+    (root / "train/cat").symlink_to(root / "elsewhere")
+    (root / "train/dog").rename(root / "more")
+    (root / "train/dog").mkdir()
+    (root / "train/dog/linked").symlink_to(root / "more")
+    splits = load(root, validation_split=0)
+    for found, values in zip(splits.arrays("train"), expected, strict=True):
+        np.testing.assert_array_equal(found, values)
+
+
+def test_a_link_that_leads_back_is_refused(root):
+    (root / "train/cat/again").symlink_to(root / "train")
+    with pytest.raises(ValueError, match=r"again/cat links back to a folder"):
+        load(root)
+
+
+def test_links_to_nothing(root):
+    (root / "train/cat/gone").symlink_to(root / "nowhere")
+    (root / "train/cat/gone.png").symlink_to("gone.png")
+    with pytest.warns(UserWarning, match="Skipped 2 unreadable"):
+        assert load(root, validation_split=0).train_size == 12
+    (root / "train/bird").symlink_to(root / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"bird is a link to .*nowhere"):
+        load(root)
+
+
+def test_what_is_no_file_is_not_waited_for(root):
+    os.mkfifo(root / "train/cat/pipe.png")
+    (root / "test/dog/device.png").symlink_to("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as listener:
+        here = os.getcwd()
+        os.chdir(root / "train/dog")  # The path of a socket must be short.
+        try:
+            listener.bind("socket.jpg")
+        finally:
+            os.chdir(here)
+        with pytest.warns(UserWarning, match="Skipped 3 unreadable") as caught:
+            splits = load(root, validation_split=0)
+    assert str(caught[0].message).count("no regular file") == 3
+    assert (splits.train_size, splits.test_size) == (12, 4)
+    assert len(splits.skipped) == 3
+
+
+@pytest.mark.parametrize("place", ["train/cat", "train/cat/inner"])
+def test_a_folder_that_may_not_be_read_is_named(root, monkeypatch, place):
+    write_image(root / "train/cat/inner/0.png", 99)
+    scan = os.scandir
+
+    def refuse(path):
+        # The tests may run as root, who may read everything.
+        if str(path) == str(root / place):
+            raise PermissionError(13, "Permission denied")
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(PermissionError, match=f"{place} may not be read: Perm"):
+        load(root)
+
+
+def test_class_names_that_are_no_text_are_refused(root):
+    try:
+        os.rename(bytes(root / "train/cat"), bytes(root / "train") + b"/\xe9")
+    except OSError:
+        pytest.skip("the file system takes only UTF-8")
+    with pytest.raises(ValueError, match=r"'\\udce9'.*not UTF-8\. Rename it"):
+        load(root)
+
+
 def test_many_unreadable_images_do_not_flood_the_warning(root):
     for number in range(15):
         (root / f"train/cat/broken{number}.png").write_bytes(b"")
@@ -172,36 +285,6 @@ def test_class_without_readable_images(root):
         ),
     ):
         load(root)
-
-
-def test_grey_images_before_the_first_in_colour_are_kept(tmp_path):
-    paths = [tmp_path / f"{number}.png" for number in range(5)]
-    for number, path in enumerate(paths):
-        write_image(path, number, mode="RGB" if number == 3 else "L")
-    files = files_module.Files(paths, np.arange(5, dtype=np.int32))
-    parts = {"first": files.take([0, 1]), "second": files.take([2, 3, 4])}
-    arrays, skipped = files_module.read_files(parts, tuple("abcde"), None)
-    assert skipped == ()
-    read = np.concatenate([arrays[name].images for name in parts])
-    assert read.shape == (5, 8, 8, 3)
-    for image, path in zip(read, paths, strict=True):
-        expected = np.asarray(Image.open(path).convert("RGB"))
-        np.testing.assert_array_equal(image, expected)
-
-
-def test_reading_takes_the_memory_of_the_images_once(tmp_path, monkeypatch):
-    pixels = np.zeros((100, 100, 3), np.uint8)
-    write_image(tmp_path / "0.png", 0)
-    monkeypatch.setattr(files_module, "_decode", lambda path, size: pixels + 1)
-    count = 500
-    paths = [tmp_path / "0.png"] * count
-    files = files_module.Files(paths, np.zeros(count, np.int32))
-    tracemalloc.start()
-    arrays, _ = files_module.read_files({"train": files}, ("a",), None)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert arrays["train"].images.nbytes == count * pixels.nbytes
-    assert peak < 1.1 * count * pixels.nbytes
 
 
 def test_progress_is_shown_for_many_files(root, monkeypatch):

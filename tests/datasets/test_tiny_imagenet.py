@@ -1,5 +1,6 @@
 """Tiny-ImageNet: the layout of its archive, and what is wrong with one."""
 
+import os
 import shutil
 
 import numpy as np
@@ -231,3 +232,33 @@ def test_default_augmentation_is_the_published_one(root):
     ((default, _),) = load(root, augment=None).train
     ((published, _),) = load(root, augment="crop_flip").train
     np.testing.assert_array_equal(default, published)
+
+
+@pytest.mark.parametrize("name", ["words.txt", "val/val_annotations.txt"])
+def test_lists_in_another_encoding_are_named(root, name):
+    path = root / name
+    path.write_bytes(
+        path.read_bytes() + "n04000004\tcaf\xe9\n".encode("latin1")
+    )
+    with pytest.raises(
+        ValueError, match=rf"{name} is not UTF-8: byte \d+ is 0xe9"
+    ):
+        load(root)
+
+
+def test_the_mark_that_windows_puts_in_front_is_no_part_of_a_name(root):
+    names = load(root).class_names
+    lines = (root / "words.txt").read_text().splitlines()
+    # The first line is that of a class that is used.
+    assert lines[0].startswith("n01000001")
+    (root / "words.txt").write_text("\n".join(lines), encoding="utf-8-sig")
+    assert load(root).class_names == names
+
+
+def test_a_pipe_among_the_images_is_not_waited_for(root):
+    for place in ("val/images/val_0.JPEG", f"train/{WNIDS[0]}/images/x.JPEG"):
+        (root / place).unlink(missing_ok=True)
+        os.mkfifo(root / place)
+    with pytest.warns(UserWarning, match="Skipped 2 unreadable"):
+        splits = load(root, validation_split=0)
+    assert (splits.train_size, splits.test_size) == (12, 5)
