@@ -28,6 +28,12 @@ def has_layout(data_dir: str | os.PathLike) -> bool:
 
 def check_exists(data_dir: str | os.PathLike) -> pathlib.Path:
     """`data_dir` as a path, if it is a folder."""
+    if not isinstance(data_dir, (str, os.PathLike)):
+        raise TypeError(
+            "`data_dir` must be the path of a folder, a string or "
+            f"`pathlib.Path`. Received: data_dir={data_dir!r} (of type "
+            f"{type(data_dir).__name__})."
+        )
     root = pathlib.Path(data_dir)
     if not root.is_dir():
         raise FileNotFoundError(

@@ -1,7 +1,9 @@
 """A small convolutional network, for adversarial training on a CPU."""
 
 import math
+from collections.abc import Iterable
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 
@@ -62,8 +64,8 @@ def SmallCNN(
     ```
     """
     num_classes = _validate.integer(2, num_classes=num_classes)
-    widths = [_validate.integer(1, widths=width) for width in widths]
-    strides = [_validate.integer(1, strides=stride) for stride in strides]
+    widths = _integers(widths=widths)
+    strides = _integers(strides=strides)
     if not widths or len(widths) != len(strides):
         raise ValueError(
             "`widths` and `strides` must have one entry per convolution and "
@@ -83,3 +85,15 @@ def SmallCNN(
         x = _blocks.batch_norm_relu(x, f"bn{layer}", f"relu{layer}")
     logits = _blocks.pooled_logits(x, num_classes)
     return keras.Model(images, logits, name=name)
+
+
+def _integers(**kwargs: Any) -> list[int]:
+    """One integer per convolution, under the name the user knows."""
+    ((name, values),) = kwargs.items()
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise TypeError(
+            f"`{name}` must hold one integer per convolution, "
+            f"`{name}=(8, 8)` say. Received: {name}={values!r} (of type "
+            f"{type(values).__name__})."
+        )
+    return [_validate.integer(1, **{name: value}) for value in values]

@@ -101,3 +101,37 @@ def test_the_same_callback_twice_is_refused():
         again = kw.PretrainedTeacher(teacher.teacher, 0.3)
         log = fit(model, teacher, again).history
         assert log["kd_weight"] == pytest.approx([0.6])
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+def test_a_high_temperature_compares_the_logits(policy):
+    """T² · KL tends to half the variance of s − t over the classes."""
+    student, teacher = (
+        keras.Sequential(
+            [
+                keras.Input(SHAPE),
+                keras.layers.Flatten(),
+                keras.layers.Dense(3, dtype=policy),
+            ]
+        )
+        for _ in range(2)
+    )
+    rng = np.random.default_rng(1)
+    for network_ in (student, teacher):
+        network_.set_weights([rng.normal(0, 1, (16, 3)), rng.normal(0, 1, 3)])
+    x = np.random.default_rng(0).random((8, *SHAPE), np.float32)
+    pixels = x.reshape(8, 16).astype("float64")
+    before, (kernel, bias) = student.get_weights()[0], teacher.get_weights()
+    difference = pixels @ (before - kernel) + student.get_weights()[1] - bias
+    centred = difference - difference.mean(axis=1, keepdims=True)
+
+    model = kw.WakeModel(student, None, "standard", temperature=1e6)
+    model.compile(keras.optimizers.SGD(1.0))
+    log = fit(model, kw.PretrainedTeacher(teacher, 1.0)).history
+    # Logits in float16 are rounded to 0.002.
+    tolerance = 1e-4 if policy == "float32" else 1e-2
+    loss = np.var(difference, axis=1).mean() / 2
+    np.testing.assert_allclose(log["loss"], [loss], rtol=tolerance)
+    step = before - student.get_weights()[0]
+    expected = pixels.T @ centred / 3 / 8
+    np.testing.assert_allclose(step, expected, atol=tolerance)

@@ -354,6 +354,12 @@ def test_cropping_needs_larger_images(root):
     assert load(root, image_size=(4, 8), augment="flip").train_size == 8
 
 
+@pytest.mark.parametrize("data_dir", [5, b"data", ["data"]])
+def test_a_data_dir_that_is_no_path(data_dir):
+    with pytest.raises(TypeError, match="`data_dir` must be the path of a fol"):
+        load(data_dir)
+
+
 def test_missing_pillow_is_named(root, monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL.Image", None)
     with pytest.raises(ImportError, match="pip install pillow"):

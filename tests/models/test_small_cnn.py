@@ -68,3 +68,11 @@ def test_equals_a_pytorch_twin():
 def test_refuses_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         models.SmallCNN(**arguments)
+
+
+@pytest.mark.parametrize("name", ["widths", "strides"])
+@pytest.mark.parametrize("value", [8, None, "8"])
+def test_refuses_one_number_for_all_convolutions(name, value):
+    message = f"`{name}` must hold one integer per convolution.*{value!r}"
+    with pytest.raises(TypeError, match=message):
+        models.SmallCNN(**{name: value})
