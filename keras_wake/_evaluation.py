@@ -13,11 +13,14 @@ from keras_wake._student_teacher import StudentAndTeacher
 from keras_wake.attribution.head import head_features
 from keras_wake.attribution.head import head_weights
 from keras_wake.attribution.head import logits_and_features
-from keras_wake.attribution.metric import ClassAttributionSimilarity
+from keras_wake.attribution.metric import (
+    ClassAttributionSimilarity as CasMetric,
+)
 from keras_wake.objectives.objective import losses_of
 
 # Keeps the random numbers of evaluation apart from those of training.
 _EVALUATION_STREAM = 0x5EED
+MOST_CLASSES_SCORED_IN_A_STEP = 200
 
 
 class Evaluation(StudentAndTeacher):
@@ -38,10 +41,8 @@ class Evaluation(StudentAndTeacher):
         if self.head is None:
             return
         sizes = (self.num_classes, head_features(self.head))
-        self.attribution = ClassAttributionSimilarity(*sizes, name="cas")
-        self.teacher_attribution = ClassAttributionSimilarity(
-            *sizes, name="teacher_cas"
-        )
+        self.attribution = CasMetric(*sizes, name="cas")
+        self.teacher_attribution = CasMetric(*sizes, name="teacher_cas")
 
     def evaluate_batch(self, data: Any) -> None:
         """Updates the metrics of `evaluate` with one batch."""
@@ -120,6 +121,24 @@ class Evaluation(StudentAndTeacher):
             bad_weights = ops.sum(1 - ops.cast(good, "float32"))
         self.input_faults.update_state(faults, ops.shape(x)[0], bad_weights)
         return x, labels, sample_weight
+
+    def step_result(self) -> dict[str, Any]:
+        """The metrics after a batch of `evaluate`.
+
+        CAS compares all classes with each other. Of many, that would take
+        longer than the batch: it is NaN until the pass has ended.
+        """
+        few = self.num_classes <= MOST_CLASSES_SCORED_IN_A_STEP
+        if few or not self._attribution_on:
+            return self.get_metrics_result()
+        waiting = [m for m in self.metrics if isinstance(m, CasMetric)]
+        self._attribution_on = False
+        try:
+            logs = self.get_metrics_result()
+        finally:
+            self._attribution_on = True
+        unknown = ops.convert_to_tensor(float("nan"), "float32")
+        return {**logs, **{metric.name: unknown for metric in waiting}}
 
     @property
     def metrics(self) -> list[Any]:

@@ -152,7 +152,9 @@ class WakeModel(Evaluation):
             )
         self.schedule = schedule
         self.temperature = check_temperature(temperature)
-        self.scale_distillation = bool(scale_distillation)
+        self.scale_distillation = _validate.boolean(
+            scale_distillation=scale_distillation
+        )
         self.seed = _validate.integer(0, seed=seed)
 
         # State cannot be added to a model once it is built, so the teacher

@@ -11,7 +11,8 @@ import dataclasses
 import numpy as np
 from keras import ops
 
-from keras_wake.attribution.correlation import quiet_cosine_matrix
+from keras_wake.attribution.correlation import largest
+from keras_wake.attribution.correlation import unit_vectors
 from keras_wake.attribution.vectors import Batch
 from keras_wake.attribution.vectors import ClassMeans
 
@@ -67,7 +68,7 @@ class Candidates:
             confusion: Confusion matrix so far, this batch included.
         """
         if self.examples:
-            wanted = self._wanted(means, confusion)
+            wanted = self._wanted(batch, means, confusion)
             found = _BatchImages(batch, self.seen)
             kept = {
                 (i, j): self._updated(self.kept.get((i, j), []), found, i, j)
@@ -78,17 +79,33 @@ class Candidates:
             }
         self.seen += len(batch.labels)
 
-    def _wanted(self, means: ClassMeans, confusion: np.ndarray) -> list[Pair]:
-        """The pairs of the largest cosine so far, the most confused first."""
+    def _wanted(
+        self, batch: Batch, means: ClassMeans, confusion: np.ndarray
+    ) -> list[Pair]:
+        """The pairs of the largest cosine so far, the most confused first.
+
+        Of the pairs that this batch has images for, and of those that images
+        are kept of: not of all K².
+        """
         # Some classes may not have been seen yet.
-        cosines = quiet_cosine_matrix(means.result())
-        rows, columns = np.nonzero(~np.eye(len(cosines), dtype=bool))
-        known = np.nan_to_num(cosines[rows, columns], nan=-1.0)
-        order = np.lexsort((-confusion[rows, columns], -known))
+        unit = unit_vectors(means.result())
+        rows = np.unique(batch.labels)
+        known = np.nan_to_num(unit[rows] @ unit.T, nan=-1.0).clip(-1.0, 1.0)
+        # No pair, of a class with itself.
+        known[np.arange(len(rows)), rows] = -np.inf
+        places = largest(known.ravel(), self.most_pairs)
+        i, j = rows[places // len(unit)], places % len(unit)
+        cosines = known.ravel()[places]
+        others = [pair for pair in self.kept if pair[0] not in rows]
+        if others:
+            first, second = np.array(others).T
+            i, j = np.append(i, first), np.append(j, second)
+            more = (unit[first] * unit[second]).sum(axis=1)
+            cosines = np.append(cosines, np.nan_to_num(more, nan=-1.0))
+        order = np.lexsort((j, i, -confusion[i, j], -cosines))
+        order = order[np.isfinite(cosines[order])]
         order = order[: self.most_pairs]
-        return list(
-            zip(rows[order].tolist(), columns[order].tolist(), strict=True)
-        )
+        return list(zip(i[order].tolist(), j[order].tolist(), strict=True))
 
     def _updated(
         self, kept: list[Example], batch: "_BatchImages", i: int, j: int

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from keras_wake._tables import percent
 from keras_wake._tables import shorten_all
 from keras_wake._tables import table
@@ -10,11 +12,15 @@ from keras_wake._tables import table
 MOST_CLASSES_LISTED = 25
 
 
-def report_text(report: dict[str, Any]) -> str:
+def report_text(
+    report: dict[str, Any], confusion: np.ndarray, correlation: np.ndarray
+) -> str:
     """The tables of `ClassReport.__str__`.
 
     Args:
-        report: What `ClassReport.to_dict` returns.
+        report: What `ClassReport.to_dict` returns, without the matrices.
+        confusion: Int64 array (K, K).
+        correlation: Float64 array (K, K).
     """
     classes = report["classes"]
     names = shorten_all([each["name"] for each in classes])
@@ -23,27 +29,29 @@ def report_text(report: dict[str, Any]) -> str:
         + (report["attack"] or "clean images"),
         f"clean accuracy {percent(report['clean_accuracy'])}, "
         f"robust accuracy {percent(report['robust_accuracy'])}, "
-        + _score(report),
+        + _score(report, correlation),
         "",
-        *_class_lines(report, names),
+        *_class_lines(report, confusion, names),
     ]
     if report["pairs"]:
         lines += ["", *_pair_lines(report, names)]
     return "\n".join(lines)
 
 
-def _score(report: dict[str, Any]) -> str:
+def _score(report: dict[str, Any], matrix: np.ndarray) -> str:
     """CAS, and what it could be at most: an entry without a value adds 0."""
-    matrix, cas = report["correlation"], report["cas"]
-    without = [i for i, row in enumerate(matrix) if row[i] is None]
-    left = len(matrix) - len(without)
+    cas = report["cas"]
+    without = int(np.isnan(np.diagonal(matrix)).sum())
+    left = len(matrix) - without
     text = "CAS -" if cas is None else f"CAS {cas:.1f} of {left * (left - 1)}"
     if without:
-        text += f" ({len(without)} of {len(matrix)} classes left out)"
+        text += f" ({without} of {len(matrix)} classes left out)"
     return text
 
 
-def _class_lines(report: dict[str, Any], names: list[str]) -> list[str]:
+def _class_lines(
+    report: dict[str, Any], confusion: np.ndarray, names: list[str]
+) -> list[str]:
     classes, attacked = report["classes"], report["attack"] is not None
     key = "robust_accuracy" if attacked else "clean_accuracy"
     shown = list(range(len(classes)))
@@ -62,7 +70,7 @@ def _class_lines(report: dict[str, Any], names: list[str]) -> list[str]:
             str(classes[i]["samples"]),
             percent(classes[i]["clean_accuracy"]),
             percent(classes[i]["robust_accuracy"]),
-            _most_often_taken_for(report, i, names),
+            _most_often_taken_for(confusion[i], i, names),
         ]
         for i in shown
     ]
@@ -70,15 +78,13 @@ def _class_lines(report: dict[str, Any], names: list[str]) -> list[str]:
     return note + table(header, rows)
 
 
-def _most_often_taken_for(
-    report: dict[str, Any], i: int, names: list[str]
-) -> str:
-    row = report["confusion"][i]
-    others = [j for j in range(len(row)) if j != i and row[j]]
-    if not others:
+def _most_often_taken_for(row: np.ndarray, i: int, names: list[str]) -> str:
+    others = row.copy()
+    others[i] = 0
+    if not others.any():
         return "-"
-    most = max(others, key=row.__getitem__)
-    return f"{names[most]} ({percent(row[most] / sum(row))})"
+    most = int(others.argmax())
+    return f"{names[most]} ({percent(float(row[most] / row.sum()))})"
 
 
 def _pair_lines(report: dict[str, Any], names: list[str]) -> list[str]:

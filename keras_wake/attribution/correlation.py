@@ -43,10 +43,17 @@ def cosine_matrix(vectors: Any) -> np.ndarray:
         warnings.warn(
             f"{missing.sum()} of {len(missing)} classes have no samples or a "
             "zero attribution vector: their rows and columns of the matrix "
-            f"are NaN. Classes: {np.flatnonzero(missing).tolist()}.",
+            f"are NaN. Classes: {first_of(np.flatnonzero(missing))}.",
             stacklevel=2,
         )
     return matrix
+
+
+def first_of(classes: np.ndarray) -> str:
+    """Numbers of classes for a message: not 10,000 of them."""
+    if len(classes) <= 20:
+        return str(classes.tolist())
+    return f"{classes[:20].tolist()} and {len(classes) - 20} more"
 
 
 # Without warnings, for those who say themselves what is missing. To switch
@@ -61,15 +68,31 @@ def quiet_cosine_matrix(vectors: Any) -> np.ndarray:
             "`vectors` must have shape (classes, features). Received: shape "
             f"{vectors.shape}."
         )
-    norms = np.linalg.norm(vectors, axis=1)
-    missing = ~((norms > 0) & np.isfinite(norms))
-    norms[missing] = np.nan
-    unit = vectors / norms[:, None]
-    matrix = np.clip(unit @ unit.T, -1.0, 1.0)
-    np.fill_diagonal(matrix, 1.0)
-    matrix[missing, :] = np.nan
-    matrix[:, missing] = np.nan
+    unit = unit_vectors(vectors)
+    known = np.flatnonzero(~np.isnan(unit).any(axis=1))
+    cosines = unit[known] @ unit[known].T
+    np.clip(cosines, -1.0, 1.0, out=cosines)
+    np.fill_diagonal(cosines, 1.0)
+    if len(known) == len(unit):
+        return cosines
+    matrix = np.full((len(unit), len(unit)), np.nan)
+    matrix[np.ix_(known, known)] = cosines
     return matrix
+
+
+def unit_vectors(vectors: np.ndarray) -> np.ndarray:
+    """Rows of length 1; NaN for one that is zero or not finite."""
+    norms = np.linalg.norm(vectors, axis=1)
+    norms[~((norms > 0) & np.isfinite(norms))] = np.nan
+    return vectors / norms[:, None]
+
+
+def largest(values: np.ndarray, count: int) -> np.ndarray:
+    """The places of so many largest values, and of all equal to the least."""
+    if len(values) <= count:
+        return np.arange(len(values))
+    least = np.partition(values, len(values) - count)[len(values) - count]
+    return np.flatnonzero(values >= least)
 
 
 def quiet_cas(matrix: Any) -> tuple[float, int]:
@@ -80,11 +103,18 @@ def quiet_cas(matrix: Any) -> tuple[float, int]:
             "`matrix` must be square, (classes, classes). Received: shape "
             f"{matrix.shape}."
         )
-    others = matrix[~np.eye(len(matrix), dtype=bool)]
-    left_out = int(np.isnan(others).sum())
-    if left_out and left_out == others.size:
+    classes = len(matrix)
+    score, left_out = 0.0, 0
+    # In rows, not to copy what may be 10,000 x 10,000.
+    for i in range(classes):
+        others = matrix[i].copy()
+        others[i] = 0
+        left_out += int(np.isnan(others).sum())
+        # NaN counts as 0.
+        score += float(np.fmax(others, 0).sum())
+    if left_out and left_out == classes * (classes - 1):
         return math.nan, left_out
-    return float(np.maximum(others[~np.isnan(others)], 0).sum()), left_out
+    return score, left_out
 
 
 def cas(matrix: Any) -> float:

@@ -76,7 +76,8 @@ def instance_correlation(
         sums[found] += np.add.reduceat(best, starts, axis=0)
     counts = np.bincount(labels[blocks.order], minlength=num_classes)
     missing = counts == 0
-    matrix = sums / np.where(missing, np.nan, counts)[:, None]
+    matrix = sums
+    matrix /= np.where(missing, np.nan, counts)[:, None]
     # A sample is the most similar one to itself, but for rounding.
     np.fill_diagonal(matrix, 1.0)
     matrix[missing, :] = np.nan

@@ -9,6 +9,9 @@ from keras import ops
 from keras_wake import backend
 from keras_wake.attribution.correlation import quiet_cosine_matrix
 
+# Of how many classes the similarities are in memory at once.
+_ROWS = 1024
+
 
 class ClassAttributionSimilarity(keras.metrics.Metric):
     """CAS of everything seen since the last reset.
@@ -62,8 +65,12 @@ class ClassAttributionSimilarity(keras.metrics.Metric):
         # A class without a direction, or one that is not finite, adds nothing.
         valid = ops.logical_and(norms > 0, ops.isfinite(norms))
         unit = ops.where(valid, sums / ops.where(valid, norms, 1.0), 0.0)
-        matrix = ops.maximum(ops.matmul(unit, ops.transpose(unit)), 0.0)
-        score = ops.sum(matrix) - ops.sum(ops.diagonal(matrix))
+        score = 0.0
+        for start in range(0, unit.shape[0], _ROWS):
+            rows = unit[start : start + _ROWS]
+            part = ops.maximum(ops.matmul(rows, ops.transpose(unit)), 0.0)
+            own = ops.diagonal(part, offset=start)
+            score += ops.sum(part) - ops.sum(own)
         left = ops.sum(ops.cast(valid, "int32"))
         return ops.where(left < 2, float("nan"), score)
 

@@ -17,6 +17,7 @@ from keras_wake.attribution._examples import Candidates
 from keras_wake.attribution._examples import Example
 from keras_wake.attribution._report_text import report_text
 from keras_wake.attribution.correlation import cosine_matrix
+from keras_wake.attribution.correlation import largest
 from keras_wake.attribution.correlation import quiet_cas
 from keras_wake.attribution.vectors import analyse
 from keras_wake.attribution.vectors import ClassMeans
@@ -93,6 +94,16 @@ class ClassReport:
         Of the example images it holds the places in the data; those of a
         direction without confusions are the nearest ones.
         """
+        return {
+            **self._without_matrices(),
+            "confusion": self.confusion.tolist(),
+            "correlation": [
+                [None if value != value else value for value in row.tolist()]
+                for row in self.correlation
+            ],
+        }
+
+    def _without_matrices(self) -> dict[str, Any]:
         names, robust = self.class_names, self.robust_accuracy
         return {
             "samples": int(self.counts.sum()),
@@ -124,10 +135,6 @@ class ClassReport:
                 }
                 for pair in self.pairs
             ],
-            "confusion": self.confusion.tolist(),
-            "correlation": [
-                [_number(value) for value in row] for row in self.correlation
-            ],
         }
 
     def to_json(self, indent: int | None = None) -> str:
@@ -140,7 +147,9 @@ class ClassReport:
         return json.dumps(self.to_dict(), allow_nan=False, indent=indent)
 
     def __str__(self) -> str:
-        return report_text(self.to_dict())
+        return report_text(
+            self._without_matrices(), self.confusion, self.correlation
+        )
 
     def __repr__(self) -> str:
         return (
@@ -256,13 +265,8 @@ def _shared_pairs(
     count: int,
 ) -> list[SharedPair]:
     """The pairs i < j of the largest cosine; those without one are left out."""
-    rows, columns = np.triu_indices(len(matrix), k=1)
-    cosines = matrix[rows, columns]
-    # NaN is sorted to the end.
-    order = np.argsort(-cosines, kind="stable")
-    order = order[np.isfinite(cosines[order])][:count]
     found = []
-    for i, j in zip(rows[order].tolist(), columns[order].tolist(), strict=True):
+    for i, j in _largest_pairs(matrix, count):
         there, back = (i, j), (j, i)
         found.append(
             SharedPair(
@@ -276,6 +280,27 @@ def _shared_pairs(
             )
         )
     return found
+
+
+def _largest_pairs(matrix: np.ndarray, count: int) -> list[tuple[int, int]]:
+    """The places i < j of the largest values; of equal ones the first."""
+    found = np.empty((0, 3))
+    if not count:
+        return []
+    # Row by row, as the places of all would take as much as the matrix.
+    for i in range(len(matrix) - 1):
+        values = np.nan_to_num(matrix[i, i + 1 :], nan=-np.inf)
+        places = largest(values, count)
+        places = places[np.isfinite(values[places])]
+        if len(found) == count:
+            places = places[values[places] > found[-1, 0]]
+        if len(places):
+            row = np.full(len(places), i)
+            new = np.stack([values[places], row, i + 1 + places], axis=1)
+            found = np.concatenate([found, new])
+            order = np.argsort(-found[:, 0], kind="stable")
+            found = found[order[:count]]
+    return [(int(i), int(j)) for _, i, j in found]
 
 
 def _number(value: float) -> float | None:

@@ -236,7 +236,7 @@ class Trainer(keras.Model):
         groups = self._variables(_EVALUATED)
         with _scope(groups, state) as scope:
             self.evaluate_batch(data)
-            logs = self.get_metrics_result()
+            logs = self.step_result()
         return logs, _values(groups, scope)
 
     def _variables(self, names: Sequence[str]) -> tuple[Sequence[Any], ...]:

@@ -288,7 +288,7 @@ class Trainer(VariablesInPlace):
 
     def _logs(self) -> dict[str, Any]:
         """The logs of a step, in the form in which Keras reduces them."""
-        logs = self.get_metrics_result()
+        logs = self.step_result()
         if not _is_multi_worker(self.distribute_strategy):
             return logs
         # With several workers Keras takes the mean along the first axis.

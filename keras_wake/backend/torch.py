@@ -184,7 +184,7 @@ class Trainer(VariablesInPlace):
     def test_step(self, data: Any) -> dict[str, Any]:
         """Accuracy on clean and on adversarial images, without any update."""
         self.evaluate_batch(data)
-        return self.get_metrics_result()
+        return self.step_result()
 
     @property
     def is_chief(self) -> bool:

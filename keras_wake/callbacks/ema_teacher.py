@@ -90,7 +90,7 @@ class EMATeacher(TeacherAverage):
                 f"pass both or neither. Received: batch_norm={batch_norm!r}, "
                 f"data={'None' if data is None else type(data).__name__}."
             )
-        self.warmup = bool(warmup)
+        self.warmup = _validate.boolean(warmup=warmup)
         self._first_epoch = True
         self._epoch = 0
         self._searched_in: Any = None

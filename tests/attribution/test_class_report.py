@@ -1,6 +1,7 @@
 """The class report against NumPy, sample by sample."""
 
 import json
+import tracemalloc
 
 import keras
 import numpy as np
@@ -369,3 +370,40 @@ def test_accepts_vectors_and_one_hot_labels():
 def test_refuses_bad_arguments(network, data, arguments, error, message):
     with pytest.raises(error, match=message):
         attribution.class_report(network, data, **arguments)
+
+
+def test_memory_of_many_classes_is_a_few_matrices():
+    classes, features = 1500, 3
+    network = keras.Sequential(
+        [keras.Input((4,)), keras.layers.Dense(3), keras.layers.Dense(classes)]
+    )
+    rng = np.random.default_rng(0)
+    x = rng.random((48, 4), np.float32)
+    y = rng.integers(0, classes, 48).astype("int32")
+    attribution.class_report(network, (x[:2], y[:2]))
+    tracemalloc.start()
+    with pytest.warns(UserWarning, match="of 1500 classes"):
+        report = attribution.class_report(network, (x, y), batch_size=16)
+    text = str(report)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert "1500 classes" in text
+    # Confusion, correlation and what is of the order of K (n + batch).
+    matrix = 8 * classes**2
+    assert peak < 2.3 * matrix + 200 * classes * (features + 16)
+
+
+def test_the_pairs_are_those_of_the_largest_cosines():
+    rng = np.random.default_rng(0)
+    # Of few values, so that there are ties; a class without a value.
+    matrix = rng.integers(-3, 4, (40, 40)) / 4
+    matrix[7] = matrix[:, 7] = np.nan
+    pairs = [
+        (-matrix[i, j], i, j)
+        for i in range(40)
+        for j in range(i + 1, 40)
+        if not np.isnan(matrix[i, j])
+    ]
+    for count in (0, 1, 30, 10_000):
+        found = report_module._largest_pairs(matrix, count)
+        assert found == [(i, j) for _, i, j in sorted(pairs)[:count]]

@@ -345,3 +345,33 @@ def test_no_attribution_at_all_is_not_the_best_score(given):
             callbacks=[callback],
         ).history
     assert np.isnan(log["val_cas"]).all() and np.isnan(callback.cas)
+
+
+def test_cas_of_many_classes_is_computed_at_the_end_of_a_pass(monkeypatch):
+    monkeypatch.setattr(
+        "keras_wake._evaluation.MOST_CLASSES_SCORED_IN_A_STEP", 2
+    )
+    # Two rows of similarities at a time, the last one alone.
+    monkeypatch.setattr("keras_wake.attribution.metric._ROWS", 2)
+    seen = []
+    watcher = keras.callbacks.LambdaCallback(
+        on_test_batch_end=lambda batch, logs: seen.append(dict(logs))
+    )
+    callback = kw.CrossClassAttribution()
+    history = fit(
+        wake(),
+        [kw.EMATeacher(0.5), callback, watcher],
+        epochs=2,
+        validation_data=data(1),
+        validation_batch_size=8,
+    )
+    for batch in seen:
+        assert np.isnan(float(batch["cas"]))
+        assert np.isnan(float(batch["teacher_cas"]))
+        assert 0 <= float(batch["robust_accuracy"]) <= 1
+    expected = [
+        (entry["cas"], entry["teacher_cas"]) for entry in callback.history
+    ]
+    found = zip(history["val_cas"], history["val_teacher_cas"], strict=True)
+    # Float32 against float64.
+    np.testing.assert_allclose(list(found), expected, atol=1e-5)

@@ -127,6 +127,11 @@ def test_only_the_chief_writes(folder):
         "log.csv",
         "results_0.json",
         "results_1.json",
+        *(
+            f"{name}_epoch_{epoch:04d}.npy"
+            for name in ("correlation", "teacher_correlation")
+            for epoch in range(1, 5)
+        ),
     }
     with open(folder / "log.csv") as file:
         rows = list(csv.DictReader(file))
