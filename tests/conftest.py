@@ -1,6 +1,7 @@
 """Which backend the tests run on, and small things that they share."""
 
 import contextlib
+import gc
 import os
 import sys
 import warnings
@@ -62,6 +63,17 @@ def _warn_explicit_of_keras_wake(
 
 warnings.warn = _warn_of_keras_wake
 warnings.warn_explicit = _warn_explicit_of_keras_wake
+
+
+def pytest_collection_finish():
+    """Keeps the garbage collector away from what lives until the end.
+
+    TensorFlow and Keras are a million objects, which each full collection
+    would visit again.
+    """
+    gc.collect()
+    gc.freeze()
+
 
 NUM_CLASSES = 3
 IMAGE_SHAPE = (6, 6, 1)

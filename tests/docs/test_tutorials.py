@@ -24,17 +24,8 @@ def render():
     return module
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "quickstart",
-        *(
-            pytest.param(name, marks=pytest.mark.slow)
-            for name in NAMES
-            if name != "quickstart"
-        ),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
 def test_runs_in_a_reduced_setting(name, tmp_path):
     flags = ["--quick", "--output", str(tmp_path)]
     done = subprocess.run(

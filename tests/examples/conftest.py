@@ -12,6 +12,7 @@ import types
 from unittest import mock
 
 import pytest
+from matplotlib.figure import Figure
 
 ROOT = pathlib.Path(__file__).parents[2]
 # Three steps an epoch, and an epoch in each part of the ramp.
@@ -61,6 +62,19 @@ def examples():
                 )
             }
         )
+
+
+@pytest.fixture(autouse=True)
+def blank_figures(monkeypatch):
+    """Saves figures without drawing them, which costs as much as a run.
+
+    Those of `finished_run`, which is made before, are drawn.
+    """
+
+    def save(self, path, **options):
+        pathlib.Path(path).write_bytes(b"\x89PNG\r\n\x1a\n")
+
+    monkeypatch.setattr(Figure, "savefig", save)
 
 
 @pytest.fixture(scope="session")

@@ -171,6 +171,7 @@ print("Operations:", threads.get_inter_op_parallelism_threads())
 """
 
 
+@pytest.mark.slow
 def test_trains_on_several_devices(small_setting, tmp_path):
     done = subprocess.run(
         [

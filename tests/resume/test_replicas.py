@@ -87,6 +87,7 @@ print(
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     keras.backend.backend() != "tensorflow",
     reason="replicas of `tf.distribute`",
