@@ -1,5 +1,6 @@
 """Batches of images and labels from whatever a user hands in as data."""
 
+import numbers
 from collections.abc import Iterable
 from collections.abc import Iterator
 from typing import Any
@@ -22,8 +23,9 @@ def batches(data: Any, batch_size: int = 128) -> Iterator[tuple[Any, Any]]:
         ValueError: If there is nothing to yield.
         TypeError: If `data` is neither.
     """
-    if _is_pair_of_arrays(data):
-        x, y = data
+    pair = _pair_of_arrays(data)
+    if pair is not None:
+        x, y = pair
         _check_lengths(x, y)
         starts = range(0, len(x), batch_size)
         pairs: Iterable = (
@@ -83,12 +85,42 @@ def check_reusable(owner: str, data: Any) -> None:
         )
 
 
-def _is_pair_of_arrays(data: Any) -> bool:
-    return (
-        isinstance(data, (tuple, list))
-        and len(data) == 2
-        and all(len(getattr(part, "shape", ())) > 0 for part in data)
-    )
+def _pair_of_arrays(data: Any) -> tuple[Any, Any] | None:
+    """Images and labels, lists of them made arrays; None for batches."""
+    if not isinstance(data, (tuple, list)) or len(data) != 2:
+        return None
+    if all(_has_axes(part) for part in data):
+        return data[0], data[1]
+    x, y = data
+    # Labels tell a list of them from a batch of a list of batches.
+    y = y if _has_axes(y) else _array_of_labels(y)
+    if y is None or not (_has_axes(x) or isinstance(x, (list, tuple))):
+        return None
+    return as_array(x), y
+
+
+def _has_axes(part: Any) -> bool:
+    return len(getattr(part, "shape", ())) > 0
+
+
+def _array_of_labels(y: Any) -> np.ndarray | None:
+    """A list of class numbers, or of lists of numbers, as an array."""
+    first = y[0] if isinstance(y, (list, tuple)) and len(y) else None
+    row = first[0] if isinstance(first, (list, tuple)) and first else first
+    return np.array(y) if isinstance(row, numbers.Real) else None
+
+
+def as_array(x: Any) -> Any:
+    """Images, an array of them where they are in a list."""
+    if not isinstance(x, (list, tuple)):
+        return x
+    try:
+        return np.stack([np.asarray(image) for image in x])
+    except ValueError as error:
+        raise ValueError(
+            "A list of images must hold at least one, all of one shape. "
+            f"Received: a list of {len(x)}. {error}"
+        ) from error
 
 
 def checked_batches(
@@ -96,23 +128,43 @@ def checked_batches(
     num_classes: int,
     bounds: tuple[float, float],
     batch_size: int = 128,
+    classifier: Any = None,
 ) -> Iterator[tuple[Any, Any]]:
-    """`batches`, as float32 images and (batch, K) labels, values checked."""
+    """`batches`, as float32 images and (batch, K) labels, values checked.
+
+    With a checked `classifier`, images must have as many axes as it takes.
+    """
     if _never_ends(data):
         raise ValueError(
             "The data set never ends, as after `repeat()`. Pass one that ends, "
             "such as `data.take(n)` with a number of batches."
         )
+    pair = _pair_of_arrays(data)
+    unequal = pair is not None and len(pair[0]) != len(pair[1])
+    if pair is not None and unequal and classifier is not None:
+        # Without a batch axis it is the height of an image.
+        _inputs.check_rank(pair[0], classifier)
     for number, (x, y) in enumerate(batches(data, batch_size), start=1):
         where = f"of batch {number}"
-        yield checked_batch(x, y, num_classes, bounds, where)
+        yield checked_batch(x, y, num_classes, bounds, where, classifier)
 
 
 def checked_batch(
-    x: Any, y: Any, num_classes: int, bounds: tuple[float, float], where: str
+    x: Any,
+    y: Any,
+    num_classes: int,
+    bounds: tuple[float, float],
+    where: str,
+    classifier: Any = None,
 ) -> tuple[Any, Any]:
     """One batch as float32 images and (batch, K) labels, values checked."""
-    x = _inputs.check_images(x if x is None else ops.convert_to_tensor(x))
+    x = as_array(x)
+    x = x if x is None else ops.convert_to_tensor(x)
+    if x is not None and classifier is not None:
+        _inputs.check_rank(x, classifier)
+    x = _inputs.check_images(x)
+    if isinstance(y, (list, tuple)):
+        y = np.array(y)
     if hasattr(y, "dtype"):
         _inputs.number_type(y)
     if isinstance(y, np.ndarray) and y.dtype in ("int64", "uint64"):

@@ -130,6 +130,8 @@ def check_rank(x: Any, classifier: keras.Model) -> None:
             f"Images must have shape (batch, {sizes}), as the classifier "
             f"{classifier.name!r} takes them. Received: shape "
             f"{tuple(x.shape)}."
+            + " Give a single image a batch axis: `x[None]`."
+            * (len(x.shape) == len(expected) - 1)
         )
 
 

@@ -131,9 +131,8 @@ class Attack:
             _inputs.check_classifier(classifier)
         run, num_classes = self._compiled.get(classifier, self._compile)
         x, labels = _batches.checked_batch(
-            x, y, num_classes, self.bounds, "of the batch"
+            x, y, num_classes, self.bounds, "of the batch", classifier
         )
-        _inputs.check_rank(x, classifier)
         if seed is None:
             seed = keras.random.randint((), 0, 2**31 - 1)
         else:

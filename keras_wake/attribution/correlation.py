@@ -157,6 +157,7 @@ def correlation_matrix(
     seed: int = 0,
     mode: str = "class",
     block_size: int = 1024,
+    bounds: tuple[float, float] | None = None,
 ) -> np.ndarray:
     """Cross-class feature attribution matrix (Algorithm 1).
 
@@ -183,6 +184,8 @@ def correlation_matrix(
         block_size: In the mode `"instance"`, how many samples are compared
             with how many at once, which bounds the memory. Defaults to
             `1024`.
+        bounds: Smallest and largest pixel value. Defaults to `None`: those of
+            the attack; without one, all but what looks like [0, 255].
 
     Returns:
         Float64 array (K, K) with diagonal 1.
@@ -204,11 +207,11 @@ def correlation_matrix(
     if mode == "class":
         return cosine_matrix(
             attribution_vectors(
-                classifier, data, attack, head, batch_size, seed
+                classifier, data, attack, head, batch_size, seed, bounds
             )
         )
     num_classes = _inputs.check_classifier(classifier)
     vectors, labels = instance_vectors(
-        classifier, data, attack, head, batch_size, seed
+        classifier, data, attack, head, batch_size, seed, bounds
     )
     return instance_correlation(vectors, labels, num_classes, block_size)

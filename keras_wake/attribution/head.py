@@ -37,6 +37,7 @@ def find_head(
         The `keras.layers.Dense` layer.
 
     Raises:
+        TypeError: If `classifier` is no model.
         ValueError: If there is no such layer, or what is found is not Dense
             or does not make K logits.
 
@@ -46,6 +47,11 @@ def find_head(
     >>> find_head(model) is model.layers[-1]
     True
     """
+    if not isinstance(classifier, keras.Model):
+        raise TypeError(
+            "`classifier` must be a `keras.Model` that returns logits. "
+            f"Received: {classifier!r} (of type {type(classifier).__name__})."
+        )
     if head is None:
         found = _last_layer(classifier)
     elif isinstance(head, str):
@@ -226,6 +232,8 @@ def _last_layer(model: Any) -> Any:
     """The last layer that computes logits, behind activations and dropout."""
     if isinstance(model, keras.Sequential):
         before = list(model.layers)
+        if not before:
+            return model
         layer = before.pop()
         while _is_seen_through(layer) and before:
             layer = before.pop()

@@ -168,6 +168,7 @@ def class_report(
     head: Any = None,
     batch_size: int = 128,
     seed: int = 0,
+    bounds: tuple[float, float] | None = None,
 ) -> ClassReport:
     """Accuracy, confusion and shared features of every class, in one pass.
 
@@ -203,6 +204,8 @@ def class_report(
         head: Name of the Dense layer or the layer, where it cannot be found.
         batch_size: How arrays are cut. Defaults to `128`.
         seed: Integer seed of the attack's random starts. Defaults to `0`.
+        bounds: Smallest and largest pixel value. Defaults to `None`: those of
+            the attack; without one, all but what looks like [0, 255].
 
     Returns:
         A `ClassReport`.
@@ -225,7 +228,14 @@ def class_report(
     pairs = _validate.integer(0, pairs=pairs)
     examples = _validate.integer(0, examples=examples)
     sizes, batches = analyse(
-        classifier, data, attack, head, batch_size, seed, clean=True
+        classifier,
+        data,
+        attack,
+        head,
+        batch_size,
+        seed,
+        clean=True,
+        bounds=bounds,
     )
     names = _validate.names_of_classes(class_names, sizes.classes)
     means = ClassMeans(sizes)

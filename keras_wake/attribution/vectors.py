@@ -20,6 +20,7 @@ from keras_wake import _validate
 from keras_wake import backend
 from keras_wake._per_model import PerModel
 from keras_wake.attacks import Attack
+from keras_wake.attacks import ThreatModel
 from keras_wake.attribution.head import find_head
 from keras_wake.attribution.head import head_features
 from keras_wake.attribution.head import head_weights
@@ -28,6 +29,9 @@ from keras_wake.attribution.head import logits_and_features
 # By classifier and then by head: a network may be analysed at several heads,
 # and several networks may share one.
 _COMPILED = PerModel()
+# Scaled images of any usual kind are below it; grey levels are not, unless a
+# whole batch is black.
+_LARGEST_SCALED = 32
 
 
 class Sizes(NamedTuple):
@@ -67,6 +71,7 @@ def analyse(
     batch_size: int,
     seed: int,
     clean: bool = False,
+    bounds: tuple[float, float] | None = None,
 ) -> tuple[Sizes, Iterator[Batch]]:
     """Checks the arguments and starts a pass over the data.
 
@@ -79,6 +84,8 @@ def analyse(
         seed: Integer seed of the attack's random starts.
         clean: Whether the clean images are classified, too. Defaults to
             `False`.
+        bounds: Smallest and largest pixel value. Defaults to `None`: those of
+            the attack; without one, what does not look like grey levels.
 
     Returns:
         K and n, and the batches, each of which is attacked when it is asked
@@ -93,14 +100,17 @@ def analyse(
         )
     batch_size = _validate.integer(1, batch_size=batch_size)
     seed = _validate.integer(0, seed=seed)
-    bounds = attack.bounds if attack is not None else (-np.inf, np.inf)
+    limits, looks_at_range = _bounds(bounds, attack)
     by_head = _COMPILED.get(classifier, lambda _: PerModel())
     compiled = by_head.get(head, partial(_compile, weakref.ref(classifier)))
-    checked = _batches.checked_batches(data, num_classes, bounds, batch_size)
+    checked = _batches.checked_batches(
+        data, num_classes, limits, batch_size, classifier
+    )
 
     def batches() -> Iterator[Batch]:
         for number, (x, labels) in enumerate(checked):
-            _inputs.check_rank(x, classifier)
+            if looks_at_range:
+                _refuse_grey_levels(x)
             adversarial = x
             if attack is not None:
                 start = (seed + 7919 * number) % 2**31
@@ -119,6 +129,33 @@ def analyse(
             )
 
     return Sizes(num_classes, head_features(head)), batches()
+
+
+def _bounds(bounds: Any, attack: Any) -> tuple[tuple[float, float], bool]:
+    """Bounds of the images, and whether they are unknown."""
+    if bounds is None:
+        if attack is not None:
+            return attack.bounds, False
+        return (-np.inf, np.inf), True
+    checked = ThreatModel("linf", None, bounds).bounds
+    if attack is not None and attack.bounds != checked:
+        raise ValueError(
+            "`bounds` must be those of the attack. Received: "
+            f"bounds={bounds!r} and an attack with {attack.bounds}."
+        )
+    return checked, False
+
+
+def _refuse_grey_levels(x: Any) -> None:
+    """Refuses images of [0, 255], for which a network was hardly trained."""
+    low, high = float(ops.min(x)), float(ops.max(x))
+    if low >= 0 and high > _LARGEST_SCALED:
+        raise ValueError(
+            f"The images have values from {low:g} to {high:g}, which look "
+            "like grey levels of [0, 255]. Divide them by 255, as the "
+            "classifier was trained on images in [0, 1]; for one that takes "
+            "them as they are, pass `bounds=(0, 255)`."
+        )
 
 
 def _compile(classifier: Callable, head: Callable) -> Callable:
@@ -164,6 +201,7 @@ def attribution_vectors(
     head: Any = None,
     batch_size: int = 128,
     seed: int = 0,
+    bounds: tuple[float, float] | None = None,
 ) -> np.ndarray:
     """Mean attribution vector of every class.
 
@@ -180,6 +218,8 @@ def attribution_vectors(
         head: Name of the Dense layer or the layer, where it cannot be found.
         batch_size: How arrays are cut. Defaults to `128`.
         seed: Integer seed of the attack's random starts. Defaults to `0`.
+        bounds: Smallest and largest pixel value. Defaults to `None`: those of
+            the attack; without one, all but what looks like [0, 255].
 
     Returns:
         Float64 array (K, n). A class without samples gives a row of NaN.
@@ -196,7 +236,9 @@ def attribution_vectors(
     )
     ```
     """
-    sizes, batches = analyse(classifier, data, attack, head, batch_size, seed)
+    sizes, batches = analyse(
+        classifier, data, attack, head, batch_size, seed, bounds=bounds
+    )
     means = ClassMeans(sizes)
     for batch in batches:
         means.add(batch)
@@ -210,6 +252,7 @@ def instance_vectors(
     head: Any = None,
     batch_size: int = 128,
     seed: int = 0,
+    bounds: tuple[float, float] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Attribution vector of every sample.
 
@@ -225,6 +268,8 @@ def instance_vectors(
         head: Name of the Dense layer or the layer, where it cannot be found.
         batch_size: How arrays are cut. Defaults to `128`.
         seed: Integer seed of the attack's random starts. Defaults to `0`.
+        bounds: Smallest and largest pixel value. Defaults to `None`: those of
+            the attack; without one, all but what looks like [0, 255].
 
     Returns:
         Float32 array (N, n), the vectors, and int64 array (N,), the classes.
@@ -240,7 +285,9 @@ def instance_vectors(
     )
     ```
     """
-    _, batches = analyse(classifier, data, attack, head, batch_size, seed)
+    _, batches = analyse(
+        classifier, data, attack, head, batch_size, seed, bounds=bounds
+    )
     parts = [(batch.vectors, batch.labels) for batch in batches]
     vectors = np.concatenate([part[0] for part in parts])
     labels = np.concatenate([part[1] for part in parts])

@@ -13,7 +13,6 @@ import numpy as np
 from keras import ops
 
 from keras_wake import _batches
-from keras_wake import _inputs
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -67,9 +66,8 @@ def collect(
     """
     images, classes = [], []
     for x, labels in _batches.checked_batches(
-        data, num_classes, bounds, batch_size
+        data, num_classes, bounds, batch_size, classifier
     ):
-        _inputs.check_rank(x, classifier)
         images.append(ops.convert_to_numpy(x))
         classes.append(np.argmax(ops.convert_to_numpy(labels), axis=1))
     _check_shapes(images)

@@ -209,12 +209,54 @@ class RobustnessReport:
 
     @classmethod
     def from_json(cls, text: str) -> "RobustnessReport":
-        """The report of what `to_json` has returned, without images."""
-        return cls.from_dict(json.loads(text))
+        """The report of what `to_json` has returned, without images.
+
+        Raises:
+            TypeError: If `text` is no text.
+            ValueError: If it is not what `to_json` has returned.
+        """
+        if not isinstance(text, (str, bytes, bytearray)):
+            raise TypeError(
+                "`text` must be what `to_json` has returned; of a file, "
+                "`path.read_text()`. Received: an object of type "
+                f"{type(text).__name__}."
+            )
+        try:
+            found = json.loads(text)
+        except ValueError as error:
+            raise ValueError(
+                f"`text` must be what `to_json` has returned: {error}. Of a "
+                "file, pass `path.read_text()`."
+            ) from error
+        return cls.from_dict(found)
 
     @classmethod
     def from_dict(cls, found: dict[str, Any]) -> "RobustnessReport":
-        """The report of what `to_dict` has returned, without images."""
+        """The report of what `to_dict` has returned, without images.
+
+        Raises:
+            ValueError: If it is not what `to_dict` has returned.
+        """
+        try:
+            report = cls._from_dict(found)
+            # What cannot be shown is not one.
+            str(report)
+            return report
+        except ZeroDivisionError:
+            reason = "it is of no samples"
+        except KeyError as error:
+            reason = f"it has no {error}"
+        except (AttributeError, TypeError, ValueError, OverflowError) as error:
+            reason = str(error)
+        raise ValueError(
+            "This is not the dictionary, or JSON, of a `RobustnessReport`: "
+            f"{reason}."
+        )
+
+    @classmethod
+    def _from_dict(cls, found: dict[str, Any]) -> "RobustnessReport":
+        if not isinstance(found, dict):
+            raise TypeError(f"it is a {type(found).__name__}")
         classes = found["classes"]
 
         def counts(key: str) -> np.ndarray:

@@ -55,12 +55,17 @@ def save(figure: "Figure", path: FilePath | None) -> "Figure":
     """
     if path is None:
         return figure
-    target = pathlib.Path(path)
+    target = pathlib.Path(_validate.path(path=path))
     suffix = target.suffix.lower()
     if suffix not in FORMATS:
         raise ValueError(
             f"`path` must end in one of {', '.join(FORMATS)}. "
             f"Received: path={str(path)!r}."
+        )
+    if target.is_dir():
+        raise ValueError(
+            f"`path` must name a file. Received: path={str(path)!r}, which is "
+            "a folder."
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = target.with_name(f".{target.name}.{os.getpid()}.part")

@@ -163,8 +163,9 @@ def name_classes(
         rotation=45 if is_long else 0,
         ha="right" if is_long else "center",
         rotation_mode="anchor" if is_long else "default",
+        parse_math=False,
     )
-    panel.set_yticks(shown, labels, fontsize=size)
+    panel.set_yticks(shown, labels, fontsize=size, parse_math=False)
     return f" (every {every}th is named)" if every > 1 else ""
 
 

@@ -88,7 +88,9 @@ def plot_adversarial_examples(
         for panel, pictures in zip(panels, shown, strict=True):
             _show(panel, pictures[sample])
         true_class = truth[sample]
-        panels[0].set_title(f"true: {names[true_class]}", fontsize=7, pad=3)
+        panels[0].set_title(
+            f"true: {names[true_class]}", fontsize=7, pad=3, parse_math=False
+        )
         _write_prediction(panels[0], names, before[sample], true_class)
         _write_prediction(panels[2], names, after[sample], true_class)
         if sample % SAMPLES_PER_BAND == 0:
@@ -150,8 +152,9 @@ def _check_classes(count: int, **kwargs: Any) -> np.ndarray:
 def _class_names(class_names: Sequence[str] | None, highest: int) -> list[str]:
     if class_names is None:
         return [str(index) for index in range(highest + 1)]
-    names = [str(name) for name in class_names]
-    if isinstance(class_names, str) or len(names) <= highest:
+    single = isinstance(class_names, str)
+    names = [] if single else _validate.list_of_names(class_names)
+    if single or len(names) <= highest:
         raise ValueError(
             f"`class_names` must name all classes up to number {highest}. "
             f"Received {len(names)}: class_names={class_names!r}."
@@ -212,6 +215,7 @@ def _write_prediction(
         f"✗ {name}" if wrong else name,
         fontsize=7,
         labelpad=2,
+        parse_math=False,
         color="#B00020" if wrong else "black",
         fontweight="bold" if wrong else "normal",
     )

@@ -116,7 +116,7 @@ def _draw_map(
     panel.set_ylabel(labels[0] + suffix, fontsize=8)
     hatched = _heat_map.missing_text(values, names, missing, LETTERS)
     lines = filter(None, [labels[1] + suffix, hatched])
-    panel.set_xlabel("\n".join(lines), fontsize=8)
+    panel.set_xlabel("\n".join(lines), fontsize=8, parse_math=False)
     _heat_map.write_numbers(panel, image, values)
     panel.set_title(title, fontsize=10)
 

@@ -69,7 +69,7 @@ def plot_correlation_matrix(
     panel.set_ylabel("class i" + suffix, fontsize=8)
     missing = _heat_map.missing_text(values, names)
     lines = filter(None, ["class j" + suffix, missing])
-    panel.set_xlabel("\n".join(lines), fontsize=8)
+    panel.set_xlabel("\n".join(lines), fontsize=8, parse_math=False)
     _heat_map.write_numbers(panel, image, values)
     if title is None:
         title = _heat_map.cas_text(values, " = ")

@@ -94,7 +94,8 @@ def _draw_bars(
             va="bottom",
             fontsize=8,
         )
-    panel.set_xticks(places, [shorten(name, 16) for name in names])
+    labels = [shorten(name, 16) for name in names]
+    panel.set_xticks(places, labels, parse_math=False)
     panel.tick_params(labelsize=8)
     if len(names) > 6:
         panel.tick_params(axis="x", rotation=30)

@@ -67,7 +67,7 @@ def plot_shared_pairs(
         for half, examples, text in zip(
             halves, pair.examples, _texts(report, pair), strict=True
         ):
-            half.suptitle(text, fontsize=8)
+            half.suptitle(text, fontsize=8, parse_math=False)
             panels = half.subplots(1, across, squeeze=False)[0]
             for panel in panels:
                 panel.axis("off")

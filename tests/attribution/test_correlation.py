@@ -339,6 +339,62 @@ def test_clean_images_have_no_bounds(network, data):
     np.testing.assert_allclose(matrix, expected, atol=1e-5)
 
 
+def test_grey_levels_are_refused_unless_they_are_meant(network, data):
+    x, y = data
+    grey = np.round(255 * x), y
+    for analyse in (
+        attribution.correlation_matrix,
+        attribution.attribution_vectors,
+        attribution.instance_vectors,
+        attribution.class_report,
+    ):
+        with pytest.raises(ValueError, match=r"\[0, 255\]. Divide them by 255"):
+            analyse(network, grey)
+    found = attribution.attribution_vectors(network, grey, bounds=(0, 255))
+    expected = _vectors(network, grey[0], y)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-2)
+    with pytest.raises(ValueError, match=r"image.*outside"):
+        attribution.class_report(network, grey, bounds=(0, 1))
+    with pytest.raises(ValueError, match="those of the attack"):
+        attribution.correlation_matrix(network, data, PGD(), bounds=(0, 2))
+    with pytest.raises((TypeError, ValueError), match="`bounds` must"):
+        attribution.correlation_matrix(network, data, bounds=5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x, y: (x.tolist(), y.tolist()),
+        lambda x, y: [list(x), y],
+        lambda x, y: (x, np.eye(CLASSES)[y].tolist()),
+        lambda x, y: [(x[:6].tolist(), y[:6].tolist()), (x[6:], y[6:])],
+    ],
+)
+def test_lists_are_taken_as_arrays(network, data, change):
+    attack = PGD(steps=1, random_start=False)
+    found = attribution.correlation_matrix(network, change(*data), attack)
+    expected = attribution.correlation_matrix(network, data, attack)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_images_of_unequal_shapes_in_a_list_are_refused(network, data):
+    x, _ = data
+    with pytest.raises(ValueError, match="all of one shape"):
+        attribution.correlation_matrix(network, ([x[0], x[1][1:]], [0, 1]))
+
+
+@pytest.mark.parametrize("labels", [0, [0], np.zeros(5, "int32")])
+def test_a_missing_batch_axis_is_no_fault_of_the_labels(network, data, labels):
+    image = data[0][0]
+    message = r"\(batch, 5, 5, 2\).*\(5, 5, 2\). Give a single image"
+    with pytest.raises(ValueError, match=message):
+        PGD()(network, image, labels)
+    if np.ndim(labels):
+        for pair in ((image, labels), (image.tolist(), labels)):
+            with pytest.raises(ValueError, match=message):
+                attribution.correlation_matrix(network, pair, PGD())
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [

@@ -375,3 +375,14 @@ def test_threads_do_not_see_the_features_of_each_other(subclassed):
         together = list(threads.map(features, [*images] * 25))
     for number, found in enumerate(together):
         np.testing.assert_array_equal(found, alone[number % 4])
+
+
+@pytest.mark.parametrize("thing", [None, "model.keras", layers.Dense(3)])
+def test_refuses_what_is_no_model(thing):
+    with pytest.raises(TypeError, match=r"must be a `keras\.Model` that"):
+        find_head(thing)
+
+
+def test_refuses_a_model_without_layers():
+    with pytest.raises(ValueError, match="has no Dense layer"):
+        find_head(keras.Sequential())

@@ -283,3 +283,38 @@ def test_sweep_refuses_bad_arguments(arguments, error, message):
     arguments = {"epsilons": [0.1], **arguments}
     with pytest.raises(error, match=message):
         evaluation.epsilon_sweep(model, data(model), verbose=0, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        ("{}", ValueError, "RobustnessReport`: it has no 'classes'"),
+        ("[1]", ValueError, "it is a list"),
+        ("null", ValueError, "it is a NoneType"),
+        ("", ValueError, "what `to_json` has returned.*read_text"),
+        ("report.json", ValueError, "what `to_json` has returned"),
+        (None, TypeError, "what `to_json` has returned.*NoneType"),
+        ({}, TypeError, "what `to_json` has returned.*dict"),
+    ],
+)
+def test_other_json_is_refused(text, error, message):
+    with pytest.raises(error, match=message):
+        RobustnessReport.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("classes", []),
+        ("classes", [{}]),
+        ("attacks", [{"name": "PGD"}]),
+        ("attacks", 3),
+        ("epsilon", "large"),
+        ("findings", [["code", "text"]]),
+    ],
+)
+def test_a_damaged_report_is_refused(key, value):
+    found = make_report().to_dict()
+    assert RobustnessReport.from_dict(found).samples
+    with pytest.raises(ValueError, match="not the dictionary, or JSON"):
+        RobustnessReport.from_dict({**found, key: value})

@@ -1,5 +1,6 @@
 """Files are whole or absent, and no figure touches pyplot's global state."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -7,8 +8,18 @@ import numpy as np
 import pytest
 from matplotlib import pyplot
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
+from keras_wake import _validate
+from keras_wake.attribution._examples import Example
+from keras_wake.attribution.report import SharedPair
+from keras_wake.visualization import plot_adversarial_examples
+from keras_wake.visualization import plot_class_report
+from keras_wake.visualization import plot_correlation_difference
+from keras_wake.visualization import plot_correlation_matrix
+from keras_wake.visualization import plot_correlation_strip
 from keras_wake.visualization import plot_history
+from keras_wake.visualization import plot_shared_pairs
 
 HISTORY = {"val_accuracy": [0.1, 0.2]}
 
@@ -68,3 +79,75 @@ def test_import_does_without_matplotlib():
 def test_values_may_be_arrays():
     figure = plot_history({"val_accuracy": np.array([0.1, 0.2])})
     assert len(figure.axes) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "error", "message"),
+    [
+        (5, TypeError, "`path` must be a path"),
+        ("", ValueError, "`path` must be the name"),
+        (b"a.png", TypeError, "`path` must be a path"),
+    ],
+)
+def test_a_wrong_path_is_refused(path, error, message):
+    with pytest.raises(error, match=message):
+        plot_history(HISTORY, path=path)
+
+
+def test_a_folder_in_place_of_a_file_is_refused(tmp_path):
+    folder = tmp_path / "figures.png"
+    folder.mkdir()
+    with pytest.raises(ValueError, match=r"must name a file.*is a folder"):
+        plot_history(HISTORY, path=folder)
+
+
+# Two dollars would be a formula, a wrong one an error when it is drawn; the
+# last name is of a folder whose bytes are no UTF-8.
+ODD_NAMES = [r"$\nothing$", "5 $ or 6 $", "caf\udce9"]
+
+
+def test_odd_class_names_are_drawn_as_they_are(tmp_path, make_report):
+    matrix = np.eye(3)
+    matrix[2] = matrix[:, 2] = np.nan
+    images = np.full((3, 4, 4, 1), 0.5)
+    numbers = np.arange(3)
+    names = _validate.list_of_names(ODD_NAMES)
+    report = make_report(3, names, matrix)
+    pair = SharedPair(
+        (0, 1), 0.5, (1, 1), ([Example(0, images[0], images[0])], [])
+    )
+    report = dataclasses.replace(report, pairs=[pair])
+    path = tmp_path / "figure.png"
+    for figure in (
+        plot_correlation_matrix(matrix, ODD_NAMES, path=path),
+        plot_correlation_difference(matrix, matrix, ODD_NAMES, path=path),
+        plot_correlation_strip({1: matrix}, class_names=ODD_NAMES, path=path),
+        plot_class_report(report, path=path),
+        plot_shared_pairs(report, path=path),
+        plot_adversarial_examples(
+            *(images, images, numbers, numbers, numbers),
+            class_names=ODD_NAMES,
+            path=path,
+        ),
+    ):
+        texts = [
+            text
+            for text in figure.findobj(Text)
+            if "$" in text.get_text() or "caf" in text.get_text()
+        ]
+        assert texts
+        assert not any(text.get_parse_math() for text in texts)
+        assert not any("\udce9" in text.get_text() for text in texts)
+    # A terminal takes it.
+    assert r"caf\udce9" in names
+    str(report).encode()
+
+
+@pytest.mark.parametrize("names", [{"a", "b"}, {0: "a", 1: "b"}])
+def test_class_names_without_an_order_are_refused(names):
+    with pytest.raises(TypeError, match="in the order of the classes"):
+        plot_correlation_matrix(np.eye(2), names)
+    with pytest.raises(TypeError, match="in the order of the classes"):
+        plot_adversarial_examples(
+            *[np.zeros((2, 4, 4, 1))] * 2, *[[0, 1]] * 3, class_names=names
+        )
