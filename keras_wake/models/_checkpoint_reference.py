@@ -12,9 +12,10 @@ import numpy as np
 
 from keras_wake.models._checkpoint_file import to_numpy
 
-# Largest difference from a reference, in parts of its largest logit: networks
-# that only look alike differ by far more, and GPUs that round to TF32 by less.
-TOLERANCE = 0.01
+# Largest difference from a reference, in parts of its largest logit. GPUs that
+# round to TF32 were seen at 0.0006, CIFAR-100's deviation of the pixels in the
+# place of CIFAR-10's at 0.008 and more, another shortcut far above.
+TOLERANCE = 0.003
 REFERENCE_BATCH = 64
 
 

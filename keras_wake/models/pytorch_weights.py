@@ -79,7 +79,7 @@ def load_pytorch_weights(
             mode, arrays or tensors: images in [0, 1] before they are
             normalised, of the shape that `model` takes or with the channels
             first as PyTorch has them, and their logits (n, K). The logits of
-            `model` must agree to 1 % of the largest of them, else its weights
+            `model` must agree to 0.3 % of the largest of them, else its weights
             stay as they were. Defaults to `None`: nothing is compared.
 
     Raises:
