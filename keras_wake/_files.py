@@ -9,6 +9,8 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+from keras_wake import _validate
+
 try:
     import fcntl
 except ImportError:  # Windows.
@@ -50,6 +52,32 @@ def written_aside(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         with contextlib.suppress(OSError):
             aside.unlink()
         raise
+
+
+def check_folder(path: Any) -> None:
+    """Refuses a `path` that cannot be the name of a folder."""
+    _validate.path(path=path)
+    if os.path.exists(path) and not os.path.isdir(path):
+        raise ValueError(
+            "`path` must name a folder. Received: "
+            f"path={os.fspath(path)!r}, which is a file."
+        )
+
+
+def make_folder(path: Any) -> None:
+    """Makes a folder now, rather than find out after hours that it cannot."""
+    check_folder(path)
+    reason = "it may not be written to"
+    try:
+        os.makedirs(path, exist_ok=True)
+        usable = os.access(path, os.W_OK | os.X_OK)
+    except OSError as error:
+        usable, reason = False, str(error)
+    if not usable:
+        raise ValueError(
+            "`path` must be a folder that files can be written to. Received: "
+            f"path={os.fspath(path)!r}: {reason}."
+        )
 
 
 def _fsync_folder(folder: pathlib.Path) -> None:

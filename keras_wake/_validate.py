@@ -111,6 +111,21 @@ def one_of(allowed: Any, hint: str = "", **kwargs: Any) -> Any:
     return value
 
 
+def floats(**kwargs: Any) -> np.ndarray:
+    """An array of numbers, or what can be one, as float64."""
+    name, value = _name_and_value(kwargs)
+    try:
+        array = np.asarray(value)
+        if array.dtype.kind == "c":
+            raise TypeError("complex numbers")
+        return array.astype("float64", copy=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"`{name}` must be an array of numbers. "
+            f"Received a {type(value).__name__}: {error}"
+        ) from error
+
+
 def path(hint: str = "", **kwargs: Any) -> str:
     """The name of a file or folder, as text."""
     name, value = _name_and_value(kwargs)

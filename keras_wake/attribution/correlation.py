@@ -62,7 +62,7 @@ def first_of(classes: np.ndarray) -> str:
 
 def quiet_cosine_matrix(vectors: Any) -> np.ndarray:
     """`cosine_matrix` without its warning."""
-    vectors = np.asarray(vectors, "float64")
+    vectors = _validate.floats(vectors=vectors)
     if vectors.ndim != 2:
         raise ValueError(
             "`vectors` must have shape (classes, features). Received: shape "
@@ -97,7 +97,7 @@ def largest(values: np.ndarray, count: int) -> np.ndarray:
 
 def quiet_cas(matrix: Any) -> tuple[float, int]:
     """`cas` without its warning, and how many entries are left out."""
-    matrix = np.asarray(matrix, "float64")
+    matrix = _validate.floats(matrix=matrix)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise ValueError(
             "`matrix` must be square, (classes, classes). Received: shape "

@@ -11,8 +11,8 @@ import numpy as np
 from keras import ops
 
 from keras_wake import _batches
+from keras_wake import _files
 from keras_wake import _validate
-from keras_wake._files import written_aside
 from keras_wake.attacks import Attack
 from keras_wake.evaluation import autoattack
 from keras_wake.evaluation import checks as reliability
@@ -110,6 +110,10 @@ class AutoAttackEvaluation(keras.callbacks.Callback):
         self.seed = _validate.integer(0, seed=seed)
         self.checks = _validate.boolean(checks=checks)
         self.path = path
+        if path is not None:
+            _files.check_folder(path)
+        if class_names is not None:
+            class_names = _validate.list_of_names(class_names)
         self.class_names = class_names
         self.verbose = _validate.one_of((0, 1, 2), verbose=verbose)
         if epsilon is not None:
@@ -141,6 +145,8 @@ class AutoAttackEvaluation(keras.callbacks.Callback):
     def on_train_begin(self, logs: Any = None) -> None:
         """Takes the images and starts a new history."""
         self._forget()
+        if self.path is not None and self.model.is_chief:
+            _files.make_folder(self.path)
         self._images = first_images(self.data, self.samples)
         # What the first evaluation would refuse, now, and not after epochs.
         num_classes = self.model.num_classes
@@ -151,6 +157,7 @@ class AutoAttackEvaluation(keras.callbacks.Callback):
             num_classes,
             listed[0].attack.bounds,
             "of `AutoAttackEvaluation`",
+            self.model.classifier,
         )
         for named in listed:
             named.check_image_shape(self._images[0].shape[1:])
@@ -287,7 +294,7 @@ def write_report(report: RobustnessReport, path: pathlib.Path) -> None:
     from keras_wake import visualization
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    with written_aside(path.with_name(path.name + ".json")) as aside:
+    with _files.written_aside(path.with_name(path.name + ".json")) as aside:
         aside.write_text(report.to_json(indent=1) + "\n")
     visualization.plot_robustness_report(
         report, path=path.with_name(path.name + ".png")

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from keras_wake import _batches
+from keras_wake import _files
 from keras_wake import _validate
 from keras_wake import attribution
 from keras_wake.attribution.correlation import quiet_cas
@@ -98,8 +99,7 @@ class CrossClassAttribution(keras.callbacks.Callback):
         self.every = _validate.integer(1, every=every)
         self.path = path
         if path is not None:
-            _validate.path(path=path)
-            _check_folder(pathlib.Path(path))
+            _files.check_folder(path)
         if class_names is not None:
             class_names = _validate.list_of_names(class_names)
         self.class_names = class_names
@@ -146,7 +146,7 @@ class CrossClassAttribution(keras.callbacks.Callback):
                 "`CrossClassAttribution(data=(x, y))`."
             )
         if self.path is not None and self.model.is_chief:
-            _make_folder(pathlib.Path(self.path))
+            _files.make_folder(self.path)
         classes = self.model.num_classes
         if self._folder() is None and classes > MOST_CLASSES_IN_MEMORY:
             warnings.warn(
@@ -318,27 +318,3 @@ class CrossClassAttribution(keras.callbacks.Callback):
                 "goes on.",
                 stacklevel=2,
             )
-
-
-def _check_folder(path: pathlib.Path) -> None:
-    if path.exists() and not path.is_dir():
-        raise ValueError(
-            "`path` must name a folder. Received: "
-            f"path={str(path)!r}, which is a file."
-        )
-
-
-def _make_folder(path: pathlib.Path) -> None:
-    """Makes the folder now, rather than find out after an epoch."""
-    _check_folder(path)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        usable = os.access(path, os.W_OK | os.X_OK)
-        reason = "" if usable else ": it may not be written to"
-    except OSError as error:
-        usable, reason = False, f": {error}"
-    if not usable:
-        raise ValueError(
-            f"`path` must be a folder that files can be written to. Received: "
-            f"path={str(path)!r}{reason}."
-        )

@@ -8,10 +8,7 @@ import os
 import pathlib
 from collections.abc import Iterable
 from collections.abc import Sequence
-from typing import Any
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from keras_wake import _validate
 
@@ -75,18 +72,6 @@ def save(figure: "Figure", path: FilePath | None) -> "Figure":
     finally:
         beside.unlink(missing_ok=True)
     return figure
-
-
-def numbers(**kwargs: Any) -> np.ndarray:
-    """The one keyword argument as an array of float64."""
-    ((name, value),) = kwargs.items()
-    try:
-        return np.asarray(value, dtype="float64")
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"`{name}` must be an array of numbers. "
-            f"Received a {type(value).__name__}: {error}"
-        ) from error
 
 
 def check_ramp(

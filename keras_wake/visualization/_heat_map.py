@@ -14,7 +14,6 @@ import numpy as np
 
 from keras_wake import _validate
 from keras_wake._tables import shorten_all
-from keras_wake.visualization import _figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,7 +33,7 @@ LETTERS_IN_A_LINE = 48
 def check_matrix(**kwargs: Any) -> np.ndarray:
     """The one keyword argument as a square array without infinite values."""
     ((name, value),) = kwargs.items()
-    values = _figure.numbers(**kwargs)
+    values = _validate.floats(**kwargs)
     if (
         values.ndim != 2
         or values.shape[0] != values.shape[1]

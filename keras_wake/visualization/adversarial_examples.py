@@ -101,7 +101,7 @@ def plot_adversarial_examples(
 
 def _check_images(**kwargs: Any) -> np.ndarray:
     (name,) = kwargs
-    images = _figure.numbers(**kwargs)
+    images = _validate.floats(**kwargs)
     if images.ndim != 4 or images.shape[-1] not in (1, 3):
         raise ValueError(
             f"`{name}` must be images of shape (N, H, W, C) with one or "
@@ -132,7 +132,7 @@ def _check_same_shape(clean: np.ndarray, changed: np.ndarray) -> None:
 
 def _check_classes(count: int, **kwargs: Any) -> np.ndarray:
     ((name, value),) = kwargs.items()
-    numbers = _figure.numbers(**kwargs)
+    numbers = _validate.floats(**kwargs)
     if numbers.ndim == 2 and numbers.shape[1] > 0:
         numbers = numbers.argmax(axis=-1).astype("float64")
     if numbers.shape != (count,):

@@ -104,9 +104,12 @@ def plot_comparison(
 
 
 def _check_keys(key: str, keys: Sequence[str] | None) -> list[str]:
-    shown = [key] if keys is None else list(keys)
+    if keys is None and not isinstance(key, str):
+        raise TypeError(f"`key` must be a text. Received: key={key!r}.")
+    is_list = isinstance(keys, Sequence) and not isinstance(keys, str)
+    shown = list(keys) if keys is not None and is_list else [key]
     # A text is a sequence of letters, each of which would be taken for a key.
-    if isinstance(keys, str) or not shown:
+    if (keys is not None and not is_list) or not shown:
         raise ValueError(
             "`keys` must be a list with at least one key. "
             f"Received: keys={keys!r}."

@@ -163,7 +163,7 @@ def _check_accuracies(
         )
     return {
         key: _validate.in_range(
-            0, 1, "Pass a fraction, not per cent.", robust_accuracy=float(value)
+            0, 1, "Pass a fraction, not per cent.", robust_accuracy=value
         )
         for key, value in robust_accuracy.items()
     }

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from keras_wake import _validate
 from keras_wake.theory import SyntheticModel
 from keras_wake.visualization import _figure
 
@@ -82,6 +83,11 @@ def plot_synthetic(
             "`label_smoothing` must be greater than 0: the curves would be "
             f"the same. Received: label_smoothing={label_smoothing!r}."
         )
+    if not isinstance(points, (Mapping, type(None))):
+        raise TypeError(
+            "`points` must be a dictionary of names and arrays (P, 3). "
+            f"Received: points={points!r}."
+        )
     rows = {
         str(name): _check_points(str(name), value)
         for name, value in (points or {}).items()
@@ -103,7 +109,7 @@ def plot_synthetic(
 
 
 def _check_points(name: str, value: Any) -> np.ndarray:
-    rows = _figure.numbers(points=value)
+    rows = _validate.floats(points=value)
     if rows.ndim != 2 or rows.shape[1] != 3:
         raise ValueError(
             f"points[{name!r}] must have shape (P, 3): ε, w2 without and w2 "

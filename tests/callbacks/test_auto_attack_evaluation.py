@@ -113,14 +113,34 @@ def test_threat_model_is_that_of_eval_attack(monkeypatch):
 
 
 def test_a_report_that_cannot_be_written_is_a_warning(tmp_path):
-    blocked = tmp_path / "a_file"
-    blocked.write_text("not a folder")
+    blocked = tmp_path / "folder"
+
+    def block(epoch, logs=None):
+        blocked.rmdir()
+        blocked.write_text("not a folder")
+
+    spoiler = keras.callbacks.LambdaCallback(on_epoch_begin=block)
     callback = kw.AutoAttackEvaluation(
         data(), every=1, attacks=[PGD], path=blocked, checks=False
     )
     with pytest.warns(UserWarning, match=r"could not be written.*goes on"):
-        history = fit(wake(), [callback], epochs=2)
+        history = fit(wake(), [callback, spoiler], epochs=2)
     assert len(history["autoattack_accuracy"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"path": 5}, TypeError, "`path` must be a path"),
+        ({"path": __file__}, ValueError, "`path` must name a folder"),
+        ({"class_names": {"a", "b"}}, TypeError, "in the order of the classes"),
+    ],
+)
+def test_what_would_fail_at_the_first_report_is_refused(
+    arguments, error, message
+):
+    with pytest.raises(error, match=message):
+        kw.AutoAttackEvaluation(data(), **arguments)
 
 
 def test_composes_with_callbacks_of_keras(tmp_path):

@@ -11,15 +11,19 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from keras_wake import _validate
+from keras_wake import attribution
 from keras_wake.attribution._examples import Example
 from keras_wake.attribution.report import SharedPair
+from keras_wake.theory import SyntheticModel
 from keras_wake.visualization import plot_adversarial_examples
 from keras_wake.visualization import plot_class_report
+from keras_wake.visualization import plot_comparison
 from keras_wake.visualization import plot_correlation_difference
 from keras_wake.visualization import plot_correlation_matrix
 from keras_wake.visualization import plot_correlation_strip
 from keras_wake.visualization import plot_history
 from keras_wake.visualization import plot_shared_pairs
+from keras_wake.visualization import plot_synthetic
 
 HISTORY = {"val_accuracy": [0.1, 0.2]}
 
@@ -151,3 +155,50 @@ def test_class_names_without_an_order_are_refused(names):
         plot_adversarial_examples(
             *[np.zeros((2, 4, 4, 1))] * 2, *[[0, 1]] * 3, class_names=names
         )
+
+
+@pytest.mark.parametrize(
+    ("draw", "error", "message"),
+    [
+        (
+            lambda: plot_correlation_matrix(1j * np.eye(2)),
+            ValueError,
+            "`matrix` must be an array of numbers.*complex",
+        ),
+        (
+            lambda: plot_comparison({"a": HISTORY}, keys=5),
+            ValueError,
+            "`keys` must be a list",
+        ),
+        (
+            lambda: plot_comparison({"a": HISTORY}, key=["val_cas"]),
+            TypeError,
+            "`key` must be a text",
+        ),
+        (
+            lambda: plot_correlation_strip(
+                {1: np.eye(2)}, robust_accuracy={1: "high"}
+            ),
+            TypeError,
+            "`robust_accuracy` must be a real number",
+        ),
+        (
+            lambda: plot_synthetic(SyntheticModel(), points=[1]),
+            TypeError,
+            "`points` must be a dictionary",
+        ),
+        (
+            lambda: attribution.cas("matrix"),
+            ValueError,
+            "`matrix` must be an array of numbers",
+        ),
+        (
+            lambda: attribution.cosine_matrix("vectors"),
+            ValueError,
+            "`vectors` must be an array of numbers",
+        ),
+    ],
+)
+def test_wrong_input_is_named(draw, error, message):
+    with pytest.raises(error, match=message):
+        draw()
