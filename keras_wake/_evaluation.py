@@ -163,6 +163,10 @@ class Evaluation(StudentAndTeacher):
 
 
 def hits(labels: Any, logits: Any) -> Any:
-    """1.0 where the largest logit is at the largest label, else 0.0."""
+    """1.0 where the largest logit is at the largest label, else 0.0.
+
+    Logits with NaN are no answer: `argmax` would give a class all the same.
+    """
     equal = ops.argmax(labels, axis=-1) == ops.argmax(logits, axis=-1)
-    return ops.cast(equal, "float32")
+    answered = ops.logical_not(ops.any(ops.isnan(logits), axis=-1))
+    return ops.cast(ops.logical_and(equal, answered), "float32")

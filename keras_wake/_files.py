@@ -100,7 +100,20 @@ def written_whole(filepath: Any, ending: str, overwrite: bool) -> Any:
 
     Returns:
         Context manager that gives the path to hand to Keras.
+
+    Raises:
+        ValueError: If the name has another ending. Keras would begin to
+            write some of them, and fail.
     """
+    name = str(filepath)
+    if isinstance(filepath, (str, os.PathLike)) and not (
+        name.endswith(ending) or name.startswith("hf://")
+    ):
+        raise ValueError(
+            f"The name of the file must end in `{ending}`. Received: "
+            f"{name!r}. For the network alone, in another format, save "
+            "`model.robust_classifier`."
+        )
     local = isinstance(filepath, (str, os.PathLike)) and (
         "://" not in os.fspath(filepath)
     )

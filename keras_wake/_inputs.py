@@ -32,6 +32,8 @@ def check_classifier(classifier: Any, allow_probabilities: bool = False) -> int:
             "`classifier` must be a `keras.Model` that maps images to logits. "
             f"Received: {classifier!r} (of type {type(classifier).__name__})."
         )
+    refuse_wake_model(classifier)
+    _check_preprocessor(classifier)
     shape = _input_shape(classifier)
     if not classifier.built or shape is None:
         raise ValueError(
@@ -44,24 +46,28 @@ def check_classifier(classifier: Any, allow_probabilities: bool = False) -> int:
             f"images. Received: a classifier with inputs of shape {shape!r}."
         )
     _check_input_dtype(classifier)
-    # Four fixed random images; an unknown height or width is taken as 32.
-    sizes = [32 if size is None else size for size in shape[1:]]
-    probe = np.random.default_rng(0).uniform(size=(4, *sizes))
-    probe = ops.convert_to_tensor(probe, "float32")
+    probe = probe_images(classifier)
     try:
         logits = classifier(probe, training=False)
     except Exception as error:
         raise ValueError(
             f"The classifier {classifier.name!r} could not be called on 4 "
-            f"images of shape {tuple(sizes)}. It must take batches of any "
-            f"size: leave the batch axis free. Its error: {error}"
+            f"images of shape {tuple(probe.shape[1:])}. It must take batches "
+            f"of any size: leave the batch axis free. Its error: {error}"
         ) from error
     logits_shape = getattr(logits, "shape", None)
+    one_for_two = (
+        " For two classes, end it in two logits, `Dense(2)` without a "
+        "sigmoid, and keep the labels 0 and 1."
+        if tuple(logits_shape or (0, 0))[1:] in ((), (1,))
+        else ""
+    )
     if logits_shape is None or len(logits_shape) != 2 or logits_shape[1] < 2:
         raise ValueError(
             f"The classifier {classifier.name!r} must return logits of shape "
             "(batch, K) with K ≥ 2 classes. Received: an output of shape "
             f"{tuple(logits_shape or ()) or type(logits).__name__}."
+            f"{one_for_two}"
         )
     values = ops.convert_to_numpy(ops.cast(logits, "float32"))
     if are_probabilities(values) and not allow_probabilities:
@@ -71,14 +77,77 @@ def check_classifier(classifier: Any, allow_probabilities: bool = False) -> int:
             "softmax (`activation=None` in the last layer); gradients of an "
             "attack vanish behind it."
         )
-    # The layers of a subclassed model are in no order.
-    last = classifier.layers[-1] if hasattr(classifier, "outputs") else None
-    if getattr(last, "activation", None) is keras.activations.sigmoid:
+    closing = _closing_activation(classifier)
+    if closing:
         raise ValueError(
-            f"The classifier {classifier.name!r} returns the sigmoid of its "
-            "logits. Remove it (`activation=None` in the last layer)."
+            f"The classifier {classifier.name!r} returns the {closing} of its "
+            "logits, behind which gradients vanish. Remove it "
+            "(`activation=None` in the last layer)."
         )
     return int(logits_shape[1])
+
+
+def refuse_wake_model(classifier: Any) -> None:
+    """Refuses a `WakeModel` where one network is wanted.
+
+    Raises:
+        TypeError: If it is one.
+    """
+    if hasattr(classifier, "robust_classifier"):
+        raise TypeError(
+            "One network is wanted, and a `WakeModel` holds two. Pass its "
+            "`.robust_classifier`, the network that it returns, or "
+            f"`.classifier`, the student. Received: {classifier!r}."
+        )
+
+
+def probe_images(
+    classifier: keras.Model, bounds: tuple[float, float] = (0.0, 1.0)
+) -> Any:
+    """Four fixed random images; an unknown height or width is taken as 32."""
+    sizes = [size or 32 for size in _input_shape(classifier)[1:]]
+    images = np.random.default_rng(0).uniform(*bounds, size=(4, *sizes))
+    return ops.convert_to_tensor(images, "float32")
+
+
+def _check_preprocessor(classifier: keras.Model) -> None:
+    """Refuses what `predict` does before a call, and a call does not."""
+    preprocessor = getattr(classifier, "preprocessor", None)
+    # That of a model of one's own may be one of its layers.
+    within = getattr(classifier, "operations", classifier._flatten_layers())
+    if preprocessor is None or (
+        any(layer is preprocessor for layer in within)
+        and not hasattr(classifier, "preprocess_samples")
+    ):
+        return
+    raise ValueError(
+        f"The classifier {classifier.name!r} has a preprocessor, which `fit` "
+        "and `predict` apply to the images and a call of it does not: an "
+        "attack would see another network. Set `.preprocessor = None`, and "
+        "put what it does into a model around it: `keras.Sequential(["
+        "keras.Input(shape), keras.layers.Rescaling(...), classifier])`. "
+        f"Received: preprocessor={preprocessor!r}."
+    )
+
+
+_BOUNDED_OR_CUT = ("sigmoid", "hard_sigmoid", "relu", "relu6")
+
+
+def _closing_activation(model: Any) -> str | None:
+    """The name of an activation that closes a model and hides its logits."""
+    through = (keras.layers.Dropout, keras.layers.Identity)
+    layer = model
+    # The layers of a subclassed model are in no order.
+    while isinstance(layer, keras.Model) and getattr(layer, "outputs", None):
+        graph = getattr(layer, "_functional", None) or layer
+        layer, node, _ = graph.outputs[0]._keras_history
+        while isinstance(layer, through):
+            tensor = layer._inbound_nodes[node].input_tensors[0]
+            layer, node, _ = tensor._keras_history
+    if isinstance(layer, keras.layers.ReLU):
+        return "relu"
+    name = getattr(getattr(layer, "activation", None), "__name__", None)
+    return name if name in _BOUNDED_OR_CUT else None
 
 
 def _check_input_dtype(classifier: keras.Model) -> None:

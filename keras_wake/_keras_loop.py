@@ -49,6 +49,7 @@ class KerasLoop(backend.Trainer):
         self.fit_data: Any = None
         self.fit_callbacks: Any = None
         self.fit_has_validation = False
+        self.fit_is_part = False
 
     @property
     def metrics_names(self) -> list[str]:
@@ -131,7 +132,11 @@ class KerasLoop(backend.Trainer):
                 that name no class, an empty data set; for a schedule without
                 a teacher.
         """
+        self.check_networks()
+        self.check_trained()
         given = inspect.signature(super().fit).bind(*args, **kwargs).arguments
+        # As one of several calls, it need not reach the end of a schedule.
+        self.fit_is_part = "initial_epoch" in given
         _fit_data.check_not_empty(given.get("x"))
         _fit_data.check_not_empty(given.get("validation_data"))
         # What the callbacks of an earlier fit have switched on is off again:
@@ -188,6 +193,7 @@ class KerasLoop(backend.Trainer):
                 .arguments
             )
             args = ()
+            self.check_networks()
             _fit_data.check_not_empty(kwargs.get("x"))
             _array_batches.shared(self, kwargs, training=False)
             kwargs["callbacks"] = _listed.guarded(kwargs.get("callbacks"), self)

@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from keras_wake import _teacher_copy
 from keras_wake import backend
 from keras_wake._files import written_whole
 from keras_wake._keras_loop import KerasLoop
@@ -21,7 +22,9 @@ class StudentAndTeacher(KerasLoop):
     def _add_networks(self, classifier: Any, head: Any) -> None:
         """Makes the teacher, finds the heads, adds the variables."""
         self.classifier = classifier
-        self.teacher = _copy_of(classifier)
+        bounds = (self.attack or self.eval_attack).bounds
+        self.teacher = _teacher_copy.copy_of(classifier, bounds)
+        self._variables_at_start = [id(v) for v in classifier.variables]
         self.head: Any = None
         self.teacher_head: Any = None
         self._head_name = getattr(head, "name", head)
@@ -158,6 +161,49 @@ class StudentAndTeacher(KerasLoop):
         trained = {id(v) for v in self.trainable_weights}
         return [v for v in self.weights if id(v) not in trained]
 
+    @property
+    def layers(self) -> list[Any]:
+        """The student and the teacher; the heads are layers of theirs."""
+        return [self.classifier, self.teacher]
+
+    def check_networks(self) -> None:
+        """Refuses a classifier that is no longer the one of the teacher.
+
+        Raises:
+            ValueError: If it has other variables than when the model was
+                made.
+        """
+        variables = self.classifier.variables
+        if [id(v) for v in variables] != self._variables_at_start:
+            raise ValueError(
+                f"The classifier {self.classifier.name!r} has changed since "
+                "this `WakeModel` was made, and the teacher is still a copy "
+                "of what it was. Make a new `WakeModel` with it. Received: "
+                f"{len(variables)} variables, and "
+                f"{len(self._variables_at_start)} before."
+            )
+        _teacher_copy.bring_over_attributes(self.classifier, self.teacher)
+
+    def check_trained(self) -> None:
+        """Refuses an optimizer that was made for other variables.
+
+        Raises:
+            ValueError: If other layers are trainable than at the first step.
+        """
+        optimizer: Any = self.optimizer
+        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+        if not getattr(optimizer, "built", False):
+            return
+        now = [id(v) for v in self.trainable_variables]
+        then = [id(v) for v in optimizer._trainable_variables]
+        if now != then:
+            raise ValueError(
+                "Which layers are trained has changed since the last "
+                "training: call `compile` again, with a new optimizer. "
+                f"Received: {len(now)} trainable variables, and {len(then)} "
+                "before."
+            )
+
     def build(self, input_shape: Any = None) -> None:
         """Does nothing: the classifier is built already."""
 
@@ -165,6 +211,9 @@ class StudentAndTeacher(KerasLoop):
         """Saves the model, as `keras.Model.save`.
 
         The file is complete or what it was before, also for a kill.
+
+        Raises:
+            ValueError: If the name does not end in `.keras`.
         """
         with (
             written_whole(filepath, ".keras", overwrite) as path,
@@ -178,12 +227,22 @@ class StudentAndTeacher(KerasLoop):
         """Saves the weights, as `keras.Model.save_weights`.
 
         The file is complete or what it was before, also for a kill.
+
+        Raises:
+            ValueError: If the name does not end in `.weights.h5`, or with
+                `max_shard_size` in `.weights.json`.
         """
+        sharded = kwargs.get("max_shard_size") is not None
+        ending = ".weights.json" if sharded else ".weights.h5"
         with (
-            written_whole(filepath, ".weights.h5", overwrite) as path,
+            written_whole(filepath, ending, overwrite) as path,
             backend.alone(),
         ):
             return super().save_weights(path, overwrite=overwrite, **kwargs)
+
+    def export(self, filepath: Any, *args: Any, **kwargs: Any) -> Any:
+        """Exports `robust_classifier`, as `keras.Model.export`."""
+        return self.robust_classifier.export(filepath, *args, **kwargs)
 
     def save_own_variables(self, store: Any) -> None:
         """Also saves the random states, of dropout say, which Keras forgets."""
@@ -205,20 +264,3 @@ class StudentAndTeacher(KerasLoop):
         weights = {id(weight) for weight in self.weights}
         states = [v for v in self.variables if id(v) not in weights]
         return {f"random_state_{n}": v for n, v in enumerate(states)}
-
-
-def _copy_of(classifier: keras.Model) -> keras.Model:
-    """A second network of the same architecture and the same weights."""
-    try:
-        copy = keras.models.clone_model(classifier)
-    except (NotImplementedError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"The classifier {classifier.name!r} could not be copied for the "
-            "teacher. In place of a `Lambda` layer, write a layer of your own; "
-            "a subclassed model or layer needs `get_config`, and `from_config` "
-            f"that makes it again. Keras says: {error}"
-        ) from error
-    if not copy.built:
-        copy.build(classifier.input_shape)
-    copy.set_weights(classifier.get_weights())
-    return copy

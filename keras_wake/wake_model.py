@@ -24,6 +24,7 @@ from keras_wake.losses import distillation_loss
 from keras_wake.losses.distillation import check_temperature
 from keras_wake.objectives import AWP
 from keras_wake.objectives.objective import losses_of
+from keras_wake.objectives.weight_perturbation import ReassignedKernels
 from keras_wake.schedules import AdaptiveRamp
 from keras_wake.schedules import DistillationRamp
 
@@ -163,6 +164,7 @@ class WakeModel(Evaluation):
         self._prepare_loop(classifier)
         self._add_networks(classifier, head)
         self._add_metrics()
+        self._reassigned = ReassignedKernels()
         self.built = True
 
     # A training step ----------------------------------------------------
@@ -204,6 +206,8 @@ class WakeModel(Evaluation):
         The average is over the global batch, so that replicas with shares of
         different size add up to what one replica would have computed.
         """
+        if self.assigns_in_forward_pass:
+            self._reassigned.read()
         losses, weight = self._distilled(x, y, y_pred)
         if sample_weight is not None:
             losses = losses * sample_weight
@@ -296,10 +300,15 @@ class WakeModel(Evaluation):
             if all(v is not other for other in moved)
         ]
 
+        reassigned = self._reassigned
+
         def total_loss(values: Any) -> Any:
             state = [*zip(moved, values, strict=True), *others]
-            with keras.StatelessScope(state_mapping=state):
+            with keras.StatelessScope(state_mapping=state) as scope:
+                before = [scope.get_current_value(v) for v in moved]
                 logits = self(images, training=True)
+                after = [scope.get_current_value(v) for v in moved]
+            reassigned.note(moved, before, after)
             losses = losses_of(self.objective, labels, logits)
             if sample_weight is not None:
                 losses = losses * sample_weight
@@ -321,7 +330,12 @@ class WakeModel(Evaluation):
     def restore_weights(self, moved: list[tuple[Any, Any]]) -> None:
         """After the update: takes back what `perturb_weights` did."""
         for variable, step in moved:
-            variable.assign_sub(step)
+            if not self._reassigned.restore(variable):
+                variable.assign_sub(step)
+            if variable.constraint is not None:
+                # The optimizer has applied it to the perturbed kernel.
+                variable.assign(variable.constraint(variable))
+        self._reassigned.forget()
 
     def after_update(self, updated: Any) -> None:
         """Last part of a step: θ̄ ← α θ̄ + (1 − α) θ, if θ was updated.

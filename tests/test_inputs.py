@@ -32,19 +32,42 @@ class Subclassed(keras.Model):
         return self.head(x)
 
 
+def _with_preprocessor(preprocessor=np.tanh):
+    """As a task of KerasHub, whose `predict` and `fit` preprocess."""
+    model = _dense(3)
+    model.preprocessor = preprocessor
+    return model
+
+
+class Preprocessing(keras.Model):
+    """A call preprocesses: there is nothing to refuse."""
+
+    def __init__(self):
+        super().__init__()
+        self.preprocessor = layers.Rescaling(2.0)
+        self.head = layers.Dense(3)
+
+    def call(self, x):
+        return self.head(self.preprocessor(x))
+
+
 # Classifiers --------------------------------------------------------------
 
 
 def test_every_kind_of_model_is_accepted():
     inputs = keras.Input((None, None, 3))
     pooled = layers.GlobalMaxPooling2D()(layers.Conv2D(5, 3)(inputs))
-    subclassed = Subclassed()
-    subclassed(np.zeros((1, 4), "float32"))
+    subclassed, preprocessing = Subclassed(), Preprocessing()
+    for model in (subclassed, preprocessing):
+        model(np.zeros((1, 4), "float32"))
     for model, classes in (
         (_dense(3), 3),
         (keras.Model(inputs, layers.Dense(7)(pooled)), 7),
         (keras.Model([inputs], layers.Dense(7)(pooled)), 7),
         (subclassed, 3),
+        (_with_preprocessor(None), 3),
+        (preprocessing, 3),
+        (keras.Sequential([_dense(4, "relu"), layers.Dense(3)]), 3),
     ):
         assert _inputs.check_classifier(model) == classes
 
@@ -130,7 +153,13 @@ def _fixed_batch():
             ValueError,
             r"logits of shape \(batch, K\).*an output of shape \(4, 4, 4, 3\)",
         ),
-        (lambda: _dense(1), ValueError, r"K ≥ 2 classes.*of shape \(4, 1\)"),
+        (
+            lambda: _dense(1),
+            ValueError,
+            r"K ≥ 2 classes.*of shape \(4, 1\)\. For two classes, end it in "
+            r"two logits, `Dense\(2\)` without a sigmoid",
+        ),
+        (lambda: _dense(1, "sigmoid"), ValueError, "two logits"),
         (
             lambda: _dense(3, "softmax"),
             ValueError,
@@ -146,6 +175,29 @@ def _fixed_batch():
             lambda: keras.Sequential([_dense(), layers.Activation("sigmoid")]),
             ValueError,
             "returns the sigmoid of its logits",
+        ),
+        (
+            lambda: keras.Sequential([keras.Input((4,)), _dense(3, "sigmoid")]),
+            ValueError,
+            "returns the sigmoid of its logits",
+        ),
+        (
+            lambda: keras.Sequential(
+                [keras.Input((4,)), _dense(3, "relu"), layers.Dropout(0.1)]
+            ),
+            ValueError,
+            "returns the relu of its logits",
+        ),
+        (
+            lambda: keras.Sequential([_dense(3), layers.ReLU()]),
+            ValueError,
+            "returns the relu of its logits",
+        ),
+        (_with_preprocessor, ValueError, r"'mine' has a preprocessor.*None`"),
+        (
+            lambda: _with_preprocessor(layers.Rescaling(1 / 255)),
+            ValueError,
+            "'mine' has a preprocessor",
         ),
         (
             _fixed_batch,

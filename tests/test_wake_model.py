@@ -648,3 +648,85 @@ def test_pipelines_are_not_said_to_be_shuffled(recwarn):
     assert not [w for w in recwarn if "shuffle" in str(w.message)]
     with pytest.warns(UserWarning, match="`shuffle=True` was passed"):
         model.fit((pair for pair in [data()]), shuffle=True, verbose=0)
+
+
+class NotANumber(keras.layers.Layer):
+    """NaN for images that are darker than others."""
+
+    def call(self, x):
+        dark = keras.ops.mean(x, axis=(1, 2, 3), keepdims=True) < 0.5
+        return keras.ops.where(dark, float("nan"), x)
+
+
+def test_logits_of_nan_are_no_answer():
+    keras.utils.set_random_seed(0)
+    head = keras.layers.Dense(CLASSES, kernel_initializer="zeros")
+    classifier = keras.Sequential(
+        [keras.Input(SHAPE), NotANumber(), keras.layers.Flatten(), head]
+    )
+    model = wake(classifier=classifier, attack=None, objective="standard")
+    x = np.full((4, *SHAPE), 0.9, "float32")
+    x[1:] = 0.1
+    y = np.zeros(4, "int32")
+    # All zeros: class 0, which is the label; three images in four are NaN.
+    log = model.evaluate(x, y, verbose=0, return_dict=True)
+    assert log["accuracy"] == 0.25
+    assert log["robust_accuracy"] <= 0.25
+    logits = np.full((2, CLASSES), 0.0, "float32")
+    logits[1, 2] = np.nan
+    labels = np.eye(CLASSES, dtype="float32")[[0, 2]]
+    found = keras.ops.convert_to_numpy(kw._evaluation.hits(labels, logits))
+    assert found.tolist() == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("name", ["model.h5", "model", "model.weights.h5"])
+def test_a_file_of_another_kind_is_refused_and_stays(name, tmp_path):
+    path = tmp_path / name
+    path.write_text("the old file")
+    with pytest.raises(ValueError, match=r"must end in `\.keras`.*Received"):
+        wake().save(path)
+    checkpoint = tmp_path / "model.h5"
+    checkpoint.write_text("the old file")
+    with pytest.raises(ValueError, match=r"`ModelCheckpoint` must end in"):
+        wake().fit(
+            *data(), callbacks=[keras.callbacks.ModelCheckpoint(checkpoint)]
+        )
+    for file in (path, checkpoint):
+        assert file.read_text() == "the old file"
+
+
+@pytest.mark.parametrize("name", ["model.h5", "model.keras", "weights.json"])
+def test_weights_under_another_name_are_refused(name, tmp_path):
+    path = tmp_path / name
+    path.write_text("the old file")
+    with pytest.raises(ValueError, match=r"must end in `\.weights\.h5`"):
+        wake().save_weights(path)
+    assert path.read_text() == "the old file"
+
+
+def test_export_is_that_of_the_robust_classifier(monkeypatch, tmp_path):
+    model = wake()
+    given = []
+    monkeypatch.setattr(
+        keras.Model,
+        "export",
+        lambda self, *args, **kwargs: given.append((self, args, kwargs)),
+    )
+    model.export(tmp_path, format="onnx")
+    assert given == [(model.classifier, (tmp_path,), {"format": "onnx"})]
+
+
+def test_a_wake_model_is_no_classifier():
+    model = wake()
+    x, y = data()
+    for use in (
+        lambda: kw.attacks.PGD(steps=1)(model, x, y),
+        lambda: kw.evaluation.robust_accuracy(model, (x, y), ATTACK),
+        lambda: kw.attribution.correlation_matrix(model, (x, y)),
+        lambda: kw.attribution.find_head(model),
+        lambda: kw.models.reestimate_batch_norm(model, (x, y)),
+        lambda: kw.WakeModel(model, ATTACK),
+        lambda: kw.PretrainedTeacher(model, 0.5),
+    ):
+        with pytest.raises(TypeError, match=r"holds two.*robust_classifier`"):
+            use()

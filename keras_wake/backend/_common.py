@@ -95,6 +95,11 @@ def set_random_state(state: Any) -> None:
     """Does nothing."""
 
 
+def buffers(network: Any) -> list[Any]:
+    """Nothing: what a step changes is in variables."""
+    return []
+
+
 # Where a step changes the variables themselves: TensorFlow and PyTorch.
 
 
@@ -105,6 +110,9 @@ def alone() -> contextlib.AbstractContextManager:
 
 class VariablesInPlace(keras.Model):
     """Reading of variables between the steps of an epoch."""
+
+    # Whether what a layer assigns to a trainable variable stays.
+    assigns_in_forward_pass = True
 
     def metric_values(self, metric: Any) -> list[Any]:
         """The variables of a metric after the newest step, as NumPy arrays."""

@@ -17,6 +17,7 @@ import keras
 import numpy as np
 from jax.experimental import multihost_utils
 
+from keras_wake.backend._common import buffers
 from keras_wake.backend._common import global_sum
 from keras_wake.backend._common import random_state
 from keras_wake.backend._common import replica_index
@@ -28,6 +29,7 @@ from keras_wake.backend._common import to_numpy
 __all__ = [
     "Trainer",
     "alone",
+    "buffers",
     "compile",
     "compile_split",
     "data_shard",
@@ -211,6 +213,8 @@ class Trainer(keras.Model):
     in a scope that holds these values and collects the new ones.
     """
 
+    # What a layer assigns to a trainable variable ends with the pass.
+    assigns_in_forward_pass = False
     train_function: Any
     test_function: Any
     predict_function: Any

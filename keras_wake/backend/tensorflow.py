@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from keras_wake.backend._common import alone
+from keras_wake.backend._common import buffers
 from keras_wake.backend._common import no_gradient
 from keras_wake.backend._common import random_state
 from keras_wake.backend._common import set_random_state
@@ -20,6 +21,7 @@ from keras_wake.backend._common import VariablesInPlace
 __all__ = [
     "Trainer",
     "alone",
+    "buffers",
     "compile",
     "compile_split",
     "data_shard",

@@ -18,6 +18,7 @@ from keras_wake.backend._common import VariablesInPlace
 __all__ = [
     "Trainer",
     "alone",
+    "buffers",
     "compile",
     "compile_split",
     "data_shard",
@@ -98,6 +99,17 @@ def without_gradient(function: Callable) -> Any:
 def data_shard() -> tuple[int, int, int]:
     """Always (0, 1, 1): one process has the whole batch."""
     return 0, 1, 1
+
+
+def buffers(network: Any) -> list[Any]:
+    """Tensors of PyTorch modules in a network that are no variables.
+
+    The statistics of a batch norm for example, which a step changes.
+    """
+    found: dict[int, Any] = {}
+    for layer in network._flatten_layers():
+        found.update((id(buffer), buffer) for buffer in layer.buffers())
+    return list(found.values())
 
 
 def random_state() -> Any:

@@ -20,6 +20,7 @@ class TeacherAverage(keras.callbacks.Callback):
         super().__init__()
         _batches.check_reusable(type(self).__name__, data)
         self.data = data
+        self.buffers: list[tuple[Any, Any]] = []
         self._estimated_at: int | None = None
 
     def set_model(self, model: Any) -> None:
@@ -31,6 +32,19 @@ class TeacherAverage(keras.callbacks.Callback):
                 f"Received: a model of type {type(model).__name__}."
             )
         model.enable_teacher(self)
+        pairs = zip(
+            backend.buffers(model.teacher),
+            backend.buffers(model.classifier),
+            strict=True,
+        )
+        # Statistics of PyTorch's modules, and not how often they were taken.
+        self.buffers = [
+            (mean, value)
+            for mean, value in pairs
+            if keras.backend.is_float_dtype(
+                keras.backend.standardize_dtype(mean.dtype)
+            )
+        ]
 
     def _forget_estimate(self) -> None:
         """Starts anew; refuses what workers would not agree in."""

@@ -20,6 +20,7 @@ def guarded(callbacks: Any, model: Any) -> Any:
     _check(listed)
     for callback in listed:
         _set_direction(callback)
+        _writers.check_ending(callback)
     if is_list:
         # Made before `fit`, which has since switched everything off.
         callbacks.set_model(model)

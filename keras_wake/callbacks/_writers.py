@@ -96,6 +96,24 @@ class TolerantWriter(keras.callbacks.Callback):
         self._attempt("on_test_batch_end", batch, logs)
 
 
+def check_ending(callback: Any) -> None:
+    """Refuses a checkpoint that `WakeModel.save` would refuse an epoch later.
+
+    Raises:
+        ValueError: If its file does not end in `.keras`.
+    """
+    if (
+        isinstance(callback, keras.callbacks.ModelCheckpoint)
+        and not callback.save_weights_only
+        and not str(callback.filepath).endswith(".keras")
+    ):
+        raise ValueError(
+            "The file of a `ModelCheckpoint` must end in `.keras`, or with "
+            "`save_weights_only=True` in `.weights.h5`. Received: "
+            f"filepath={str(callback.filepath)!r}."
+        )
+
+
 def tolerant(callbacks: list[Any]) -> list[Any]:
     """The callbacks, those that write files in a `TolerantWriter`."""
     return [

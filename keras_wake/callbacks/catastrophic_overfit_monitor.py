@@ -262,8 +262,11 @@ class CatastrophicOverfitMonitor(keras.callbacks.Callback):
     def _accuracy(self, attack: Any) -> float:
         adversarial = attack(self.model.classifier, self._x, self._y, seed=0)
         logits = self.model.classifier(adversarial, training=False)
-        predicted = np.argmax(ops.convert_to_numpy(logits), axis=1)
-        hits = int(np.sum(predicted == self._classes))
+        logits = ops.convert_to_numpy(ops.cast(logits, "float32"))
+        # Logits with NaN are no answer, though `argmax` names a class.
+        answered = ~np.isnan(logits).any(axis=1)
+        predicted = np.argmax(logits, axis=1)
+        hits = int(np.sum((predicted == self._classes) & answered))
         # The chief's, as batch norm may differ between processes, and all
         # have to decide alike.
         return float(self.model.of_all_processes(hits)[0]) / len(self._classes)

@@ -140,6 +140,10 @@ class EMATeacher(TeacherAverage):
             # A choice, not a product with 0: a student that has become NaN
             # must not reach a frozen teacher.
             mean.assign(ops.where(active, target, current))
+        for mean, value in self.buffers:
+            target = mean - ops.cast(rate, mean.dtype) * (mean - value)
+            target = value if copied else target
+            mean.copy_(ops.where(active, target, mean))
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Lets a teacher that was never averaged start as the student."""
@@ -154,16 +158,19 @@ class EMATeacher(TeacherAverage):
             )
         if int(backend.to_numpy(self.model.teacher_updates)) == 0:
             self.model.teacher.set_weights(self.model.classifier.get_weights())
+            for mean, value in self.buffers:
+                mean.copy_(value)
         self._first_epoch = True
         epochs = (self.params or {}).get("epochs")
         if not isinstance(schedule, DistillationRamp) or epochs is None:
             return
-        if epochs <= schedule.start_epoch:
+        if epochs <= schedule.start_epoch and not self.model.fit_is_part:
             warnings.warn(
                 f"`fit` ends with epoch {epochs}, before distillation begins: "
                 f"{schedule!r}. Train for more than {schedule.start_epoch} "
                 "epochs, or begin earlier: `DistillationRamp.for_epochs(n)` "
-                "is made for n epochs.",
+                "is made for n epochs. If another `fit` goes on from there, "
+                "pass `initial_epoch=` to both: 0 to this one.",
                 stacklevel=2,
             )
 

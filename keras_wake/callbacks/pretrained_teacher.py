@@ -88,7 +88,8 @@ class PretrainedTeacher(keras.callbacks.Callback):
                 "changes with the student. Received: "
                 f"{self.teacher.name!r}, which shares {len(shared)} variables "
                 f"with the `WakeModel`, {shared[0]!r} the first of them. Copy "
-                "it: `keras.models.clone_model(teacher)`, then `set_weights`."
+                'it: `teacher.save("teacher.keras")`, then '
+                '`keras.models.load_model("teacher.keras")`.'
             )
         student, teacher = (
             _inputs._input_shape(network)

@@ -97,6 +97,8 @@ class StochasticWeightAveraging(TeacherAverage):
                 mean.assign(
                     mean + (ops.convert_to_tensor(value) - mean) / (n + 1)
                 )
+        for mean, value in self.buffers:
+            mean.copy_(mean + (value - mean) / (n + 1))
         model.teacher_updates.assign(n + 1)
         self._averaged = self._epoch
         super().bring_up_to_date()

@@ -49,6 +49,13 @@ def reestimate_batch_norm(
             "`network` must be a `keras.Model`. Received: "
             f"network={network!r} (of type {type(network).__name__})."
         )
+    _inputs.refuse_wake_model(network)
+    if backend.buffers(network):
+        raise ValueError(
+            f"The network {network.name!r} holds a PyTorch module with its "
+            "own statistics, which cannot be estimated anew. Take Keras's "
+            "`BatchNormalization`."
+        )
     layers = batch_norm_layers(network)
     if not layers:
         return

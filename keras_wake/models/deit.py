@@ -54,7 +54,7 @@ def DeiTTiny(
         installed.
 
     Raises:
-        ImportError: KerasHub is not installed.
+        ImportError: KerasHub is not installed, or cannot be imported.
         ValueError: A size is out of range, `input_shape` is not a multiple of
             `patch_size`, `mean` or `std` does not fit the number of channels,
             or Keras is set to images with the channels first.
@@ -91,9 +91,14 @@ def DeiTTiny(
     try:
         import keras_hub
     except ImportError as error:
+        missing = (
+            "DeiTTiny needs KerasHub."
+            if error.name == "keras_hub"
+            else "DeiTTiny needs KerasHub, which is there, but does not find "
+            f"what it needs itself: {error}."
+        )
         raise ImportError(
-            "DeiTTiny needs KerasHub. "
-            "Install it with `pip install keras-wake[hub]`."
+            f"{missing} Install it with `pip install keras-wake[hub]`."
         ) from error
 
     hidden_dim = HEAD_WIDTH * num_heads

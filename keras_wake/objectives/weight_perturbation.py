@@ -3,6 +3,7 @@
 from typing import Any
 
 import keras
+from keras import ops
 
 from keras_wake import _validate
 from keras_wake.objectives.objective import Objective
@@ -93,3 +94,43 @@ class AWP(Objective):
         """Makes the objective again from `get_config()`."""
         within = keras.saving.deserialize_keras_object(config["objective"])
         return cls(within, config["gamma"])
+
+
+class ReassignedKernels:
+    """Kernels that a layer assigns in its training pass, within one step.
+
+    `SpectralNormalization` for example divides its kernel by its norm, and
+    so w + v, from which v cannot be subtracted any more. What the layer makes
+    of w is put back instead, with what the optimizer has added.
+    """
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Starts anew, for the next step."""
+        # By `id` of a variable: it, what becomes of w, and of w + v.
+        self._found: dict[int, list[Any]] = {}
+
+    def note(self, variables: Any, before: Any, after: Any) -> None:
+        """Finds them, by their values in a pass without perturbation."""
+        self._found = {
+            id(variable): [variable, now, None]
+            for variable, value, now in zip(
+                variables, before, after, strict=True
+            )
+            if now is not value
+        }
+
+    def read(self) -> None:
+        """Reads them between the pass of the update and the optimizer."""
+        for found in self._found.values():
+            found[2] = ops.copy(found[0])
+
+    def restore(self, variable: Any) -> bool:
+        """Sets a variable after the update; false if it is none of them."""
+        _, made, perturbed = self._found.get(id(variable), (None,) * 3)
+        if perturbed is None:
+            return False
+        variable.assign(made + (variable - perturbed))
+        return True

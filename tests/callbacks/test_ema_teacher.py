@@ -203,6 +203,28 @@ def test_a_second_fit_continues_the_schedule_or_warns():
     assert int(model.teacher_updates) > updates
 
 
+def test_the_first_of_several_calls_may_end_before_the_ramp(recwarn):
+    model = kw.WakeModel(
+        network(),
+        kw.attacks.PGD(epsilon=0.1, steps=1),
+        schedule=kw.schedules.DistillationRamp(2, 3),
+    )
+    model.compile(keras.optimizers.SGD(0.1))
+    teacher = kw.EMATeacher()
+    weights = [
+        model.fit(
+            *data(),
+            initial_epoch=first,
+            epochs=first + 1,
+            callbacks=[teacher],
+            verbose=0,
+        ).history["kd_weight"][0]
+        for first in (0, 1, 2)
+    ]
+    assert weights == [0.0, 0.0, 1.0]
+    assert not [w for w in recwarn if w.category is UserWarning]
+
+
 @pytest.mark.parametrize(("epochs", "warned"), [(1, True), (2, False)])
 def test_a_ramp_beyond_the_last_epoch_is_a_warning(epochs, warned):
     model = kw.WakeModel(

@@ -220,6 +220,16 @@ def test_missing_keras_hub_is_named(monkeypatch):
         kw.models.DeiTTiny()
 
 
+def test_what_keras_hub_itself_lacks_is_named(tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "keras_hub", raising=False)
+    (tmp_path / "keras_hub.py").write_text("import a_missing_package")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(
+        ImportError, match=r"is there, but.*No module named 'a_missing_package'"
+    ):
+        kw.models.DeiTTiny()
+
+
 def test_channels_first_is_refused():
     keras.config.set_image_data_format("channels_first")
     try:

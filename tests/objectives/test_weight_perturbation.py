@@ -117,3 +117,60 @@ def test_is_found_by_name():
     assert type(found.objective) is kw.objectives.AdversarialTraining
     with pytest.raises(ValueError, match="must not be an AWP itself"):
         kw.objectives.AWP("awp")
+
+
+ON_JAX = keras.backend.backend() == "jax"
+
+
+def spectral():
+    return keras.layers.SpectralNormalization(
+        keras.layers.Dense(3), power_iterations=12
+    )
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.1])
+def test_a_kernel_that_its_layer_reassigns_is_put_back(rate):
+    """After a step it is what the layer makes of w, and the update."""
+    kernels = {}
+    for gamma in (0.0, 0.3):
+        keras.utils.set_random_seed(0)
+        layer = spectral()
+        network = keras.Sequential(
+            [keras.Input((4, 4, 1)), keras.layers.Flatten(), layer]
+        )
+        model = kw.WakeModel(
+            network, kw.attacks.FGSM(), kw.objectives.AWP(gamma=gamma)
+        )
+        model.compile(keras.optimizers.SGD(rate))
+        before = ops.convert_to_numpy(layer.kernel).copy()
+        model.fit(*data(), epochs=2, batch_size=8, verbose=0)
+        kernels[gamma] = ops.convert_to_numpy(layer.kernel)
+    if rate == 0.0 and not ON_JAX:
+        # On JAX, what a layer assigns to a kernel ends with the pass.
+        sigma = np.linalg.svd(kernels[0.3])[1][0]
+        assert sigma == pytest.approx(1, abs=1e-2)
+    if rate == 0.0:
+        # The power iteration has seen w + v, and stops early.
+        np.testing.assert_allclose(kernels[0.3], kernels[0.0], atol=1e-2)
+        if ON_JAX:
+            np.testing.assert_allclose(kernels[0.3], before, atol=1e-6)
+    else:
+        # Gradients at w + v differ from those at w, by less than this.
+        assert 1e-5 < np.abs(kernels[0.3] - kernels[0.0]).max() < 0.03
+
+
+def test_a_constraint_holds_for_the_kernel_and_not_for_the_perturbed_one():
+    keras.utils.set_random_seed(0)
+    constraint = keras.constraints.UnitNorm()
+    layer = keras.layers.Dense(3, kernel_constraint=constraint)
+    network = keras.Sequential(
+        [keras.Input((4, 4, 1)), keras.layers.Flatten(), layer]
+    )
+    model = kw.WakeModel(
+        network, kw.attacks.FGSM(), kw.objectives.AWP(gamma=0.3)
+    )
+    model.compile(keras.optimizers.SGD(0.1))
+    model.fit(*data(), batch_size=8, verbose=0)
+    kernel = ops.convert_to_numpy(layer.kernel)
+    # In float32.
+    np.testing.assert_allclose(np.linalg.norm(kernel, axis=0), 1, atol=1e-5)

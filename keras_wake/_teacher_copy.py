@@ -1,0 +1,253 @@
+"""The teacher: a second network that computes what the classifier computes.
+
+Keras copies a network by its configuration and its weights. What a layer
+holds beside them (an adapted `Normalization`, an attribute set later, buffers
+of a PyTorch module) stays behind, and the copy is another function, although
+all weights are equal. So this state is brought over, and the two are compared.
+"""
+
+import copy
+import pathlib
+import tempfile
+import types
+from collections.abc import Iterator
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_wake import _inputs
+from keras_wake import backend
+
+# How far logits may be apart that two equal networks compute, relative to
+# the largest: rounding in float32, and where a layer computes with less.
+_TOLERANCE = 1e-4
+_COARSE_TOLERANCE = 2e-2
+_FINE = ("float32", "float64")
+# What Keras itself notes down on every layer.
+_OF_KERAS = ("name", "path", "built", *vars(keras.layers.Layer()))
+
+
+def copy_of(classifier: Any, bounds: tuple[float, float]) -> Any:
+    """A second network of the same architecture, weights and function.
+
+    Args:
+        classifier: Checked `keras.Model`.
+        bounds: Smallest and largest pixel value.
+
+    Raises:
+        ValueError: If there is no way to make one.
+    """
+    images = _inputs.probe_images(classifier, bounds)
+    values = _instead_of_zeros(classifier)
+    expected, again = _logits(classifier, images, values, times=2)
+    tolerance = _tolerance(classifier)
+    # One that is random at inference cannot be compared.
+    compared = _close(again, expected, tolerance)
+    faults: list[str] = []
+    for make in (_cloned, _loaded_again):
+        try:
+            network = make(classifier)
+            bring_over(classifier, network)
+        except Exception as error:  # Of the constructors of any layer.
+            faults.append(str(error))
+            continue
+        (logits,) = _logits(network, images, values)
+        if not compared or _close(logits, expected, tolerance):
+            # In a summary, the two are told apart by name.
+            network.name = f"{classifier.name}_teacher"
+            return network
+        where = _where_they_part(classifier, network, images, tolerance)
+        # Says more than an error of the other way.
+        faults.insert(
+            0,
+            "with the same weights, the copy computes something else, from "
+            f"{where} on. What it computes with must be in its weights, or in "
+            "its `get_config` and constructor.",
+        )
+    raise ValueError(
+        f"The classifier {classifier.name!r} could not be copied for the "
+        "teacher. In place of a `Lambda` layer, write a layer of your own; a "
+        "subclassed model or layer needs `get_config`, and `from_config` that "
+        f"makes it again. What went wrong: {faults[0]}"
+    )
+
+
+def bring_over(source: Any, network: Any) -> None:
+    """Has `network` hold everything that `source` computes with.
+
+    Raises:
+        ValueError: If the two share variables, or differ in their weights.
+    """
+    pairs = _pairs(source, network)
+    for own, other in pairs:
+        if getattr(own, "lora_enabled", False) and not other.lora_enabled:
+            other.enable_lora(own.lora_rank, lora_alpha=own.lora_alpha)
+    originals = {id(v) for v in source.variables}
+    shared = [v.path for v in network.variables if id(v) in originals]
+    if shared:
+        raise ValueError(
+            f"the copy shares {len(shared)} variables with the original, "
+            f"{shared[0]!r} the first of them. `from_config` must make new "
+            "layers"
+        )
+    network.set_weights(source.get_weights())
+    bring_over_attributes(source, network)
+    for value, other in zip(
+        backend.buffers(source), backend.buffers(network), strict=True
+    ):
+        other.copy_(value)
+
+
+def bring_over_attributes(source: Any, network: Any) -> None:
+    """Sets what the layers of `source` hold beside their weights."""
+    for own, other in _pairs(source, network):
+        for name, value in _attributes(own):
+            if not _equal(vars(other).get(name), value):
+                setattr(other, name, _own_copy(value))
+
+
+def _pairs(source: Any, network: Any) -> list[tuple[Any, Any]]:
+    """The layers of both in the same places; none where they do not match."""
+    pairs = list(
+        zip(source._flatten_layers(), network._flatten_layers(), strict=False)
+    )
+    same = all(type(own) is type(other) for own, other in pairs)
+    return pairs if same else []
+
+
+def _attributes(layer: Any) -> Iterator[tuple[str, Any]]:
+    of_keras = type(layer).__module__.startswith("keras.")
+    if of_keras and isinstance(layer, keras.Model):
+        return
+    # The private attributes of Keras's layers are its own, and those with
+    # which it keeps a graph.
+    of_keras = of_keras or hasattr(layer, "outputs")
+    for name, value in list(vars(layer).items()):
+        hidden = name.startswith("_" if of_keras else ("_self_", "__"))
+        if name not in _OF_KERAS and not hidden and _is_value(value):
+            yield name, value
+
+
+def _is_value(value: Any) -> bool:
+    """Whether it is a number, a text, a function or an array, or holds such.
+
+    A function that refers to other objects is none: to the original's layers,
+    for example.
+    """
+    if isinstance(value, dict):
+        return all(map(_is_value, (*value, *value.values())))
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_value, value))
+    if isinstance(value, keras.Variable):  # A tensor on TensorFlow.
+        return False
+    if isinstance(value, types.FunctionType):
+        return value.__closure__ is None
+    plain = (bool, int, float, complex, str, bytes, type(None))
+    arrays = (np.ndarray, np.generic)
+    return isinstance(value, plain + arrays) or ops.is_tensor(value)
+
+
+def _equal(value: Any, other: Any) -> bool:
+    if ops.is_tensor(other) or isinstance(other, np.ndarray):
+        return value is other
+    try:
+        return type(value) is type(other) and bool(value == other)
+    except ValueError:  # Lists of arrays.
+        return False
+
+
+def _own_copy(value: Any) -> Any:
+    if ops.is_tensor(value):
+        return ops.copy(value)
+    return copy.deepcopy(value)
+
+
+def _cloned(classifier: Any) -> Any:
+    network = keras.models.clone_model(classifier)
+    if not network.built:
+        network.build(classifier.input_shape)
+    return network
+
+
+def _loaded_again(classifier: Any) -> Any:
+    """Through a file, which holds what layers save beside their weights."""
+    with tempfile.TemporaryDirectory() as folder, backend.alone():
+        path = pathlib.Path(folder, "classifier.keras")
+        classifier.save(path)
+        # It was made in this process, so it is as safe as the process is.
+        return keras.models.load_model(path, compile=False, safe_mode=False)
+
+
+def _instead_of_zeros(network: Any) -> list[tuple[int, np.ndarray]]:
+    """Values for the variables that are all 0: behind them nothing is seen.
+
+    A head or a scale that starts at 0 hides what the layers before it do.
+    """
+    rng = np.random.default_rng(1)
+    return [
+        (place, rng.uniform(0.05, 0.15, variable.shape))
+        for place, variable in enumerate(network.variables)
+        if keras.backend.is_float_dtype(variable.dtype)
+        and not backend.to_numpy(variable).any()
+    ]
+
+
+def _logits(
+    network: Any,
+    images: Any,
+    values: Sequence[tuple[int, np.ndarray]] = (),
+    times: int = 1,
+) -> list[np.ndarray]:
+    """Logits of so many calls, as float64 (batch, K); they leave no trace."""
+    random_state = backend.random_state()
+    variables = network.variables
+    state = [(variables[place], value) for place, value in values]
+    try:
+        with keras.StatelessScope(state_mapping=state):
+            logits = [
+                backend.without_gradient(
+                    lambda: network(images, training=False)
+                )
+                for _ in range(times)
+            ]
+    finally:
+        backend.set_random_state(random_state)
+    return [
+        np.asarray(ops.convert_to_numpy(ops.cast(each, "float32")), "float64")
+        for each in logits
+    ]
+
+
+def _tolerance(network: Any) -> float:
+    fine = all(
+        getattr(layer, "compute_dtype", "float32") in _FINE
+        and not getattr(layer, "quantization_mode", None)
+        for layer in network._flatten_layers()
+    )
+    return _TOLERANCE if fine else _COARSE_TOLERANCE
+
+
+def _close(values: Any, expected: Any, tolerance: float) -> bool:
+    finite = np.abs(expected[np.isfinite(expected)])
+    scale = tolerance * finite.max(initial=0)
+    return values.shape == expected.shape and np.allclose(
+        values, expected, rtol=0, atol=scale, equal_nan=True
+    )
+
+
+def _where_they_part(
+    source: Any, network: Any, images: Any, tolerance: float
+) -> str:
+    """The first layer that computes something else, for a message."""
+    if hasattr(source, "outputs") and hasattr(network, "outputs"):
+        for own, other in zip(source.layers, network.layers, strict=False):
+            (expected,), (values,) = (
+                _logits(keras.Model(whole.inputs, layer.output), images)
+                for whole, layer in ((source, own), (network, other))
+            )
+            if not _close(values, expected, tolerance):
+                return f"layer {own.name!r} (of type {type(own).__name__})"
+    return f"the model {source.name!r} (of type {type(source).__name__})"
