@@ -19,6 +19,20 @@ def variables_of(model: Any) -> list[Any]:
     return [*model.variables, *optimizer.variables]
 
 
+def check_complete(model: Any) -> None:
+    """Refuses a model that computes with more than its variables.
+
+    Raises:
+        ValueError: If there is a PyTorch module with buffers in it.
+    """
+    if backend.buffers(model.classifier):
+        raise ValueError(
+            "A backup cannot hold the statistics of a PyTorch module, so a "
+            "run that goes on from it would be another one. Use layers of "
+            f"Keras. Received: the classifier {model.classifier.name!r}."
+        )
+
+
 def take(model: Any) -> list[np.ndarray]:
     """The values of `variables_of(model)`.
 

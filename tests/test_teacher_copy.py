@@ -337,3 +337,12 @@ def test_statistics_of_a_pytorch_module_are_not_reestimated_but_refused():
     with pytest.raises(ValueError, match=r"PyTorch module.*own statistics"):
         kw.models.reestimate_batch_norm(network, data())
     np.testing.assert_array_equal(norm.running_mean.numpy(), before)
+
+
+@pytest.mark.skipif(not TORCH, reason="PyTorch's modules are for PyTorch")
+def test_a_backup_without_the_statistics_of_a_module_is_refused(tmp_path):
+    network, _ = torch_network()
+    model = kw.WakeModel(network, ATTACK)
+    model.compile(keras.optimizers.SGD(0.1))
+    with pytest.raises(ValueError, match="statistics of a PyTorch module"):
+        fit(model, kw.callbacks.BackupAndRestore(tmp_path))

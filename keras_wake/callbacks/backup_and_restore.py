@@ -130,6 +130,7 @@ class BackupAndRestore(keras.callbacks.Callback):
                 f"Received: a model of type {type(model).__name__}. For any "
                 "other model there is `keras.callbacks.BackupAndRestore`."
             )
+        _snapshot.check_complete(model)
 
     def restore(self, model: Any) -> int:
         """Loads student, teacher and optimizer from the backup, outside `fit`.

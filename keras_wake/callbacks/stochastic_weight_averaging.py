@@ -66,12 +66,14 @@ class StochasticWeightAveraging(TeacherAverage):
                 "batch-norm statistics of the average. Pass `data=(x, y)`."
             )
         epochs = (self.params or {}).get("epochs")
-        if epochs is not None and epochs < self.start_epoch:
+        part = self.model.fit_is_part
+        if epochs is not None and epochs < self.start_epoch and not part:
             warnings.warn(
                 f"`fit` ends with epoch {epochs}, before averaging begins: "
                 f"StochasticWeightAveraging(start_epoch={self.start_epoch}). "
                 "The student stays the `robust_classifier`. Train for more "
-                "epochs, or begin earlier.",
+                "epochs, or begin earlier. If another `fit` goes on from "
+                "there, pass `initial_epoch=` to both: 0 to this one.",
                 stacklevel=2,
             )
 
