@@ -6,6 +6,8 @@ decides whether a step has to be compiled again.
 
 from typing import Any
 
+import numpy as np
+
 from keras_wake import _inputs
 
 
@@ -55,6 +57,7 @@ def _inputs_are_arrays(x: Any) -> bool:
 
 def _number(value: Any) -> Any:
     """A number as it is, anything else as a text: for JSON."""
+    value = value.item() if isinstance(value, np.generic) else value
     plain = value is None or isinstance(value, (bool, int, float))
     return value if plain else str(value)
 

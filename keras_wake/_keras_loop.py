@@ -152,8 +152,8 @@ class KerasLoop(backend.Trainer):
         )
         self._labels = _fit_data.label_spec(given.get("x"), given.get("y"))
         backup_facts = {
-            "epochs": given.get("epochs", 1),
-            "initial_epoch": given.get("initial_epoch", 0),
+            "epochs": int(given.get("epochs", 1)),
+            "initial_epoch": int(given.get("initial_epoch", 0)),
             "batches": _fit_data.batches(given),
         }
         _array_batches.shared(self, given, training=True)

@@ -48,7 +48,8 @@ def backups_begun(model: Any, fit: dict[str, Any]) -> Iterator[None]:
     """Has each `BackupAndRestore` of a `fit` begin, and end in any case."""
     with contextlib.ExitStack() as stack:
         for backup in model.fit_callbacks:
-            if isinstance(backup, BackupAndRestore):
+            # Of a model that is not compiled, Keras says so.
+            if isinstance(backup, BackupAndRestore) and model.compiled:
                 backup.take(model)
                 stack.callback(backup.end, model)
                 backup.begin(model, fit)

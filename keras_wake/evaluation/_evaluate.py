@@ -106,6 +106,33 @@ def evaluate(
             None if passes.random else outputs[:_COMPARED],
         ),
     )
+    with file:
+        progress, adversarial = _completed(
+            passes, samples, attacks, options, file, (outputs, again)
+        )
+    return _report(
+        samples, attacks, progress, adversarial, names, options, passes.votes
+    )
+
+
+def _completed(
+    passes: Passes,
+    samples: Samples,
+    attacks: list[NamedAttack],
+    options: Options,
+    file: StateFile,
+    outputs: tuple[np.ndarray, np.ndarray],
+) -> tuple[Progress, np.ndarray | None]:
+    """Runs what is left to run, and warns of what the checks find.
+
+    Args:
+        passes: The classifier.
+        samples: What is attacked.
+        attacks: In their order.
+        options: The rest.
+        file: Where to go on from, which nobody else uses.
+        outputs: Logits of a few images, computed twice.
+    """
     progress = file.read()
     if progress is None:
         progress = Progress(clean_pass(passes, samples))
@@ -113,16 +140,14 @@ def evaluate(
             averaged = any(
                 getattr(named.attack, "eot_samples", 1) > 1 for named in attacks
             )
-            progress.findings += reliability.check_outputs(
-                outputs, again, averaged
-            )
+            progress.findings += reliability.check_outputs(*outputs, averaged)
             progress.findings += reliability.check_gradients(
                 passes, samples, progress.fallen_to
             )
         file.write(progress)
     told = len(progress.findings)
     # Written before: a warning may have been made an error.
-    reliability.warn(progress.findings, classifier.name, stacklevel=3)
+    reliability.warn(progress.findings, passes.classifier.name, stacklevel=4)
     adversarial = _kept_images(samples, progress, file, options)
     if not progress.finished:
         run = Run(
@@ -140,7 +165,7 @@ def evaluate(
         # What another draw breaks says nothing of the attacks.
         if options.checks and not passes.random:
             progress.findings += reliability.check_black_box(
-                attacks, progress, num_classes
+                attacks, progress, samples.labels.shape[1]
             )
             progress.findings += reliability.check_steps(
                 passes, samples, attacks, progress, options.seed
@@ -148,11 +173,9 @@ def evaluate(
         progress.finished = True
         file.write(progress)
         reliability.warn(
-            progress.findings[told:], classifier.name, stacklevel=3
+            progress.findings[told:], passes.classifier.name, stacklevel=4
         )
-    return _report(
-        samples, attacks, progress, adversarial, names, options, passes.votes
-    )
+    return progress, adversarial
 
 
 def _settings(attacks: list[NamedAttack], options: Options) -> dict[str, Any]:

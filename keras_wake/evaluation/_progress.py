@@ -1,10 +1,12 @@
 """How far an evaluation is, and the file that it goes on from."""
 
+import contextlib
 import dataclasses
 import hashlib
 import os
 import pathlib
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ import numpy as np
 from keras_wake import _backup_file
 from keras_wake import backend
 from keras_wake._architecture import architecture
+from keras_wake._files import FileLock
 from keras_wake.evaluation._passes import differ
 
 STANDS = -1
@@ -173,6 +176,50 @@ class StateFile:
     ) -> None:
         self.path = None if path is None else pathlib.Path(path)
         self.wanted = wanted
+        self._lock: FileLock | None = None
+
+    def __enter__(self) -> "StateFile":
+        """Takes the file for this evaluation alone.
+
+        Raises:
+            ValueError: If another evaluation has it.
+            OSError: If nothing can be written there.
+        """
+        if self.path is None or self.path.is_dir():
+            return self
+        path = self.path.with_name(self.path.name + ".lock")
+        self._lock = FileLock(path)
+        with self._writing():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            free = self._lock.acquire()
+        if not free:
+            raise ValueError(
+                f"The state {self.path} is in use by another evaluation, of "
+                "this process or another one. Wait until it has ended, or "
+                "pass another `state`."
+            )
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """Gives the file back."""
+        if self._lock is not None:
+            self._lock.release()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Says what to do where the file cannot be written."""
+        try:
+            yield
+        except (
+            FileNotFoundError,
+            FileExistsError,
+            NotADirectoryError,
+        ) as error:
+            raise OSError(
+                f"The state cannot be written to {self.path}: {error}. Its "
+                "folder must exist or be one that can be made, and no other "
+                "process may write the same file at the same time."
+            ) from error
 
     @property
     def images_path(self) -> pathlib.Path:
@@ -224,19 +271,9 @@ class StateFile:
         if self.path is None:
             return
         state = {"fingerprint": self.wanted, "progress": vars(progress).copy()}
-        try:
+        with self._writing():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             _backup_file.write(self.path, state, [])
-        except (
-            FileNotFoundError,
-            FileExistsError,
-            NotADirectoryError,
-        ) as error:
-            raise OSError(
-                f"The state cannot be written to {self.path}: {error}. Its "
-                "folder must exist or be one that can be made, and no other "
-                "process may write the same file at the same time."
-            ) from error
 
     def read_images(self, progress: Progress, like: np.ndarray) -> np.ndarray:
         """The images that `progress` counts; cuts off what is behind.

@@ -315,3 +315,9 @@ def test_callbacks_that_would_run_twice_are_refused(tmp_path):
         fit(wake(), tmp_path, teacher, kw.EMATeacher(0.5))
     with pytest.raises(TypeError, match=r"Use `keras_wake\.BackupAndRestore"):
         fit(wake(), tmp_path, keras.callbacks.BackupAndRestore(tmp_path))
+
+
+def test_model_that_is_not_compiled_is_told_so(tmp_path):
+    attack = kw.attacks.FGSM(epsilon=0.1)
+    with pytest.raises(ValueError, match="compile"):
+        fit(kw.WakeModel(network(), attack), tmp_path)

@@ -259,6 +259,23 @@ def test_counts_that_were_edited_are_refused(model, tmp_path, changes):
         evaluation.autoattack(model, data(model), state=path, **OPTIONS)
 
 
+def test_two_evaluations_of_one_state_are_refused(model, tmp_path, monkeypatch):
+    path = tmp_path / "state.npz"
+    run = evaluation._run.Run.finish
+    refused = []
+
+    def nested(self):
+        monkeypatch.setattr(evaluation._run.Run, "finish", run)
+        with pytest.raises(ValueError, match="in use by another evaluation"):
+            evaluation.autoattack(model, data(model), state=path, **OPTIONS)
+        refused.append(True)
+        run(self)
+
+    monkeypatch.setattr(evaluation._run.Run, "finish", nested)
+    evaluation.autoattack(model, data(model), state=path, **OPTIONS)
+    assert refused and [p.name for p in tmp_path.iterdir()] == ["state.npz"]
+
+
 def test_a_path_that_cannot_be_written_is_named(model, tmp_path):
     with pytest.raises(ValueError, match=r"Received: the folder"):
         evaluation.autoattack(model, data(model), state=tmp_path, **OPTIONS)
