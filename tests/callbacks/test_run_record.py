@@ -291,15 +291,17 @@ def test_state_goes_to_the_callback_that_was_given_the_same(tmp_path):
 
     # None of both is clearly this one.
     other = Remembers("z")
-    with pytest.warns(UserWarning, match="has a `Remembers`, but not clearly"):
+    with pytest.warns(UserWarning) as caught:
         fit(wake(), folder, low, *first, other)
+    assert any("has a `Remembers`, but not" in str(w.message) for w in caught)
     assert other.value is None
 
     # The best model is gone: the next one is saved.
     (tmp_path / "b.keras").unlink()
     third = checkpoint("b.keras", "high")
-    with pytest.warns(UserWarning, match=r"there is no file .*b\.keras"):
+    with pytest.warns(UserWarning) as caught:
         fit(wake(), folder, low, first[0], third, *own)
+    assert any("there is no file" in str(w.message) for w in caught)
     assert third.best is None
 
 
