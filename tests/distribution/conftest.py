@@ -18,9 +18,7 @@ def replica_results(tmp_path_factory):
     """What `replica_run.py` found, for each case and number of replicas."""
     return _replica_results(
         tmp_path_factory,
-        "uneven_last_batch",
         "single_image_last",
-        "workers",
         "batch_norm_alone",
         "nan",
         "float16",
@@ -28,9 +26,18 @@ def replica_results(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def results_of_replicas(tmp_path_factory):
+    """What two replicas of one process find in the case of the two workers."""
+    # Not with the others: each test process would compute those once more.
+    return _replica_results(tmp_path_factory, "workers")["workers_2"]
+
+
+@pytest.fixture(scope="session")
 def more_replica_results(tmp_path_factory):
     """The same for cases that take longer."""
-    return _replica_results(tmp_path_factory, "pipeline", "batch_norm")
+    return _replica_results(
+        tmp_path_factory, "uneven_last_batch", "pipeline", "batch_norm"
+    )
 
 
 def _replica_results(tmp_path_factory, *cases):

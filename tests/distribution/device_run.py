@@ -17,7 +17,8 @@ from training_case import train
 # name: (images, batch size, options). JAX divides a batch evenly or not at
 # all: the last batches have 6 and 2 images.
 CASES = {
-    "partial_last_batch": (36, 10, {"weights": True, "monitor": True}),
+    "partial_last_batch": (36, 10, {"weights": True}),
+    "monitored": (36, 10, {"weights": True, "monitor": True}),
     "batch_norm": (38, 12, {"batch_norm": True, "evaluate": True}),
 }
 

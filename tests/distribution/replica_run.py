@@ -19,7 +19,12 @@ from training_case import train  # noqa: E402
 # name: (numbers of replicas, images, batch size, options)
 CASES = {
     "uneven_last_batch": ((1, 2), 39, 10, {"weights": True}),
-    "single_image_last": ((1, 2), 37, 12, {"monitor": True, "evaluate": True}),
+    "single_image_last": (
+        (1, 2),
+        37,
+        12,
+        {"weights": True, "monitor": True, "evaluate": True},
+    ),
     "workers": (
         (2,),
         39,

@@ -67,13 +67,15 @@ def run_processes(folder, *backups):
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(results, tmp_path):
+def test_two_processes_train_as_one(tmp_path_factory, tmp_path):
+    one, two = run_devices(tmp_path_factory, "monitored").values()
+    assert_same(one, two)
     shared = tmp_path / "shared"
     for status, output in run_processes(tmp_path, shared, shared):
         assert status == 0, output[-3000:]
     for index in range(2):
         found = json.loads((tmp_path / f"{index}.json").read_text())
-        assert_same(results["1"], found)
+        assert_same(one, found)
     # The second process does not find the backup of the finished run.
     for status, output in run_processes(tmp_path, shared, tmp_path / "other"):
         assert status != 0

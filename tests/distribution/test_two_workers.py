@@ -74,11 +74,11 @@ def assert_same(one, two, tolerance=0.0):
     assert (one["steps"], one["updates"]) == (two["steps"], two["updates"])
 
 
-def test_two_workers_train_as_two_replicas(folder, replica_results):
+def test_two_workers_train_as_two_replicas(folder, results_of_replicas):
     chief, other = results_of(folder)
     assert chief["is_chief"] and not other["is_chief"]
     assert_same(chief, other)
-    expected = replica_results["workers_2"]
+    expected = results_of_replicas
     # Sums over two numbers do not depend on the order; seen: no difference.
     assert_same({**expected, "evaluated": chief["evaluated"]}, chief, 1e-6)
     for key, value in chief["evaluated"].items():

@@ -47,7 +47,10 @@ def test_equals_the_pytorch_twin(depth, widen_factor):
 
 @pytest.mark.parametrize(
     ("name", "depth", "millions"),
-    [("WideResNet28_10", 28, 36.48), ("WideResNet34_10", 34, 46.16)],
+    [
+        ("WideResNet28_10", 28, 36.48),
+        pytest.param("WideResNet34_10", 34, 46.16, marks=pytest.mark.slow),
+    ],
 )
 def test_number_of_parameters_is_the_published_one(name, depth, millions):
     classifier = getattr(models, name)()
@@ -61,18 +64,26 @@ def test_number_of_parameters_is_the_published_one(name, depth, millions):
     assert classifier.name == f"wide_resnet{depth}_10"
 
 
-def test_named_networks_pass_their_arguments_on():
-    for make in (models.WideResNet28_10, models.WideResNet34_10):
-        classifier = make(3, (8, 12, 2), mean=0.25, std=0.5, name="other")
-        assert classifier.input_shape == (None, 8, 12, 2)
-        assert classifier.output_shape == (None, 3)
-        assert classifier.name == "other"
-        normalised = classifier.get_layer("normalization")(
-            np.ones((1, 8, 12, 2), "float32")
-        )
-        np.testing.assert_allclose(
-            keras.ops.convert_to_numpy(normalised), 1.5, atol=1e-6
-        )
+@pytest.mark.parametrize(
+    "name",
+    [
+        "WideResNet28_10",
+        pytest.param("WideResNet34_10", marks=pytest.mark.slow),
+    ],
+)
+def test_named_networks_pass_their_arguments_on(name):
+    classifier = getattr(models, name)(
+        3, (8, 12, 2), mean=0.25, std=0.5, name="other"
+    )
+    assert classifier.input_shape == (None, 8, 12, 2)
+    assert classifier.output_shape == (None, 3)
+    assert classifier.name == "other"
+    normalised = classifier.get_layer("normalization")(
+        np.ones((1, 8, 12, 2), "float32")
+    )
+    np.testing.assert_allclose(
+        keras.ops.convert_to_numpy(normalised), 1.5, atol=1e-6
+    )
 
 
 def test_starts_from_the_published_distribution():

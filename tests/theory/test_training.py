@@ -20,8 +20,17 @@ X, Y = MODEL.sample(2000, seed=5)
 
 
 # Below ε0 = 0.524, between it and ε1 = 0.627, and beyond.
-@pytest.mark.parametrize("beta", [0.0, BETA])
-@pytest.mark.parametrize("epsilon", [0.2, 0.58, 0.68])
+@pytest.mark.parametrize(
+    ("epsilon", "beta"),
+    [
+        (0.2, BETA),
+        (0.58, 0.0),
+        (0.58, BETA),
+        (0.68, BETA),
+        pytest.param(0.2, 0.0, marks=pytest.mark.slow),
+        pytest.param(0.68, 0.0, marks=pytest.mark.slow),
+    ],
+)
 def test_three_ways_lead_to_the_same_weights(epsilon, beta):
     trained = trained_weights(X, Y, epsilon, 0.7, beta)
     sampled = monte_carlo_weights(X, Y, epsilon, 0.7, beta)

@@ -57,7 +57,9 @@ def test_missing_in_either_is_missing():
     assert len(panel.texts) == 1
 
 
-@pytest.mark.parametrize("classes", [100, 200])
+@pytest.mark.parametrize(
+    "classes", [pytest.param(100, marks=pytest.mark.slow), 200]
+)
 def test_many_classes_have_no_numbers(classes, tmp_path):
     rng = np.random.default_rng(0)
     path = tmp_path / "difference.png"

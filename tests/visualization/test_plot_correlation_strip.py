@@ -51,7 +51,9 @@ def test_goes_on_in_further_rows(count):
     assert len(tops) == -(-count // 5)
 
 
-@pytest.mark.parametrize("classes", [10, 100, 200])
+@pytest.mark.parametrize(
+    "classes", [10, pytest.param(100, marks=pytest.mark.slow), 200]
+)
 @pytest.mark.parametrize("named", [True, False])
 def test_names_do_not_collide(classes, named):
     names = [f"class {i:03d}" for i in range(classes)] if named else None
