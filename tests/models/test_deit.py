@@ -253,3 +253,25 @@ def test_channels_first_is_refused():
 def test_refuses_bad_arguments(arguments, error, message):
     with pytest.raises(error, match=message):
         kw.models.DeiTTiny(**arguments)
+
+
+def test_a_task_with_a_preprocessor_is_refused():
+    hub = pytest.importorskip("keras_hub")
+    backbone = hub.models.DeiTBackbone(
+        image_shape=(8, 8, 3),
+        patch_size=4,
+        num_layers=1,
+        num_heads=2,
+        hidden_dim=8,
+        intermediate_dim=8,
+    )
+    converter = hub.layers.DeiTImageConverter(image_size=(8, 8), scale=1 / 255)
+    task = hub.models.DeiTImageClassifier(
+        backbone=backbone,
+        num_classes=3,
+        preprocessor=hub.models.DeiTImageClassifierPreprocessor(converter),
+    )
+    with pytest.raises(ValueError, match=r"has a preprocessor.*= None`"):
+        kw.WakeModel(task, kw.attacks.FGSM())
+    task.preprocessor = None
+    assert kw.WakeModel(task, kw.attacks.FGSM()).num_classes == 3
