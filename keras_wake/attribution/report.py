@@ -243,6 +243,13 @@ def class_report(
     clean_hits = np.zeros(sizes.classes, "int64")
     candidates = Candidates(examples, max(MOST_CANDIDATES, 4 * pairs))
     for batch in batches:
+        bad = int(np.isnan(batch.logits).any(axis=1).sum())
+        if bad:
+            raise ValueError(
+                f"The classifier {classifier.name!r} returns NaN for {bad} of "
+                f"{len(batch.logits)} images of a batch, and so predicts no "
+                "class. Look for a square root or a logarithm of 0 in it."
+            )
         means.add(batch)
         np.add.at(confusion, (batch.labels, batch.predictions), 1)
         clean = batch.labels == batch.clean_predictions

@@ -407,3 +407,12 @@ def test_the_pairs_are_those_of_the_largest_cosines():
     for count in (0, 1, 30, 10_000):
         found = report_module._largest_pairs(matrix, count)
         assert found == [(i, j) for _, i, j in sorted(pairs)[:count]]
+
+
+def test_logits_of_nan_are_refused():
+    head = keras.layers.Dense(3, bias_initializer="ones")
+    classifier = keras.Sequential([keras.Input((4,)), head])
+    head.kernel.assign(np.full((4, 3), np.nan))
+    x = np.random.default_rng(0).random((6, 4), np.float32)
+    with pytest.raises(ValueError, match="returns NaN for 6 of 6 images"):
+        attribution.class_report(classifier, (x, np.arange(6) % 3))
