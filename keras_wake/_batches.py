@@ -1,37 +1,56 @@
 """Batches of images and labels from whatever a user hands in as data."""
 
+import itertools
 import numbers
+import operator
 from collections.abc import Iterable
 from collections.abc import Iterator
 from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
 from keras_wake import _faults
 from keras_wake import _inputs
+from keras_wake._image_shape import ImageShape
 
 
-def batches(data: Any, batch_size: int = 128) -> Iterator[tuple[Any, Any]]:
+def batches(
+    data: Any,
+    batch_size: int = 128,
+    shape: ImageShape | None = None,
+) -> Iterator[tuple[Any, Any]]:
     """Yields (images, labels) from arrays or from anything that yields them.
 
     Args:
         data: Pair of arrays (x, y), a data set, or an iterable of batches.
         batch_size: How arrays are cut. Defaults to `128`.
+        shape: What the classifier takes, checked before arrays are cut.
+            Defaults to `None`: any batch.
 
     Raises:
         ValueError: If there is nothing to yield.
         TypeError: If `data` is neither.
     """
-    pair = _pair_of_arrays(data)
+    pair = _as_pair_of_arrays(data)
     if pair is not None:
         x, y = pair
-        _check_lengths(x, y)
+        _inputs.check_image_spec(x, shape)
+        if y is None:
+            raise ValueError("Labels are missing: the data must be (x, y).")
+        _inputs.check_dense("Labels", y)
+        if len(y.shape) == 0:
+            raise ValueError(
+                "Labels must have shape (batch,) or (batch, K). Received: "
+                "shape ()."
+            )
+        _inputs.check_lengths(images=x, labels=y)
         starts = range(0, len(x), batch_size)
         pairs: Iterable = (
             (x[i : i + batch_size], y[i : i + batch_size]) for i in starts
         )
-    elif hasattr(data, "__iter__"):
+    elif hasattr(data, "__iter__") and not isinstance(data, (str, dict)):
         pairs = data
     else:
         raise TypeError(
@@ -41,12 +60,7 @@ def batches(data: Any, batch_size: int = 128) -> Iterator[tuple[Any, Any]]:
         )
     empty = True
     for batch in pairs:
-        if not isinstance(batch, (tuple, list)) or len(batch) < 2:
-            raise TypeError(
-                "`data` must be a pair of arrays (x, y) or yield batches "
-                f"(images, labels). Received: a {type(data).__name__} that "
-                f"yields a {type(batch).__name__}."
-            )
+        check_batch(data, batch)
         images, labels = _without_padding(*batch[:3])
         if len(batch) > 2 and len(images) == 0:
             continue  # A batch of nothing but padding.
@@ -56,10 +70,52 @@ def batches(data: Any, batch_size: int = 128) -> Iterator[tuple[Any, Any]]:
         raise ValueError("The data set is empty: it yields no batch.")
 
 
+def check_batch(data: Any, batch: Any) -> None:
+    """Refuses what `data` yields if it is no pair of images and labels."""
+    is_list = isinstance(batch, (tuple, list))
+    # Of lists in place of arrays, the first would be taken for a batch.
+    most = 3 if isinstance(data, (tuple, list)) else len(batch) * is_list
+    if is_list and 2 <= len(batch) <= most:
+        return
+    kind = type(batch).__name__
+    hint = ""
+    if isinstance(batch, dict):
+        hint = ' Take its entries: `(batch["image"], batch["label"])`.'
+    elif is_list:
+        kind += f" of length {len(batch)}"
+    raise TypeError(
+        "`data` must be a pair of arrays (x, y) or yield batches (images, "
+        f"labels). Received: a {type(data).__name__} that yields a {kind}."
+        f"{hint}"
+    )
+
+
+def check_ends(
+    data: Any,
+    advice: str = "Pass one that ends, such as `data.take(n)` with a number "
+    "of batches.",
+) -> None:
+    """Refuses data of which it is known that they never end.
+
+    A generator or a `DataLoader` over an iterable says nothing of its end.
+    """
+    if _never_ends(data):
+        raise ValueError(
+            f"The data set never ends, as after `repeat()`. {advice}"
+        )
+
+
 def _never_ends(data: Any) -> bool:
-    """Whether a `tf.data.Dataset` says so: −1 stands for infinity."""
+    """Whether the data say so."""
     cardinality = getattr(data, "cardinality", None)
-    return callable(cardinality) and int(cardinality()) == -1
+    if callable(cardinality):
+        return int(cardinality()) == -1  # Stands for infinity.
+    if isinstance(data, keras.utils.PyDataset):
+        return data.num_batches is None
+    if isinstance(data, itertools.repeat):
+        # One with a number of times knows it.
+        return operator.length_hint(data, -1) == -1
+    return isinstance(data, (itertools.cycle, itertools.count))
 
 
 def _without_padding(x: Any, y: Any, weights: Any = None) -> tuple[Any, Any]:
@@ -85,22 +141,16 @@ def check_reusable(owner: str, data: Any) -> None:
         )
 
 
-def _pair_of_arrays(data: Any) -> tuple[Any, Any] | None:
-    """Images and labels, lists of them made arrays; None for batches."""
+def _as_pair_of_arrays(data: Any) -> tuple[Any, Any] | None:
+    """(x, y), if `data` are meant to be that; lists of numbers as arrays."""
     if not isinstance(data, (tuple, list)) or len(data) != 2:
         return None
-    if all(_has_axes(part) for part in data):
-        return data[0], data[1]
-    x, y = data
+    x, y = map(_inputs.as_array, data)
     # Labels tell a list of them from a batch of a list of batches.
-    y = y if _has_axes(y) else _array_of_labels(y)
-    if y is None or not (_has_axes(x) or isinstance(x, (list, tuple))):
-        return None
-    return as_array(x), y
-
-
-def _has_axes(part: Any) -> bool:
-    return len(getattr(part, "shape", ())) > 0
+    labels = _array_of_labels(y)
+    if labels is not None or hasattr(y, "shape"):
+        return images_of(x), y if labels is None else labels
+    return (x, y) if hasattr(x, "shape") else None
 
 
 def _array_of_labels(y: Any) -> np.ndarray | None:
@@ -110,10 +160,10 @@ def _array_of_labels(y: Any) -> np.ndarray | None:
     return np.array(y) if isinstance(row, numbers.Real) else None
 
 
-def as_array(x: Any) -> Any:
+def images_of(x: Any) -> Any:
     """Images, an array of them where they are in a list."""
     if not isinstance(x, (list, tuple)):
-        return x
+        return _inputs.as_array(x)
     try:
         return np.stack([np.asarray(image) for image in x])
     except ValueError as error:
@@ -128,25 +178,14 @@ def checked_batches(
     num_classes: int,
     bounds: tuple[float, float],
     batch_size: int = 128,
-    classifier: Any = None,
+    shape: ImageShape | None = None,
 ) -> Iterator[tuple[Any, Any]]:
-    """`batches`, as float32 images and (batch, K) labels, values checked.
-
-    With a checked `classifier`, images must have as many axes as it takes.
-    """
-    if _never_ends(data):
-        raise ValueError(
-            "The data set never ends, as after `repeat()`. Pass one that ends, "
-            "such as `data.take(n)` with a number of batches."
-        )
-    pair = _pair_of_arrays(data)
-    unequal = pair is not None and len(pair[0]) != len(pair[1])
-    if pair is not None and unequal and classifier is not None:
-        # Without a batch axis it is the height of an image.
-        _inputs.check_rank(pair[0], classifier)
-    for number, (x, y) in enumerate(batches(data, batch_size), start=1):
+    """`batches`, as float32 images and (batch, K) labels, values checked."""
+    check_ends(data)
+    pairs = batches(data, batch_size, shape)
+    for number, (x, y) in enumerate(pairs, start=1):
         where = f"of batch {number}"
-        yield checked_batch(x, y, num_classes, bounds, where, classifier)
+        yield checked_batch(x, y, num_classes, bounds, where, shape)
 
 
 def checked_batch(
@@ -155,34 +194,19 @@ def checked_batch(
     num_classes: int,
     bounds: tuple[float, float],
     where: str,
-    classifier: Any = None,
+    shape: ImageShape | None = None,
 ) -> tuple[Any, Any]:
     """One batch as float32 images and (batch, K) labels, values checked."""
-    x = as_array(x)
-    x = x if x is None else ops.convert_to_tensor(x)
-    if x is not None and classifier is not None:
-        _inputs.check_rank(x, classifier)
-    x = _inputs.check_images(x)
-    if isinstance(y, (list, tuple)):
-        y = np.array(y)
-    if hasattr(y, "dtype"):
-        _inputs.number_type(y)
-    if isinstance(y, np.ndarray) and y.dtype in ("int64", "uint64"):
-        # Before JAX cuts them off to 32 bits.
-        y = np.where((y >= 0) & (y < num_classes), y, -1).astype("int32")
-    y = y if y is None else ops.convert_to_tensor(y)
+    x, labels = images_of(x), _array_of_labels(y)
+    y = _inputs.as_array(y) if labels is None else labels
+    _inputs.check_image_spec(x, shape)
+    _inputs.check_labels(y, num_classes)
+    _inputs.check_lengths(images=x, labels=y)
+    x = _inputs.check_images(ops.convert_to_tensor(x))
+    y = ops.convert_to_tensor(_inputs.fit_32_bits(y))
     labels = _inputs.one_hot_labels(y, num_classes)
-    _check_lengths(x, labels)
     if len(x) == 0:
         raise ValueError(f"There are no images: the size {where} is 0.")
     faults = ops.convert_to_numpy(_faults.count_faults(x, labels, bounds))
     _faults.raise_for_faults(faults, bounds, num_classes, where)
     return x, labels
-
-
-def _check_lengths(x: Any, y: Any) -> None:
-    if len(x) != len(y):
-        raise ValueError(
-            "Images and labels must be equally many. Received: "
-            f"{len(x)} images and {len(y)} labels."
-        )

@@ -108,18 +108,33 @@ class Evaluation(StudentAndTeacher):
         """
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         bounds = (self.attack or self.eval_attack).bounds
-        x = _inputs.check_images(x)
+        x = _inputs.check_images(x, self._image_shape)
         labels = _inputs.one_hot_labels(y, self.num_classes)
+        if sample_weight is not None:
+            sample_weight = _inputs.check_weights(sample_weight)
+        _inputs.check_lengths(
+            images=x, labels=labels, sample_weights=sample_weight
+        )
+        # Known now, but for data whose shapes TensorFlow has left open.
+        right, shape = self._image_shape.of_batch(x)
+        x = _faults.only_if(right, x, shape)
+        count = shape[0]
+        many = _faults.as_many(labels, count)
+        labels = _faults.only_if(many, labels, (count, self.num_classes))
         faults = _faults.count_faults(x, labels, bounds)
         x = ops.where(ops.isfinite(x), x, bounds[0])
         labels = ops.where(ops.isfinite(labels), labels, 0.0)
         bad_weights = ops.zeros(())
+        lengths = [many]
         if sample_weight is not None:
-            weights = _inputs.check_weights(sample_weight)
+            lengths.append(_faults.as_many(sample_weight, count))
+            weights = _faults.only_if(lengths[-1], sample_weight, (count,))
             good = ops.logical_and(ops.isfinite(weights), weights >= 0)
             sample_weight = ops.where(good, weights, 0.0)
             bad_weights = ops.sum(1 - ops.cast(good, "float32"))
-        self.input_faults.update_state(faults, ops.shape(x)[0], bad_weights)
+        self.input_faults.update_state(
+            faults, count, bad_weights, [right], lengths
+        )
         return x, labels, sample_weight
 
     def step_result(self) -> dict[str, Any]:

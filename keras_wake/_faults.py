@@ -5,6 +5,7 @@ became NaN. Counted by tensors, so that every batch of every kind of data set
 is looked at without leaving the step; what was counted is raised outside.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -61,20 +62,37 @@ class InputFaults(keras.metrics.Metric):
         super().__init__(name="input_faults", dtype="float32")
         # One variable: reading it waits for all replicas, once a step. It
         # holds the faults of images and labels, batches without an image,
-        # sample weights that cannot be right, losses, and updates.
-        self.counts = self.add_variable((7,), initializer="zeros")
+        # sample weights that cannot be right, losses, updates, batches of
+        # images of a wrong shape, and of not as many labels or weights.
+        self.counts = self.add_variable((9,), initializer="zeros")
 
-    def update_state(self, faults: Any, size: Any, bad_weights: Any) -> None:
+    def update_state(
+        self,
+        faults: Any,
+        size: Any,
+        bad_weights: Any,
+        shapes: Sequence[Any] = (),
+        lengths: Sequence[Any] = (),
+    ) -> None:
         """Adds a batch.
 
         Args:
             faults: What `count_faults` returns.
             size: Number of images.
             bad_weights: Number of sample weights that cannot be right.
+            shapes: Whether the images have the right shape: True, or tensors.
+            lengths: Whether labels and weights are as many, likewise.
         """
+        zero = ops.zeros(())
         empty = ops.cast(ops.equal(size, 0), "float32")
-        others = ops.stack([empty, bad_weights, ops.zeros(()), ops.zeros(())])
-        self.counts.assign_add(ops.concatenate([faults, others]))
+        others = [empty, bad_weights, zero, zero]
+        for group in (shapes, lengths):
+            wrong = zero
+            for right in group:
+                if right is not True:
+                    wrong = wrong + 1 - ops.cast(right, "float32")
+            others.append(wrong)
+        self.counts.assign_add(ops.concatenate([faults, ops.stack(others)]))
 
     def count_loss(self, loss: Any) -> None:
         """Counts a step of training whose loss is NaN or infinite."""
@@ -87,13 +105,72 @@ class InputFaults(keras.metrics.Metric):
 
     def _count_unless(self, good: Any, position: int) -> None:
         bad = ops.cast(ops.logical_not(good), "float32")
-        places = ops.arange(7, dtype="int32")
+        places = ops.arange(9, dtype="int32")
         here = ops.cast(ops.equal(places, position), "float32")
         self.counts.assign_add(bad * here)
 
     def result(self) -> dict[str, Any]:
         """Nothing for the logs."""
         return {}
+
+
+def as_many(values: Any, count: Any) -> Any:
+    """Whether there are `count` values: True, or a tensor if a step has to
+    run first."""
+    found = ops.shape(values)[0]
+    if isinstance(found, int) and isinstance(count, int):
+        return found == count
+    return ops.equal(found, count)
+
+
+def only_if(right: Any, value: Any, shape: tuple[Any, ...]) -> Any:
+    """`value` if that is right, else zeros of the shape that it should have.
+
+    Args:
+        right: True where that is known before the step runs, else a tensor.
+        value: Tensor.
+        shape: Sizes.
+    """
+    if right is True:
+        return value
+    return ops.cond(
+        right,
+        lambda: ops.reshape(value, shape),
+        lambda: ops.zeros(shape, value.dtype),
+    )
+
+
+def raise_for_batches(counts: Any, needs_images: bool, where: str) -> None:
+    """Raises a `ValueError` for batches that cannot be right.
+
+    Args:
+        counts: Those of `InputFaults`.
+        needs_images: Whether each replica must have had an image.
+        where: Which batches, for the message.
+    """
+    empty, weights, _, _, wrong_shape, unequal = map(int, counts[3:])
+    if wrong_shape:
+        raise ValueError(
+            f"The images {where} have not the shape that the classifier takes. "
+            "Change the images, or make the classifier for theirs."
+        )
+    if unequal:
+        raise ValueError(
+            f"Images, labels and weights {where} are not equally many. Each "
+            "image needs one label."
+        )
+    if weights:
+        raise ValueError(
+            f"{weights} sample weight(s) {where} are negative, NaN or "
+            "infinite. They must be finite and at least 0."
+        )
+    if empty and needs_images:
+        raise ValueError(
+            f"{empty} replica(s) got no image {where}, and the batch "
+            "norm there has no statistics. Choose a batch size that "
+            "leaves at least one image for each replica, drop the "
+            "remainder, or use `BatchNormalization(synchronized=True)`."
+        )
 
 
 def raise_for_faults(

@@ -1,14 +1,22 @@
 """What can be said of the data of `fit` before a batch is taken.
 
-An empty data set is refused before the first step; the form of the labels
-decides whether a step has to be compiled again.
+Wrong arrays, an empty data set and one that never ends are refused before the
+first step; the form of the labels decides whether a step has to be compiled
+again.
 """
 
+import itertools
+import types
 from typing import Any
 
+import keras
 import numpy as np
 
+from keras_wake import _batches
 from keras_wake import _inputs
+from keras_wake import _validate
+from keras_wake._image_shape import ImageShape
+from keras_wake._image_shape import rank_is_unknown
 
 
 def label_spec(x: Any, y: Any) -> Any:
@@ -62,17 +70,216 @@ def _number(value: Any) -> Any:
     return value if plain else str(value)
 
 
-def check_not_empty(data: Any) -> None:
-    """Refuses data of which it is known that there are none."""
-    if isinstance(data, (tuple, list)) and data:
-        data = data[0]
-    size = None
-    if hasattr(data, "cardinality"):
-        size = int(data.cardinality())
-    elif hasattr(data, "shape"):
-        size = data.shape[0]
-    if size == 0:
+def check(given: dict[str, Any], shape: ImageShape, num_classes: int) -> None:
+    """Checks the data among the arguments of `fit`, `evaluate` or a batch.
+
+    Args:
+        given: The arguments by name. Columns of data frames become arrays in
+            it, and the first batch of a generator is looked at.
+        shape: What the classifier takes.
+        num_classes: K.
+
+    Raises:
+        TypeError, ValueError: For data that cannot be right.
+    """
+    steps = given.get("steps_per_epoch") or given.get("steps")
+    names = ("x", "y", "sample_weight")
+    parts = {name: given.get(name) for name in names}
+    given.update(_checked(parts, steps, shape, num_classes))
+    _check_class_weight(given.get("class_weight"), num_classes)
+    validation = given.get("validation_data")
+    if isinstance(validation, (tuple, list)):
+        if len(validation) not in (2, 3):
+            raise ValueError(
+                "`validation_data` must be (x, y), (x, y, sample_weight) or a "
+                "data set. Received: a "
+                f"{type(validation).__name__} of {len(validation)}."
+            )
+        parts = dict(zip(names, validation, strict=False))
+        found = _checked(parts, None, shape, num_classes, "validation_data")
+        values = tuple(found.values())
+        given["validation_data"] = values if len(values) > 1 else values[0]
+    elif validation is not None:
+        steps = given.get("validation_steps")
+        parts = {"x": validation}
+        found = _checked(parts, steps, shape, num_classes, "validation_data")
+        given["validation_data"] = found["x"]
+    _check_passes(given)
+
+
+def check_shape(x: Any, shape: ImageShape) -> None:
+    """Checks kind and shape of arrays for `predict`."""
+    x = _inputs.as_array(x)
+    if not _is_data_set(x):
+        _inputs.check_numbers("Images", x)
+        shape.check(x)
+        _refuse_no_images(x)
+
+
+def _checked(
+    parts: dict[str, Any],
+    steps: int | None,
+    shape: ImageShape,
+    num_classes: int,
+    name: str = "x",
+) -> dict[str, Any]:
+    """The arguments that were given, checked, pandas objects as arrays."""
+    parts = {
+        key: _inputs.as_array(value)
+        for key, value in parts.items()
+        if value is not None
+    }
+    x, y = parts.get("x"), parts.get("y")
+    weights = parts.get("sample_weight")
+    if not _is_data_set(x):
+        _check_parts(x, y, weights, shape, num_classes)
+        _refuse_no_images(x)
+        return parts | {"y": _inputs.fit_32_bits(y)}
+    if y is not None or weights is not None:
         raise ValueError(
-            "The data set is empty: it has no images. Received: "
-            f"{type(data).__name__} of size 0."
+            f"A {type(x).__name__} yields (images, labels) or (images, "
+            "labels, weights): leave `y` and `sample_weight` out."
         )
+    _check_size(x, name, steps)
+    spec = getattr(x, "element_spec", None)
+    if spec is not None and _is_known(spec):
+        _check_batch(spec, x, shape, num_classes)
+    if isinstance(x, types.GeneratorType):
+        parts["x"] = _first_checked(x, shape, num_classes)
+    return parts
+
+
+def _is_data_set(x: Any) -> bool:
+    """Whether Keras takes batches from it; refuses what it cannot be."""
+    if hasattr(x, "element_spec") or isinstance(x, keras.utils.PyDataset):
+        return True
+    if hasattr(x, "__next__") and not isinstance(x, types.GeneratorType):
+        raise TypeError(
+            "Keras takes batches from a generator, but not from another "
+            f"iterator. Received: {type(x).__name__}. Pass "
+            "`(batch for batch in ...)`."
+        )
+    if isinstance(x, (str, bytes, list, tuple, dict, set, type(None))):
+        return False
+    if hasattr(x, "shape") or hasattr(x, "__array__"):
+        return False
+    # The last is a data adapter of Keras.
+    iterates = ("__iter__", "__getitem__", "get_numpy_iterator")
+    return any(hasattr(x, name) for name in iterates)
+
+
+def _is_known(spec: Any) -> bool:
+    """Whether the shapes of batches are known, and those of one device."""
+    return not any(
+        not hasattr(part, "shape") or rank_is_unknown(part)
+        for part in keras.tree.flatten(spec)
+    )
+
+
+def _check_parts(
+    x: Any, y: Any, weights: Any, shape: ImageShape, num_classes: int
+) -> None:
+    _inputs.check_image_spec(x, shape)
+    _inputs.check_labels(y, num_classes)
+    if weights is not None:
+        _inputs.check_weight_spec(weights)
+    _inputs.check_lengths(images=x, labels=y, sample_weights=weights)
+
+
+def _check_batch(
+    batch: Any, data: Any, shape: ImageShape, num_classes: int
+) -> None:
+    """Checks a batch of a data set, or what is known of its batches."""
+    _batches.check_batch(data, batch)
+    if len(batch) > 3:
+        raise ValueError(
+            "The data must yield (images, labels) or (images, labels, "
+            f"weights). Received: batches of {len(batch)} parts."
+        )
+    x, y, weights = (*batch, None)[:3]
+    _check_parts(x, y, weights, shape, num_classes)
+
+
+def _first_checked(generator: Any, shape: ImageShape, num_classes: int) -> Any:
+    """The generator again, its first batch checked."""
+    first = list(itertools.islice(generator, 1))
+    if not first:
+        _refuse_empty(generator)
+    _check_batch(first[0], generator, shape, num_classes)
+
+    def again() -> Any:
+        for batch in itertools.chain(first, generator):
+            yield _inputs.batch_in_32_bits(batch)
+
+    return again()
+
+
+def _check_size(x: Any, name: str, steps: int | None) -> None:
+    """Refuses data of which it is known that there are none, or no end."""
+    if hasattr(x, "cardinality") and int(x.cardinality()) == 0:
+        _refuse_empty(x)
+    if not steps:
+        what = {
+            "x": "Set the number of batches to take: `steps_per_epoch` of "
+            "`fit`, `steps` of `evaluate`.",
+            "validation_data": "Set `validation_steps`, the number of batches "
+            "to take.",
+        }
+        _batches.check_ends(x, what[name])
+
+
+def _refuse_no_images(x: Any) -> None:
+    if x.shape[0] == 0:
+        _refuse_empty(x)
+
+
+def _refuse_empty(x: Any) -> None:
+    raise ValueError(
+        "The data set is empty: it has no images. Received: "
+        f"{type(x).__name__} of size 0."
+    )
+
+
+def _check_passes(given: dict[str, Any]) -> None:
+    """Refuses a generator that is needed again when it is used up."""
+    first = given.get("initial_epoch") or 0
+    epochs = given.get("epochs", 1) - first
+    if given.get("steps_per_epoch") is None:
+        _refuse_again("x", given.get("x"), epochs, "steps_per_epoch")
+    every = given.get("validation_freq", 1)
+    if given.get("validation_steps") is None and isinstance(every, int):
+        _refuse_again(
+            "validation_data",
+            given.get("validation_data"),
+            epochs // max(every, 1),
+            "validation_steps",
+        )
+
+
+def _refuse_again(name: str, data: Any, times: int, steps: str) -> None:
+    if isinstance(data, types.GeneratorType) and times > 1:
+        raise ValueError(
+            f"A generator gives its batches only once, and this `fit` needs "
+            f"`{name}` {times} times. Pass arrays or a data set that can be "
+            f"read again, or set `{steps}` for a generator that never ends."
+        )
+
+
+def _check_class_weight(class_weight: Any, num_classes: int) -> None:
+    """Refuses weights of what is no class, which Keras would ignore."""
+    if class_weight is None:
+        return
+    if not isinstance(class_weight, dict):
+        raise TypeError(
+            "`class_weight` must be a dictionary from class numbers to "
+            f"weights. Received: {type(class_weight).__name__}. Make it one: "
+            "`dict(enumerate(weights))`."
+        )
+    for label, weight in class_weight.items():
+        known = not isinstance(label, bool) and label in range(num_classes)
+        if not known:
+            raise ValueError(
+                "The keys of `class_weight` must be class numbers between 0 "
+                f"and {num_classes - 1}. Received: {label!r}."
+            )
+        _validate.not_negative(class_weight=weight)

@@ -10,6 +10,14 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_wake._image_shape import ImageShape
+from keras_wake._image_shape import rank_is_unknown
+
+# How Keras's names of these dtypes begin.
+_INTEGERS = ("int", "uint")
+_FLOATS = ("float", "bfloat")
+_NUMBERS = ("bool", *_INTEGERS, *_FLOATS)
+
 
 def check_classifier(classifier: Any, allow_probabilities: bool = False) -> int:
     """Checks that a built model maps images to logits.
@@ -187,57 +195,155 @@ def _input_shape(classifier: keras.Model) -> Any:
     return tuple(shape) if sizes else shape
 
 
-def check_rank(x: Any, classifier: keras.Model) -> None:
-    """Checks that images have as many axes as a checked classifier takes.
+def image_shape(classifier: keras.Model) -> ImageShape:
+    """The shape of a checked classifier's images.
 
-    Keras adds or drops a last axis of size 1; a compiled attack cannot.
+    A subclassed model was built with some images and may take others: of
+    theirs, only the number of axes counts.
     """
-    expected = _input_shape(classifier)
-    if len(x.shape) != len(expected):
-        sizes = ", ".join(str(size) for size in expected[1:])
-        raise ValueError(
-            f"Images must have shape (batch, {sizes}), as the classifier "
-            f"{classifier.name!r} takes them. Received: shape "
-            f"{tuple(x.shape)}."
-            + " Give a single image a batch axis: `x[None]`."
-            * (len(x.shape) == len(expected) - 1)
+    sizes = tuple(_input_shape(classifier)[1:])
+    if not hasattr(classifier, "outputs"):
+        sizes = (None,) * len(sizes)
+    return ImageShape(sizes, classifier.name)
+
+
+def as_array(value: Any) -> Any:
+    """Columns of a data frame as a NumPy array; others as they are."""
+    return value.to_numpy() if hasattr(value, "to_numpy") else value
+
+
+def check_dense(what: str, value: Any) -> None:
+    """Refuses what is not one tensor or array, with all of its values.
+
+    Args:
+        what: What it is, for the message: `"Images"`, `"Labels"`.
+        value: Anything.
+    """
+    must = f"{what} must be one tensor or array of shape (batch, ...)."
+    if not hasattr(value, "dtype") or not hasattr(value, "shape"):
+        hint = ""
+        if isinstance(value, (list, tuple)):
+            hint = " Make it one: `np.asarray(...)`."
+        elif isinstance(value, dict):
+            hint = " Take the entry that holds them."
+        raise TypeError(f"{must} Received: {type(value).__name__}.{hint}")
+    kind = type(value).__name__
+    sparse = "Sparse" in kind or "Ragged" in kind
+    # Of SciPy, JAX and PyTorch.
+    sparse = sparse or hasattr(value, "nnz") or hasattr(value, "nse")
+    for name in ("is_sparse", "is_nested"):
+        sparse = sparse or getattr(value, name, False) is True
+    if sparse:
+        raise TypeError(
+            f"{must} Received: a {kind}, which is sparse or "
+            "ragged. Make it dense."
+        )
+    if np.ma.is_masked(value):
+        raise TypeError(
+            f"{must} Received: a masked array, whose mask would be ignored. "
+            "Leave the masked samples out, or fill them (`filled(...)`)."
         )
 
 
-def check_images(x: Any) -> Any:
-    """Checks dtype and rank of images and returns them as float32.
+def check_numbers(what: str, value: Any) -> None:
+    """`check_dense`, and refuses texts and objects."""
+    check_dense(what, value)
+    dtype = _dtype(value)
+    if not dtype.startswith(_NUMBERS):
+        raise TypeError(f"{what} must be numbers. Received: dtype {dtype}.")
+
+
+def check_image_spec(x: Any, shape: ImageShape | None = None) -> None:
+    """Checks kind, dtype and shape of images.
+
+    Args:
+        x: Anything; a tensor, an array, or what is known of a tensor.
+        shape: What the classifier takes, where it is known. Defaults to
+            `None`: any batch.
 
     Raises:
         TypeError: If they are not floating-point numbers.
-        ValueError: If they are not a batch.
+        ValueError: If they are not a batch, or not of this shape.
     """
-    if not hasattr(x, "dtype"):
-        raise TypeError(
-            "Images must be one tensor or array of shape (batch, ...). "
-            f"Received: {type(x).__name__}."
-        )
-    if len(x.shape) < 2:
-        raise ValueError(
-            "Images must have shape (batch, ...). Received: shape "
-            f"{tuple(x.shape)}. Batch the data set."
-        )
-    dtype = keras.backend.standardize_dtype(x.dtype)
-    if not keras.backend.is_float_dtype(dtype):
+    check_dense("Images", x)
+    dtype = _dtype(x)
+    if not dtype.startswith(_FLOATS):
         raise TypeError(
             "Images must be floating-point numbers within the bounds of the "
             f"threat model, [0, 1] by default. Received: dtype {dtype}. "
-            'Convert them: `x.astype("float32") / 255` for images in [0, 1].'
+            'Convert them: `x.astype("float32") / 255` for images in '
+            "[0, 255], `tf.cast(x, tf.float32) / 255` in a `tf.data` pipeline."
         )
+    if shape is not None:
+        shape.check(x)
+    elif rank_is_unknown(x) or len(x.shape) < 2:
+        received = x.shape if rank_is_unknown(x) else tuple(x.shape)
+        raise ValueError(
+            "Images must have shape (batch, ...). Received: shape "
+            f"{received}. Batch the data set."
+        )
+
+
+def check_images(x: Any, shape: ImageShape | None = None) -> Any:
+    """`check_image_spec`, and the images as float32."""
+    check_image_spec(x, shape)
     # Not a cast, which on PyTorch would leave them on the host.
     return ops.convert_to_tensor(x, "float32")
+
+
+def _dtype(value: Any) -> str:
+    """A dtype by its Keras name; by its own where Keras has none for it."""
+    try:
+        return keras.backend.standardize_dtype(value.dtype)
+    except ValueError:
+        return str(value.dtype)
+
+
+def check_labels(y: Any, num_classes: int) -> None:
+    """Checks the dtype and shape of labels.
+
+    Args:
+        y: Anything; accepted are integers (batch,) or (batch, 1), and one-hot
+            or soft labels (batch, K).
+        num_classes: K.
+
+    Raises:
+        TypeError: If they are no numbers, or class numbers that are not
+            integers.
+        ValueError: If they are missing or their shape fits no form.
+    """
+    if y is None:
+        raise ValueError("Labels are missing: the data must yield (x, y).")
+    check_dense("Labels", y)
+    dtype = number_type(y)
+    if rank_is_unknown(y):
+        raise ValueError(
+            "TensorFlow does not know how many axes the labels have, because "
+            "they had others in an earlier call (call `compile` again), or "
+            "because the data set does not say it (`tf.ensure_shape` does)."
+        )
+    shape = tuple(y.shape)
+    if len(shape) == 2 and shape[1] == num_classes:
+        return
+    if len(shape) != 1 and shape[1:] != (1,):
+        raise ValueError(
+            "Labels must be class numbers of shape (batch,) or one-hot or "
+            f"soft labels of shape (batch, {num_classes}). Received: shape "
+            f"{shape}." + " Batch the data set." * (not shape)
+        )
+    if not dtype.startswith(_INTEGERS):
+        raise TypeError(
+            f"Labels of shape {shape} are class numbers and must be integers. "
+            f'Received: dtype {dtype}. Convert them: `y.astype("int32")`, in '
+            "a `tf.data` pipeline `tf.cast(y, tf.int32)`."
+        )
 
 
 def one_hot_labels(y: Any, num_classes: int) -> Any:
     """Brings every accepted form of labels to float32 (batch, K).
 
     Args:
-        y: Integer tensor (batch,) or (batch, 1), or one-hot or soft labels
-            of shape (batch, K).
+        y: Labels, as `check_labels` accepts them.
         num_classes: K.
 
     Returns:
@@ -245,59 +351,84 @@ def one_hot_labels(y: Any, num_classes: int) -> Any:
         which `count_faults` finds.
 
     Raises:
-        TypeError: If labels of rank 1 are not integers.
-        ValueError: If they are missing or their shape fits no form.
+        TypeError, ValueError: As `check_labels`.
     """
-    if y is None:
-        raise ValueError("Labels are missing: the data must yield (x, y).")
-    shape = tuple(y.shape)
-    dtype = number_type(y)
-    if len(shape) == 2 and shape[1] == num_classes:
+    check_labels(y, num_classes)
+    if len(y.shape) == 2 and y.shape[1] == num_classes:
         return ops.convert_to_tensor(y, "float32")
-    if len(shape) == 1 or (len(shape) == 2 and shape[1] == 1):
-        if not keras.backend.is_int_dtype(dtype):
-            raise TypeError(
-                f"Labels of shape {shape} are class numbers and must be "
-                f"integers. Received: dtype {dtype}. Convert them: "
-                '`y.astype("int32")`.'
-            )
-        # A larger number must not come out as a class when it is cut off.
-        wide = "int64" if dtype in ("int64", "uint64") else "int32"
-        labels = ops.reshape(ops.convert_to_tensor(y, wide), (-1,))
-        # Compared by hand: what `ops.one_hot` does with a label that no
-        # class has differs from backend to backend.
-        classes = ops.arange(num_classes, dtype=wide)
-        return ops.cast(labels[:, None] == classes[None, :], "float32")
-    raise ValueError(
-        "Labels must be class numbers of shape (batch,) or one-hot or soft "
-        f"labels of shape (batch, {num_classes}). Received: shape {shape}."
-        + " Batch the data set."
-        * (not shape)
-    )
+    # A larger number must not come out as a class when it is cut off.
+    wide = "int64" if number_type(y) in ("int64", "uint64") else "int32"
+    labels = ops.reshape(ops.convert_to_tensor(y, wide), (-1,))
+    # Compared by hand: what `ops.one_hot` does with a label that no class has
+    # differs from backend to backend.
+    classes = ops.arange(num_classes, dtype=wide)
+    return ops.cast(labels[:, None] == classes[None, :], "float32")
+
+
+def fit_32_bits(y: Any) -> Any:
+    """64-bit labels on the host as int32; −1 for those that do not fit.
+
+    JAX cuts them off to 32 bits, by which 2³² + 1 would become class 1, and
+    PyTorch has no uint64.
+    """
+    if not isinstance(y, np.ndarray) or y.dtype not in ("int64", "uint64"):
+        return y
+    return np.where((y >= 0) & (y < 2**31), y, -1).astype("int32")
+
+
+def batch_in_32_bits(batch: Any) -> Any:
+    """A batch (images, labels, ...) with `fit_32_bits` of its labels."""
+    if not isinstance(batch, (tuple, list)) or len(batch) < 2:
+        return batch
+    x, y, *rest = batch
+    return (x, fit_32_bits(y), *rest)
 
 
 def number_type(y: Any) -> str:
     """The dtype of labels by its Keras name; a `TypeError` for words."""
-    try:
-        dtype = keras.backend.standardize_dtype(y.dtype)
-    except ValueError:  # NumPy's words
-        dtype = "string"
-    if dtype == "string":
-        raise TypeError(
-            "Labels must be class numbers, or one-hot or soft labels. "
-            "Received: strings. Number the classes: "
-            "`np.unique(y, return_inverse=True)[1]`."
+    dtype = _dtype(y)
+    if dtype.startswith(_NUMBERS):
+        return dtype
+    # NumPy's letters for bytes and texts.
+    words = dtype == "string" or getattr(y.dtype, "kind", "?") in "SUT"
+    raise TypeError(
+        "Labels must be class numbers, or one-hot or soft labels. Received: "
+        f"{'strings' if words else f'dtype {dtype}'}. Number the classes: "
+        "`np.unique(y, return_inverse=True)[1]`."
+    )
+
+
+def check_lengths(**parts: Any) -> None:
+    """Refuses images, labels and weights that are not equally many.
+
+    What TensorFlow knows only when a step runs is left to that.
+    """
+    counts = {
+        name: part.shape[0] for name, part in parts.items() if part is not None
+    }
+    known = {name: n for name, n in counts.items() if n is not None}
+    if len(set(known.values())) > 1:
+        received = " and ".join(
+            f"{n} {name.replace('_', ' ')}" for name, n in known.items()
         )
-    return dtype
+        raise ValueError(
+            f"Images and labels must be equally many. Received: {received}."
+        )
 
 
-def check_weights(sample_weight: Any) -> Any:
-    """Checks that there is one weight for each sample, as float32 (batch,)."""
+def check_weight_spec(sample_weight: Any) -> None:
+    """Checks that there is one number for each sample."""
+    check_numbers("`sample_weight`", sample_weight)
     shape = tuple(sample_weight.shape)
-    if len(shape) > 2 or (len(shape) == 2 and shape[1] != 1):
+    if len(shape) != 1 and shape[1:] != (1,):
         raise ValueError(
             "`sample_weight` must have one number for each image, shape "
             f"(batch,). Received: shape {shape}."
         )
+
+
+def check_weights(sample_weight: Any) -> Any:
+    """`check_weight_spec`, and the weights as float32 (batch,)."""
+    check_weight_spec(sample_weight)
     weights = ops.convert_to_tensor(sample_weight, "float32")
     return ops.reshape(weights, (-1,))

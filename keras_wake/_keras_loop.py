@@ -15,6 +15,7 @@ import keras
 from keras_wake import _array_batches
 from keras_wake import _faults
 from keras_wake import _fit_data
+from keras_wake import _inputs
 from keras_wake import backend
 from keras_wake.callbacks import _listed
 from keras_wake.datasets.batches import Batches
@@ -33,6 +34,7 @@ class KerasLoop(backend.Trainer):
     def _prepare_loop(self, classifier: Any) -> None:
         """Sets what the loop remembers; for the constructor."""
         self.input_faults = _faults.InputFaults()
+        self._image_shape = _inputs.image_shape(classifier)
         self._averager: Any = None
         self._pretrained: tuple[Any, ...] = ()
         self._attribution_on = False
@@ -137,8 +139,7 @@ class KerasLoop(backend.Trainer):
         given = inspect.signature(super().fit).bind(*args, **kwargs).arguments
         # As one of several calls, it need not reach the end of a schedule.
         self.fit_is_part = "initial_epoch" in given
-        _fit_data.check_not_empty(given.get("x"))
-        _fit_data.check_not_empty(given.get("validation_data"))
+        _fit_data.check(given, self._image_shape, self.num_classes)
         # What the callbacks of an earlier fit have switched on is off again:
         # no trainer calls their `on_train_end` when it raises.
         self._averager = None
@@ -194,7 +195,7 @@ class KerasLoop(backend.Trainer):
             )
             args = ()
             self.check_networks()
-            _fit_data.check_not_empty(kwargs.get("x"))
+            _fit_data.check(kwargs, self._image_shape, self.num_classes)
             _array_batches.shared(self, kwargs, training=False)
             kwargs["callbacks"] = _listed.guarded(kwargs.get("callbacks"), self)
         elif self._averager is not None:
@@ -222,6 +223,8 @@ class KerasLoop(backend.Trainer):
 
     def predict(self, *args: Any, **kwargs: Any) -> Any:
         """Logits of the student, as `keras.Model.predict`."""
+        given = inspect.signature(super().predict).bind(*args, **kwargs)
+        _fit_data.check_shape(given.arguments["x"], self._image_shape)
         # Between two steps JAX has the weights elsewhere, and Ctrl-C may come
         # there, or a callback of `fit` may ask.
         self.sync_variables()
@@ -229,6 +232,11 @@ class KerasLoop(backend.Trainer):
             return super().predict(*args, **kwargs)
         finally:
             self.sync_variables()
+
+    def predict_on_batch(self, x: Any) -> Any:
+        """Logits of one batch, as `keras.Model.predict_on_batch`."""
+        _fit_data.check_shape(x, self._image_shape)
+        return super().predict_on_batch(x)
 
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """One step on one batch, as `keras.Model.train_on_batch`.
@@ -239,10 +247,8 @@ class KerasLoop(backend.Trainer):
         Raises:
             TypeError, ValueError: For data that cannot be right, as `fit`.
         """
-        self.forget_faults()
-        given = inspect.signature(super().train_on_batch).bind(*args, **kwargs)
-        self._labels = _fit_data.label_spec(None, given.arguments.get("y"))
-        logs = super().train_on_batch(*args, **kwargs)
+        given = self._of_batch(super().train_on_batch, args, kwargs)
+        logs = super().train_on_batch(**given)
         self.raise_for_faults("of this batch")
         return logs
 
@@ -252,16 +258,22 @@ class KerasLoop(backend.Trainer):
         Raises:
             TypeError, ValueError: For data that cannot be right, as `fit`.
         """
-        self.forget_faults()
-        given = inspect.signature(super().test_on_batch).bind(*args, **kwargs)
-        self._labels = _fit_data.label_spec(None, given.arguments.get("y"))
+        given = self._of_batch(super().test_on_batch, args, kwargs)
         phase, self._phase = self._phase, "test"
         try:
-            logs = super().test_on_batch(*args, **kwargs)
+            logs = super().test_on_batch(**given)
         finally:
             self._phase = phase
         self.raise_for_faults("of this batch")
         return logs
+
+    def _of_batch(self, method: Any, args: Any, kwargs: Any) -> dict[str, Any]:
+        """The arguments of a method of one batch by name, checked."""
+        self.forget_faults()
+        given = inspect.signature(method).bind(*args, **kwargs).arguments
+        _fit_data.check(given, self._image_shape, self.num_classes)
+        self._labels = _fit_data.label_spec(None, given["y"])
+        return given
 
     def make_train_function(self, force: bool = False) -> Any:
         """Compiles the training step, again if its callbacks changed."""
@@ -311,26 +323,18 @@ class KerasLoop(backend.Trainer):
                 labels that name no class.
         """
         (counts,) = self.metric_values(self.input_faults)
-        faults, (empty, weights, losses, updates) = counts[:3], counts[3:]
-        if faults.any():
-            self.forget_faults()
-            bounds = (self.attack or self.eval_attack).bounds
-            _faults.raise_for_faults(faults, bounds, self.num_classes, where)
-        if weights:
-            self.forget_faults()
-            raise ValueError(
-                f"{int(weights)} sample weight(s) {where} are negative, NaN or "
-                "infinite. They must be finite and at least 0."
+        losses, updates = int(counts[5]), int(counts[6])
+        needs_images = self._phase == "train" and self._needs_images
+        bounds = (self.attack or self.eval_attack).bounds
+        try:
+            _faults.raise_for_batches(counts, needs_images, where)
+            _faults.raise_for_faults(
+                counts[:3], bounds, self.num_classes, where
             )
-        if empty and self._phase == "train" and self._needs_images:
+        except ValueError:
             self.forget_faults()
-            raise ValueError(
-                f"{int(empty)} replica(s) got no image {where}, and the batch "
-                "norm there has no statistics. Choose a batch size that "
-                "leaves at least one image for each replica, drop the "
-                "remainder, or use `BatchNormalization(synchronized=True)`."
-            )
-        return int(losses), int(updates)
+            raise
+        return losses, updates
 
     def forget_faults(self) -> None:
         """Starts to count from 0."""

@@ -228,13 +228,13 @@ def test_rank_is_that_of_the_classifier():
         ],
         name="mine",
     )
-    _inputs.check_rank(np.zeros((2, 4, 5, 1)), model)
+    _inputs.image_shape(model).check(np.zeros((2, 4, 5, 1)))
     with pytest.raises(
         ValueError,
         match=r"shape \(batch, None, 5, 1\), as the classifier 'mine' takes "
         r"them\. Received: shape \(2, 4, 5\)",
     ):
-        _inputs.check_rank(np.zeros((2, 4, 5)), model)
+        _inputs.image_shape(model).check(np.zeros((2, 4, 5)))
 
 
 # Images -------------------------------------------------------------------
@@ -492,8 +492,8 @@ def test_checked_batches_are_float32_and_one_hot(arrays):
             TypeError,
             "Received: a ndarray that yields a ndarray",
         ),
-        (lambda x, y: (x, 1), TypeError, "Received: a tuple that yields a"),
-        (lambda x, y: (x, None), TypeError, "Received: a tuple that yields a"),
+        (lambda x, y: (x, 1), TypeError, "Labels must be one .*Received: int"),
+        (lambda x, y: (x, None), ValueError, "Labels are missing"),
         (lambda x, y: [{"x": x}], TypeError, "a list that yields a dict"),
         (lambda x, y: [(x,)], TypeError, "a list that yields a tuple"),
         (lambda x, y: [(x, None)], ValueError, "Labels are missing"),

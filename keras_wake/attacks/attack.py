@@ -130,8 +130,9 @@ class Attack:
         if not isinstance(classifier, keras.Model):
             _inputs.check_classifier(classifier)
         run, num_classes = self._compiled.get(classifier, self._compile)
+        shape = _inputs.image_shape(classifier)
         x, labels = _batches.checked_batch(
-            x, y, num_classes, self.bounds, "of the batch", classifier
+            x, y, num_classes, self.bounds, "of the batch", shape
         )
         if seed is None:
             seed = keras.random.randint((), 0, 2**31 - 1)

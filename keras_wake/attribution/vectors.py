@@ -103,8 +103,9 @@ def analyse(
     limits, looks_at_range = _bounds(bounds, attack)
     by_head = _COMPILED.get(classifier, lambda _: PerModel())
     compiled = by_head.get(head, partial(_compile, weakref.ref(classifier)))
+    shape = _inputs.image_shape(classifier)
     checked = _batches.checked_batches(
-        data, num_classes, limits, batch_size, classifier
+        data, num_classes, limits, batch_size, shape
     )
 
     def batches() -> Iterator[Batch]:

@@ -19,6 +19,7 @@ class TeacherAverage(keras.callbacks.Callback):
     def __init__(self, data: Any) -> None:
         super().__init__()
         _batches.check_reusable(type(self).__name__, data)
+        _batches.check_ends(data)
         self.data = data
         self.buffers: list[tuple[Any, Any]] = []
         self._estimated_at: int | None = None

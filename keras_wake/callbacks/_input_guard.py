@@ -80,7 +80,8 @@ class InputGuard(keras.callbacks.Callback):
     def _refuse_empty(self, phase: str) -> None:
         if not self._batches:
             raise ValueError(
-                f"The {phase} data set is empty: it yielded no batch."
+                f"The {phase} data set is empty: it yielded no batch. (A "
+                "generator gives its batches only once.)"
             )
 
     def _go_back(self, what: str) -> None:

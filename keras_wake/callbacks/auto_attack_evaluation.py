@@ -12,6 +12,7 @@ from keras import ops
 
 from keras_wake import _batches
 from keras_wake import _files
+from keras_wake import _inputs
 from keras_wake import _validate
 from keras_wake.attacks import Attack
 from keras_wake.evaluation import autoattack
@@ -157,7 +158,7 @@ class AutoAttackEvaluation(keras.callbacks.Callback):
             num_classes,
             listed[0].attack.bounds,
             "of `AutoAttackEvaluation`",
-            self.model.classifier,
+            _inputs.image_shape(self.model.classifier),
         )
         for named in listed:
             named.check_image_shape(self._images[0].shape[1:])

@@ -94,6 +94,7 @@ class CrossClassAttribution(keras.callbacks.Callback):
                 f"attack={attack!r}, head={head!r} without data."
             )
         _batches.check_reusable("CrossClassAttribution", data)
+        _batches.check_ends(data)
         self.data = data
         self.attack = attack
         self.every = _validate.integer(1, every=every)

@@ -13,6 +13,7 @@ import numpy as np
 from keras import ops
 
 from keras_wake import _batches
+from keras_wake import _inputs
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -65,8 +66,9 @@ def collect(
         TypeError, ValueError: For data that cannot be right.
     """
     images, classes = [], []
+    shape = _inputs.image_shape(classifier)
     for x, labels in _batches.checked_batches(
-        data, num_classes, bounds, batch_size, classifier
+        data, num_classes, bounds, batch_size, shape
     ):
         images.append(ops.convert_to_numpy(x))
         classes.append(np.argmax(ops.convert_to_numpy(labels), axis=1))

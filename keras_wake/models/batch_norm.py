@@ -33,8 +33,8 @@ def reestimate_batch_norm(
 
     Raises:
         TypeError: If `network` is no `keras.Model`.
-        ValueError: If `data` is empty, or an image is NaN or outside the
-            bounds.
+        ValueError: If `data` is empty or never ends, or an image is NaN or
+            outside the bounds.
 
     Example:
 
@@ -56,6 +56,7 @@ def reestimate_batch_norm(
             "own statistics, which cannot be estimated anew. Take Keras's "
             "`BatchNormalization`."
         )
+    _batches.check_ends(data)
     layers = batch_norm_layers(network)
     if not layers:
         return
@@ -83,7 +84,11 @@ def _means(
     """The mean over all images of what the variables hold after a batch."""
     sums = [np.zeros(variable.shape, "float64") for variable in statistics]
     images = 0
-    for number, (x, _) in enumerate(_batches.batches(data), start=1):
+    shape = _inputs.image_shape(network)
+    for number, (x, _) in enumerate(
+        _batches.batches(data, shape=shape), start=1
+    ):
+        _inputs.check_image_spec(x, shape)
         x = _inputs.check_images(ops.convert_to_tensor(x))
         # No labels are looked at: each image names its only class.
         faults = _faults.count_faults(x, ops.ones((len(x), 1)), bounds)

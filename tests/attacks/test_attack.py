@@ -235,7 +235,7 @@ def _with(array, value):
             ValueError,
             r"shape \(batch, 6, 6, 1\).*Received: shape \(10, 6, 6\)",
         ),
-        (lambda x: x[:, 0, 0, 0], ValueError, r"shape \(batch, \.\.\.\)"),
+        (lambda x: x[:, 0, 0, 0], ValueError, r"Received: shape \(10,\)"),
         (lambda x: None, TypeError, "Images must be.*NoneType"),
     ],
 )

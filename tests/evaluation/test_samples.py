@@ -66,7 +66,7 @@ def test_reads_arrays_and_batches_and_soft_labels():
         assert found.digest == _samples.sort(X, Y, 3).digest
         np.testing.assert_array_equal(found.labels, np.eye(3)[found.classes])
     with pytest.raises(
-        ValueError, match=r"shape \(batch, 4, 4, 1\).*\(8, 16\)"
+        ValueError, match=r"shape \(batch, 4, 4, 1\).*\(20, 16\)"
     ):
         collect((X.reshape(20, 16), Y))
     with pytest.raises(ValueError, match="outside the bounds"):

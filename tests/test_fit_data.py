@@ -1,0 +1,355 @@
+"""Data of a wrong kind: refused before the first step, by every entry point.
+
+The model has been fitted on arrays before, so that its steps are compiled.
+"""
+
+import itertools
+
+import keras
+import numpy as np
+import pytest
+
+import keras_wake as kw
+
+SHAPE = (4, 4, 1)
+CLASSES = 3
+ATTACK = kw.attacks.FGSM(epsilon=0.1)
+
+
+def network():
+    return keras.Sequential(
+        [
+            keras.Input(SHAPE),
+            keras.layers.Flatten(),
+            keras.layers.BatchNormalization(),
+            keras.layers.Dense(CLASSES),
+        ],
+        name="mine",
+    )
+
+
+def data(count=12):
+    x = np.random.default_rng(0).random((count, *SHAPE), np.float32)
+    return x, (np.arange(count) % CLASSES).astype("int32")
+
+
+@pytest.fixture(scope="module")
+def model():
+    keras.utils.set_random_seed(0)
+    model = kw.WakeModel(network(), ATTACK, eval_attack=ATTACK)
+    model.compile(keras.optimizers.SGD(0.01))
+    x, y = data()
+    model.fit(x, y, batch_size=4, validation_data=(x, y), verbose=0)
+    return model
+
+
+class Sequence(keras.utils.PyDataset):
+    """Batches of a list, without end where `count` is None."""
+
+    def __init__(self, batches, count=None):
+        super().__init__()
+        self.batches, self.count = batches, count
+
+    @property
+    def num_batches(self):
+        return self.count
+
+    def __getitem__(self, index):
+        return self.batches[index % len(self.batches)]
+
+
+def in_batches(x, y):
+    return [(x[i : i + 4], y[i : i + 4]) for i in range(0, len(x), 4)]
+
+
+def endless_dataset(x, y):
+    tf = pytest.importorskip("tensorflow")
+    return tf.data.Dataset.from_tensor_slices((x, y)).batch(4).repeat()
+
+
+ENDLESS = {
+    "tf.data": endless_dataset,
+    "PyDataset": lambda x, y: Sequence(in_batches(x, y)),
+}
+
+X, Y = data()
+WIDE = r"shape \(batch, 4, 4, 1\), as the classifier 'mine' takes them\. "
+NO_ARRAY = "must be one tensor or array"
+WRONG = {
+    "images in a list": (X.tolist(), Y, TypeError, NO_ARRAY),
+    "list of images": (list(X), Y, TypeError, NO_ARRAY),
+    "labels in a list": (X, Y.tolist(), TypeError, NO_ARRAY),
+    "labels in a dict": (X, {"label": Y}, TypeError, "dict. Take the entry"),
+    "images in a dict": ({"image": X}, Y, TypeError, "dict. Take the entry"),
+    "two labels": (X, (Y, Y), TypeError, f"Labels {NO_ARRAY}"),
+    "no images": (None, Y, TypeError, "Images must.*NoneType"),
+    "no labels": (X, None, ValueError, "Labels are missing"),
+    "a name": ("images", Y, TypeError, "Images must.*Received: str"),
+    "a number": (X, 5, TypeError, "Labels must.*Received: int"),
+    "words": (np.full((12, 4), "a"), Y, TypeError, "floating-point"),
+    "objects": (X.astype(object), Y, TypeError, "Received: dtype object"),
+    "labels as objects": (X, Y.astype(object), TypeError, "dtype object"),
+    "names of classes": (X, Y.astype("S1"), TypeError, "Received: strings"),
+    "halves": (X, Y + 0.5, TypeError, "must be integers.*float64"),
+    "truth values": (X, Y > 0, TypeError, "must be integers.*bool"),
+    "dates": (X, Y.astype("datetime64[D]"), TypeError, "dtype datetime64"),
+    "no channel": (X[..., 0], Y, ValueError, WIDE + r"Received: shape \(12, 4"),
+    "an axis more": (X[..., None], Y, ValueError, WIDE),
+    "too large": (np.zeros((12, 5, 5, 1), "float32"), Y, ValueError, WIDE),
+    "channels first": (np.moveaxis(X, -1, 1), Y, ValueError, WIDE),
+    "one image": (X[0], Y[0], ValueError, WIDE + ".*That is one image: add"),
+    "one image, one label": (X[0], Y[:1], ValueError, "That is one image"),
+    "masked": (np.ma.array(X, mask=X > 0.5), Y, TypeError, "mask would be"),
+    "masked labels": (X, np.ma.array(Y, mask=Y > 1), TypeError, "mask would"),
+    "fewer labels": (X, Y[:6], ValueError, "12 images and 6 labels"),
+    "fewer images": (X[:6], Y, ValueError, "6 images and 12 labels"),
+    "one label": (X, Y[:1], ValueError, "12 images and 1 labels"),
+    "four classes": (X, np.eye(4)[Y], ValueError, r"Received: shape \(12, 4"),
+    "no image": (X[:0], Y[:0], ValueError, "no images|empty"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_wrong_data_are_refused_everywhere(model, kind):
+    x, y, error, message = WRONG[kind]
+    calls = {
+        "fit": lambda: model.fit(x, y, verbose=0),
+        "validation": lambda: model.fit(
+            X, Y, validation_data=(x, y), verbose=0
+        ),
+        "generator": lambda: model.fit(iter_of((x, y)), verbose=0),
+        "evaluate": lambda: model.evaluate(x, y, verbose=0),
+        "train_on_batch": lambda: model.train_on_batch(x, y),
+        "test_on_batch": lambda: model.test_on_batch(x, y),
+        "attack": lambda: ATTACK(model.classifier, x, y),
+        "robust_accuracy": lambda: kw.evaluation.robust_accuracy(
+            model.classifier, (x, y), ATTACK
+        ),
+    }
+    lists = "list" in kind
+    for name, call in calls.items():
+        if lists and name == "attack":
+            call()  # A batch may be a list of numbers.
+            continue
+        if kind == "no image" and name == "generator":
+            continue  # Known only when the step runs.
+        with pytest.raises((TypeError, ValueError)) as caught:
+            call()
+        # The kinds of lists have no name in a pair.
+        if not (lists and name == "robust_accuracy"):
+            assert isinstance(caught.value, error), name
+            assert caught.match(message), name
+
+
+def iter_of(*batches):
+    yield from batches
+
+
+@pytest.mark.parametrize("method", ["predict", "predict_on_batch"])
+def test_predict_refuses_images_of_another_shape(model, method):
+    call = getattr(model, method)
+    for x in (X[0], X[..., 0], np.moveaxis(X, -1, 1)):
+        with pytest.raises(ValueError, match=WIDE):
+            call(x)
+    with pytest.raises(TypeError, match=NO_ARRAY):
+        call(X.tolist())
+    with pytest.raises(ValueError, match="empty"):
+        call(X[:0])
+
+
+def test_columns_of_a_data_frame_are_labels(model):
+    pandas = pytest.importorskip("pandas")
+    expected = model.evaluate(X, Y, verbose=0)
+    for y in (pandas.Series(Y), pandas.DataFrame({"label": Y})):
+        assert model.evaluate(X, y, verbose=0) == pytest.approx(expected)
+        model.fit(X, y, verbose=0)
+        ATTACK(model.classifier, X, y)
+        expected = model.evaluate(X, Y, verbose=0)
+    with pytest.raises(TypeError, match="Number the classes"):
+        model.fit(X, pandas.Series(["cat", "dog", "emu"] * 4), verbose=0)
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint64"])
+def test_a_label_that_takes_more_than_32_bits_is_no_class(model, dtype):
+    y = Y.astype(dtype) + 2**32
+    message = r"4 label\(s\) .* name no class"
+    for call in (model.fit, model.evaluate):
+        with pytest.raises(ValueError, match=message):
+            call(X, y, batch_size=4, verbose=0)
+        with pytest.raises(ValueError, match=message):
+            call(iter_of(*in_batches(X, y)), verbose=0)
+    for call in (model.train_on_batch, model.test_on_batch):
+        with pytest.raises(ValueError, match=message):
+            call(X[:4], y[:4])
+    if dtype == "int64":
+        with pytest.raises(ValueError, match=message):
+            model.fit(Sequence(in_batches(X, y), 3), shuffle=False, verbose=0)
+
+
+# What comes to light only in a batch ---------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_batches_of_unequal_parts_are_refused(model, count):
+    good = (X[:4], Y[:4])
+    for bad in (
+        (X[:4], Y[:count]),
+        (X[:4], Y[:4], np.ones(count, "float32")),
+    ):
+        weights = (np.ones(4, "float32"),) * (len(bad) - 2)
+        found = Sequence([(*good, *weights), bad], 2)
+        with pytest.raises(ValueError, match="equally many"):
+            model.fit(found, shuffle=False, verbose=0)
+        with pytest.raises(ValueError, match="equally many"):
+            model.evaluate(found, verbose=0)
+    assert np.isfinite(model.evaluate(X, Y, verbose=0)[0])
+
+
+def test_batches_of_another_shape_are_refused(model):
+    for x in (np.zeros((4, 5, 5, 1), "float32"), X[:4, ..., 0]):
+        found = Sequence([(x, Y[:4])], 1)
+        for call in (model.fit, model.evaluate):
+            with pytest.raises(ValueError, match="classifier"):
+                call(found, verbose=0)
+        # The step is compiled again for the right ones.
+        model.compile(keras.optimizers.SGD(0.01))
+    model.fit(X, Y, verbose=0)
+
+
+def test_a_data_set_yields_pairs(model):
+    x, y = X[:4], Y[:4]
+    for batch, message in (
+        ({"image": x, "label": y}, r'yields a dict\. Take .*batch\["image"\]'),
+        (x, "yields a ndarray"),
+        ((x,), "yields a tuple of length 1"),
+        ((x, y, Y[:4], y), "batches of 4 parts"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            model.fit(iter_of(batch), verbose=0)
+    with pytest.raises(ValueError, match="leave `y` and `sample_weight` out"):
+        model.fit(iter_of((x, y)), Y, verbose=0)
+    with pytest.raises(TypeError, match=r"not from another iterator.*cycle"):
+        model.fit(itertools.cycle([(x, y)]), steps_per_epoch=1, verbose=0)
+
+
+# Without end ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ENDLESS)
+def test_data_without_end_are_refused(model, form):
+    def endless():
+        return ENDLESS[form](*data())
+
+    classifier = model.classifier
+    for call, advice in (
+        (lambda: model.fit(endless(), verbose=0), "`steps_per_epoch` of"),
+        (lambda: model.evaluate(endless(), verbose=0), "`steps` of"),
+        (
+            lambda: model.fit(X, Y, validation_data=endless(), verbose=0),
+            "Set `validation_steps`",
+        ),
+        (
+            lambda: kw.models.reestimate_batch_norm(classifier, endless()),
+            r"`data\.take\(n\)`",
+        ),
+        (lambda: kw.StochasticWeightAveraging(1, endless()), "take"),
+        (lambda: kw.EMATeacher(data=endless()), "take"),
+        (lambda: kw.CrossClassAttribution(endless()), "take"),
+        (
+            lambda: kw.attribution.correlation_matrix(classifier, endless()),
+            "take",
+        ),
+        (
+            lambda: kw.evaluation.robust_accuracy(
+                classifier, endless(), ATTACK
+            ),
+            "take",
+        ),
+    ):
+        with pytest.raises(ValueError, match=f"never ends.*{advice}"):
+            call()
+
+
+def test_data_without_end_are_taken_with_a_number_of_batches(model):
+    endless = Sequence(in_batches(X, Y))
+    log = model.fit(
+        endless,
+        steps_per_epoch=2,
+        validation_data=endless,
+        validation_steps=1,
+        epochs=2,
+        verbose=0,
+        callbacks=[kw.CatastrophicOverfitMonitor()],
+    )
+    assert len(log.history["val_accuracy"]) == 2
+    model.evaluate(endless, steps=1, verbose=0)
+
+
+def test_iterators_without_end_are_refused():
+    for endless in (
+        itertools.cycle([(X, Y)]),
+        itertools.repeat((X, Y)),
+        itertools.count(),
+    ):
+        with pytest.raises(ValueError, match="never ends"):
+            kw.models.reestimate_batch_norm(network(), endless)
+    kw.models.reestimate_batch_norm(network(), itertools.repeat((X, Y), 2))
+
+
+def test_a_generator_is_used_up_after_one_pass(model):
+    batches = in_batches(X, Y)
+    with pytest.raises(ValueError, match=r"needs `x` 2 times.*steps_per_epoch"):
+        model.fit(iter_of(*batches), epochs=2, verbose=0)
+    with pytest.raises(
+        ValueError, match=r"`validation_data` 3 times.*`validation_steps`"
+    ):
+        model.fit(X, Y, validation_data=iter_of(*batches), epochs=3, verbose=0)
+    log = model.fit(
+        iter_of(*batches), validation_data=iter_of(*batches), verbose=0
+    )
+    assert len(log.history["val_loss"]) == 1
+
+
+# Other arguments ------------------------------------------------------------
+
+
+def test_validation_data_are_two_or_three(model):
+    for validation in ((X,), (X, Y, None, None)):
+        with pytest.raises(ValueError, match=r"must be \(x, y\), \(x, y, samp"):
+            model.fit(X, Y, validation_data=validation, verbose=0)
+    model.fit(X, Y, validation_data=[X, Y], verbose=0)
+
+
+def test_weights_of_samples_and_classes(model):
+    for weights, error, message in (
+        (np.ones(6), ValueError, "12 labels and 6 sample weights"),
+        (np.ones((12, 3)), ValueError, r"Received: shape \(12, 3\)"),
+        (np.float32(1), ValueError, r"Received: shape \(\)"),
+        ([1.0] * 12, TypeError, "`sample_weight` must be one tensor"),
+        (np.full(12, "a"), TypeError, "must be numbers"),
+    ):
+        for call in (model.fit, model.evaluate):
+            with pytest.raises(error, match=message):
+                call(X, Y, sample_weight=weights, verbose=0)
+    for weights, error, message in (
+        ([1, 2, 3], TypeError, r"dict\(enumerate\(weights\)\)"),
+        ({3: 1.0}, ValueError, "between 0 and 2. Received: 3"),
+        ({"0": 1.0}, ValueError, "Received: '0'"),
+        ({0: -1.0}, ValueError, "at least 0"),
+    ):
+        with pytest.raises(error, match=message):
+            model.fit(X, Y, class_weight=weights, verbose=0)
+
+
+@pytest.mark.parametrize("form", ["numbers", "column", "one-hot"])
+def test_class_weights_are_those_of_the_samples(model, form):
+    y = {"numbers": Y, "column": Y[:, None], "one-hot": np.eye(3)[Y]}[form]
+    by_class = {0: 2.0, 1: 0.5, 2: 0.0}
+    by_sample = np.array([by_class[label] for label in Y])
+    losses = []
+    weights = model.get_weights()
+    for given in ({"class_weight": by_class}, {"sample_weight": by_sample}):
+        model.set_weights(weights)
+        log = model.fit(X, y, batch_size=12, shuffle=False, verbose=0, **given)
+        losses.append(log.history["loss"][0])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
