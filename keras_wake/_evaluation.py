@@ -1,5 +1,6 @@
 """What a `WakeModel` measures: its metrics and the step of `evaluate`."""
 
+import functools
 from typing import Any
 
 import keras
@@ -31,7 +32,8 @@ class Evaluation(StudentAndTeacher):
     seed: int
 
     def _add_metrics(self) -> None:
-        mean = keras.metrics.Mean
+        # Not in `floatx`: half precision cannot count beyond 2048.
+        mean = functools.partial(keras.metrics.Mean, dtype="float32")
         self._loss = mean(name="loss")
         self._accuracy = mean(name="accuracy")
         self._robust_accuracy = mean(name="robust_accuracy")
@@ -124,7 +126,7 @@ class Evaluation(StudentAndTeacher):
         faults = _faults.count_faults(x, labels, bounds)
         x = ops.where(ops.isfinite(x), x, bounds[0])
         labels = ops.where(ops.isfinite(labels), labels, 0.0)
-        bad_weights = ops.zeros(())
+        bad_weights = ops.zeros((), "float32")
         lengths = [many]
         if sample_weight is not None:
             lengths.append(_faults.as_many(sample_weight, count))

@@ -83,7 +83,7 @@ class InputFaults(keras.metrics.Metric):
             shapes: Whether the images have the right shape: True, or tensors.
             lengths: Whether labels and weights are as many, likewise.
         """
-        zero = ops.zeros(())
+        zero = ops.zeros((), "float32")
         empty = ops.cast(ops.equal(size, 0), "float32")
         others = [empty, bad_weights, zero, zero]
         for group in (shapes, lengths):

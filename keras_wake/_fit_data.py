@@ -14,6 +14,7 @@ import numpy as np
 
 from keras_wake import _batches
 from keras_wake import _inputs
+from keras_wake import _precision
 from keras_wake import _validate
 from keras_wake._image_shape import ImageShape
 from keras_wake._image_shape import rank_is_unknown
@@ -82,6 +83,7 @@ def check(given: dict[str, Any], shape: ImageShape, num_classes: int) -> None:
     Raises:
         TypeError, ValueError: For data that cannot be right.
     """
+    _precision.check_floatx()
     steps = given.get("steps_per_epoch") or given.get("steps")
     names = ("x", "y", "sample_weight")
     parts = {name: given.get(name) for name in names}

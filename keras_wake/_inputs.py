@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_wake import _precision
 from keras_wake._image_shape import ImageShape
 from keras_wake._image_shape import rank_is_unknown
 
@@ -42,6 +43,7 @@ def check_classifier(classifier: Any, allow_probabilities: bool = False) -> int:
         )
     refuse_wake_model(classifier)
     _check_preprocessor(classifier)
+    _precision.check_floatx()
     shape = _input_shape(classifier)
     if not classifier.built or shape is None:
         raise ValueError(

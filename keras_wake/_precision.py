@@ -7,11 +7,28 @@ the network is sure of; an attack would find no direction to go.
 
 from typing import Any
 
+import keras
 from keras import ops
 
 # Where the gradient of each image is brought to at the logits. Behind it,
 # 4096 times larger numbers fit into float16 and 10^8 times smaller ones.
 SIZE = 16.0
+
+
+def check_floatx() -> None:
+    """Refuses half precision for all that Keras makes by default.
+
+    A number such as ε or 1e-12 passes through it in every operation of Keras,
+    and a mean cannot count beyond 2048 in it.
+    """
+    floatx = keras.config.floatx()
+    if floatx not in ("float32", "float64"):
+        raise ValueError(
+            "Attacks and metrics need `keras.config.floatx()` to be float32 "
+            f"or float64. Received: {floatx!r}. Leave it at float32, and have "
+            "the layers of the network compute in half precision: "
+            f'`keras.config.set_dtype_policy("mixed_{floatx}")`.'
+        )
 
 
 def computes_in_float16(classifier: Any) -> bool:

@@ -217,12 +217,12 @@ class WakeModel(Evaluation):
         extra = self._regularisers()
         self._loss.update_state(losses + extra)
         self._kd_weight_mean.update_state(weight)
-        loss = loss + extra / backend.global_sum(ops.ones(()))
+        loss = loss + extra / backend.global_sum(ops.ones((), "float32"))
         self.input_faults.count_loss(loss)
         return loss
 
     def _regularisers(self) -> Any:
-        return sum((ops.sum(e) for e in self.losses), 0.0)
+        return sum((ops.cast(ops.sum(e), "float32") for e in self.losses), 0.0)
 
     def _distilled(self, x: Any, y: Any, y_pred: Any) -> tuple[Any, Any]:
         """The blend for each sample, and the weight of distillation in it."""
@@ -230,7 +230,7 @@ class WakeModel(Evaluation):
         images, student = (
             values[self.objective.inputs[-1]] for values in (x, y_pred)
         )
-        weight = ops.zeros(())
+        weight = ops.zeros((), "float32")
         terms = []
         if self._averager is not None and self._averager.distils:
             weight = ops.convert_to_tensor(self.kd_weight)

@@ -130,7 +130,7 @@ class PGD(Attack):
                 noise = 1e-3 * seed.normal(0, tuple(x.shape[1:]))
             else:
                 noise = keras.random.normal(
-                    ops.shape(x), stddev=1e-3, seed=seed
+                    ops.shape(x), stddev=1e-3, dtype="float32", seed=seed
                 )
             delta = threat.project(noise, x)
         else:

@@ -94,9 +94,11 @@ def class_sums(labels: Any, features: Any, kernel: Any) -> tuple[Any, Any]:
         Float32 tensors (K, n) and (K,).
     """
     num_classes = labels.shape[-1]
-    classes = ops.one_hot(ops.argmax(labels, axis=-1), num_classes)
+    classes = ops.one_hot(
+        ops.argmax(labels, axis=-1), num_classes, dtype="float32"
+    )
     named = ops.cast(ops.any(labels > 0, axis=-1), "float32")
-    classes = ops.cast(classes, "float32") * named[:, None]
+    classes = classes * named[:, None]
     summed = ops.matmul(ops.transpose(classes), ops.cast(features, "float32"))
     weights = ops.transpose(ops.cast(kernel, "float32"))
     return summed * weights, ops.sum(classes, axis=0)

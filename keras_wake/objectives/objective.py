@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from keras import ops
+
 INPUTS = ("clean", "adversarial")
 
 
@@ -112,4 +114,4 @@ def losses_of(objective: Objective, labels: Any, logits: Any) -> Any:
             f"Received: {received}. Reduce it over the classes, "
             "`ops.sum(..., axis=-1)`, and not over the batch."
         )
-    return losses
+    return ops.cast(losses, "float32")

@@ -1,0 +1,129 @@
+"""`keras.config.set_floatx` is for a network, not for what is around it."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_wake as kw
+
+SHAPE = (4, 4, 1)
+CLASSES = 3
+
+
+@pytest.fixture(autouse=True)
+def floatx_comes_back():
+    before = keras.config.floatx()
+    yield
+    keras.config.set_floatx(before)
+
+
+def data(count=300):
+    rng = np.random.default_rng(0)
+    y = np.arange(count) % CLASSES
+    x = 0.3 * rng.random((count, *SHAPE)) + 0.3 * y[:, None, None, None]
+    return x.astype("float32"), y.astype("int32")
+
+
+def network(dtype):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input(SHAPE, dtype=dtype),
+            keras.layers.Flatten(dtype=dtype),
+            keras.layers.BatchNormalization(dtype=dtype),
+            keras.layers.Dense(CLASSES, kernel_regularizer="l2", dtype=dtype),
+        ]
+    )
+    rng = np.random.default_rng(1)
+    kernel = rng.normal(size=(16, CLASSES)) / 4
+    model.layers[-1].kernel.assign(kernel.astype("float32"))
+    return model
+
+
+def trained(dtype, objective):
+    """The last logs of a fit, and the average's robust accuracy."""
+    attack = kw.attacks.PGD(epsilon=0.1, steps=2)
+    model = kw.WakeModel(
+        network(dtype),
+        attack,
+        objective,
+        eval_attack=attack,
+        schedule=kw.schedules.DistillationRamp(1, 2),
+    )
+    # A rate that each type has exactly: Keras keeps it in `floatx`.
+    model.compile(keras.optimizers.SGD(0.0625))
+    x, y = data()
+    log = model.fit(
+        x,
+        y,
+        batch_size=100,
+        shuffle=False,
+        epochs=2,
+        validation_data=(x, y),
+        callbacks=[kw.EMATeacher(decay=0.5), kw.CrossClassAttribution()],
+        verbose=0,
+    )
+    return {name: values[-1] for name, values in log.history.items()}
+
+
+@pytest.fixture(scope="module")
+def expected():
+    return {name: trained("float32", name) for name in ("at", "trades")}
+
+
+def test_a_network_in_float32_is_trained_alike(expected):
+    keras.config.set_floatx("float64")
+    assert trained("float32", "trades") == pytest.approx(
+        expected["trades"], rel=1e-5
+    )
+
+
+def test_a_network_in_float64_is_trained(expected):
+    keras.config.set_floatx("float64")
+    # Apart from rounding, which may decide the prediction for one image.
+    assert trained("float64", "at") == pytest.approx(
+        expected["at"], rel=1e-4, abs=1.5 / 300
+    )
+
+
+def test_attacks_and_analyses_do_not_depend_on_it():
+    x, y = (part[:12] for part in data())
+    attacks = [
+        kw.attacks.PGD(epsilon=0.1, steps=2, loss="kl"),
+        kw.attacks.APGD(epsilon=0.1, steps=3),
+        kw.attacks.FAB("l2", epsilon=0.5, steps=2),
+        kw.attacks.Square(epsilon=0.1, queries=5),
+    ]
+
+    def results():
+        model = network("float32")
+        found = [
+            keras.ops.convert_to_numpy(attack(model, x, y, seed=0))
+            for attack in attacks
+        ]
+        found.append(kw.attribution.correlation_matrix(model, (x, y)))
+        return found
+
+    right = results()
+    keras.config.set_floatx("float64")
+    for value, other in zip(results(), right, strict=True):
+        assert value.dtype == other.dtype
+        np.testing.assert_allclose(value, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("floatx", ["float16", "bfloat16"])
+def test_half_precision_by_default_is_refused(floatx):
+    model = kw.WakeModel(network("float32"), kw.attacks.FGSM())
+    model.compile("sgd")
+    x, y = data(3)
+    keras.config.set_floatx(floatx)
+    message = rf'float32 or float64.*{floatx}.*"mixed_{floatx}"'
+    for call in (
+        lambda: model.fit(x, y),
+        lambda: model.evaluate(x, y),
+        lambda: kw.WakeModel(network("float32"), kw.attacks.FGSM()),
+        lambda: kw.attacks.FGSM()(network("float32"), x, y),
+        lambda: kw.attribution.correlation_matrix(network("float32"), (x, y)),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
