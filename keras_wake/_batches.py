@@ -50,7 +50,7 @@ def batches(
         pairs: Iterable = (
             (x[i : i + batch_size], y[i : i + batch_size]) for i in starts
         )
-    elif hasattr(data, "__iter__") and not isinstance(data, (str, dict)):
+    elif hasattr(data, "__iter__"):
         pairs = data
     else:
         raise TypeError(

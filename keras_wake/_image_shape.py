@@ -41,8 +41,8 @@ class ImageShape:
         hint = "Change the images, or make the classifier for theirs."
         if self._fits(shape):
             hint = (
-                "That is one image: add the batch axis (`x[None]`), or batch "
-                "the data set (`dataset.batch(128)`)."
+                "Give a single image a batch axis: `x[None]`. Batch a data "
+                "set: `dataset.batch(128)`."
             )
         raise ValueError(f"{must}shape {shape}. {hint}")
 
