@@ -11,6 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_wake import _arrays
 from keras_wake import _faults
 from keras_wake import _inputs
 from keras_wake._image_shape import ImageShape
@@ -39,13 +40,13 @@ def batches(
         _inputs.check_image_spec(x, shape)
         if y is None:
             raise ValueError("Labels are missing: the data must be (x, y).")
-        _inputs.check_dense("Labels", y)
+        _arrays.check_dense("Labels", y)
         if len(y.shape) == 0:
             raise ValueError(
                 "Labels must have shape (batch,) or (batch, K). Received: "
                 "shape ()."
             )
-        _inputs.check_lengths(images=x, labels=y)
+        _arrays.check_lengths(images=x, labels=y)
         starts = range(0, len(x), batch_size)
         pairs: Iterable = (
             (x[i : i + batch_size], y[i : i + batch_size]) for i in starts
@@ -145,7 +146,7 @@ def _as_pair_of_arrays(data: Any) -> tuple[Any, Any] | None:
     """(x, y), if `data` are meant to be that; lists of numbers as arrays."""
     if not isinstance(data, (tuple, list)) or len(data) != 2:
         return None
-    x, y = map(_inputs.as_array, data)
+    x, y = map(_arrays.as_array, data)
     # Labels tell a list of them from a batch of a list of batches.
     labels = _array_of_labels(y)
     if labels is not None or hasattr(y, "shape"):
@@ -163,7 +164,7 @@ def _array_of_labels(y: Any) -> np.ndarray | None:
 def images_of(x: Any) -> Any:
     """Images, an array of them where they are in a list."""
     if not isinstance(x, (list, tuple)):
-        return _inputs.as_array(x)
+        return _arrays.as_array(x)
     try:
         return np.stack([np.asarray(image) for image in x])
     except ValueError as error:
@@ -198,12 +199,12 @@ def checked_batch(
 ) -> tuple[Any, Any]:
     """One batch as float32 images and (batch, K) labels, values checked."""
     x, labels = images_of(x), _array_of_labels(y)
-    y = _inputs.as_array(y) if labels is None else labels
+    y = _arrays.as_array(y) if labels is None else labels
     _inputs.check_image_spec(x, shape)
     _inputs.check_labels(y, num_classes)
-    _inputs.check_lengths(images=x, labels=y)
+    _arrays.check_lengths(images=x, labels=y)
     x = _inputs.check_images(ops.convert_to_tensor(x))
-    y = ops.convert_to_tensor(_inputs.fit_32_bits(y))
+    y = ops.convert_to_tensor(_arrays.fit_32_bits(y))
     labels = _inputs.one_hot_labels(y, num_classes)
     if len(x) == 0:
         raise ValueError(f"There are no images: the size {where} is 0.")

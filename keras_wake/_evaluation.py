@@ -6,6 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_wake import _arrays
 from keras_wake import _faults
 from keras_wake import _inputs
 from keras_wake import backend
@@ -114,7 +115,7 @@ class Evaluation(StudentAndTeacher):
         labels = _inputs.one_hot_labels(y, self.num_classes)
         if sample_weight is not None:
             sample_weight = _inputs.check_weights(sample_weight)
-        _inputs.check_lengths(
+        _arrays.check_lengths(
             images=x, labels=labels, sample_weights=sample_weight
         )
         # Known now, but for data whose shapes TensorFlow has left open.

@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_wake import _arrays
 from keras_wake import _batches
 from keras_wake import _inputs
 from keras_wake import _precision
@@ -111,9 +112,9 @@ def check(given: dict[str, Any], shape: ImageShape, num_classes: int) -> None:
 
 def check_shape(x: Any, shape: ImageShape) -> None:
     """Checks kind and shape of arrays for `predict`."""
-    x = _inputs.as_array(x)
+    x = _arrays.as_array(x)
     if not _is_data_set(x):
-        _inputs.check_numbers("Images", x)
+        _arrays.check_numbers("Images", x)
         shape.check(x)
         _refuse_no_images(x)
 
@@ -127,7 +128,7 @@ def _checked(
 ) -> dict[str, Any]:
     """The arguments that were given, checked, pandas objects as arrays."""
     parts = {
-        key: _inputs.as_array(value)
+        key: _arrays.as_array(value)
         for key, value in parts.items()
         if value is not None
     }
@@ -136,7 +137,7 @@ def _checked(
     if not _is_data_set(x):
         _check_parts(x, y, weights, shape, num_classes)
         _refuse_no_images(x)
-        return parts | {"y": _inputs.fit_32_bits(y)}
+        return parts | {"y": _arrays.fit_32_bits(y)}
     if y is not None or weights is not None:
         raise ValueError(
             f"A {type(x).__name__} yields (images, labels) or (images, "
@@ -185,7 +186,7 @@ def _check_parts(
     _inputs.check_labels(y, num_classes)
     if weights is not None:
         _inputs.check_weight_spec(weights)
-    _inputs.check_lengths(images=x, labels=y, sample_weights=weights)
+    _arrays.check_lengths(images=x, labels=y, sample_weights=weights)
 
 
 def _check_batch(
@@ -211,7 +212,7 @@ def _first_checked(generator: Any, shape: ImageShape, num_classes: int) -> Any:
 
     def again() -> Any:
         for batch in itertools.chain(first, generator):
-            yield _inputs.batch_in_32_bits(batch)
+            yield _arrays.batch_in_32_bits(batch)
 
     return again()
 

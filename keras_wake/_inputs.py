@@ -10,14 +10,10 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_wake import _arrays
 from keras_wake import _precision
 from keras_wake._image_shape import ImageShape
 from keras_wake._image_shape import rank_is_unknown
-
-# How Keras's names of these dtypes begin.
-_INTEGERS = ("int", "uint")
-_FLOATS = ("float", "bfloat")
-_NUMBERS = ("bool", *_INTEGERS, *_FLOATS)
 
 
 def check_classifier(classifier: Any, allow_probabilities: bool = False) -> int:
@@ -209,52 +205,6 @@ def image_shape(classifier: keras.Model) -> ImageShape:
     return ImageShape(sizes, classifier.name)
 
 
-def as_array(value: Any) -> Any:
-    """Columns of a data frame as a NumPy array; others as they are."""
-    return value.to_numpy() if hasattr(value, "to_numpy") else value
-
-
-def check_dense(what: str, value: Any) -> None:
-    """Refuses what is not one tensor or array, with all of its values.
-
-    Args:
-        what: What it is, for the message: `"Images"`, `"Labels"`.
-        value: Anything.
-    """
-    must = f"{what} must be one tensor or array of shape (batch, ...)."
-    if not hasattr(value, "dtype") or not hasattr(value, "shape"):
-        hint = ""
-        if isinstance(value, (list, tuple)):
-            hint = " Make it one: `np.asarray(...)`."
-        elif isinstance(value, dict):
-            hint = " Take the entry that holds them."
-        raise TypeError(f"{must} Received: {type(value).__name__}.{hint}")
-    kind = type(value).__name__
-    sparse = "Sparse" in kind or "Ragged" in kind
-    # Of SciPy, JAX and PyTorch.
-    sparse = sparse or hasattr(value, "nnz") or hasattr(value, "nse")
-    for name in ("is_sparse", "is_nested"):
-        sparse = sparse or getattr(value, name, False) is True
-    if sparse:
-        raise TypeError(
-            f"{must} Received: a {kind}, which is sparse or "
-            "ragged. Make it dense."
-        )
-    if np.ma.is_masked(value):
-        raise TypeError(
-            f"{must} Received: a masked array, whose mask would be ignored. "
-            "Leave the masked samples out, or fill them (`filled(...)`)."
-        )
-
-
-def check_numbers(what: str, value: Any) -> None:
-    """`check_dense`, and refuses texts and objects."""
-    check_dense(what, value)
-    dtype = _dtype(value)
-    if not dtype.startswith(_NUMBERS):
-        raise TypeError(f"{what} must be numbers. Received: dtype {dtype}.")
-
-
 def check_image_spec(x: Any, shape: ImageShape | None = None) -> None:
     """Checks kind, dtype and shape of images.
 
@@ -267,9 +217,9 @@ def check_image_spec(x: Any, shape: ImageShape | None = None) -> None:
         TypeError: If they are not floating-point numbers.
         ValueError: If they are not a batch, or not of this shape.
     """
-    check_dense("Images", x)
-    dtype = _dtype(x)
-    if not dtype.startswith(_FLOATS):
+    _arrays.check_dense("Images", x)
+    dtype = _arrays.dtype_of(x)
+    if not dtype.startswith(_arrays.FLOATS):
         raise TypeError(
             "Images must be floating-point numbers within the bounds of the "
             f"threat model, [0, 1] by default. Received: dtype {dtype}. "
@@ -293,14 +243,6 @@ def check_images(x: Any, shape: ImageShape | None = None) -> Any:
     return ops.convert_to_tensor(x, "float32")
 
 
-def _dtype(value: Any) -> str:
-    """A dtype by its Keras name; by its own where Keras has none for it."""
-    try:
-        return keras.backend.standardize_dtype(value.dtype)
-    except ValueError:
-        return str(value.dtype)
-
-
 def check_labels(y: Any, num_classes: int) -> None:
     """Checks the dtype and shape of labels.
 
@@ -316,7 +258,7 @@ def check_labels(y: Any, num_classes: int) -> None:
     """
     if y is None:
         raise ValueError("Labels are missing: the data must yield (x, y).")
-    check_dense("Labels", y)
+    _arrays.check_dense("Labels", y)
     dtype = number_type(y)
     if rank_is_unknown(y):
         raise ValueError(
@@ -333,7 +275,7 @@ def check_labels(y: Any, num_classes: int) -> None:
             f"soft labels of shape (batch, {num_classes}). Received: shape "
             f"{shape}." + " Batch the data set." * (not shape)
         )
-    if not dtype.startswith(_INTEGERS):
+    if not dtype.startswith(_arrays.INTEGERS):
         raise TypeError(
             f"Labels of shape {shape} are class numbers and must be integers. "
             f'Received: dtype {dtype}. Convert them: `y.astype("int32")`, in '
@@ -367,29 +309,10 @@ def one_hot_labels(y: Any, num_classes: int) -> Any:
     return ops.cast(labels[:, None] == classes[None, :], "float32")
 
 
-def fit_32_bits(y: Any) -> Any:
-    """64-bit labels on the host as int32; −1 for those that do not fit.
-
-    JAX cuts them off to 32 bits, by which 2³² + 1 would become class 1, and
-    PyTorch has no uint64.
-    """
-    if not isinstance(y, np.ndarray) or y.dtype not in ("int64", "uint64"):
-        return y
-    return np.where((y >= 0) & (y < 2**31), y, -1).astype("int32")
-
-
-def batch_in_32_bits(batch: Any) -> Any:
-    """A batch (images, labels, ...) with `fit_32_bits` of its labels."""
-    if not isinstance(batch, (tuple, list)) or len(batch) < 2:
-        return batch
-    x, y, *rest = batch
-    return (x, fit_32_bits(y), *rest)
-
-
 def number_type(y: Any) -> str:
     """The dtype of labels by its Keras name; a `TypeError` for words."""
-    dtype = _dtype(y)
-    if dtype.startswith(_NUMBERS):
+    dtype = _arrays.dtype_of(y)
+    if dtype.startswith(_arrays.NUMBERS):
         return dtype
     # NumPy's letters for bytes and texts.
     words = dtype == "string" or getattr(y.dtype, "kind", "?") in "SUT"
@@ -400,27 +323,9 @@ def number_type(y: Any) -> str:
     )
 
 
-def check_lengths(**parts: Any) -> None:
-    """Refuses images, labels and weights that are not equally many.
-
-    What TensorFlow knows only when a step runs is left to that.
-    """
-    counts = {
-        name: part.shape[0] for name, part in parts.items() if part is not None
-    }
-    known = {name: n for name, n in counts.items() if n is not None}
-    if len(set(known.values())) > 1:
-        received = " and ".join(
-            f"{n} {name.replace('_', ' ')}" for name, n in known.items()
-        )
-        raise ValueError(
-            f"Images and labels must be equally many. Received: {received}."
-        )
-
-
 def check_weight_spec(sample_weight: Any) -> None:
     """Checks that there is one number for each sample."""
-    check_numbers("`sample_weight`", sample_weight)
+    _arrays.check_numbers("`sample_weight`", sample_weight)
     shape = tuple(sample_weight.shape)
     if len(shape) != 1 and shape[1:] != (1,):
         raise ValueError(

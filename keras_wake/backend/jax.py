@@ -17,7 +17,7 @@ import keras
 import numpy as np
 from jax.experimental import multihost_utils
 
-from keras_wake import _inputs
+from keras_wake import _arrays
 from keras_wake.backend._common import buffers
 from keras_wake.backend._common import global_sum
 from keras_wake.backend._common import random_state
@@ -291,7 +291,7 @@ class Trainer(keras.Model):
                 # The buffers of `state` are given away when a step is
                 # started: until Keras has the new ones, nothing may stop.
                 with _interrupted_afterwards():
-                    batches = map(_inputs.batch_in_32_bits, iterator)
+                    batches = map(_arrays.batch_in_32_bits, iterator)
                     logs, newest = function(state, batches)
                     self._hand_to_keras(names, newest)
             except BaseException as error:
