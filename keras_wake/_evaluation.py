@@ -93,8 +93,9 @@ class Evaluation(StudentAndTeacher):
         # The number of images seen in this pass, so that every pass over the
         # same images makes the same random starts.
         seed = CounterSeed(
-            self.seed + _EVALUATION_STREAM + 7919 * backend.replica_index(),
+            self.seed,
             ops.cast(self._accuracy.count, "int32"),
+            _EVALUATION_STREAM + 7919 * backend.replica_index(),
         )
         clean = network(x, training=False)
         adversarial = self.eval_attack.perturb(network, x, labels, seed)

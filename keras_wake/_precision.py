@@ -1,14 +1,20 @@
-"""What networks that compute in float16 need: gradients that do not underflow.
+"""What floating-point numbers do to gradients, and how attacks bear it.
+
+A gradient may hold NaN or infinity, as behind a square root at 0, and be so
+small or large that its square leaves the range of float32.
 
 In float16, numbers below 6e-8 are 0. The gradient of a cross-entropy with
 respect to the logits is p − y, which is as small as that for an image that
 the network is sure of; an attack would find no direction to go.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
 from keras import ops
+
+from keras_wake import backend
 
 # Where the gradient of each image is brought to at the logits. Behind it,
 # 4096 times larger numbers fit into float16 and 10^8 times smaller ones.
@@ -74,6 +80,57 @@ def scaled_by(losses: Any, size: Any) -> Any:
     return losses * ops.stop_gradient(scale)
 
 
-def finite(gradient: Any) -> Any:
-    """A gradient with 0 where float16 has overflowed."""
-    return ops.where(ops.isfinite(gradient), gradient, ops.zeros_like(gradient))
+def where_not_finite(values: Any, others: Callable, otherwise: Any) -> Any:
+    """Takes other elements where `values` are NaN or infinite.
+
+    Args:
+        values: Float tensor.
+        others: Returns a tensor like `values`, or a number.
+        otherwise: Tensor like `values`, the elements where they are finite.
+    """
+    return _usually(
+        # No sum is finite that has a term which is not.
+        lambda: ops.isfinite(ops.sum(values)),
+        lambda: otherwise,
+        lambda: ops.where(ops.isfinite(values), otherwise, others()),
+    )
+
+
+def finite(values: Any) -> Any:
+    """`values`, with 0 in place of what is NaN or infinite."""
+    return where_not_finite(values, lambda: 0.0, values)
+
+
+def unit_l2(values: Any, axes: tuple[int, ...]) -> Any:
+    """Divided by its ℓ2 norm over the axes; zeros stay zeros."""
+    squares = _squares(values, axes)
+
+    def scaled() -> Any:
+        # By the largest element first: the squares of 1e-20 and of 1e20 do
+        # not fit into float32.
+        largest = ops.max(ops.abs(values), axis=axes, keepdims=True)
+        ones = ops.ones_like(largest)
+        inside = values / ops.where(largest > 0, largest, ones)
+        # Zeros are divided by 1e-10; all others have a norm of at least 1.
+        return inside / (ops.sqrt(_squares(inside, axes)) + 1e-10)
+
+    return _usually(
+        lambda: ops.all(ops.logical_and(squares > 1e-30, squares < 1e30)),
+        lambda: values / ops.sqrt(squares),
+        scaled,
+    )
+
+
+def _squares(values: Any, axes: tuple[int, ...]) -> Any:
+    return ops.sum(ops.square(values), axis=axes, keepdims=True)
+
+
+def _usually(condition: Callable, short: Callable, full: Callable) -> Any:
+    """`full()`, which gives the same as `short()` where `condition()` is true.
+
+    XLA makes one pass over a tensor of several operations; elsewhere each of
+    them costs one, and a step of a small network has time for few.
+    """
+    if backend.jit_by_default():
+        return full()
+    return ops.cond(condition(), short, full)

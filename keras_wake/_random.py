@@ -25,12 +25,14 @@ class CounterSeed(keras.random.SeedGenerator):
     Args:
         seed: Integer tensor or int, which stream.
         counter: Integer tensor or int, the position in the stream.
+        shift: Integer tensor or int, added to the seed. Defaults to `0`.
     """
 
-    def __init__(self, seed: Any, counter: Any = 0) -> None:
+    def __init__(self, seed: Any, counter: Any = 0, shift: Any = 0) -> None:
         # `SeedGenerator.__init__` would make a variable; this seed has none.
         # Spread out, because PyTorch is given the sum of the two numbers.
-        self._seed = ops.cast(seed, "uint32") * ops.cast(_SPREAD, "uint32")
+        shifted = ops.cast(seed, "uint32") + ops.cast(shift, "uint32")
+        self._seed = shifted * ops.cast(_SPREAD, "uint32")
         self._counter = ops.cast(counter, "uint32")
         self._draws = 0
 
@@ -64,8 +66,8 @@ class SampleSeed:
     """
 
     def __init__(self, seed: Any, ids: Any) -> None:
-        self.seed = _int32(seed)
-        self.ids = _int32(ids)
+        self.seed = as_int32(seed)
+        self.ids = as_int32(ids)
 
     @classmethod
     def of(cls, seed: Any, size: Any) -> "SampleSeed":
@@ -82,7 +84,7 @@ class SampleSeed:
 
     def substream(self, number: Any) -> "SampleSeed":
         """Another seed for the same samples: of a restart, for example."""
-        return SampleSeed(_mixed(self.seed, _int32(number)), self.ids)
+        return SampleSeed(_mixed(self.seed, as_int32(number)), self.ids)
 
     def for_samples(self, ids: Any) -> "SampleSeed":
         """The same seed for other samples."""
@@ -98,7 +100,7 @@ class SampleSeed:
         Returns:
             Float32 tensor (batch, *shape).
         """
-        key = _mixed(_mixed(self.seed, self.ids), _int32(counter))
+        key = _mixed(_mixed(self.seed, self.ids), as_int32(counter))
         positions = ops.arange(math.prod(shape), dtype="int32")
         # The positions are mixed before they meet the key: else the numbers
         # of one key would be those of another, shifted.
@@ -127,7 +129,8 @@ class SampleSeed:
 _SPREAD_INT32 = _SPREAD - 2**32
 
 
-def _int32(value: Any) -> Any:
+def as_int32(value: Any) -> Any:
+    """An int32 tensor; an int of more bits wraps around."""
     if isinstance(value, int):
         value = (value + 2**31) % 2**32 - 2**31
     return ops.cast(value, "int32")

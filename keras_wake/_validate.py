@@ -91,6 +91,20 @@ def integer(minimum: int, hint: str = "", **kwargs: Any) -> int:
     return int(value)
 
 
+def seed(**kwargs: Any) -> int:
+    """A whole number from 0 to 2³² − 1, no two of which mean the same."""
+    name, value = _name_and_value(kwargs)
+    number = integer(0, **kwargs)
+    if number >= 2**32:
+        raise _fail(
+            name,
+            "below 2**32",
+            value,
+            f"Take `{name}={number % 2**32}`, or any other seed in range.",
+        )
+    return number
+
+
 def boolean(hint: str = "", **kwargs: Any) -> bool:
     """True or False, and nothing that merely counts as one of them."""
     name, value = _name_and_value(kwargs)

@@ -156,7 +156,7 @@ class WakeModel(Evaluation):
         self.scale_distillation = _validate.boolean(
             scale_distillation=scale_distillation
         )
-        self.seed = _validate.integer(0, seed=seed)
+        self.seed = _validate.seed(seed=seed)
 
         # State cannot be added to a model once it is built, so the teacher
         # and the accumulators are made here and idle until a callback
@@ -179,7 +179,7 @@ class WakeModel(Evaluation):
                 images[name] = x
                 continue
             seed = CounterSeed(
-                self.seed + 7919 * backend.replica_index(), self.train_steps
+                self.seed, self.train_steps, 7919 * backend.replica_index()
             )
             images[name] = self.attack.perturb(self.classifier, x, labels, seed)
         return images, labels, sample_weight
@@ -320,9 +320,10 @@ class WakeModel(Evaluation):
         for variable, value, gradient in zip(
             moved, values, gradients, strict=True
         ):
-            gradient = backend.global_sum(gradient)
-            size = _norm(value) / (_norm(gradient) + 1e-12)
-            step = self.objective.gamma * size * gradient
+            gradient = backend.global_sum(_precision.finite(gradient))
+            axes = tuple(range(len(gradient.shape)))
+            direction = _precision.unit_l2(gradient, axes)
+            step = self.objective.gamma * _norm(value) * direction
             variable.assign_add(step)
             steps.append((variable, step))
         return steps

@@ -49,10 +49,6 @@ class CrossEntropy:
         followed = self.scaled(losses, logits) if self.half else losses
         return losses, ops.sum(followed)
 
-    def finite(self, gradient: Any) -> Any:
-        """The gradient, with 0 where float16 has overflowed."""
-        return _precision.finite(gradient) if self.half else gradient
-
 
 class DLR(CrossEntropy):
     """The difference of logits ratio."""

@@ -5,19 +5,23 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-# After how many of 10,000 queries the share of the pixels is halved again.
+# After how many queries the share of the pixels is halved again.
 _HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 
 def window_sides(
-    queries: int, p_init: float, height: int, width: int, smooth: bool
+    queries: int,
+    p_init: float,
+    height: int,
+    width: int,
+    smooth: bool,
+    stretched: bool = False,
 ) -> np.ndarray:
     """Side of the window that each query changes, in pixels.
 
     A window covers the share p of the image, so that its side is
     √(p · height · width), rounded. p is `p_init` at first and is halved after
-    10, 50, 200, 500, 1000, 2000, 4000, 6000 and 8000 of 10,000 queries; for
-    another number of queries the schedule is stretched.
+    10, 50, 200, 500, 1000, 2000, 4000, 6000 and 8000 queries.
 
     Args:
         queries: Number of queries.
@@ -26,11 +30,15 @@ def window_sides(
         width: Of an image, in pixels.
         smooth: Whether windows are filled with `smooth_window`, which takes
             an odd side of at least 3.
+        stretched: Whether these are the numbers for 10,000 queries, and in
+            proportion to `queries`. Defaults to `False`.
 
     Returns:
         Int32 array (queries,).
     """
-    position = np.arange(queries) * 10_000 // queries
+    position = np.arange(queries)
+    if stretched:
+        position = position * 10_000 // queries
     halvings = np.searchsorted(_HALVED_AFTER, position, side="left")
     share = p_init / 2.0**halvings
     sides = np.round(np.sqrt(share * height * width)).astype("int32")

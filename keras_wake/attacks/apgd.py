@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_wake import _precision
 from keras_wake import _validate
 from keras_wake import backend
 from keras_wake.attacks._attack_losses import ATTACK_LOSSES
@@ -21,6 +22,8 @@ from keras_wake.losses.margin import searched_margin
 
 # Share of the newest gradient step in an update; the rest is momentum.
 _ALPHA = 0.75
+# Below any loss. A finite number, so that sums of it are.
+_LOWEST = -1e30
 
 
 @keras.saving.register_keras_serializable(package="keras_wake")
@@ -153,7 +156,11 @@ class APGD(StagedAttack):
                 return total, (losses, searched_margin(labels, logits))
 
             gradient, outputs = backend.gradient_and_outputs(objective, images)
-            return *outputs, loss.finite(gradient)
+            losses, margins = outputs
+            # Nothing is above NaN, which would end the search where it is.
+            losses = ops.where(ops.isnan(losses), _LOWEST, losses)
+            # Before gradients are added up, of which one may be finite.
+            return losses, margins, _precision.finite(gradient)
 
         def evaluate(delta: Any, number: Any) -> tuple[Any, Any, Any]:
             """Loss, misclassification and direction of ascent at x + δ."""

@@ -13,6 +13,7 @@ from keras import ops
 
 from keras_wake import _batches
 from keras_wake import _inputs
+from keras_wake import _precision
 from keras_wake import _validate
 from keras_wake import backend
 from keras_wake._per_model import PerModel
@@ -90,7 +91,8 @@ class Attack:
         return self._guaranteed(self.run(classifier, x, labels, seed), x)
 
     def _guaranteed(self, delta: Any, x: Any) -> Any:
-        """x + δ, brought into the ball around `x` and into the bounds."""
+        """x + δ, finite, in the ball around `x` and in the bounds."""
+        delta = _precision.finite(ops.convert_to_tensor(delta))
         delta = self.threat_model.project(delta, x)
         # Once more after the addition, which rounds.
         return ops.stop_gradient(ops.clip(x + delta, *self.bounds))
@@ -137,7 +139,7 @@ class Attack:
         if seed is None:
             seed = keras.random.randint((), 0, 2**31 - 1)
         else:
-            seed = _validate.integer(0, seed=seed)
+            seed = _validate.seed(seed=seed)
         return run(x, labels, ops.cast(seed, "uint32"), *more)
 
     def _compile(self, reference: Callable) -> tuple[Callable, int]:
@@ -154,7 +156,11 @@ class Attack:
 
     def __setattr__(self, name: str, value: Any) -> None:
         # A change would reach some compiled steps and not others.
-        if not name.startswith("_") and name in self.__dict__:
+        own = getattr(type(self), name, None)
+        is_setting = name in self.__dict__ or (
+            isinstance(own, property) and own.fset is None
+        )
+        if is_setting and not name.startswith("_"):
             raise AttributeError(
                 f"The settings of an attack are fixed. Make another one: "
                 f"`{type(self).__name__}(..., {name}={value!r})`."

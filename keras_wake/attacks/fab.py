@@ -136,9 +136,7 @@ class FAB(StagedAttack):
 
         def linearised(delta: Any) -> tuple[Any, Any]:
             gradient, h = backend.gradient_and_outputs(difference, x + delta)
-            if half:
-                gradient = _precision.finite(gradient)
-            return h, gradient / factor
+            return h, _precision.finite(gradient) / factor
 
         def is_adversarial(delta: Any) -> Any:
             return searched_margin(labels, logits_of(x + delta)) > 0
@@ -226,6 +224,8 @@ class FAB(StagedAttack):
         delta = (1 - alpha) * (delta + self.eta * from_here) + (
             alpha * self.eta * from_clean
         )
+        # Where h is NaN or infinite, the search starts again from the image.
+        delta = _precision.finite(delta)
         return ops.clip(x + delta, *self.bounds) - x
 
     def get_config(self) -> dict[str, Any]:

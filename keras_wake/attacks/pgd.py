@@ -30,9 +30,11 @@ class PGD(Attack):
     L is the cross-entropy CE(f(x + δ), y), or the divergence
     KL(f(x) ‖ f(x + δ)) of TRADES (Zhang et al. 2019). The direction is the
     sign of the gradient for ℓ∞ and the gradient divided by its ℓ2 norm for
-    ℓ2. The sum over samples makes δ_i independent of the other images of the
-    batch. The classifier runs in inference mode, and nothing in it changes:
-    neither batch-norm statistics nor dropout state.
+    ℓ2. Elements of it that are NaN or infinite count as 0, and the steps that
+    follow take the gradient a little further inside the bounds there. The
+    sum over samples makes δ_i independent of the other images of the batch.
+    The classifier runs in inference mode, and nothing in it changes: neither
+    batch-norm statistics nor dropout state.
 
     Args:
         norm: `"linf"` or `"l2"`. Defaults to `"linf"`.
@@ -166,14 +168,18 @@ class PGD(Attack):
                 losses = _precision.scaled_losses(losses, target, logits)
             return ops.sum(losses)
 
-        def step(delta: Any) -> Any:
-            gradient = backend.gradient(total_loss, x + delta)
-            if half:
-                gradient = _precision.finite(gradient)
+        def step(state: tuple[Any, Any]) -> tuple[Any, Any]:
+            delta, origin = state
+            gradient = backend.gradient(total_loss, origin + delta)
+            # Such a pixel would stay for ever where its gradient does not
+            # exist, as that of √x at 0: the next gradient is taken beside it.
+            origin = _precision.where_not_finite(
+                gradient, lambda: threat.inwards(x), origin
+            )
             delta = delta + self.step_size * threat.steepest(gradient)
-            return threat.project(delta, x)
+            return threat.project(delta, x), origin
 
-        return backend.repeat(self.steps, step, delta)
+        return backend.repeat(self.steps, step, (delta, x))[0]
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor."""

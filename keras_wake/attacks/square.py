@@ -28,8 +28,9 @@ class Square(StagedAttack):
     is set to +epsilon or −epsilon, each channel for itself. For ℓ2 it starts
     from a grid of smooth bumps; a query takes what a second window has of the
     norm, gives it to the first one, and adds a smooth window η there. How
-    many pixels a window has shrinks by the published schedule, which is
-    stretched to the number of queries.
+    many pixels a window has shrinks after the published numbers of queries.
+    A window may reach the last row and column, which those of the published
+    code never do.
 
     An image that is misclassified stays as it is, and the search ends when
     all images of the batch are.
@@ -44,6 +45,10 @@ class Square(StagedAttack):
             `0.8`.
         restarts: Number of random starts. Defaults to `1`.
         bounds: Smallest and largest pixel value. Defaults to `(0.0, 1.0)`.
+        stretch_schedule: Whether windows shrink in proportion to `queries`,
+            with the published numbers for 10,000 of them, so that a short
+            search sees small windows, too. The standard AutoAttack does not.
+            Defaults to `False`.
 
     Raises:
         ValueError: For an unknown norm, a number out of range, or, when it is
@@ -68,11 +73,15 @@ class Square(StagedAttack):
         p_init: float = 0.8,
         restarts: int = 1,
         bounds: tuple[float, float] = (0.0, 1.0),
+        stretch_schedule: bool = False,
     ) -> None:
         super().__init__(norm, epsilon, bounds)
         self.queries = _validate.integer(1, queries=queries)
         self.p_init = _validate.in_range(0, 1, p_init=p_init)
         self.restarts = _validate.integer(1, restarts=restarts)
+        self.stretch_schedule = _validate.boolean(
+            stretch_schedule=stretch_schedule
+        )
 
     def stages_for(self, num_classes: int) -> int:
         """Number of restarts."""
@@ -151,7 +160,14 @@ class Square(StagedAttack):
             "queries": self.queries,
             "p_init": self.p_init,
             "restarts": self.restarts,
+            "stretch_schedule": self.stretch_schedule,
         }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Square":
+        """Makes the attack again from `get_config()`."""
+        # It was always stretched before there was a choice.
+        return cls(**{"stretch_schedule": True, **config})
 
 
 class _LinfWindows:
@@ -168,7 +184,12 @@ class _LinfWindows:
         self.epsilon = attack.epsilon
         self.height, self.width, self.channels = shape
         self.sides = _windows.window_sides(
-            attack.queries, attack.p_init, self.height, self.width, self.smooth
+            attack.queries,
+            attack.p_init,
+            self.height,
+            self.width,
+            self.smooth,
+            attack.stretch_schedule,
         )
         # A place, and a sign for each channel.
         self.draws = 2 + self.channels

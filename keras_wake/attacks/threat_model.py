@@ -12,6 +12,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_wake import _precision
 from keras_wake import _validate
 from keras_wake._random import SampleSeed
 
@@ -67,6 +68,10 @@ class Linf:
         """The point of the ball that is nearest to `delta`."""
         return ops.clip(delta, -epsilon, epsilon)
 
+    def usual_change(self, shape: tuple, epsilon: float) -> float:
+        """By how much a perturbation changes each pixel."""
+        return epsilon
+
     def diameter(self, shape: tuple, width: float) -> float:
         """Largest distance of two images whose pixels span `width`."""
         return width
@@ -103,13 +108,18 @@ class L2:
 
     def steepest(self, gradient: Any) -> Any:
         """The direction of norm 1 that ascends fastest."""
-        # 1e-10 keeps a zero gradient at zero.
-        return gradient / per_sample(self.size(gradient) + 1e-10, gradient)
+        return _precision.unit_l2(
+            gradient, tuple(range(1, len(gradient.shape)))
+        )
 
     def project(self, delta: Any, epsilon: float) -> Any:
         """The point of the ball that is nearest to `delta`."""
         scale = epsilon / ops.maximum(self.size(delta), max(epsilon, 1e-12))
         return delta * per_sample(scale, delta)
+
+    def usual_change(self, shape: tuple, epsilon: float) -> float:
+        """By how much a perturbation changes each pixel, in the root mean."""
+        return epsilon / math.sqrt(math.prod(shape))
 
     def diameter(self, shape: tuple, width: float) -> float:
         """Largest distance of two images whose pixels span `width`."""
@@ -162,6 +172,15 @@ class ThreatModel:
         if epsilon is None:
             epsilon = self._norm.usual_epsilon * (high - low)
         self.epsilon = self.check_length(epsilon=epsilon)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Steps that are compiled already would not learn of it.
+        if name in self.__dict__:
+            raise AttributeError(
+                "A threat model is fixed. Make another one, or another "
+                f"attack, with `{name}={value!r}`."
+            )
+        super().__setattr__(name, value)
 
     @property
     def usual_step_size(self) -> float:
@@ -236,8 +255,21 @@ class ThreatModel:
         return self.project(self.epsilon * noise / (size + 1e-12), x)
 
     def steepest(self, gradient: Any) -> Any:
-        """The direction of norm 1 along which a loss rises fastest."""
-        return self._norm.steepest(ops.convert_to_tensor(gradient))
+        """The direction of norm 1 along which a loss rises fastest.
+
+        Elements of the gradient that are NaN or infinite count as 0.
+        """
+        gradient = _precision.finite(ops.convert_to_tensor(gradient))
+        return self._norm.steepest(gradient)
+
+    def inwards(self, x: Any) -> Any:
+        """`x`, a step that is short beside epsilon away from the nearer bound.
+
+        Args:
+            x: Float32 tensor (batch, ...), images.
+        """
+        length = 0.2 * self._norm.usual_change(x.shape[1:], self.epsilon)
+        return ops.where(x < sum(self.bounds) / 2, x + length, x - length)
 
     def project(self, delta: Any, x: Any) -> Any:
         """Brings `delta` into the ball, then `x + delta` into the bounds."""

@@ -99,7 +99,7 @@ def analyse(
             f"or None for clean images. Received: attack={attack!r}."
         )
     batch_size = _validate.integer(1, batch_size=batch_size)
-    seed = _validate.integer(0, seed=seed)
+    seed = _validate.seed(seed=seed)
     limits, looks_at_range = _bounds(bounds, attack)
     by_head = _COMPILED.get(classifier, lambda _: PerModel())
     compiled = by_head.get(head, partial(_compile, weakref.ref(classifier)))
@@ -114,7 +114,7 @@ def analyse(
                 _refuse_grey_levels(x)
             adversarial = x
             if attack is not None:
-                start = (seed + 7919 * number) % 2**31
+                start = (seed + 7919 * number) % 2**32
                 adversarial = attack(classifier, x, labels, seed=start)
             found = compiled(adversarial, labels)
             classes, predictions, logits, vectors = map(

@@ -4,6 +4,7 @@ Under `tf.distribute` the functions here run once per replica, on that
 replica's share of the batch.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -172,8 +173,11 @@ def compile(function: Callable, model: Callable) -> Callable:
         # would be left open as well, which attacks need to know.
         key = tuple((tuple(t.shape[1:]), t.dtype) for t in tensors)
         if key not in compiled:
+            # As a `partial`: TensorFlow tells functions apart by their code,
+            # and would take several attacks for one that is traced again and
+            # again, and warn.
             compiled[key] = tf.function(
-                function,
+                functools.partial(function),
                 reduce_retracing=True,
                 jit_compile=jit_by_default(),
                 autograph=False,

@@ -108,7 +108,7 @@ class AutoAttackEvaluation(keras.callbacks.Callback):
         self.attacks = attacks
         self.epsilon = epsilon
         self.batch_size = _validate.integer(1, batch_size=batch_size)
-        self.seed = _validate.integer(0, seed=seed)
+        self.seed = _validate.seed(seed=seed)
         self.checks = _validate.boolean(checks=checks)
         self.path = path
         if path is not None:

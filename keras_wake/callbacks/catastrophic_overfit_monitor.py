@@ -17,6 +17,7 @@ from keras_wake import _batches
 from keras_wake import _snapshot
 from keras_wake import _validate
 from keras_wake import backend
+from keras_wake.attacks import Attack
 from keras_wake.attacks import FGSM
 from keras_wake.attacks import PGD
 
@@ -96,6 +97,13 @@ class CatastrophicOverfitMonitor(keras.callbacks.Callback):
                 f"Received: gap={gap!r}."
             )
         self.ratio = _validate.in_range(0, 1, ratio=ratio)
+        for name, attack in ("single", single_step), ("multi", multi_step):
+            if not isinstance(attack, (Attack, type(None))):
+                raise TypeError(
+                    f"`{name}_step` must be an attack such as "
+                    "`keras_wake.attacks.FGSM()` or None. Received: "
+                    f"{name}_step={attack!r}."
+                )
         self.single_step = single_step
         self.multi_step = multi_step
         self._forget()

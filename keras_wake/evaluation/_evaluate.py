@@ -60,7 +60,7 @@ class Options:
 
     def __post_init__(self) -> None:
         _validate.integer(1, batch_size=self.batch_size)
-        _validate.integer(0, seed=self.seed)
+        _validate.seed(seed=self.seed)
         _validate.boolean(return_images=self.return_images)
         _validate.boolean(checks=self.checks)
         _validate.one_of((0, 1, 2), verbose=self.verbose)

@@ -17,6 +17,7 @@ from keras import ops
 from keras_wake import backend
 from keras_wake._per_model import forget_compiled
 from keras_wake._per_model import PerModel
+from keras_wake._random import as_int32
 from keras_wake._random import CounterSeed
 from keras_wake._random import SampleSeed
 from keras_wake.attacks import Attack
@@ -180,7 +181,7 @@ class Passes:
             functools.partial(_compile_attack, attack),
         )
         scalars = [
-            ops.convert_to_tensor(seed % 2**31, "int32"),
+            as_int32(seed),
             ops.convert_to_tensor(stage, "int32"),
         ]
         found = self._run(run, [images, labels, ids], scalars)

@@ -147,6 +147,14 @@ def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
         for name in dict.fromkeys([*old, *new])
         if old.get(name) != new.get(name)
     ]
+    if any(
+        text.startswith("Square") and "stretch_schedule" not in text
+        for text in old.get("attacks", ())
+    ):
+        words.append(
+            "the windows of `Square`, which an earlier keras-wake stretched "
+            "to the number of queries and the standard AutoAttack does not"
+        )
     return words
 
 

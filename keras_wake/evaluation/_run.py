@@ -157,7 +157,7 @@ def clean_pass(passes: Passes, samples: Samples) -> np.ndarray:
 
 def seed_of(seed: int, number: int) -> int:
     """The seed of an attack of a list, whose numbers count from 0."""
-    return seed + _SPREAD * number
+    return int(seed) + _SPREAD * number
 
 
 def attacked(

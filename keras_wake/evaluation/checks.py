@@ -38,6 +38,8 @@ LARGEST_DROP, FEWEST_IMAGES = 0.02, 3
 # The same for a black-box attack, which should find nothing at all.
 LARGEST_BLACK_BOX_DROP = 0.002
 _SURE = 1e-12
+# So many roundings of a loss must fit into the range of the logits.
+_ROUNDINGS = 1000
 
 Finding = tuple[str, str]
 
@@ -47,8 +49,9 @@ class ReliabilityWarning(UserWarning):
 
     Args:
         code: What was found: `"softmax"`, `"random-outputs"`,
-            `"non-finite"`, `"zero-gradients"`, `"black-box"`,
-            `"not-converged"` or `"outside-threat-model"`.
+            `"non-finite"`, `"non-finite-gradients"`, `"zero-gradients"`,
+            `"equal-losses"`, `"black-box"`, `"not-converged"` or
+            `"outside-threat-model"`.
         message: What it says of this classifier.
         classifier: Name of the classifier. Defaults to `None`: unknown.
 
@@ -146,17 +149,82 @@ def check_outputs(
 def check_gradients(
     passes: Passes, samples: Samples, fallen_to: np.ndarray
 ) -> list[Finding]:
-    """Looks for images at which the cross-entropy has no gradient at all."""
+    """Looks for gradients and losses at which attacks find no way to go."""
     rows = np.flatnonzero(fallen_to != WRONG)[:PROBED_GRADIENTS]
     if not len(rows):
         return []
     logits, gradients = passes.logits_and_gradients(
         samples.images[rows], samples.labels[rows]
     )
-    zero = ~gradients.reshape(len(rows), -1).any(axis=1)
+    gradients = gradients.reshape(len(rows), -1)
+    return [
+        *_non_finite_gradients(gradients),
+        *_zero_gradients(
+            np.where(np.isfinite(gradients), gradients, 0),
+            logits,
+            samples.classes[rows],
+        ),
+        *_equal_losses(logits),
+    ]
+
+
+def _non_finite_gradients(gradients: np.ndarray) -> list[Finding]:
+    unusual = ~np.isfinite(gradients)
+    images = int(unusual.any(axis=1).sum())
+    if not images:
+        return []
+    return [
+        (
+            "non-finite-gradients",
+            "The gradient of the cross-entropy is NaN or infinite at "
+            f"{images} of {len(gradients)} images "
+            f"({images / len(gradients):.0%}), there in "
+            f"{unusual.sum() / images / gradients.shape[1]:.0%} of the "
+            "pixels. Attacks count such elements as 0 and see the rest alone, "
+            "so that they miss images that would fall. The usual cause is a "
+            "square root, a norm or a power at 0, or a division by 0, inside "
+            "the network: add a small number there, as in sqrt(x + 1e-6). In "
+            "float16 it may be an overflow.",
+        )
+    ]
+
+
+def _equal_losses(logits: np.ndarray) -> list[Finding]:
+    """Looks for logits so close together that losses differ by rounding."""
+    ranges = np.ptp(logits.astype("float64"), axis=1)
+    # A cross-entropy is near log K, and what it is computed from as large as
+    # the logits.
+    size = np.maximum(np.abs(logits).max(axis=1), np.log(logits.shape[1]))
+    rounding = np.finfo("float32").eps * size
+    with np.errstate(invalid="ignore"):
+        equal = ranges < _ROUNDINGS * rounding
+    share = float(equal.mean())
+    if share <= MOST_ZERO_GRADIENTS:
+        return []
+    return [
+        (
+            "equal-losses",
+            f"At {equal.sum()} of {len(logits)} images ({share:.0%}) the "
+            "logits lie so close together that float32 can hardly tell one "
+            "loss from another: from the smallest to the largest it is "
+            f"{ranges[equal].min():.2g} to {ranges[equal].max():.2g}, and "
+            f"losses are rounded to {rounding[equal].max():.1g}. "
+            "Attacks that compare losses, as APGD does and those on a "
+            "divergence, do not see them rise. Multiply the logits by a "
+            "constant, which changes no prediction, so that they differ by "
+            "1 or more.",
+        )
+    ]
+
+
+def _zero_gradients(
+    gradients: np.ndarray, logits: np.ndarray, classes: np.ndarray
+) -> list[Finding]:
+    """Looks for images at which the cross-entropy has no gradient at all."""
+    zero = ~gradients.any(axis=1)
     # Where the classifier is as sure as this, p − y is 0 in float32 on some
     # backends and a rounding error on others.
-    zero |= _doubt(logits, samples.classes[rows]) < _SURE
+    zero |= _doubt(logits, classes) < _SURE
     share = float(zero.mean())
     if share <= MOST_ZERO_GRADIENTS:
         return []
@@ -164,7 +232,7 @@ def check_gradients(
         (
             "zero-gradients",
             "The gradient of the cross-entropy is 0, or nothing but rounding, "
-            f"at {zero.sum()} of {len(rows)} images ({share:.0%}). Attacks "
+            f"at {zero.sum()} of {len(zero)} images ({share:.0%}). Attacks "
             "that follow it do not move there, and PGD counts such images as "
             "robust. Take the number of the whole list of attacks, and look "
             "for what takes the gradient away: logits that are too large, "

@@ -10,6 +10,10 @@ from keras import ops
 
 from keras_wake.losses import _arguments
 
+# Below every logit, and finite: `tf.debugging.enable_check_numerics` stops at
+# a constant that is not.
+_LOWEST = -3e38
+
 
 def margin_loss(labels: Any, logits: Any) -> Any:
     """Margin of the best wrong class, max_{k≠y} z_k − z_y.
@@ -40,7 +44,7 @@ def margin_loss(labels: Any, logits: Any) -> Any:
 
 
 def searched_margin(labels: Any, logits: Any) -> Any:
-    """`margin_loss` for a search: where a logit is NaN, +∞.
+    """`margin_loss` for a search: where a logit is NaN, above all others.
 
     An evaluation counts such an image as misclassified, and so must what looks
     for one: NaN compares as false with everything.
@@ -48,7 +52,7 @@ def searched_margin(labels: Any, logits: Any) -> Any:
     margin = margin_loss(labels, logits)
     unknown = ops.any(ops.isnan(logits), axis=-1)
     unknown = ops.logical_or(unknown, ops.isnan(margin))
-    return ops.where(unknown, float("inf"), margin)
+    return ops.where(unknown, -_LOWEST, margin)
 
 
 def dlr_loss(labels: Any, logits: Any) -> Any:
@@ -124,9 +128,11 @@ def best_wrong_logit(labels: Any, logits: Any) -> Any:
 
 
 def wrong_logits(labels: Any, logits: Any) -> Any:
-    """The logits with −∞ for the class y, float32 (batch, K)."""
+    """The logits with the lowest one for the class y, float32 (batch, K)."""
     logits = ops.cast(logits, "float32")
-    return ops.where(ops.cast(_one_hot(labels), "bool"), -float("inf"), logits)
+    # A class that is masked by −∞ stays above y.
+    logits = ops.where(logits < _LOWEST / 2, _LOWEST / 2, logits)
+    return ops.where(ops.cast(_one_hot(labels), "bool"), _LOWEST, logits)
 
 
 def dlr_scale(logits: Any, targeted: bool = False) -> Any:

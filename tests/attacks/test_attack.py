@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import logging
 import pickle
 import weakref
 
@@ -9,11 +10,14 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from keras.ops import convert_to_numpy as to_numpy
 
+import keras_wake as kw
 from keras_wake.attacks import Attack
 from keras_wake.attacks import FGSM
 from keras_wake.attacks import PGD
 from keras_wake.attacks import Square
+from keras_wake.evaluation._passes import Passes
 
 
 class Escape(Attack):
@@ -298,3 +302,66 @@ def test_the_settings_are_fixed():
     with pytest.raises(AttributeError, match=r"fixed.*PGD\(\.\.\., steps=20"):
         attack.steps = 20
     assert attack.steps == 3
+
+
+def test_a_threat_model_is_fixed():
+    attack = FGSM(epsilon=0.1)
+    for name in "epsilon", "norm", "bounds":
+        with pytest.raises(AttributeError, match="settings of an attack"):
+            setattr(attack, name, 0.3)
+    with pytest.raises(AttributeError, match="A threat model is fixed"):
+        attack.threat_model.epsilon = 0.3
+    assert attack.epsilon == 0.1
+
+
+@pytest.mark.parametrize("seed", [2**32, 2**40])
+def test_a_seed_that_would_be_another_is_refused(seed):
+    network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    data = np.full((2, 4), 0.5, "float32"), np.array([0, 1])
+    for call in (
+        lambda: FGSM(random_start=True)(network, *data, seed=seed),
+        lambda: Square()(network, *data, seed=seed),
+        lambda: kw.WakeModel(network, FGSM(), seed=seed),
+        lambda: kw.evaluation.robust_accuracy(network, data, FGSM(), seed=seed),
+        lambda: kw.callbacks.AutoAttackEvaluation(data, seed=seed),
+        lambda: kw.attribution.correlation_matrix(
+            network, data, FGSM(), seed=seed
+        ),
+    ):
+        with pytest.raises(ValueError, match="`seed` must be below 2"):
+            call()
+
+
+def test_no_two_seeds_are_the_same():
+    network = keras.Sequential([keras.Input((9,)), keras.layers.Dense(3)])
+    x, y = np.full((2, 9), 0.5, "float32"), np.array([0, 1])
+    attack = PGD(epsilon=0.1, step_size=0.001, steps=1)
+    passes = Passes(network, 2)
+    labels, ids = np.eye(3, dtype="float32")[y], np.int32([1, 2])
+    called, evaluated = [], []
+    for seed in (0, 2**31, 2**32 - 1):
+        called.append(to_numpy(attack(network, x, y, seed=seed)))
+        evaluated.append(passes.attack(attack, x, labels, ids, seed))
+    for found in (called, evaluated):
+        for one, other in ((0, 1), (0, 2), (1, 2)):
+            assert np.abs(found[one] - found[other]).max() > 0.01
+    # The largest one goes through a step of training and one of evaluation.
+    model = kw.WakeModel(network, attack, seed=2**32 - 1)
+    model.compile("sgd")
+    model.fit(x, y, validation_data=(x, y), verbose=0)
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="TensorFlow traces."
+)
+def test_several_attacks_do_not_count_as_retracing(caplog):
+    network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    x, y = np.full((2, 4), 0.5, "float32"), [0, 1]
+    logger = logging.getLogger("tensorflow")
+    logger.addHandler(caplog.handler)
+    try:
+        for _ in range(6):
+            FGSM(epsilon=0.1)(network, x, y)
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert "retracing" not in caplog.text

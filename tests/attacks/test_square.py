@@ -28,10 +28,47 @@ def test_the_schedule_is_the_published_one():
 
 def test_the_schedule_is_stretched_to_the_queries():
     side = 3200
-    found = _windows.window_sides(5000, 0.8, side, side, smooth=False)
+    found = _windows.window_sides(5000, 0.8, side, side, False, stretched=True)
     changes = [0, *(np.flatnonzero(np.diff(found)) + 1)]
     # Query i counts as query 2 i of 10,000.
     assert changes == [-(-start // 2) for start in PUBLISHED]
+
+
+@pytest.mark.parametrize("queries", [5000, 12_000])
+def test_the_schedule_of_the_standard_is_not_stretched(queries):
+    side = 32
+    # The published p, which a query decides on by its number alone.
+    expected = []
+    for query in range(queries):
+        p = 0.8
+        for last in (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000):
+            p = p / 2 if query > last else p
+        expected.append(max(round(np.sqrt(p * side * side)), 1))
+    attack = Square(queries=queries)
+    assert not attack.stretch_schedule
+    windows = _WINDOWS["linf"](attack, (side, side, 3))
+    np.testing.assert_array_equal(windows.sides, expected)
+
+
+def test_the_schedule_is_that_of_torchattacks():
+    torchattacks = pytest.importorskip("torchattacks")
+    torch = pytest.importorskip("torch")
+    theirs = torchattacks.Square(torch.nn.Identity(), n_queries=5000)
+    theirs.rescale_schedule = False
+    sides = _windows.window_sides(5000, 0.8, 64, 64, smooth=False)
+    expected = [
+        max(round((theirs.p_selection(query) * 64 * 64) ** 0.5), 1)
+        for query in range(5000)
+    ]
+    np.testing.assert_array_equal(sides, expected)
+
+
+def test_a_config_of_before_keeps_its_schedule():
+    config = Square(queries=500).get_config()
+    assert config["stretch_schedule"] is False
+    assert not Square.from_config(config).stretch_schedule
+    del config["stretch_schedule"]
+    assert Square.from_config(config).stretch_schedule
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 5), (8, 8), (28, 28), (32, 20)])
@@ -227,7 +264,8 @@ def test_comes_near_the_optimum_of_a_linear_model(norm):
     classifier.set_weights([kernel, np.float32([50, 0])])
     x = np.full((4, 5, 5, 1), 0.5, "float32")
     epsilon = {"linf": 0.1, "l2": 0.5}[norm]
-    attack = Square(norm, epsilon, queries=400)
+    # So few queries see small windows only if the schedule is stretched.
+    attack = Square(norm, epsilon, queries=400, stretch_schedule=True)
     found = attack(classifier, x, np.zeros(4, "int32"), seed=0)
     gained = np.sum((to_numpy(found) - x) * weights, axis=(1, 2, 3))
     dual = (

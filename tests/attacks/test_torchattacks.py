@@ -111,7 +111,10 @@ def _whole_square(torchattacks, twin, **where):
         def random_int(self, low=0, high=1, shape=(1,)):
             return super().random_int(low, high + 1, shape)
 
-    return Square(twin, n_queries=5000, **where)
+    attack = Square(twin, n_queries=5000, **where)
+    # As the standard AutoAttack runs it.
+    attack.rescale_schedule = False
+    return attack
 
 
 CASES = {

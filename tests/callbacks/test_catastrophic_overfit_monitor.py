@@ -436,3 +436,9 @@ def test_is_silent_on_fast_at_with_a_small_epsilon():
         monitor = train_by_fast_at(epsilon=0.1, step_size=0.125)
     assert not monitor.collapsed
     assert monitor.history[-1]["multi_step_accuracy"] > 0.5
+
+
+@pytest.mark.parametrize("name", ["single_step", "multi_step"])
+def test_an_attack_that_is_none_is_refused(name):
+    with pytest.raises(TypeError, match=f"`{name}` must be an attack"):
+        kw.callbacks.CatastrophicOverfitMonitor(**{name: "fgsm"})

@@ -276,7 +276,7 @@ def test_every_code_has_its_section():
     source = (root / "keras_wake" / "evaluation" / "checks.py").read_text()
     named = set(re.findall(r'"([a-z]+(?:-[a-z]+)+|softmax)",\n', source))
     assert named == sections
-    assert len(sections) == 7
+    assert len(sections) == 9
 
 
 def test_probabilities_are_still_refused_elsewhere(model):
@@ -284,3 +284,39 @@ def test_probabilities_are_still_refused_elsewhere(model):
     x, y = data(model)
     with pytest.raises(ValueError, match="returns probabilities"):
         PGD(epsilon=EPSILON)(soft, x, y)
+
+
+class Root(keras.layers.Layer):
+    """√x, without a gradient where a pixel is 0."""
+
+    def call(self, x):
+        return keras.ops.sqrt(x)
+
+
+def test_non_finite_gradients():
+    keras.utils.set_random_seed(0)
+    network = keras.Sequential(
+        [
+            keras.Input((4, 4, 1)),
+            Root(),
+            keras.layers.Flatten(),
+            keras.layers.Dense(3),
+        ]
+    )
+    x = np.random.default_rng(0).uniform(0.2, 1, (12, 4, 4, 1))
+    x = x.astype("float32")
+    x[:3, :2] = 0
+    y = np.argmax(network.predict(x, verbose=0), axis=1)
+    found, report = codes(network, (x, y), [PGD(epsilon=0.01, steps=1)])
+    assert found == ["non-finite-gradients"]
+    assert "at 3 of 12 images (25%), there in 50%" in report.findings[0][1]
+
+
+@pytest.mark.parametrize("factor", [1e-20, 1e-6])
+def test_equal_losses(model, factor):
+    tiny = behind(model, lambda logits: logits * factor)
+    found, report = codes(tiny, data(model), [NoSteps(epsilon=EPSILON)])
+    assert found == ["equal-losses"]
+    logits = model.predict(data(model)[0], verbose=0)
+    widest = factor * np.ptp(logits, axis=1).max()
+    assert f"to {widest:.2g}, and" in report.findings[0][1]

@@ -18,6 +18,7 @@ from linear_case import Noise
 import keras_wake
 from keras_wake import evaluation
 from keras_wake.attacks import PGD
+from keras_wake.attacks import Square
 from keras_wake.evaluation import _progress
 
 ATTACKS = [BestStep(epsilon=0.03), BestStep(epsilon=0.03)]
@@ -372,3 +373,16 @@ def finished_batches(path):
         return 0
     state, _ = _progress._backup_file.read(path)
     return sum(state["progress"]["passes"])
+
+
+def test_a_state_of_the_stretched_square_says_so():
+    wanted = {"weights": "w", "data": "d", "layers": [], "outputs": None}
+    new = repr(Square(epsilon=0.1))
+    old = new.replace(", stretch_schedule=False", "")
+    assert old != new
+    found, wanted = (
+        {**wanted, "settings": {"attacks": [f"Square: {text}"]}}
+        for text in (old, new)
+    )
+    words = " ".join(_progress.differences(found, wanted))
+    assert "an earlier keras-wake stretched" in words
