@@ -331,26 +331,29 @@ def test_the_rand_version_runs(noisy, digits):
     assert report.robust_accuracy < report.clean_accuracy
 
 
-def test_whole_list_in_both_norms(trained, digits):
+@pytest.mark.parametrize(
+    ("norm", "epsilon"),
+    [("linf", 0.1), pytest.param("l2", 0.8, marks=pytest.mark.slow)],
+)
+def test_whole_list_in_both_norms(norm, epsilon, trained, digits):
     _, (x, y) = digits
-    for norm, epsilon in (("linf", 0.1), ("l2", 0.8)):
-        threat = {"norm": norm, "epsilon": epsilon}
-        report = evaluation.autoattack(
-            trained,
-            (x[:30], y[:30]),
-            attacks=[
-                APGD(steps=3, **threat),
-                FAB(steps=3, target_classes=2, **threat),
-                Square(queries=10, **threat),
-            ],
-            # The last batch has another size than the others.
-            batch_size=20,
-            **QUIET,
-        )
-        names = [attack.name for attack in report.attacks]
-        assert names == ["APGD-CE", "FAB-T", "Square"]
-        assert report.attacks[1].attacked > 0
-        assert report.backward_passes > 0
+    threat = {"norm": norm, "epsilon": epsilon}
+    report = evaluation.autoattack(
+        trained,
+        (x[:30], y[:30]),
+        attacks=[
+            APGD(steps=3, **threat),
+            FAB(steps=3, target_classes=2, **threat),
+            Square(queries=10, **threat),
+        ],
+        # The last batch has another size than the others.
+        batch_size=20,
+        **QUIET,
+    )
+    names = [attack.name for attack in report.attacks]
+    assert names == ["APGD-CE", "FAB-T", "Square"]
+    assert report.attacks[1].attacked > 0
+    assert report.backward_passes > 0
 
 
 def test_published_lists():
