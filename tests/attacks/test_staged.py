@@ -206,7 +206,7 @@ def test_every_setting_is_in_the_config():
     for attack in (
         APGD("l2", 0.5, 7, "dlr_targeted", 2, 3, (-1.0, 1.0), 0.5, 2),
         FAB("l2", 0.5, 7, 2, 3, 0.2, 1.1, 0.8, (-1.0, 1.0)),
-        Square("l2", 0.5, 70, 0.5, 2, (-1.0, 1.0)),
+        Square("l2", 0.5, 70, 0.5, 2, (-1.0, 1.0), True),
     ):
         config = attack.get_config()
         usual = type(attack)().get_config()
