@@ -19,6 +19,7 @@ from keras_wake import _inputs
 from keras_wake import backend
 from keras_wake.callbacks import _listed
 from keras_wake.datasets.batches import Batches
+from keras_wake.objectives import AWP
 
 
 class KerasLoop(backend.Trainer):
@@ -27,6 +28,7 @@ class KerasLoop(backend.Trainer):
     # Set by `WakeModel`.
     attack: Any
     eval_attack: Any
+    objective: Any
     schedule: Any
     num_classes: int
     teacher_updates: Any
@@ -89,7 +91,8 @@ class KerasLoop(backend.Trainer):
             **kwargs: As in Keras.
 
         Raises:
-            ValueError: If a loss is given.
+            ValueError: If a loss is given, or if the optimizer averages the
+                weights (`use_ema`) and the objective is `AWP`.
         """
         if loss is not None:
             raise ValueError(
@@ -101,6 +104,15 @@ class KerasLoop(backend.Trainer):
             raise ValueError(
                 "`loss_weights` has no use in WakeModel, which has one loss. "
                 f"Received: loss_weights={kwargs['loss_weights']!r}."
+            )
+        if isinstance(self.objective, AWP) and getattr(
+            optimizer, "use_ema", False
+        ):
+            raise ValueError(
+                "`use_ema=True` would average the weights that `AWP` has "
+                "perturbed. Pass `use_ema=False` to the optimizer, and average "
+                "with the callback `keras_wake.EMATeacher`. Received: "
+                f"optimizer={type(optimizer).__name__}(use_ema=True)."
             )
         self._jit_compile_given = jit_compile
         if jit_compile == "auto" and not backend.jit_by_default():

@@ -104,20 +104,24 @@ def finite(values: Any) -> Any:
 def unit_l2(values: Any, axes: tuple[int, ...]) -> Any:
     """Divided by its ℓ2 norm over the axes; zeros stay zeros."""
     squares = _squares(values, axes)
+    usual = ops.logical_and(squares > 1e-30, squares < 1e30)
 
-    def scaled() -> Any:
+    def any_size() -> Any:
         # By the largest element first: the squares of 1e-20 and of 1e20 do
         # not fit into float32.
         largest = ops.max(ops.abs(values), axis=axes, keepdims=True)
         ones = ops.ones_like(largest)
         inside = values / ops.where(largest > 0, largest, ones)
         # Zeros are divided by 1e-10; all others have a norm of at least 1.
-        return inside / (ops.sqrt(_squares(inside, axes)) + 1e-10)
+        inside = inside / (ops.sqrt(_squares(inside, axes)) + 1e-10)
+        # The others as they are without it, whatever batch they are in.
+        norms = ops.sqrt(ops.where(usual, squares, ones))
+        return ops.where(usual, values / norms, inside)
 
     return _usually(
-        lambda: ops.all(ops.logical_and(squares > 1e-30, squares < 1e30)),
+        lambda: ops.all(usual),
         lambda: values / ops.sqrt(squares),
-        scaled,
+        any_size,
     )
 
 

@@ -68,8 +68,8 @@ class Linf:
         """The point of the ball that is nearest to `delta`."""
         return ops.clip(delta, -epsilon, epsilon)
 
-    def usual_change(self, shape: tuple, epsilon: float) -> float:
-        """By how much a perturbation changes each pixel."""
+    def usual_change(self, x: Any, epsilon: float) -> Any:
+        """By how much a perturbation changes each pixel of `x`."""
         return epsilon
 
     def diameter(self, shape: tuple, width: float) -> float:
@@ -117,9 +117,11 @@ class L2:
         scale = epsilon / ops.maximum(self.size(delta), max(epsilon, 1e-12))
         return delta * per_sample(scale, delta)
 
-    def usual_change(self, shape: tuple, epsilon: float) -> float:
-        """By how much a perturbation changes each pixel, in the root mean."""
-        return epsilon / math.sqrt(math.prod(shape))
+    def usual_change(self, x: Any, epsilon: float) -> Any:
+        """By how much a perturbation changes each pixel of `x` (RMS)."""
+        # The size of an image may be known only when the step runs.
+        pixels = ops.cast(math.prod(ops.shape(x)[1:]), "float32")
+        return epsilon / ops.sqrt(pixels)
 
     def diameter(self, shape: tuple, width: float) -> float:
         """Largest distance of two images whose pixels span `width`."""
@@ -268,7 +270,7 @@ class ThreatModel:
         Args:
             x: Float32 tensor (batch, ...), images.
         """
-        length = 0.2 * self._norm.usual_change(x.shape[1:], self.epsilon)
+        length = 0.2 * self._norm.usual_change(x, self.epsilon)
         return ops.where(x < sum(self.bounds) / 2, x + length, x - length)
 
     def project(self, delta: Any, x: Any) -> Any:

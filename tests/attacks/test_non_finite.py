@@ -146,6 +146,44 @@ def test_a_direction_does_not_depend_on_the_size_of_the_gradient():
         np.testing.assert_allclose(found, expected, rtol=2e-6)
 
 
+def test_a_direction_does_not_depend_on_the_other_images():
+    rng = np.random.default_rng(0)
+    gradients = rng.normal(size=(3, 5, 5, 2)).astype("float32")
+    gradients[0] *= 1e-20
+    threat = kw.attacks.ThreatModel("l2")
+    together = to_numpy(threat.steepest(gradients))
+    # To the last bit: rounding grows from step to step.
+    np.testing.assert_array_equal(
+        together[1:], to_numpy(threat.steepest(gradients[1:]))
+    )
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow",
+    reason="only TensorFlow compiles for images of unknown size",
+)
+@pytest.mark.parametrize(("norm", "epsilon"), NORMS)
+def test_images_whose_size_is_unknown_are_attacked(norm, epsilon):
+    import tensorflow as tf
+
+    network = keras.Sequential(
+        [
+            keras.Input((None, None, 1)),
+            Root(),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(2),
+        ]
+    )
+    attack = PGD(norm, epsilon, steps=2)
+
+    @tf.function(input_signature=[tf.TensorSpec((None, None, None, 1))])
+    def attacked(x):
+        return attack.perturb(network, x, tf.one_hot([0, 1], 2), seed=0)
+
+    x = np.zeros((2, 4, 4, 1), "float32")
+    assert np.abs(to_numpy(attacked(x)) - x).max() > 0.01
+
+
 def test_a_whole_gradient_has_a_direction_for_weight_perturbation():
     kernel = np.float32([[3e-25, 4e-25], [np.nan, 0]])
     found = _precision.unit_l2(

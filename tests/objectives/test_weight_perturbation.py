@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from keras import layers
 from keras import ops
 
 import keras_wake as kw
@@ -174,3 +175,12 @@ def test_a_constraint_holds_for_the_kernel_and_not_for_the_perturbed_one():
     kernel = ops.convert_to_numpy(layer.kernel)
     # In float32.
     np.testing.assert_allclose(np.linalg.norm(kernel, axis=0), 1, atol=1e-5)
+
+
+def test_an_optimizer_that_averages_perturbed_weights_is_refused():
+    classifier = keras.Sequential([keras.Input((2, 2, 1)), layers.Flatten()])
+    classifier.add(layers.Dense(2))
+    model = kw.WakeModel(classifier, kw.attacks.FGSM(epsilon=0.1), "awp")
+    with pytest.raises(ValueError, match="EMATeacher"):
+        model.compile(keras.optimizers.SGD(0.1, use_ema=True))
+    model.compile(keras.optimizers.SGD(0.1))
