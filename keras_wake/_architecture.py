@@ -4,8 +4,8 @@ A setting is a public attribute of a layer that is a number, a text or a list
 of such. (`get_config` would be the other way to it, but serialises whatever a
 layer holds, a whole PyTorch module for example.) Two questions are answered:
 is the model of a file the one at hand, in any process; and has a model been
-changed in place since something was compiled for it? Where they differ,
-`layer_records` and `compare_layers` say in what.
+changed in place since something was compiled for it? `layer_records` and
+`compare_layers` name the differences.
 """
 
 import hashlib
@@ -24,9 +24,8 @@ _PASSED_OVER = (
 )
 # What Keras finds out by itself, on one backend or in one version of it.
 _FOUND_OUT = ("autocast", "supports_jit", "supports_masking")
-# Settings that matter in training alone: another value of one of these leaves
-# the network the function that it is.
-_OF_TRAINING = ("momentum", "rate", "stddev", "survival_probability")
+# Settings that do not change the outputs at inference.
+_TRAINING_ONLY = ("momentum", "rate", "stddev", "survival_probability")
 
 
 def architecture(model: Any) -> str:
@@ -58,74 +57,95 @@ def layers_of_now(model: Any) -> tuple:
 def layer_records(model: Any) -> list[dict[str, Any]]:
     """What `compare_layers` compares, of each layer, as JSON can hold it."""
     records = [
-        {"type": type(layer).__name__, "given": _described(layer)}
+        {"type": type(layer).__name__, "given": _recorded_settings(layer)}
         for layer in _layers(model)
     ]
     return json.loads(json.dumps(records))
 
 
 def compare_layers(
-    there: list[dict[str, Any]], here: list[dict[str, Any]], strict: bool
+    saved: list[dict[str, Any]], current: list[dict[str, Any]], strict: bool
 ) -> tuple[list[str], list[str]]:
-    """In what two models differ, in words.
+    """Compares two models, and describes their differences.
 
     Args:
-        there: `layer_records` of a model, from a file.
-        here: Those of the model at hand.
-        strict: Whether what only one of both knows is a difference, as it is
-            for two models of one version of Keras and one backend.
+        saved: `layer_records` of the model of a backup.
+        current: Those of the model of this script.
+        strict: Whether a setting that only one of the models has counts as a
+            difference, as it does for two models of one version of Keras and
+            one backend.
 
     Returns:
-        What makes the model another function; what matters in training alone.
+        The differences that change the outputs, and those that matter in
+        training only.
     """
-    types = [[record["type"] for record in each] for each in (there, here)]
+    types = [[record["type"] for record in each] for each in (saved, current)]
     if types[0] != types[1]:
         return [_differing_types(*types)], []
-    of_function: list[str] = []
+    of_outputs: list[str] = []
     of_training: list[str] = []
-    for number, (old, new) in enumerate(zip(there, here, strict=True), 1):
-        old, new, layer = old["given"], new["given"], new["type"]
-        for name in dict.fromkeys([*old, *new]):
-            if not strict and not (name in old and name in new):
-                continue
-            before, now = old.get(name), new.get(name)
-            if before != now:
-                words = of_function
-                if _is_of_training(layer, name):
-                    words = of_training
-                words.append(
-                    f"`{name}` of layer {number} ({layer}): {before!r} there, "
-                    f"{now!r} here"
-                )
-    return of_function, of_training
+    for number, (old, new) in enumerate(zip(saved, current, strict=True), 1):
+        layer = new["type"]
+        for name in differing(old["given"], new["given"], strict):
+            before, now = old["given"].get(name), new["given"].get(name)
+            text = (
+                f"`{name}` of layer {number} ({layer}): {before!r} in the "
+                f"backup, {now!r} in this script"
+            )
+            if _is_training_only(layer, name):
+                of_training.append(text)
+            else:
+                of_outputs.append(text)
+    return of_outputs, of_training
 
 
-def _differing_types(there: list[str], here: list[str]) -> str:
-    for number, (old, new) in enumerate(zip(there, here, strict=False), 1):
+def differing(
+    saved: dict[str, Any], current: dict[str, Any], strict: bool = True
+) -> list[str]:
+    """Names of the settings that differ.
+
+    Args:
+        saved: Settings of an earlier run.
+        current: Settings of this run.
+        strict: Whether a setting that only one of them has counts as well.
+    """
+    return [
+        name
+        for name in dict.fromkeys([*saved, *current])
+        if (strict or (name in saved and name in current))
+        and saved.get(name) != current.get(name)
+    ]
+
+
+def _differing_types(saved: list[str], current: list[str]) -> str:
+    for number, (old, new) in enumerate(zip(saved, current, strict=False), 1):
         if old != new:
-            return f"layer {number} is `{old}` there and `{new}` here"
-    return f"{len(there)} layers there, {len(here)} here"
+            return (
+                f"layer {number} is `{old}` in the backup and `{new}` in this "
+                "script"
+            )
+    return f"{len(saved)} layers in the backup, {len(current)} in this script"
 
 
-def _is_of_training(layer: str, name: str) -> bool:
+def _is_training_only(layer: str, name: str) -> bool:
     if layer.endswith("Dropout") or layer.startswith(("Random", "Gaussian")):
         return True
     return (
-        name in (*_OF_TRAINING, "synchronized", "dtype policy")
+        name in (*_TRAINING_ONLY, "synchronized", "dtype policy")
         or name.endswith(("dropout", "_regularizer", "_constraint"))
         or (name.endswith("_rate") and name != "dilation_rate")
     )
 
 
-def _described(layer: Any) -> dict[str, Any]:
+def _recorded_settings(layer: Any) -> dict[str, Any]:
     """The settings of a layer, functions and regularizers by their names."""
     found: dict[str, Any] = {"dtype policy": _policy(layer)}
     kinds = (keras.regularizers.Regularizer, keras.constraints.Constraint)
+    plain = _settings(layer)
     for name, value in _public(layer).items():
         if name in (*_PASSED_OVER, *_FOUND_OUT):
             continue
-        # As in `_settings`, None and False are as good as not there.
-        if is_plain(value) and value is not None and value is not False:
+        if name in plain:
             found[name] = value
         elif isinstance(value, kinds):
             found[name] = f"{type(value).__name__} {value.get_config()}"

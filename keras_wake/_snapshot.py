@@ -62,13 +62,14 @@ def check(variables: list[Any], values: list[np.ndarray]) -> None:
         if shape not in (found, found[1:]):
             raise ValueError(
                 "The values are those of another model or optimizer: variable "
-                f"{number} ({variable.path}) has shape {shape} here and "
-                f"{found} there."
+                f"{number} ({variable.path}) has shape {shape} in this "
+                f"script and {found} in the backup."
             )
     if len(variables) != len(values):
         raise ValueError(
             "The values are those of another model or optimizer: "
-            f"{len(variables)} variables here, {len(values)} there."
+            f"{len(variables)} variables in this script, {len(values)} in the "
+            "backup."
         )
 
 

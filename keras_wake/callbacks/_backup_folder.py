@@ -11,7 +11,8 @@ from keras_wake import _files
 from keras_wake.callbacks import _csv_rows
 from keras_wake.callbacks import _run_record
 
-_OF_EDITED_STATES = (
+# What using a state raises whose content is not what it was.
+_BAD_STATE_ERRORS = (
     AttributeError,
     IndexError,
     KeyError,
@@ -100,20 +101,20 @@ class BackupFolder:
         return state, values
 
     @contextlib.contextmanager
-    def using(self, what: str) -> Iterator[None]:
-        """Restores a part of the backup, which somebody may have edited.
+    def explaining_errors(self, part: str) -> Iterator[None]:
+        """Turns errors of an edited state into one that names the file.
 
         Args:
-            what: Whose state it is, for the message.
+            part: Whose state is used, for the message.
 
         Raises:
             ValueError: If it cannot be used.
         """
         try:
             yield
-        except _OF_EDITED_STATES as error:
+        except _BAD_STATE_ERRORS as error:
             raise ValueError(
-                f"The state {what} in the backup {self.newest} cannot be "
+                f"The state {part} in the backup {self.newest} cannot be "
                 f"used: {error!r}. To start from the beginning, {self.anew}."
             ) from error
 

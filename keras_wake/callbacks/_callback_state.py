@@ -1,7 +1,7 @@
-"""What a callback has to remember over a restart of the process.
+"""The states of callbacks in a backup: collected, matched and restored.
 
-A callback that has `get_state()` and `set_state(state)` decides that itself;
-for those of Keras, which have not, it is listed here.
+A callback with `get_state()` and `set_state(state)` decides itself what its
+state is. Those of Keras have no such methods: theirs is listed here.
 """
 
 import inspect
@@ -43,7 +43,7 @@ def described(part: Any) -> str:
     return f"{type(part).__name__} {config}"
 
 
-def given_to(callback: Any) -> dict[str, Any]:
+def arguments_of(callback: Any) -> dict[str, Any]:
     """The arguments of a callback that it keeps under their names.
 
     Numbers and texts as they are, parts of a model by their settings; arrays
@@ -74,19 +74,20 @@ def _comparable(value: Any) -> Any:
 
 
 def differences(
-    name: str, there: dict[str, Any], here: dict[str, Any]
+    name: str, saved: dict[str, Any], current: dict[str, Any]
 ) -> list[str]:
-    """What a callback was given that differs, in words."""
+    """The arguments of a callback that have changed, as text."""
     return [
-        f"`{name}({key}=)`: {there.get(key)!r} there, {here.get(key)!r} here"
-        for key in dict.fromkeys([*there, *here])
-        if key not in _WHERE and there.get(key) != here.get(key)
+        f"`{name}({key}=)`: {saved.get(key)!r} in the backup, "
+        f"{current.get(key)!r} in this script"
+        for key in _architecture.differing(saved, current)
+        if key not in _WHERE
     ]
 
 
-def hand_out(
+def restore_states(
     callbacks: list[Any],
-    here: list[list[Any]],
+    current: list[list[Any]],
     state: dict[str, Any],
     folder: Any,
 ) -> dict[int, int]:
@@ -94,95 +95,125 @@ def hand_out(
 
     Args:
         callbacks: Those of this `fit`, which has begun.
-        here: `callbacks` of its record.
+        current: `callbacks` of its record.
         state: What the backup holds.
         folder: The `BackupFolder` that it is from.
 
     Returns:
-        Which callback is which one of the backup; -1 for one of which it has
-        been said that it is none of them.
+        For the index of each callback, its index in the backup; -1 for a
+        callback that is not in the backup and has been warned about.
     """
     states, record = state["callbacks"], state.get("record")
-    there: list[Any] = [(name, None) for name, _ in states]
+    saved: list[Any] = [(name, None) for name, _ in states]
     if record is not None:
-        there = [entry[:2] for entry in record["callbacks"]]
-    pairs = matched(there, [(name, given) for name, given, _ in here])
+        saved = [entry[:2] for entry in record["callbacks"]]
+    pairs = match_callbacks(
+        saved, [(name, given) for name, given, _ in current]
+    )
     known = {name for name, _ in states}
     for number, callback in enumerate(callbacks):
         name = type(callback).__name__
         if number in pairs:
             found = states[pairs[number]][1]
             if found is not None:
-                with folder.using(f"of `{name}`"):
+                with folder.explaining_errors(f"of `{name}`"):
                     set_state(callback, found, state["epoch"])
         elif state_of(callback) is not None:
             pairs[number] = -1
-            which = f"knows no {name}, which was not there when it was made"
-            if name in known:
-                which = f"has a `{name}`, but not clearly this one"
-            warnings.warn(
-                f"The backup {folder.newest} {which}: it starts anew.",
-                stacklevel=4,
+            what = (
+                f"The backup {folder.newest} has no state of `{name}`, so it "
+                "starts from scratch."
             )
+            if name in known:
+                what = (
+                    f"No `{name}` in the backup {folder.newest} clearly "
+                    "matches this one, so this one starts from scratch."
+                )
+            warnings.warn(what, stacklevel=4)
     return pairs
 
 
-def matched(
-    there: list[tuple[str, dict[str, Any] | None]],
-    here: list[tuple[str, dict[str, Any]]],
+def match_callbacks(
+    saved: list[tuple[str, dict[str, Any] | None]],
+    current: list[tuple[str, dict[str, Any]]],
 ) -> dict[int, int]:
-    """Which callback of now is which one of a backup.
+    """Matches the callbacks of this `fit` with those of a backup.
 
-    It is the one of the same class that was given the same. Where there is
-    none, it is the one of its class that monitors the same and writes a file
-    of the same name, if only one does. So none takes over the best value that
-    another one has found.
+    By class and arguments; if no match is found, by class, `monitor` and file
+    name, if only one callback on each side has them. So none takes over the
+    best value that another one has found.
 
     Args:
-        there: Class and arguments of each callback of the backup; None for
-            arguments that an older backup has not noted.
-        here: The same of this `fit`.
+        saved: Class and arguments of each callback of the backup; None for
+            arguments that an older backup has not stored.
+        current: The same of this `fit`.
 
     Returns:
-        For the numbers of callbacks of now, the number in the backup.
+        For the index of each callback that has a match, the index of its
+        match in the backup.
     """
-    pairs: dict[int, int] = {}
-    keys: tuple[Any, ...] = (_exactly, _kind)
-    if any(given is None for _, given in there):
-        keys = (lambda name, given: name,)
-    for key in keys:
-        old: dict[Any, list[int]] = {}
-        new: dict[Any, list[int]] = {}
-        for groups, listed, taken in (
-            (old, there, set(pairs.values())),
-            (new, here, set(pairs)),
-        ):
-            for number, each in enumerate(listed):
-                if number not in taken:
-                    groups.setdefault(key(*each), []).append(number)
-        for group, numbers in new.items():
-            # The second key would take two of a kind in any order.
-            most = 1 if key is _kind else len(numbers)
-            if len(numbers) == len(old.get(group, [])) <= most:
-                pairs.update(zip(numbers, old[group], strict=True))
-    return pairs
+    if any(given is None for _, given in saved):
+        return _pairs_by(_by_class, saved, current, {})
+    pairs = _pairs_by(_by_arguments, saved, current, {})
+    return pairs | _pairs_by(
+        _by_monitor_and_file, saved, current, pairs, only_single=True
+    )
 
 
-def _exactly(name: str, given: dict[str, Any]) -> tuple[str, str]:
+def _pairs_by(
+    key: Any,
+    saved: list[Any],
+    current: list[Any],
+    pairs: dict[int, int],
+    only_single: bool = False,
+) -> dict[int, int]:
+    """Pairs of callbacks with the same key that are in none of `pairs` yet.
+
+    Several with one key are paired in their order if there are as many of
+    them in the backup, unless `only_single`.
+    """
+    old = _grouped(key, saved, set(pairs.values()))
+    new = _grouped(key, current, set(pairs))
+    found: dict[int, int] = {}
+    for group, numbers in new.items():
+        partners = old.get(group, [])
+        if only_single and len(numbers) > 1:
+            continue
+        if len(numbers) == len(partners):
+            found.update(zip(numbers, partners, strict=True))
+    return found
+
+
+def _grouped(
+    key: Any, callbacks: list[Any], taken: set[int]
+) -> dict[Any, list[int]]:
+    """The indices of the callbacks that are not `taken`, for each key."""
+    groups: dict[Any, list[int]] = {}
+    for number, (name, given) in enumerate(callbacks):
+        if number not in taken:
+            groups.setdefault(key(name, given), []).append(number)
+    return groups
+
+
+def _by_class(name: str, given: Any) -> str:
+    return name
+
+
+def _by_arguments(name: str, given: dict[str, Any]) -> tuple[str, str]:
     return name, repr(sorted(given.items()))
 
 
-def _kind(name: str, given: dict[str, Any]) -> tuple[str, ...]:
-    """What one of its class must have in common with another, to be it."""
+def _by_monitor_and_file(name: str, given: dict[str, Any]) -> tuple[str, ...]:
     paths = (given.get(key) for key in ("filepath", "filename", "log_dir"))
     files = [os.path.basename(path) for path in paths if isinstance(path, str)]
     return (name, str(given.get("monitor")), *files)
 
 
-def counts(callback: Any) -> bool:
-    """Whether a run is another one without this callback.
+def affects_training(callback: Any) -> bool:
+    """Whether leaving out this callback changes the run.
 
-    One of the user's own without a state may do anything, or just print.
+    One of the user's own without a state may do anything, or only print; it
+    counts as one that does not.
     """
     if hasattr(callback, "get_state"):
         return True
@@ -227,7 +258,7 @@ def set_state(callback: Any, state: Any, epoch: int) -> None:
         for name in _names(callback):
             setattr(callback, name, state[name])
         if isinstance(callback, keras.callbacks.ModelCheckpoint):
-            _forget_a_lost_file(callback, fresh)
+            _forget_best_if_file_is_missing(callback, fresh)
         stops = isinstance(callback, keras.callbacks.EarlyStopping)
         if (
             stops
@@ -237,17 +268,20 @@ def set_state(callback: Any, state: Any, epoch: int) -> None:
             callback.model.stop_training = True
 
 
-def _forget_a_lost_file(checkpoint: Any, fresh: Any) -> None:
-    """Has the best model be saved again where its file is missing."""
+def _forget_best_if_file_is_missing(checkpoint: Any, fresh: Any) -> None:
+    """Forgets the best score if its file is missing.
+
+    Then the model of the next epoch is saved.
+    """
     path = os.fspath(checkpoint.filepath)
     if not checkpoint.save_best_only or checkpoint.best in (None, fresh):
         return
     if "{" in path or "://" in path or os.path.exists(path):
         return
     warnings.warn(
-        f"`ModelCheckpoint` has saved a best model ({checkpoint.monitor}: "
-        f"{checkpoint.best:g}), and there is no file {path}: it starts anew, "
-        "with the next epoch.",
+        f"The file {path} of the best model ({checkpoint.monitor}: "
+        f"{checkpoint.best:g}) is missing. `ModelCheckpoint` starts from "
+        "scratch and saves the next epoch.",
         stacklevel=4,
     )
     checkpoint.best = fresh

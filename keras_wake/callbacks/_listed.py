@@ -64,7 +64,7 @@ def _check(callbacks: list[Any]) -> None:
             callback is _writers.without_wrapper(other)
             for other in callbacks[:number]
         ):
-            given = _callback_state.given_to(callback).items()
+            given = _callback_state.arguments_of(callback).items()
             text = ", ".join(f"{name}={value!r}" for name, value in given)
             raise ValueError(
                 f"The same `{type(callback).__name__}` is twice among the "

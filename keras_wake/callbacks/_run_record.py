@@ -1,8 +1,9 @@
-"""What a run is made of, noted in its backup; what differs in another one.
+"""The settings of a run, stored in its backup and compared when it resumes.
 
-The architecture and the class of the optimizer must be the same for a run to
-go on. Everything else is a setting: the script's is used, and a difference is
-told.
+The network, the class of the optimizer and the options that give the optimizer
+other variables (momentum or none, for example) must be the same. All other
+settings may change: those of the script are used, and a warning names what has
+changed.
 """
 
 import json
@@ -16,8 +17,8 @@ from keras_wake import _snapshot
 from keras_wake import backend
 from keras_wake.callbacks import _callback_state
 
-# Where one of these is set or not, an optimizer has other variables.
-_OF_VARIABLES = (
+# An optimizer has additional variables if one of these is set.
+_ADDING_VARIABLES = (
     *("momentum", "use_ema", "amsgrad", "centered"),
     "gradient_accumulation_steps",
 )
@@ -26,12 +27,12 @@ _OF_VARIABLES = (
 def run_record(
     model: Any, callbacks: list[Any], batches: dict[str, Any]
 ) -> dict[str, Any]:
-    """What the script gives, before anything is restored.
+    """The settings of this script, before anything is restored.
 
     Args:
         model: Compiled `WakeModel`.
         callbacks: Those of the run, as the user gave them.
-        batches: What is known of the batches of `fit`.
+        batches: How `fit` divides the data into batches.
     """
     name, config = _optimizer(model.optimizer)
     record = {
@@ -45,8 +46,8 @@ def run_record(
         "callbacks": [
             [
                 type(callback).__name__,
-                _callback_state.given_to(callback),
-                _callback_state.counts(callback),
+                _callback_state.arguments_of(callback),
+                _callback_state.affects_training(callback),
             ]
             for callback in callbacks
         ],
@@ -55,10 +56,12 @@ def run_record(
     return json.loads(json.dumps(record))
 
 
-def complete(record: dict[str, Any], model: Any) -> dict[str, Any]:
+def with_learning_rate_position(
+    record: dict[str, Any], model: Any
+) -> dict[str, Any]:
     """The record for a backup, of a model whose optimizer has been built."""
     # Which of the values of `_snapshot.take` the learning rate is.
-    return {**record, "learning_rate_at": _place_of_rate(model)}
+    return {**record, "learning_rate_at": _rate_position(model)}
 
 
 def settings_of(model: Any) -> dict[str, str]:
@@ -72,105 +75,119 @@ def settings_of(model: Any) -> dict[str, str]:
     return found
 
 
-def refusals(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
-    """What keeps the run of a backup from going on, in words."""
-    words, _ = _layers(there, here)
-    old, new = there["optimizer"], here["optimizer"]
+def refusals(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
+    """The differences because of which a run cannot go on, as text."""
+    words, _ = _layers(saved, current)
+    old, new = saved["optimizer"], current["optimizer"]
     if old != new:
-        return [*words, f"the optimizer is {old} there and {new} here"]
-    old, new = there["hyperparameters"], here["hyperparameters"]
+        return [
+            *words,
+            f"the optimizer is {old} in the backup and {new} in this script",
+        ]
+    old, new = saved["hyperparameters"], current["hyperparameters"]
     return words + [
-        f"the optimizer's `{name}` is {old[name]!r} there and {new[name]!r} "
-        "here, for which it has other variables"
-        for name in _OF_VARIABLES
+        f"the optimizer's `{name}` is {old[name]!r} in the backup and "
+        f"{new[name]!r} in this script, which changes the variables of the "
+        "optimizer"
+        for name in _ADDING_VARIABLES
         if name in old and name in new and bool(old[name]) != bool(new[name])
     ]
 
 
 def differences(
-    there: dict[str, Any],
-    here: dict[str, Any],
+    saved: dict[str, Any],
+    current: dict[str, Any],
     pairs: dict[int, int],
     all_callbacks: bool,
 ) -> list[str]:
-    """The settings that differ, in words.
+    """The settings that have changed, as text.
 
     Args:
-        there: `settings` and `record` of a backup.
-        here: The same of this `fit`.
-        pairs: What `_callback_state.hand_out` has returned.
-        all_callbacks: Whether a callback that is missing was left out.
+        saved: `settings` and `record` of a backup.
+        current: The same of this `fit`.
+        pairs: What `_callback_state.restore_states` has returned.
+        all_callbacks: Whether this process runs all callbacks, so that a
+            missing one was left out by the user. (Workers other than the
+            chief run fewer.)
     """
-    old, new = there.get("settings", {}), here["settings"]
-    words = _differing("", old, new)
-    old, new = there.get("record"), here["record"]
+    words = _changed("", saved.get("settings", {}), current["settings"])
+    old, new = saved.get("record"), current["record"]
     if old is None:
         return words
     words += _layers(old, new)[1]
     name, part = new["optimizer"], "hyperparameters"
-    words += _differing(f"{name} ", old[part], new[part])
-    words += _differing("", old["batches"], new["batches"])
-    words += _differing_callbacks(
+    words += _changed(f"{name} ", old[part], new[part])
+    words += _changed("", old["batches"], new["batches"])
+    words += _changed_callbacks(
         old["callbacks"], new["callbacks"], pairs, all_callbacks
     )
     if old["backend"] != new["backend"]:
         words.append(
-            f"backend: {old['backend']} there, {new['backend']} here, which "
-            "draws other dropout masks"
+            f"backend: {old['backend']} in the backup, {new['backend']} in "
+            "this script, which draws other dropout masks"
         )
     return words
 
 
-def _differing(
-    prefix: str, there: dict[str, Any], here: dict[str, Any]
+def _changed(
+    prefix: str, saved: dict[str, Any], current: dict[str, Any]
 ) -> list[str]:
     return [
-        f"{prefix}{name}: {_text(there[name])} there, {_text(value)} here"
-        for name, value in here.items()
-        if name in there and there[name] != value
+        f"{prefix}{name}: {_text(saved[name])} in the backup, "
+        f"{_text(current[name])} in this script"
+        for name in _architecture.differing(saved, current, strict=False)
     ]
 
 
-def _differing_callbacks(
-    there: list[list[Any]],
-    here: list[list[Any]],
+def _changed_callbacks(
+    saved: list[list[Any]],
+    current: list[list[Any]],
     pairs: dict[int, int],
     all_callbacks: bool,
 ) -> list[str]:
     words: list[str] = []
-    for new, old in pairs.items():
-        name, given, counts = here[new]
-        if counts and old >= 0:
-            words += _callback_state.differences(name, there[old][1], given)
-    sides = [(here, set(pairs), "not there, here")]
+    for number, saved_number in pairs.items():
+        name, given, affects = current[number]
+        if affects and saved_number >= 0:
+            before = saved[saved_number][1]
+            words += _callback_state.differences(name, before, given)
+    words += [
+        f"`{name}` is new in this script"
+        for number, (name, _, affects) in enumerate(current)
+        if affects and number not in pairs
+    ]
     if all_callbacks:
-        sides.append((there, set(pairs.values()), "there, not here"))
-    for listed, known, where in sides:
         words += [
-            f"`{name}` ({where})"
-            for number, (name, _, counts) in enumerate(listed)
-            if counts and number not in known
+            f"`{name}` is missing in this script"
+            for number, (name, _, affects) in enumerate(saved)
+            if affects and number not in pairs.values()
         ]
     return words
 
 
 def _layers(
-    there: dict[str, Any], here: dict[str, Any]
+    saved: dict[str, Any], current: dict[str, Any]
 ) -> tuple[list[str], list[str]]:
-    strict = all(there[name] == here[name] for name in ("keras", "backend"))
-    return _architecture.compare_layers(there["layers"], here["layers"], strict)
+    strict = all(saved[name] == current[name] for name in ("keras", "backend"))
+    return _architecture.compare_layers(
+        saved["layers"], current["layers"], strict
+    )
+
+
+def _unwrapped(optimizer: Any) -> Any:
+    """The optimizer within one that scales the loss, or itself."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
 
 
 def _optimizer(optimizer: Any) -> tuple[str, dict[str, Any]]:
     """Its class and its settings, but for the learning rate."""
-    name = type(optimizer).__name__
-    inner = getattr(optimizer, "inner_optimizer", None)
-    if inner is not None:  # Scales the loss.
-        inner_name, config = _optimizer(inner)
-        return f"{name}({inner_name})", config
+    inner = _unwrapped(optimizer)
+    name = type(inner).__name__
+    if inner is not optimizer:
+        name = f"{type(optimizer).__name__}({name})"
     config = {
         key: value if _architecture.is_plain(value) else repr(value)
-        for key, value in optimizer.get_config().items()
+        for key, value in inner.get_config().items()
         if key not in ("name", "learning_rate")
     }
     return name, config
@@ -178,8 +195,7 @@ def _optimizer(optimizer: Any) -> tuple[str, dict[str, Any]]:
 
 def _rate_variable(optimizer: Any) -> Any:
     """The variable of the learning rate; None where it is a schedule."""
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-    rate = getattr(optimizer, "_learning_rate", None)
+    rate = getattr(_unwrapped(optimizer), "_learning_rate", None)
     return rate if isinstance(rate, keras.Variable) else None
 
 
@@ -188,36 +204,37 @@ def _learning_rate(optimizer: Any) -> Any:
     variable = _rate_variable(optimizer)
     if variable is not None:
         return float(backend.to_numpy(variable))
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-    rate = getattr(optimizer, "_learning_rate", None)
+    rate = getattr(_unwrapped(optimizer), "_learning_rate", None)
     return _callback_state.described(rate)
 
 
-def _place_of_rate(model: Any) -> int | None:
+def _rate_position(model: Any) -> int | None:
+    """Position of the learning rate in `_snapshot.variables_of(model)`."""
     variable = _rate_variable(model.optimizer)
     # It comes before the variables that `build` adds.
-    for place, each in enumerate(model.optimizer.variables):
+    for position, each in enumerate(model.optimizer.variables):
         if each is variable:
-            return len(model.variables) + place
+            return len(model.variables) + position
     return None
 
 
 def restore(
     model: Any, values: list[Any], record: dict[str, Any] | None
 ) -> list[str]:
-    """Restores a model; its learning rate as the script or the run has it.
+    """Restores the variables of a model.
 
-    A callback may have moved the rate, so the backup's is right where the
-    script gives the one with which the run began. Any other is a new setting.
+    Keeps the learning rate of the backup, which a callback may have changed,
+    if the script still gives the rate with which the run began; else uses the
+    script's.
 
     Args:
         model: The `WakeModel`.
         values: Those of the backup.
-        record: That of the backup, which gets the rate with which the run
-            goes on; None if it has none.
+        record: That of the backup, whose learning rate becomes the one with
+            which the run goes on; None if the backup has no record.
 
     Returns:
-        Both rates, in words, if the script's is a new one.
+        Both rates, as text, if the script's is used.
 
     Raises:
         ValueError: If the values are those of another model or optimizer.
@@ -226,23 +243,50 @@ def restore(
         _snapshot.put_back(model, values)
         return []
     _snapshot.variables_of(model)  # Builds the optimizer.
-    before, now = record["learning_rate"], _learning_rate(model.optimizer)
-    there, here = record["learning_rate_at"], _place_of_rate(model)
-    moved = None if there is None else float(np.ravel(values[there])[0])
+    rate = _learning_rate(model.optimizer)
+    saved_position = record["learning_rate_at"]
+    saved_rate = None
+    if saved_position is not None:
+        saved_rate = float(np.ravel(values[saved_position])[0])
+    position = _rate_position(model)
+    _snapshot.put_back(model, _aligned(values, saved_position, position, rate))
+    return _set_learning_rate(model.optimizer, record, saved_rate, rate)
+
+
+def _aligned(
+    values: list[Any],
+    saved_position: int | None,
+    position: int | None,
+    rate: Any,
+) -> list[Any]:
+    """The values of a backup in the order of the variables of this script.
+
+    A number is a variable of the optimizer, and a schedule is not. So where
+    the script has the other kind of learning rate, one value is left out, or
+    `rate` put in.
+    """
     values = list(values)
-    if there is not None and here is None:
-        del values[there]
-    if there is None and here is not None:
-        values.insert(here, now)
-    _snapshot.put_back(model, values)
-    # A model that goes on in the same process has the rate that it had then.
-    if now in (before, moved):
+    if saved_position is not None and position is None:
+        del values[saved_position]
+    elif saved_position is None and position is not None:
+        values.insert(position, rate)
+    return values
+
+
+def _set_learning_rate(
+    optimizer: Any, record: dict[str, Any], saved_rate: Any, rate: Any
+) -> list[str]:
+    """Uses the rate of the script if it is a new one; see `restore`."""
+    first_rate = record["learning_rate"]
+    # In the process that was interrupted, the optimizer of the script still
+    # has the rate of the backup.
+    if rate in (first_rate, saved_rate):
         return []
-    variable = _rate_variable(model.optimizer)
+    variable = _rate_variable(optimizer)
     if variable is not None:
-        variable.assign(now)
-    record["learning_rate"] = now
-    return [f"learning_rate: {_text(before)} there, {_text(now)} here"]
+        variable.assign(rate)
+    record["learning_rate"] = rate
+    return _changed("", {"learning_rate": first_rate}, {"learning_rate": rate})
 
 
 def _text(value: Any) -> str:

@@ -219,7 +219,7 @@ class BackupAndRestore(keras.callbacks.Callback):
         words = self._put_back(self.model, values, before)
         if before is not None:
             self._record["learning_rate"] = before["learning_rate"]
-        pairs = _callback_state.hand_out(
+        pairs = _callback_state.restore_states(
             self._others(self.model),
             self._record["callbacks"],
             state,
@@ -228,10 +228,10 @@ class BackupAndRestore(keras.callbacks.Callback):
         self._warn_of_other_settings(state, words, pairs)
         data = _training_data(self.model)
         if data is not None and state["data"] is not None:
-            with self._folder.using("of the data"):
+            with self._folder.explaining_errors("of the data"):
                 data.set_state(state["data"])
         if state.get("random") is not None:
-            with self._folder.using("of the random numbers"):
+            with self._folder.explaining_errors("of the random numbers"):
                 backend.set_random_state(state["random"])
         self.model._initial_epoch = epoch
         self._say_if_nothing_is_left(state)
@@ -277,7 +277,9 @@ class BackupAndRestore(keras.callbacks.Callback):
             "data": None if data is None else data.get_state(),
             "random": backend.random_state(),
             "settings": _run_record.settings_of(self.model),
-            "record": _run_record.complete(self._record, self.model),
+            "record": _run_record.with_learning_rate_position(
+                self._record, self.model
+            ),
             "epochs": self._fit["epochs"],
             "stopped": bool(self.model.stop_training),
         }

@@ -397,7 +397,8 @@ def test_backup_of_another_model_is_refused(tmp_path):
     backup = kw.BackupAndRestore(tmp_path, delete_checkpoint=False)
     fit(wake(), [backup], epochs=1)
     with pytest.raises(
-        ValueError, match=r"does not fit.*has shape \(16, 9\) here and \(16, 8"
+        ValueError,
+        match=r"does not fit.*has shape \(16, 9\) in this script and \(16, 8",
     ):
         fit(wake(units=9), [backup])
     model = wake()
@@ -421,7 +422,7 @@ def test_other_settings_than_those_of_the_backup_are_named(tmp_path):
         str(w.message) for w in caught if "other settings" in str(w.message)
     )
     assert "'epsilon': 0.1" in message and "'epsilon': 0.2" in message
-    assert "seed: 0 there, 4 here" in message
+    assert "seed: 0 in the backup, 4 in this script" in message
     assert "objective" not in message
 
 

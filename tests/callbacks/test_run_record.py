@@ -87,15 +87,15 @@ SGD = keras.optimizers.SGD
 OTHER_SETTINGS = {
     "rate": (
         {"optimizer": lambda: SGD(0.05, momentum=0.9)},
-        "learning_rate: 0.2 there, 0.05 here",
+        "learning_rate: 0.2 in the backup, 0.05 in this script",
     ),
     "momentum": (
         {"optimizer": lambda: SGD(0.2, momentum=0.5)},
-        "SGD momentum: 0.9 there, 0.5 here",
+        "SGD momentum: 0.9 in the backup, 0.5 in this script",
     ),
     "weight decay": (
         {"optimizer": lambda: SGD(0.2, momentum=0.9, weight_decay=0.01)},
-        "SGD weight_decay: None there, 0.01 here",
+        "SGD weight_decay: None in the backup, 0.01 in this script",
     ),
     "attack of evaluation": (
         {"eval_attack": lambda: kw.attacks.FGSM(epsilon=0.1)},
@@ -103,15 +103,16 @@ OTHER_SETTINGS = {
     ),
     "scale": (
         {"scale_distillation": lambda: False},
-        "scale_distillation: True there, False here",
+        "scale_distillation: True in the backup, False in this script",
     ),
     "dropout": (
         {"classifier": lambda: network(rate=0.5)},
-        "`rate` of layer 4 (Dropout): 0.25 there, 0.5 here",
+        "`rate` of layer 4 (Dropout): 0.25 in the backup, 0.5 in this script",
     ),
     "batch norm": (
         {"classifier": lambda: network(momentum=0.8)},
-        "`momentum` of layer 3 (BatchNormalization): 0.9 there, 0.8 here",
+        "`momentum` of layer 3 (BatchNormalization): 0.9 in the backup, "
+        "0.8 in this script",
     ),
 }
 
@@ -122,24 +123,28 @@ def test_settings_are_those_of_the_script(folder, name):
     model = wake(**{key: make() for key, make in arguments.items()})
     found = told(folder, model)
     assert "was made with other settings" in found and message in found
-    assert found.count(" there, ") == found.count("; ") + 1 == 1
+    assert found.count(" in the backup, ") == found.count("; ") + 1 == 1
     if name == "rate":
         assert rate_of(model) == pytest.approx(0.05)
 
 
 def test_batch_size_and_callbacks_are_those_of_the_script(folder):
-    assert "batch_size: 3 there, 2 here" in told(folder, wake(), batch_size=2)
-    assert "`EMATeacher(decay=)`: 0.9 there, 0.5 here" in told(
-        folder, wake(), *callbacks(decay=0.5)
+    assert "batch_size: 3 in the backup, 2 in this script" in told(
+        folder, wake(), batch_size=2
     )
-    assert "`ReduceLROnPlateau(factor=)`: 0.1 there, 0.5 here" in told(
-        folder, wake(), *callbacks(factor=0.5)
+    assert (
+        "`EMATeacher(decay=)`: 0.9 in the backup, 0.5 in this script"
+        in told(folder, wake(), *callbacks(decay=0.5))
+    )
+    assert (
+        "`ReduceLROnPlateau(factor=)`: 0.1 in the backup, 0.5 in this script"
+        in told(folder, wake(), *callbacks(factor=0.5))
     )
     found = told(folder, wake(), callbacks()[1])
-    assert "Differing: `EMATeacher` (there, not here)." in found
+    assert "Differing: `EMATeacher` is missing in this script." in found
     nan = keras.callbacks.TerminateOnNaN()
     found = told(folder, wake(), *callbacks(), nan)
-    assert "Differing: `TerminateOnNaN` (not there, here)." in found
+    assert "Differing: `TerminateOnNaN` is new in this script." in found
 
 
 class Halve(keras.callbacks.Callback):
@@ -163,7 +168,10 @@ def test_rate_that_a_callback_has_moved_goes_on(tmp_path):
     assert rate_of(model) == pytest.approx(0.025)
     model = wake(optimizer=SGD(0.4, momentum=0.9))
     kw.BackupAndRestore(tmp_path).restore(model)
-    with pytest.warns(UserWarning, match="learning_rate: 0.2 there, 0.4 here"):
+    with pytest.warns(
+        UserWarning,
+        match="learning_rate: 0.2 in the backup, 0.4 in this script",
+    ):
         fit(model, tmp_path, Halve(), epochs=4)
     assert rate_of(model) == pytest.approx(0.2)
 
@@ -171,36 +179,38 @@ def test_rate_that_a_callback_has_moved_goes_on(tmp_path):
 def test_schedule_takes_the_place_of_a_rate_and_back(folder, tmp_path):
     schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.5)
     model = wake(optimizer=SGD(schedule, momentum=0.9))
-    with pytest.warns(UserWarning, match=r"learning_rate: 0\.2 there, Expon"):
+    with pytest.warns(
+        UserWarning, match=r"learning_rate: 0\.2 in the backup, Expon"
+    ):
         fit(model, folder, *callbacks()[:1], epochs=2)
     # Four steps of the schedule, two of them before.
     assert rate_of(model) == pytest.approx(0.1 * 0.5**0.4)
     model = wake(optimizer=SGD(0.3, momentum=0.9))
     found = told(folder, model, *callbacks()[:1], epochs=2)
-    assert "there, 0.3 here" in found
+    assert "in the backup, 0.3 in this script" in found
     assert rate_of(model) == pytest.approx(0.3)
 
 
 OTHER_MODELS = {
     "activation": (
         {"classifier": lambda: network(activation="relu")},
-        r"`activation` of layer 2 \(Dense\): 'elu' there, 'relu' here",
+        r"`activation` of layer 2 \(Dense\): 'elu' in the backup, 'relu' in",
     ),
     "layers": (
         {"classifier": lambda: network(more=[keras.layers.ReLU()])},
-        "layer 5 is `Dense` there and `ReLU` here",
+        "layer 5 is `Dense` in the backup and `ReLU` in this script",
     ),
     "shape": (
         {"classifier": lambda: network(units=9)},
-        r"has shape \(16, 9\) here and \(16, 8\) there",
+        r"has shape \(16, 9\) in this script and \(16, 8\) in the",
     ),
     "optimizer": (
         {"optimizer": lambda: keras.optimizers.RMSprop(0.2, momentum=0.9)},
-        "the optimizer is SGD there and RMSprop here",
+        "the optimizer is SGD in the backup and RMSprop in this script",
     ),
     "no momentum": (
         {"optimizer": lambda: SGD(0.2)},
-        r"`momentum` is 0\.9 there and 0\.0 here",
+        r"`momentum` is 0\.9 in the backup and 0\.0 in this script",
     ),
 }
 
@@ -247,7 +257,7 @@ def test_backup_of_another_backend_draws_other_masks(folder):
     state["record"]["backend"] = "numpy"
     _backup_file.write(path, state, values)
     found = told(folder, wake())
-    assert "backend: numpy there" in found and "dropout masks" in found
+    assert "backend: numpy in the backup" in found and "dropout masks" in found
 
 
 class Remembers(keras.callbacks.Callback):
@@ -286,14 +296,14 @@ def test_state_goes_to_the_callback_that_was_given_the_same(tmp_path):
         fit(wake(), folder, other, low, second)
     assert second.best == 9 and other.value == ["y", 0]
     (found,) = (str(w.message) for w in caught if "Diff" in str(w.message))
-    assert "`ModelCheckpoint` (there, not here)" in found
-    assert "`Remembers` (there, not here)" in found
+    assert "`ModelCheckpoint` is missing in this script" in found
+    assert "`Remembers` is missing in this script" in found
 
     # None of both is clearly this one.
     other = Remembers("z")
     with pytest.warns(UserWarning) as caught:
         fit(wake(), folder, low, *first, other)
-    assert any("has a `Remembers`, but not" in str(w.message) for w in caught)
+    assert any("No `Remembers` in the backup" in str(w.message) for w in caught)
     assert other.value is None
 
     # The best model is gone: the next one is saved.
@@ -301,7 +311,10 @@ def test_state_goes_to_the_callback_that_was_given_the_same(tmp_path):
     third = checkpoint("b.keras", "high")
     with pytest.warns(UserWarning) as caught:
         fit(wake(), folder, low, first[0], third, *own)
-    assert any("there is no file" in str(w.message) for w in caught)
+    assert any(
+        "of the best model (high: 9) is missing" in str(w.message)
+        for w in caught
+    )
     assert third.best is None
 
 
