@@ -137,7 +137,7 @@ def _arrays(x: Any, y: Any, weights: Any = None) -> tuple[np.ndarray, ...]:
     lengths = [len(array) for array in arrays]
     if len(set(lengths)) > 1:
         raise ValueError(
-            "Images, labels and weights must be equally many. Received: "
+            "Images, labels and weights must have the same length. Received: "
             f"{lengths} of them."
         )
     return arrays

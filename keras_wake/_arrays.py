@@ -1,4 +1,4 @@
-"""What is one array: of the kinds that users hand in as data."""
+"""Checks of a single array of images, labels or weights."""
 
 from typing import Any
 
@@ -33,7 +33,7 @@ def check_dense(what: str, value: Any) -> None:
         raise TypeError(f"{must} Received: {type(value).__name__}.{hint}")
     kind = type(value).__name__
     sparse = "Sparse" in kind or "Ragged" in kind
-    # Of SciPy, JAX and PyTorch.
+    # `nnz`: SciPy. `nse`: JAX. `is_sparse`, `is_nested`: PyTorch.
     sparse = sparse or hasattr(value, "nnz") or hasattr(value, "nse")
     for name in ("is_sparse", "is_nested"):
         sparse = sparse or getattr(value, name, False) is True
@@ -66,9 +66,9 @@ def dtype_of(value: Any) -> str:
 
 
 def check_lengths(**parts: Any) -> None:
-    """Refuses images, labels and weights that are not equally many.
+    """Refuses images, labels and weights of different lengths.
 
-    What TensorFlow knows only when a step runs is left to that.
+    Lengths that TensorFlow does not know yet are checked in the step.
     """
     counts = {
         name: part.shape[0] for name, part in parts.items() if part is not None
@@ -79,14 +79,15 @@ def check_lengths(**parts: Any) -> None:
             f"{n} {name.replace('_', ' ')}" for name, n in known.items()
         )
         raise ValueError(
-            f"Images and labels must be equally many. Received: {received}."
+            "Images, labels and sample weights must have the same length. "
+            f"Received: {received}."
         )
 
 
-def fit_32_bits(y: Any) -> Any:
+def int32_labels(y: Any) -> Any:
     """64-bit labels on the host as int32; −1 for those that do not fit.
 
-    JAX cuts them off to 32 bits, by which 2³² + 1 would become class 1, and
+    JAX would truncate them to 32 bits, so that 2³² + 1 becomes class 1, and
     PyTorch has no uint64.
     """
     if not isinstance(y, np.ndarray) or y.dtype not in ("int64", "uint64"):
@@ -94,9 +95,9 @@ def fit_32_bits(y: Any) -> Any:
     return np.where((y >= 0) & (y < 2**31), y, -1).astype("int32")
 
 
-def batch_in_32_bits(batch: Any) -> Any:
-    """A batch (images, labels, ...) with `fit_32_bits` of its labels."""
+def with_int32_labels(batch: Any) -> Any:
+    """A batch (images, labels, ...) with `int32_labels` of its labels."""
     if not isinstance(batch, (tuple, list)) or len(batch) < 2:
         return batch
     x, y, *rest = batch
-    return (x, fit_32_bits(y), *rest)
+    return (x, int32_labels(y), *rest)

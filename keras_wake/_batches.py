@@ -1,6 +1,7 @@
 """Batches of images and labels from whatever a user hands in as data."""
 
 import itertools
+import math
 import numbers
 import operator
 from collections.abc import Iterable
@@ -37,7 +38,7 @@ def batches(
     pair = _as_pair_of_arrays(data)
     if pair is not None:
         x, y = pair
-        _inputs.check_image_spec(x, shape)
+        _inputs.check_images(x, shape)
         if y is None:
             raise ValueError("Labels are missing: the data must be (x, y).")
         _arrays.check_dense("Labels", y)
@@ -74,9 +75,10 @@ def batches(
 def check_batch(data: Any, batch: Any) -> None:
     """Refuses what `data` yields if it is no pair of images and labels."""
     is_list = isinstance(batch, (tuple, list))
-    # Of lists in place of arrays, the first would be taken for a batch.
-    most = 3 if isinstance(data, (tuple, list)) else len(batch) * is_list
-    if is_list and 2 <= len(batch) <= most:
+    # A list [images, labels] yields the list of images, which must not pass
+    # as a batch.
+    longest = 3 if isinstance(data, (tuple, list)) else math.inf
+    if is_list and 2 <= len(batch) <= longest:
         return
     kind = type(batch).__name__
     hint = ""
@@ -96,9 +98,9 @@ def check_ends(
     advice: str = "Pass one that ends, such as `data.take(n)` with a number "
     "of batches.",
 ) -> None:
-    """Refuses data of which it is known that they never end.
+    """Refuses data that are known to be infinite.
 
-    A generator or a `DataLoader` over an iterable says nothing of its end.
+    Of a generator or a `DataLoader` over an iterable it is not known.
     """
     if _never_ends(data):
         raise ValueError(
@@ -107,14 +109,14 @@ def check_ends(
 
 
 def _never_ends(data: Any) -> bool:
-    """Whether the data say so."""
+    """Whether the data are known to be infinite."""
     cardinality = getattr(data, "cardinality", None)
     if callable(cardinality):
         return int(cardinality()) == -1  # Stands for infinity.
     if isinstance(data, keras.utils.PyDataset):
         return data.num_batches is None
     if isinstance(data, itertools.repeat):
-        # One with a number of times knows it.
+        # `repeat(batch, times)` has a length hint.
         return operator.length_hint(data, -1) == -1
     return isinstance(data, (itertools.cycle, itertools.count))
 
@@ -147,7 +149,7 @@ def _as_pair_of_arrays(data: Any) -> tuple[Any, Any] | None:
     if not isinstance(data, (tuple, list)) or len(data) != 2:
         return None
     x, y = map(_arrays.as_array, data)
-    # Labels tell a list of them from a batch of a list of batches.
+    # Labels show that this is a pair (x, y), and not a list of two batches.
     labels = _array_of_labels(y)
     if labels is not None or hasattr(y, "shape"):
         return images_of(x), y if labels is None else labels
@@ -200,11 +202,11 @@ def checked_batch(
     """One batch as float32 images and (batch, K) labels, values checked."""
     x, labels = images_of(x), _array_of_labels(y)
     y = _arrays.as_array(y) if labels is None else labels
-    _inputs.check_image_spec(x, shape)
+    _inputs.check_images(x, shape)
     _inputs.check_labels(y, num_classes)
     _arrays.check_lengths(images=x, labels=y)
-    x = _inputs.check_images(ops.convert_to_tensor(x))
-    y = ops.convert_to_tensor(_arrays.fit_32_bits(y))
+    x = _inputs.as_float_images(ops.convert_to_tensor(x))
+    y = ops.convert_to_tensor(_arrays.int32_labels(y))
     labels = _inputs.one_hot_labels(y, num_classes)
     if len(x) == 0:
         raise ValueError(f"There are no images: the size {where} is 0.")

@@ -22,7 +22,7 @@ from keras_wake.objectives.objective import losses_of
 
 # Keeps the random numbers of evaluation apart from those of training.
 _EVALUATION_STREAM = 0x5EED
-MOST_CLASSES_SCORED_IN_A_STEP = 200
+MAX_CLASSES_FOR_CAS_IN_STEP = 200
 
 
 class Evaluation(StudentAndTeacher):
@@ -112,15 +112,15 @@ class Evaluation(StudentAndTeacher):
         """
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         bounds = (self.attack or self.eval_attack).bounds
-        x = _inputs.check_images(x, self._image_shape)
+        x = _inputs.as_float_images(x, self._image_shape)
         labels = _inputs.one_hot_labels(y, self.num_classes)
         if sample_weight is not None:
-            sample_weight = _inputs.check_weights(sample_weight)
+            sample_weight = _inputs.as_float_weights(sample_weight)
         _arrays.check_lengths(
             images=x, labels=labels, sample_weights=sample_weight
         )
         # Known now, but for data whose shapes TensorFlow has left open.
-        right, shape = self._image_shape.of_batch(x)
+        right, shape = self._image_shape.check_in_step(x)
         x = _faults.only_if(right, x, shape)
         count = shape[0]
         many = _faults.as_many(labels, count)
@@ -147,7 +147,7 @@ class Evaluation(StudentAndTeacher):
         CAS compares all classes with each other. Of many, that would take
         longer than the batch: it is NaN until the pass has ended.
         """
-        few = self.num_classes <= MOST_CLASSES_SCORED_IN_A_STEP
+        few = self.num_classes <= MAX_CLASSES_FOR_CAS_IN_STEP
         if few or not self._attribution_on:
             return self.get_metrics_result()
         waiting = [m for m in self.metrics if isinstance(m, CasMetric)]
@@ -184,7 +184,7 @@ class Evaluation(StudentAndTeacher):
 def hits(labels: Any, logits: Any) -> Any:
     """1.0 where the largest logit is at the largest label, else 0.0.
 
-    Logits with NaN are no answer: `argmax` would give a class all the same.
+    Logits with NaN count as wrong, although `argmax` returns a class.
     """
     equal = ops.argmax(labels, axis=-1) == ops.argmax(logits, axis=-1)
     answered = ops.logical_not(ops.any(ops.isnan(logits), axis=-1))

@@ -151,13 +151,14 @@ def raise_for_batches(counts: Any, needs_images: bool, where: str) -> None:
     empty, weights, _, _, wrong_shape, unequal = map(int, counts[3:])
     if wrong_shape:
         raise ValueError(
-            f"The images {where} have not the shape that the classifier takes. "
-            "Change the images, or make the classifier for theirs."
+            f"The images {where} do not have the shape that the classifier "
+            "expects. Resize the images, or build the classifier for their "
+            "shape."
         )
     if unequal:
         raise ValueError(
-            f"Images, labels and weights {where} are not equally many. Each "
-            "image needs one label."
+            f"Images, labels and weights {where} do not have the same length. "
+            "Each image needs one label."
         )
     if weights:
         raise ValueError(

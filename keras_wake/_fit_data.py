@@ -35,8 +35,11 @@ def label_spec(x: Any, y: Any) -> Any:
     return str(y.shape[1:]), _inputs.number_type(y)
 
 
-def batches(given: dict[str, Any]) -> dict[str, Any]:
-    """What is known of the batches of `fit` without taking one.
+def data_settings(given: dict[str, Any]) -> dict[str, Any]:
+    """The settings of `fit` that say how the data are used, for the backup.
+
+    The batch size and number of batches where they are known without taking
+    a batch, `steps_per_epoch` and `class_weight`.
 
     Args:
         given: Arguments of `fit`, by name.
@@ -116,7 +119,7 @@ def check_shape(x: Any, shape: ImageShape) -> None:
     if not _is_data_set(x):
         _arrays.check_numbers("Images", x)
         shape.check(x)
-        _refuse_no_images(x)
+        _check_not_empty(x)
 
 
 def _checked(
@@ -136,8 +139,8 @@ def _checked(
     weights = parts.get("sample_weight")
     if not _is_data_set(x):
         _check_parts(x, y, weights, shape, num_classes)
-        _refuse_no_images(x)
-        return parts | {"y": _arrays.fit_32_bits(y)}
+        _check_not_empty(x)
+        return parts | {"y": _arrays.int32_labels(y)}
     if y is not None or weights is not None:
         raise ValueError(
             f"A {type(x).__name__} yields (images, labels) or (images, "
@@ -145,7 +148,7 @@ def _checked(
         )
     _check_size(x, name, steps)
     spec = getattr(x, "element_spec", None)
-    if spec is not None and _is_known(spec):
+    if spec is not None and _has_known_shapes(spec):
         _check_batch(spec, x, shape, num_classes)
     if isinstance(x, types.GeneratorType):
         parts["x"] = _first_checked(x, shape, num_classes)
@@ -153,7 +156,10 @@ def _checked(
 
 
 def _is_data_set(x: Any) -> bool:
-    """Whether Keras takes batches from it; refuses what it cannot be."""
+    """Whether `x` yields batches, rather than being an array.
+
+    Refuses iterators that Keras does not accept.
+    """
     if hasattr(x, "element_spec") or isinstance(x, keras.utils.PyDataset):
         return True
     if hasattr(x, "__next__") and not isinstance(x, types.GeneratorType):
@@ -171,8 +177,8 @@ def _is_data_set(x: Any) -> bool:
     return any(hasattr(x, name) for name in iterates)
 
 
-def _is_known(spec: Any) -> bool:
-    """Whether the shapes of batches are known, and those of one device."""
+def _has_known_shapes(spec: Any) -> bool:
+    """Whether `spec` has shapes of batches; a `PerReplica` spec has none."""
     return not any(
         not hasattr(part, "shape") or rank_is_unknown(part)
         for part in keras.tree.flatten(spec)
@@ -182,10 +188,10 @@ def _is_known(spec: Any) -> bool:
 def _check_parts(
     x: Any, y: Any, weights: Any, shape: ImageShape, num_classes: int
 ) -> None:
-    _inputs.check_image_spec(x, shape)
+    _inputs.check_images(x, shape)
     _inputs.check_labels(y, num_classes)
     if weights is not None:
-        _inputs.check_weight_spec(weights)
+        _inputs.check_weights(weights)
     _arrays.check_lengths(images=x, labels=y, sample_weights=weights)
 
 
@@ -212,13 +218,13 @@ def _first_checked(generator: Any, shape: ImageShape, num_classes: int) -> Any:
 
     def again() -> Any:
         for batch in itertools.chain(first, generator):
-            yield _arrays.batch_in_32_bits(batch)
+            yield _arrays.with_int32_labels(batch)
 
     return again()
 
 
 def _check_size(x: Any, name: str, steps: int | None) -> None:
-    """Refuses data of which it is known that there are none, or no end."""
+    """Refuses data that are known to be empty or infinite."""
     if hasattr(x, "cardinality") and int(x.cardinality()) == 0:
         _refuse_empty(x)
     if not steps:
@@ -231,7 +237,7 @@ def _check_size(x: Any, name: str, steps: int | None) -> None:
         _batches.check_ends(x, what[name])
 
 
-def _refuse_no_images(x: Any) -> None:
+def _check_not_empty(x: Any) -> None:
     if x.shape[0] == 0:
         _refuse_empty(x)
 
@@ -244,14 +250,14 @@ def _refuse_empty(x: Any) -> None:
 
 
 def _check_passes(given: dict[str, Any]) -> None:
-    """Refuses a generator that is needed again when it is used up."""
+    """Refuses a generator that `fit` would have to read more than once."""
     first = given.get("initial_epoch") or 0
     epochs = given.get("epochs", 1) - first
     if given.get("steps_per_epoch") is None:
-        _refuse_again("x", given.get("x"), epochs, "steps_per_epoch")
+        _check_read_once("x", given.get("x"), epochs, "steps_per_epoch")
     every = given.get("validation_freq", 1)
     if given.get("validation_steps") is None and isinstance(every, int):
-        _refuse_again(
+        _check_read_once(
             "validation_data",
             given.get("validation_data"),
             epochs // max(every, 1),
@@ -259,7 +265,7 @@ def _check_passes(given: dict[str, Any]) -> None:
         )
 
 
-def _refuse_again(name: str, data: Any, times: int, steps: str) -> None:
+def _check_read_once(name: str, data: Any, times: int, steps: str) -> None:
     if isinstance(data, types.GeneratorType) and times > 1:
         raise ValueError(
             f"A generator gives its batches only once, and this `fit` needs "

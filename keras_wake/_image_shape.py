@@ -31,14 +31,14 @@ class ImageShape:
         )
         if rank_is_unknown(x):
             raise ValueError(
-                f"{must}images whose number of axes TensorFlow does not know, "
-                "because it was another one in an earlier call, or because "
-                "the data set does not say it (`tf.ensure_shape` does)."
+                f"{must}images of unknown rank. Either an earlier call had "
+                "images of another rank (call `compile` again), or the data "
+                "set has no static shape (set it with `tf.ensure_shape`)."
             )
         shape = tuple(x.shape)
         if self._fits(shape[1:]):
             return
-        hint = "Change the images, or make the classifier for theirs."
+        hint = "Resize the images, or build the classifier for their shape."
         if self._fits(shape):
             hint = (
                 "Give a single image a batch axis: `x[None]`. Batch a data "
@@ -46,8 +46,8 @@ class ImageShape:
             )
         raise ValueError(f"{must}shape {shape}. {hint}")
 
-    def of_batch(self, x: Any) -> tuple[Any, tuple[Any, ...]]:
-        """What a compiled step finds out only when it runs.
+    def check_in_step(self, x: Any) -> tuple[Any, tuple[Any, ...]]:
+        """Compares the sizes that are known only when a compiled step runs.
 
         Args:
             x: Images that were checked when the step was traced.
@@ -75,5 +75,5 @@ class ImageShape:
 
 
 def rank_is_unknown(value: Any) -> bool:
-    """Whether TensorFlow has merged shapes of several ranks to none."""
+    """Whether TensorFlow does not know the rank of a tensor."""
     return getattr(value.shape, "rank", 0) is None

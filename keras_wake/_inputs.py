@@ -62,7 +62,7 @@ def check_classifier(classifier: Any, allow_probabilities: bool = False) -> int:
             f"of any size: leave the batch axis free. Its error: {error}"
         ) from error
     logits_shape = getattr(logits, "shape", None)
-    one_for_two = (
+    two_class_hint = (
         " For two classes, end it in two logits, `Dense(2)` without a "
         "sigmoid, and keep the labels 0 and 1."
         if tuple(logits_shape or (0, 0))[1:] in ((), (1,))
@@ -73,7 +73,7 @@ def check_classifier(classifier: Any, allow_probabilities: bool = False) -> int:
             f"The classifier {classifier.name!r} must return logits of shape "
             "(batch, K) with K ≥ 2 classes. Received: an output of shape "
             f"{tuple(logits_shape or ()) or type(logits).__name__}."
-            f"{one_for_two}"
+            f"{two_class_hint}"
         )
     values = ops.convert_to_numpy(ops.cast(logits, "float32"))
     if are_probabilities(values) and not allow_probabilities:
@@ -117,9 +117,12 @@ def probe_images(
 
 
 def _check_preprocessor(classifier: keras.Model) -> None:
-    """Refuses what `predict` does before a call, and a call does not."""
+    """Refuses a KerasHub preprocessor.
+
+    `fit` and `predict` apply it, a call does not.
+    """
     preprocessor = getattr(classifier, "preprocessor", None)
-    # That of a model of one's own may be one of its layers.
+    # In a subclassed model `preprocessor` may be a layer, which a call uses.
     within = getattr(classifier, "operations", classifier._flatten_layers())
     if preprocessor is None or (
         any(layer is preprocessor for layer in within)
@@ -136,7 +139,7 @@ def _check_preprocessor(classifier: keras.Model) -> None:
     )
 
 
-_BOUNDED_OR_CUT = ("sigmoid", "hard_sigmoid", "relu", "relu6")
+_SATURATING_ACTIVATIONS = ("sigmoid", "hard_sigmoid", "relu", "relu6")
 
 
 def _closing_activation(model: Any) -> str | None:
@@ -153,7 +156,7 @@ def _closing_activation(model: Any) -> str | None:
     if isinstance(layer, keras.layers.ReLU):
         return "relu"
     name = getattr(getattr(layer, "activation", None), "__name__", None)
-    return name if name in _BOUNDED_OR_CUT else None
+    return name if name in _SATURATING_ACTIVATIONS else None
 
 
 def _check_input_dtype(classifier: keras.Model) -> None:
@@ -205,7 +208,7 @@ def image_shape(classifier: keras.Model) -> ImageShape:
     return ImageShape(sizes, classifier.name)
 
 
-def check_image_spec(x: Any, shape: ImageShape | None = None) -> None:
+def check_images(x: Any, shape: ImageShape | None = None) -> None:
     """Checks kind, dtype and shape of images.
 
     Args:
@@ -236,9 +239,9 @@ def check_image_spec(x: Any, shape: ImageShape | None = None) -> None:
         )
 
 
-def check_images(x: Any, shape: ImageShape | None = None) -> Any:
-    """`check_image_spec`, and the images as float32."""
-    check_image_spec(x, shape)
+def as_float_images(x: Any, shape: ImageShape | None = None) -> Any:
+    """`check_images`, and the images as float32."""
+    check_images(x, shape)
     # Not a cast, which on PyTorch would leave them on the host.
     return ops.convert_to_tensor(x, "float32")
 
@@ -262,9 +265,9 @@ def check_labels(y: Any, num_classes: int) -> None:
     dtype = number_type(y)
     if rank_is_unknown(y):
         raise ValueError(
-            "TensorFlow does not know how many axes the labels have, because "
-            "they had others in an earlier call (call `compile` again), or "
-            "because the data set does not say it (`tf.ensure_shape` does)."
+            "Labels of unknown rank. Either an earlier call had labels of "
+            "another rank (call `compile` again), or the data set has no "
+            "static shape (set it with `tf.ensure_shape`)."
         )
     shape = tuple(y.shape)
     if len(shape) == 2 and shape[1] == num_classes:
@@ -323,7 +326,7 @@ def number_type(y: Any) -> str:
     )
 
 
-def check_weight_spec(sample_weight: Any) -> None:
+def check_weights(sample_weight: Any) -> None:
     """Checks that there is one number for each sample."""
     _arrays.check_numbers("`sample_weight`", sample_weight)
     shape = tuple(sample_weight.shape)
@@ -334,8 +337,8 @@ def check_weight_spec(sample_weight: Any) -> None:
         )
 
 
-def check_weights(sample_weight: Any) -> Any:
-    """`check_weight_spec`, and the weights as float32 (batch,)."""
-    check_weight_spec(sample_weight)
+def as_float_weights(sample_weight: Any) -> Any:
+    """`check_weights`, and the weights as float32 (batch,)."""
+    check_weights(sample_weight)
     weights = ops.convert_to_tensor(sample_weight, "float32")
     return ops.reshape(weights, (-1,))

@@ -146,8 +146,8 @@ class KerasLoop(backend.Trainer):
                 that name no class, an empty data set; for a schedule without
                 a teacher.
         """
-        self.check_networks()
-        self.check_trained()
+        self.check_and_update_teacher()
+        self.check_optimizer()
         given = inspect.signature(super().fit).bind(*args, **kwargs).arguments
         # As one of several calls, it need not reach the end of a schedule.
         self.fit_is_part = "initial_epoch" in given
@@ -167,7 +167,7 @@ class KerasLoop(backend.Trainer):
         backup_facts = {
             "epochs": int(given.get("epochs", 1)),
             "initial_epoch": int(given.get("initial_epoch", 0)),
-            "batches": _fit_data.batches(given),
+            "batches": _fit_data.data_settings(given),
         }
         _array_batches.shared(self, given, training=True)
         # A pipeline shuffles by itself: with its default, Keras would warn.
@@ -206,7 +206,7 @@ class KerasLoop(backend.Trainer):
                 .arguments
             )
             args = ()
-            self.check_networks()
+            self.check_and_update_teacher()
             _fit_data.check(kwargs, self._image_shape, self.num_classes)
             _array_batches.shared(self, kwargs, training=False)
             kwargs["callbacks"] = _listed.guarded(kwargs.get("callbacks"), self)

@@ -166,8 +166,8 @@ class StudentAndTeacher(KerasLoop):
         """The student and the teacher; the heads are layers of theirs."""
         return [self.classifier, self.teacher]
 
-    def check_networks(self) -> None:
-        """Refuses a classifier that is no longer the one of the teacher.
+    def check_and_update_teacher(self) -> None:
+        """Checks the classifier and copies changed attributes to the teacher.
 
         Raises:
             ValueError: If it has other variables than when the model was
@@ -184,7 +184,7 @@ class StudentAndTeacher(KerasLoop):
             )
         _teacher_copy.bring_over_attributes(self.classifier, self.teacher)
 
-    def check_trained(self) -> None:
+    def check_optimizer(self) -> None:
         """Refuses an optimizer that was made for other variables.
 
         Raises:
@@ -198,8 +198,8 @@ class StudentAndTeacher(KerasLoop):
         then = [id(v) for v in optimizer._trainable_variables]
         if now != then:
             raise ValueError(
-                "Which layers are trained has changed since the last "
-                "training: call `compile` again, with a new optimizer. "
+                "The trainable layers have changed since the last training: "
+                "call `compile` again, with a new optimizer. "
                 f"Received: {len(now)} trainable variables, and {len(then)} "
                 "before."
             )

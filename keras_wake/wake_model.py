@@ -206,7 +206,7 @@ class WakeModel(Evaluation):
         The average is over the global batch, so that replicas with shares of
         different size add up to what one replica would have computed.
         """
-        if self.assigns_in_forward_pass:
+        if self.keeps_assignments_of_forward_pass:
             self._reassigned.read()
         losses, weight = self._distilled(x, y, y_pred)
         if sample_weight is not None:

@@ -159,7 +159,7 @@ def test_parts_instead_of_the_whole_are_refused(shard):
 def test_unequal_lengths_and_uneven_batches_are_refused(shard):
     shard(0, 1, 2)
     x, y = arrays(6)
-    with pytest.raises(ValueError, match="equally many"):
+    with pytest.raises(ValueError, match="same length"):
         shared(Processes(), {"x": x, "y": y[:5]}, training=False)
     given = {"x": x, "y": y, "batch_size": 3}
     shared(Processes(), given, training=True)

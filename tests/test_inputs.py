@@ -243,7 +243,7 @@ def test_rank_is_that_of_the_classifier():
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 def test_images_of_any_float_become_float32(dtype):
     x = keras.ops.cast([[0.5, 0.25]], dtype)
-    images = _inputs.check_images(x)
+    images = _inputs.as_float_images(x)
     assert keras.backend.standardize_dtype(images.dtype) == "float32"
     np.testing.assert_array_equal(images, [[0.5, 0.25]])
 
@@ -256,16 +256,16 @@ def test_refuses_images_that_are_not_floats(dtype):
         rf"threat model, \[0, 1\] by default\. Received: dtype {dtype}\. "
         r'Convert them: `x\.astype\("float32"\) / 255`',
     ):
-        _inputs.check_images(np.zeros((2, 3), dtype))
+        _inputs.as_float_images(np.zeros((2, 3), dtype))
 
 
 def test_refuses_images_that_are_no_batch():
     for x in ([1.0], {"image": 1}, None):
         with pytest.raises(TypeError, match=f"Received: {type(x).__name__}"):
-            _inputs.check_images(x)
+            _inputs.as_float_images(x)
     for shape in ((), (5,)):
         with pytest.raises(ValueError, match=r"shape \(batch, \.\.\.\)"):
-            _inputs.check_images(np.zeros(shape))
+            _inputs.as_float_images(np.zeros(shape))
 
 
 # Labels -------------------------------------------------------------------
@@ -477,7 +477,7 @@ def test_checked_batches_are_float32_and_one_hot(arrays):
         (
             lambda x, y: (x, y[:6]),
             ValueError,
-            "Images and labels must be equally many. Received: 7 images and 6",
+            "must have the same length. Received: 7 images and 6 labels",
         ),
         (lambda x, y: [(x[:2], y)], ValueError, "2 images and 7 labels"),
         (lambda x, y: [(x[:0], y[:0])], ValueError, "size of batch 1 is 0"),
@@ -496,6 +496,11 @@ def test_checked_batches_are_float32_and_one_hot(arrays):
         (lambda x, y: (x, None), ValueError, "Labels are missing"),
         (lambda x, y: [{"x": x}], TypeError, "a list that yields a dict"),
         (lambda x, y: [(x,)], TypeError, "a list that yields a tuple"),
+        (
+            lambda x, y: iter([1, 2]),
+            TypeError,
+            "a list_iterator that yields a int",
+        ),
         (lambda x, y: [(x, None)], ValueError, "Labels are missing"),
         (lambda x, y: [(None, y)], TypeError, "Images must be one tensor"),
         (lambda x, y: [(x, y), (x, y + 1)], ValueError, "label.*of batch 2"),

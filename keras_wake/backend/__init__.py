@@ -14,7 +14,7 @@ same few names, and holds only what must differ:
 - `global_sum`, `replica_index`, `replicas_of`: what replicas share, or not;
 - `data_shard`: how several processes divide the data among them, and
   `alone`: where only one of them does something;
-- `buffers`: what a step changes beside variables;
+- `buffers`: tensors other than variables that a step changes;
 - `random_state`, `set_random_state`: of generators that are not variables;
 - `to_numpy`: a value on the host;
 - `jit_by_default`: whether compilation pays off.

@@ -111,8 +111,9 @@ def alone() -> contextlib.AbstractContextManager:
 class VariablesInPlace(keras.Model):
     """Reading of variables between the steps of an epoch."""
 
-    # Whether what a layer assigns to a trainable variable stays.
-    assigns_in_forward_pass = True
+    # Whether a value that a layer assigns to a trainable variable in the
+    # forward pass is kept.
+    keeps_assignments_of_forward_pass = True
 
     def metric_values(self, metric: Any) -> list[Any]:
         """The variables of a metric after the newest step, as NumPy arrays."""

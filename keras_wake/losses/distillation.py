@@ -8,12 +8,13 @@ from keras_wake import _validate
 from keras_wake.losses import _arguments
 from keras_wake.losses.classification import kl_divergence
 
-TEMPERATURES = 1e-6, 1e6
+TEMPERATURE_RANGE = 1e-6, 1e6
 # From here on, the rounding errors of the plain formula, times T², would show.
-HIGH = 8.0
-# From where on an exponential is safe, and below which a series is exact.
-LARGE = 10.0
-SMALL = 0.1
+HIGH_TEMPERATURE = 8.0
+# Below MAX_EXPONENT an exponential cannot overflow; below SERIES_BELOW the
+# series is exact in float32.
+MAX_EXPONENT = 10.0
+SERIES_BELOW = 0.1
 
 
 def distillation_loss(
@@ -52,7 +53,8 @@ def distillation_loss(
     student = _arguments.logits_of(student_logits=student_logits)
     teacher = _arguments.logits_of(teacher_logits=teacher_logits)
     _arguments.check_same_shape(student_logits=student, teacher_logits=teacher)
-    divergence = _at_high_temperature if temperature >= HIGH else _plain
+    high = temperature >= HIGH_TEMPERATURE
+    divergence = _at_high_temperature if high else _plain
     loss = divergence(teacher, student, temperature)
     return loss * temperature**2 if scale else loss
 
@@ -60,7 +62,7 @@ def distillation_loss(
 def check_temperature(temperature: Any) -> float:
     """T, in the range in which float32 can compute the loss."""
     temperature = _validate.positive(temperature=temperature)
-    return _validate.in_range(*TEMPERATURES, temperature=temperature)
+    return _validate.in_range(*TEMPERATURE_RANGE, temperature=temperature)
 
 
 def _plain(teacher: Any, student: Any, temperature: float) -> Any:
@@ -84,7 +86,7 @@ def _at_high_temperature(teacher: Any, student: Any, temperature: float) -> Any:
 
     u = (teacher - student) / temperature
     u = u - ops.sum(q * u, axis=-1, keepdims=True)
-    near = ops.max(ops.abs(u), axis=-1, keepdims=True) < LARGE
+    near = ops.max(ops.abs(u), axis=-1, keepdims=True) < MAX_EXPONENT
     # Where an exponential might overflow, it would spoil the gradient even
     # though `where` leaves it out below.
     u = ops.where(near, u, 0.0)
@@ -96,7 +98,7 @@ def _at_high_temperature(teacher: Any, student: Any, temperature: float) -> Any:
 
 def _excess(d: Any) -> Any:
     """d + e^(−d) − 1, which is at least 0, without cancellation at 0."""
-    small = ops.abs(d) < SMALL
+    small = ops.abs(d) < SERIES_BELOW
     tiny = ops.where(small, d, 0.0)
     # The next term is below 1e-9 of the sum.
     series = tiny**2 * (

@@ -88,8 +88,8 @@ def _means(
     for number, (x, _) in enumerate(
         _batches.batches(data, shape=shape), start=1
     ):
-        _inputs.check_image_spec(x, shape)
-        x = _inputs.check_images(ops.convert_to_tensor(x))
+        _inputs.check_images(x, shape)
+        x = _inputs.as_float_images(ops.convert_to_tensor(x))
         # No labels are looked at: each image names its only class.
         faults = _faults.count_faults(x, ops.ones((len(x), 1)), bounds)
         _faults.raise_for_faults(

@@ -232,8 +232,8 @@ def _with(array, value):
         (lambda x: _with(x, -1e-4), ValueError, "1 image.*outside the bounds"),
         (lambda x: _with(x, np.nan), ValueError, "1 image.*NaN or infinity"),
         (lambda x: _with(x, np.inf), ValueError, "1 image.*NaN or infinity"),
-        (lambda x: x[:0], ValueError, "equally many"),
-        (lambda x: x[:7], ValueError, "equally many.*7 images and 10 labels"),
+        (lambda x: x[:0], ValueError, "same length"),
+        (lambda x: x[:7], ValueError, "same length.*7 images and 10 labels"),
         (
             lambda x: x[..., 0],
             ValueError,
@@ -262,7 +262,7 @@ def test_refuses_bad_images(classifier, images, labels, change, error, message):
         (lambda y: y[:, None, None], ValueError, r"shape \(10, 1, 1\)"),
         (lambda y: np.eye(3)[y] * 2, ValueError, "10 label.*sum to 1"),
         (lambda y: y[0], ValueError, r"Received: shape \(\)"),
-        (lambda y: y[:4], ValueError, "equally many.*10 images and 4 labels"),
+        (lambda y: y[:4], ValueError, "same length.*10 images and 4 labels"),
         (lambda y: None, ValueError, "Labels are missing"),
     ],
 )
