@@ -1,4 +1,4 @@
-"""Files that are complete, or what they were before; a file as a lock."""
+"""Atomic writes, folders to write to, and a lock file."""
 
 import contextlib
 import errno
@@ -65,7 +65,7 @@ def check_folder(path: Any) -> None:
 
 
 def make_folder(path: Any) -> None:
-    """Makes a folder now, rather than find out after hours that it cannot."""
+    """Creates a folder and checks that it is writable, before training."""
     check_folder(path)
     reason = "it may not be written to"
     try:
@@ -124,7 +124,7 @@ def written_whole(filepath: Any, ending: str, overwrite: bool) -> Any:
 
 
 class FileLock:
-    """A file that one process, and one place in it, has for itself.
+    """A lock file: one holder at a time, also within a process.
 
     The operating system frees it when the process ends, whatever ends it, so
     nothing has to be deleted after a kill. It is a record lock (`lockf`), not
@@ -194,6 +194,20 @@ class FileLock:
                     self.path.unlink()
             self._descriptor = None
             _HELD.pop(self._key, None)
+
+
+def in_use_error(what: str, user: str, argument: str) -> ValueError:
+    """The error to raise where `FileLock.acquire` has returned False.
+
+    Args:
+        what: What is locked.
+        user: What else may have locked it.
+        argument: Name of the argument that names another place.
+    """
+    return ValueError(
+        f"{what} is in use by another {user}, of this process or another one. "
+        f"Wait until it has ended, or choose another `{argument}`."
+    )
 
 
 def _locked(descriptor: int, path: pathlib.Path) -> bool:

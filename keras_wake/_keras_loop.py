@@ -17,7 +17,7 @@ from keras_wake import _faults
 from keras_wake import _fit_data
 from keras_wake import _inputs
 from keras_wake import backend
-from keras_wake.callbacks import _listed
+from keras_wake.callbacks import _callback_list
 from keras_wake.datasets.batches import Batches
 from keras_wake.objectives import AWP
 
@@ -53,7 +53,7 @@ class KerasLoop(backend.Trainer):
         self.fit_data: Any = None
         self.fit_callbacks: Any = None
         self.fit_has_validation = False
-        self.fit_is_part = False
+        self.fit_is_one_of_several = False
 
     @property
     def metrics_names(self) -> list[str]:
@@ -149,8 +149,9 @@ class KerasLoop(backend.Trainer):
         self.check_and_update_teacher()
         self.check_optimizer()
         given = inspect.signature(super().fit).bind(*args, **kwargs).arguments
-        # As one of several calls, it need not reach the end of a schedule.
-        self.fit_is_part = "initial_epoch" in given
+        # A `fit` with `initial_epoch` may be one of several, so it need not
+        # reach the end of a schedule.
+        self.fit_is_one_of_several = "initial_epoch" in given
         _fit_data.check(given, self._image_shape, self.num_classes)
         # What the callbacks of an earlier fit have switched on is off again:
         # no trainer calls their `on_train_end` when it raises.
@@ -177,10 +178,12 @@ class KerasLoop(backend.Trainer):
             given.get("x"), keras.utils.PyDataset
         ):
             given.setdefault("shuffle", False)
-        given["callbacks"] = _listed.guarded(given.get("callbacks"), self)
-        self.fit_callbacks = _listed.of_user(given["callbacks"])
+        given["callbacks"] = _callback_list.prepare(
+            given.get("callbacks"), self
+        )
+        self.fit_callbacks = _callback_list.unwrapped(given["callbacks"])
         try:
-            with _listed.backups_begun(self, backup_facts):
+            with _callback_list.open_backups(self, backup_facts):
                 return super().fit(**given)
         finally:
             self.fit_data = None
@@ -209,7 +212,9 @@ class KerasLoop(backend.Trainer):
             self.check_and_update_teacher()
             _fit_data.check(kwargs, self._image_shape, self.num_classes)
             _array_batches.shared(self, kwargs, training=False)
-            kwargs["callbacks"] = _listed.guarded(kwargs.get("callbacks"), self)
+            kwargs["callbacks"] = _callback_list.prepare(
+                kwargs.get("callbacks"), self
+            )
         elif self._averager is not None:
             self._averager.bring_up_to_date()
         self._labels = _fit_data.label_spec(kwargs.get("x"), kwargs.get("y"))

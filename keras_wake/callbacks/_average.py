@@ -38,7 +38,8 @@ class TeacherAverage(keras.callbacks.Callback):
             backend.buffers(model.classifier),
             strict=True,
         )
-        # Statistics of PyTorch's modules, and not how often they were taken.
+        # Floating-point buffers only: `num_batches_tracked` is a counter and is
+        # not averaged.
         self.buffers = [
             (mean, value)
             for mean, value in pairs
@@ -48,7 +49,7 @@ class TeacherAverage(keras.callbacks.Callback):
         ]
 
     def _forget_estimate(self) -> None:
-        """Starts anew; refuses what workers would not agree in."""
+        """Forgets the last estimate; refuses `data` where there are workers."""
         if self.data is not None and backend.data_shard()[1] > 1:
             raise ValueError(
                 f"`{type(self).__name__}(data=)` is for one process: each of "

@@ -24,6 +24,9 @@ _BAD_STATE_ERRORS = (
 class BackupFolder:
     """What `BackupAndRestore` reads and writes.
 
+    Until the first backup, the lock file holds the length of each log file,
+    so that the next run can remove rows that a killed run has added.
+
     Args:
         folder: Its path; it need not be there.
     """
@@ -44,11 +47,11 @@ class BackupFolder:
         return None
 
     @property
-    def anew(self) -> str:
-        """How to start anew, in words."""
+    def how_to_start_over(self) -> str:
+        """What to do to start from the beginning, for a message."""
         return f"delete the folder {self.folder} or choose another one"
 
-    def take(self) -> bool:
+    def lock(self) -> bool:
         """Makes the folder and locks it; returns False if it is in use.
 
         Raises:
@@ -63,27 +66,32 @@ class BackupFolder:
                 "`backup_dir` must be a folder, or one that can be made."
             ) from error
 
-    def give_back(self) -> None:
+    def unlock(self) -> None:
         """Frees the folder, and deletes it if there is nothing in it."""
-        # Before the first backup the file says what is to be taken back.
+        # The next run needs the lengths of log files, see the class.
         keep = self.newest is None and bool(self._lock.read())
         self._lock.release(keep_file=keep)
         with contextlib.suppress(OSError):
             self.folder.rmdir()
 
-    def note_logs(self, callbacks: list[Any], epoch: int) -> None:
-        """Notes how long log files are before the first row of a run.
+    def save_log_lengths(self, callbacks: list[Any], epoch: int) -> None:
+        """Saves how long log files are before the first row of a run.
 
-        Where an earlier run was killed before its first backup, its row goes.
+        Before that, removes the row of an earlier run that was killed before
+        its first backup.
+
+        Args:
+            callbacks: Those of `fit`, which begins without a backup.
+            epoch: The first epoch, from 0.
         """
-        before = self._lock.read()
-        self._lock.write(_csv_rows.lengths(callbacks, before, epoch))
+        _csv_rows.remove_unsaved_rows(callbacks, self._lock.read(), epoch)
+        self._lock.write(_csv_rows.log_lengths(callbacks))
 
     def read(self) -> tuple[dict[str, Any], list[Any]] | None:
         """The newest backup, or None.
 
         Raises:
-            ValueError: If it is damaged, or none.
+            ValueError: If the file is damaged, or no backup.
         """
         path = self.newest
         if path is None:
@@ -115,7 +123,8 @@ class BackupFolder:
         except _BAD_STATE_ERRORS as error:
             raise ValueError(
                 f"The state {part} in the backup {self.newest} cannot be "
-                f"used: {error!r}. To start from the beginning, {self.anew}."
+                f"used: {error!r}. To start from the beginning, "
+                f"{self.how_to_start_over}."
             ) from error
 
     def write(self, state: dict[str, Any], values: list[Any]) -> None:
@@ -145,7 +154,7 @@ def _fault(state: dict[str, Any]) -> str | None:
     ):
         return "it has no list of callbacks"
     if "data" not in state:
-        return "it says nothing of the data"
+        return "it has no entry for the data"
     if not _run_record.is_whole(state):
         return "its record of the run is not complete"
     return None

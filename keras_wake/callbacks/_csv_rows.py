@@ -1,13 +1,16 @@
-"""The rows of a `CSVLogger` whose epochs will come again, taken back.
+"""Removes rows of a `CSVLogger` whose epochs will be trained again.
 
-A row is written before the backup of its epoch, so a kill may leave one that
-no backup knows, or half of it.
+A row is written before the backup of its epoch, so a kill may leave a row, or
+half of one, that no backup knows. How long the file was before that row is
+known from the backup, and before the first backup from the lock file of its
+folder (see `BackupFolder`).
 """
 
 import json
 import os
 import warnings
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -31,7 +34,7 @@ def set_state(logger: Any, state: dict[str, Any], epoch: int) -> None:
     encoding = logger.csv_file.encoding
     size = len(state["text"].encode(encoding))
     if found.startswith(state["text"]):
-        cut(logger, size, epoch)
+        remove_rows_after(logger, size, epoch)
     else:
         with open(logger.filename, "w", newline="") as file:
             file.write(state["text"])
@@ -39,16 +42,18 @@ def set_state(logger: Any, state: dict[str, Any], epoch: int) -> None:
     logger.keys = state["keys"]
 
 
-def cut(logger: Any, size: int, epoch: int, most: int | None = None) -> None:
-    """Takes what a killed run has written behind `size` off the file.
+def remove_rows_after(
+    logger: Any, size: int, epoch: int, most: int | None = None
+) -> None:
+    """Removes the rows that a killed run has written after byte `size`.
 
     Those are rows of `epoch` and the epochs after it, in order. Any others
-    are of another run, and stay.
+    may belong to another run, and are kept.
 
     Args:
         logger: A `CSVLogger` whose file is open.
         size: Length of the file before them, in bytes.
-        epoch: The first epoch that will come again, from 0.
+        epoch: The first epoch that will be trained again, from 0.
         most: How many rows the killed run can have written; None if that
             is not known.
     """
@@ -62,8 +67,8 @@ def cut(logger: Any, size: int, epoch: int, most: int | None = None) -> None:
     wanted = [str(epoch + n).encode() for n in range(len(rows))]
     if numbers != wanted or (most is not None and len(rows) > most):
         warnings.warn(
-            f"{logger.filename} has {len(rows)} rows that are not of this "
-            "run, or not all of them: they stay, and this run's follow.",
+            f"{logger.filename} has {len(rows)} rows that may belong to "
+            "another run. They are kept, and new rows are appended.",
             stacklevel=4,
         )
     else:
@@ -77,37 +82,54 @@ def _go_on_at_the_end(logger: Any) -> None:
     logger.append_header = not os.path.getsize(logger.filename)
 
 
-def lengths(callbacks: list[Any], before: Any, epoch: int) -> bytes:
-    """How long the files are to which rows are appended, before the first row.
-
-    Called when training begins without a backup.
+def remove_unsaved_rows(
+    callbacks: list[Any], lengths: bytes, epoch: int
+) -> None:
+    """Removes the row of a run that was killed before its first backup.
 
     Args:
-        callbacks: Those of `fit`.
-        before: What this function returned in a run that was killed before
-            its first backup: its row goes.
+        callbacks: Those of `fit`, which begins without a backup.
+        lengths: What `log_lengths` returned in the killed run, or b"".
         epoch: The first epoch, from 0.
     """
     try:
-        known = json.loads(before)["logs"]
+        known = json.loads(lengths)["logs"]
     except (ValueError, KeyError, TypeError):
-        known = {}
-    found = {}
-    for logger in callbacks:
-        if not isinstance(logger, keras.callbacks.CSVLogger):
-            continue
-        if not logger.append or not os.path.isfile(logger.filename):
-            continue
-        key = os.path.abspath(logger.filename)
-        size, checksum = known.get(key, (None, None))
-        with open(logger.filename, "rb") as file:
-            content = file.read()
+        return
+    for path, logger in _appending(callbacks):
+        size, checksum = known.get(path, (None, None))
+        content = _content(path)
         if (
             size is not None
             and size < len(content)
             and zlib.crc32(content[:size]) == checksum
         ):
-            cut(logger, size, epoch, most=1)
-            content = content[: os.path.getsize(logger.filename)]
-        found[key] = len(content), zlib.crc32(content)
+            remove_rows_after(logger, size, epoch, most=1)
+
+
+def log_lengths(callbacks: list[Any]) -> bytes:
+    """Lengths and checksums of the files that rows are appended to, as JSON.
+
+    b"" if there is no such file.
+    """
+    found = {}
+    for path, _ in _appending(callbacks):
+        content = _content(path)
+        found[path] = len(content), zlib.crc32(content)
     return json.dumps({"logs": found}).encode() if found else b""
+
+
+def _appending(callbacks: list[Any]) -> Iterator[tuple[str, Any]]:
+    """The loggers that append to a file, and its path."""
+    for callback in callbacks:
+        if (
+            isinstance(callback, keras.callbacks.CSVLogger)
+            and callback.append
+            and os.path.isfile(callback.filename)
+        ):
+            yield os.path.abspath(callback.filename), callback
+
+
+def _content(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()

@@ -63,7 +63,7 @@ class StoredMatrix:
 
 
 class Measurement(Mapping):
-    """An entry of the history, a dictionary whose matrices are read if asked.
+    """An entry of the history: reads its matrices from files on access.
 
     Args:
         values: Numbers, and a `StoredMatrix` in place of a matrix.

@@ -1,4 +1,4 @@
-"""A run that is killed goes on where its last complete epoch ended."""
+"""Continues a run that was killed, after its last complete epoch."""
 
 import os
 import pathlib
@@ -11,13 +11,14 @@ import keras
 from keras_wake import _snapshot
 from keras_wake import _validate
 from keras_wake import backend
+from keras_wake._files import in_use_error
 from keras_wake.callbacks import _callback_state
 from keras_wake.callbacks import _run_record
 from keras_wake.callbacks._backup_folder import BackupFolder
 
 
 class BackupAndRestore(keras.callbacks.Callback):
-    """Keeps the state of training after every epoch, and goes on from it.
+    """Saves the state of training after every epoch, and continues from it.
 
     In place of `keras.callbacks.BackupAndRestore`, for
     `keras_wake.WakeModel`. When `fit` is called again, in a new process or in
@@ -48,14 +49,17 @@ class BackupAndRestore(keras.callbacks.Callback):
     restores it and trains nothing; one with more epochs goes on; one with
     fewer is refused. To start anew, delete the folder or choose another.
 
-    A run goes on with the same network and class of optimizer only. Anything
-    else is a setting (learning rate, momentum, attack, batch size, dropout
-    rates, what callbacks were given, ...): that of the script is used, and a
-    warning names both values. The backup's learning rate, which a callback
-    may have moved, is used where the script gives the rate with which the run
-    began. A callback gets the state of the one of its class that was given
-    the same arguments, and starts anew where it is not clear which one that
-    is.
+    The network, the class of the optimizer and the options that give the
+    optimizer other variables (momentum or none, for example) must be the
+    same. All other settings may change (learning rate, attack, batch size,
+    dropout rates, arguments of callbacks, ...): those of the script are used,
+    and a warning names both values. If the script has the learning rate with
+    which the run began, the run continues with the rate in the backup, which
+    a callback may have changed. Any other rate is a new setting. A callback
+    continues from the saved state of the callback with the same class and
+    arguments. If the arguments changed, it continues from the only callback
+    of its class with the same `monitor` and file name. If there is none or
+    several, it starts from scratch, with a warning.
 
     Not kept: the global generators of Python, NumPy and TensorFlow, with
     which Keras shuffles arrays (`fit(shuffle=True)`); the position within an
@@ -65,12 +69,11 @@ class BackupAndRestore(keras.callbacks.Callback):
 
     Args:
         backup_dir: Folder of the backup, for this run alone.
-        delete_checkpoint: Whether `backup.npz` gives way to `finished.npz`
-            when `fit` has ended as planned. (Under this name Keras deletes
-            the backup, and the same call trains everything again.) With
-            `False` it stays `backup.npz`, and a run that a callback of your
-            own has stopped, when its time was up say, goes on. Defaults to
-            `True`.
+        delete_checkpoint: Whether to rename `backup.npz` to `finished.npz`
+            when `fit` ends, so that the same call trains nothing. With
+            `False` the file keeps its name, and the same call continues a run
+            that one of your own callbacks has stopped, for example at a time
+            limit. Unlike in Keras, no backup is deleted. Defaults to `True`.
 
     Raises:
         ValueError: If `backup_dir` is empty; in `fit`, if another process
@@ -99,24 +102,13 @@ class BackupAndRestore(keras.callbacks.Callback):
         self, backup_dir: str | os.PathLike, delete_checkpoint: bool = True
     ) -> None:
         super().__init__()
-        if not isinstance(backup_dir, (str, os.PathLike)):
-            raise TypeError(
-                "`backup_dir` must be the path of a folder, a text or a "
-                f"`pathlib.Path`. Received: backup_dir={backup_dir!r} (of "
-                f"type {type(backup_dir).__name__})."
-            )
-        if not os.fspath(backup_dir):
-            raise ValueError(
-                "`backup_dir` must name a folder. Received: "
-                f"backup_dir={backup_dir!r}."
-            )
-        self.backup_dir = pathlib.Path(backup_dir)
+        self.backup_dir = pathlib.Path(_validate.path(backup_dir=backup_dir))
         self.delete_checkpoint = _validate.boolean(
             delete_checkpoint=delete_checkpoint
         )
         self._folder = BackupFolder(self.backup_dir)
         self._written = 0
-        # From `begin`, for `on_train_begin`.
+        # From `open_backup`, for `on_train_begin`.
         self._found: tuple[dict[str, Any], list[Any]] | None = None
         self._record: dict[str, Any] = {}
         self._fit: dict[str, Any] = {}
@@ -154,28 +146,26 @@ class BackupAndRestore(keras.callbacks.Callback):
         self._put_back(model, values, state.get("record"))
         return state["epoch"]
 
-    def take(self, model: Any) -> None:
-        """Takes the folder for this `fit` alone; the first call of `fit`."""
+    def lock_folder(self, model: Any) -> None:
+        """Locks the folder for this `fit`; called by `fit` first."""
         free = True
         if model.is_chief:
-            free = self._folder.take()
+            free = self._folder.lock()
         if not all(map(int, model.of_all_processes(int(free)))):
-            raise ValueError(
-                f"The folder {self.backup_dir} is in use by another `fit`, of "
-                "this process or another one. Wait until it has ended, or "
-                "choose another `backup_dir`."
+            raise in_use_error(
+                f"The folder {self.backup_dir}", "`fit`", "backup_dir"
             )
 
-    def begin(self, model: Any, fit: dict[str, Any]) -> None:
+    def open_backup(self, model: Any, fit: dict[str, Any]) -> None:
         """Reads the backup; called by `fit` before training begins.
 
-        Nothing has been changed yet, not even a log file, where the backup
-        turns out to be of no use.
+        A backup that cannot be used is refused here, before anything is
+        changed.
 
         Args:
             model: The `WakeModel`.
-            fit: The arguments `epochs` and `initial_epoch` of `fit`, and what
-                is known of its `batches`.
+            fit: The arguments `epochs` and `initial_epoch` of `fit`, and how
+                it divides the data into `batches`.
         """
         self._fit = fit
         others = self._others(model)
@@ -190,15 +180,15 @@ class BackupAndRestore(keras.callbacks.Callback):
                 f"The backup {self._folder.newest} was made after {epoch} "
                 f"epochs, and `fit` is to train fewer: epochs={epochs}. Pass "
                 "a larger number, load the model with `restore(model)`, or "
-                f"{self._folder.anew}."
+                f"{self._folder.how_to_start_over}."
             )
         self._check_model(model, values, state.get("record"), self._record)
 
-    def end(self, model: Any) -> None:
-        """Gives the folder back; called by `fit`, however it has ended."""
+    def close_backup(self, model: Any) -> None:
+        """Unlocks the folder; called by `fit`, however it has ended."""
         self._found, self._record, self._fit = None, {}, {}
         if model.is_chief:
-            self._folder.give_back()
+            self._folder.unlock()
 
     # `WakeModel.fit` has this callback come after all others, `History`
     # among them. So they have begun when it restores their states, and an
@@ -211,7 +201,7 @@ class BackupAndRestore(keras.callbacks.Callback):
         if found is None:
             if self.model.is_chief:
                 first = self._fit["initial_epoch"]
-                self._folder.note_logs(self._others(self.model), first)
+                self._folder.save_log_lengths(self._others(self.model), first)
             return
         state, values = found
         self._written = epoch = state["epoch"]
@@ -234,10 +224,10 @@ class BackupAndRestore(keras.callbacks.Callback):
             with self._folder.explaining_errors("of the random numbers"):
                 backend.set_random_state(state["random"])
         self.model._initial_epoch = epoch
-        self._say_if_nothing_is_left(state)
+        self._skip_training_if_finished(state)
 
-    def _say_if_nothing_is_left(self, state: dict[str, Any]) -> None:
-        """Trains nothing where the run has ended, and says so."""
+    def _skip_training_if_finished(self, state: dict[str, Any]) -> None:
+        """Warns, and trains no epoch, if the run has already ended."""
         newest = self._folder.newest
         epoch, epochs = state["epoch"], self._fit["epochs"]
         stopped = self.model.stop_training or (
@@ -260,7 +250,8 @@ class BackupAndRestore(keras.callbacks.Callback):
                 "`epochs`."
             )
         warnings.warn(
-            f"{what} To start from the beginning, {self._folder.anew}.",
+            f"{what} To start from the beginning, "
+            f"{self._folder.how_to_start_over}.",
             stacklevel=3,
         )
         self.model._initial_epoch = sys.maxsize
@@ -328,11 +319,13 @@ class BackupAndRestore(keras.callbacks.Callback):
         self,
         model: Any,
         values: list[Any],
-        there: dict[str, Any] | None,
-        here: dict[str, Any],
+        saved: dict[str, Any] | None,
+        current: dict[str, Any],
     ) -> None:
         """Refuses the backup of another network or optimizer."""
-        words = [] if there is None else _run_record.refusals(there, here)
+        words = []
+        if saved is not None:
+            words = _run_record.refusals(saved, current)
         own = model.variables
         try:
             _snapshot.check(own, values[: len(own)])
@@ -364,9 +357,9 @@ class BackupAndRestore(keras.callbacks.Callback):
         if state.get("record") is None:
             warnings.warn(
                 f"The backup {newest} was written by an older keras-wake, "
-                "which noted neither layers nor learning rate nor what "
-                "callbacks were given: whether these are the same cannot be "
-                "compared. The learning rate is that of the backup.",
+                "which did not store the layers, the learning rate and the "
+                "arguments of callbacks, so these cannot be compared. The "
+                "learning rate is that of the backup.",
                 stacklevel=3,
             )
         words = words + _run_record.differences(

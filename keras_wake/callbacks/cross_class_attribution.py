@@ -38,12 +38,12 @@ class CrossClassAttribution(keras.callbacks.Callback):
 
     After each measurement `correlation` is the student's matrix, a NumPy
     array (K, K), `cas` its score, `teacher_correlation` the teacher's matrix,
-    and `history` a list of dictionaries with `epoch` (counted from 1),
+    and `history` a list of mappings with `epoch` (counted from 1),
     `correlation`, `cas` and, with a teacher, `teacher_correlation` and
-    `teacher_cas`. The matrices in it are float32. With `path`, or with a
-    `BackupAndRestore` beside it, each is written once to a `.npy` file, in the
-    folder `matrices` of `path` or else of the backup, and read when it is
-    asked for; without either, those of all epochs stay in memory.
+    `teacher_cas`. The matrices in it are float32. With `path`, or with
+    `BackupAndRestore` among the callbacks, each is written once to a `.npy`
+    file, in the folder `matrices` of `path` or else of the backup, and read
+    on access; without either, those of all epochs stay in memory.
 
     Args:
         data: Pair of arrays or anything that yields (x, y) batches. Defaults
@@ -226,7 +226,7 @@ class CrossClassAttribution(keras.callbacks.Callback):
             entry: Mapping = Measurement.from_state(values, folder)
             if any(isinstance(v, np.ndarray) for v in values.values()):
                 # Of a backup that held the matrices themselves.
-                entry = self._kept(dict(entry))
+                entry = self._store_matrices(dict(entry))
             self.history.append(entry)
         self._missing = state["missing"]
         last = self.history[-1] if self.history else {}
@@ -242,8 +242,11 @@ class CrossClassAttribution(keras.callbacks.Callback):
                 stacklevel=2,
             )
 
-    def _kept(self, values: dict[str, Any]) -> Mapping[str, Any]:
-        """An entry of the history, its matrices in files if possible."""
+    def _store_matrices(self, values: dict[str, Any]) -> Mapping[str, Any]:
+        """Returns an entry of the history, its matrices in files if possible.
+
+        With files it is a read-only mapping that reads them on access.
+        """
         folder = self._folder()
         stored = {}
         for key, value in values.items():
@@ -299,7 +302,7 @@ class CrossClassAttribution(keras.callbacks.Callback):
             self.teacher_cas, _ = quiet_cas(teacher)
             entry["teacher_correlation"] = teacher
             entry["teacher_cas"] = self.teacher_cas
-        self.history.append(self._kept(entry))
+        self.history.append(self._store_matrices(entry))
         self._measured = True
 
     def _draw(self, folder: pathlib.Path) -> None:

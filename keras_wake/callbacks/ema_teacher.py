@@ -164,13 +164,15 @@ class EMATeacher(TeacherAverage):
         epochs = (self.params or {}).get("epochs")
         if not isinstance(schedule, DistillationRamp) or epochs is None:
             return
-        if epochs <= schedule.start_epoch and not self.model.fit_is_part:
+        one_of_several = self.model.fit_is_one_of_several
+        if epochs <= schedule.start_epoch and not one_of_several:
             warnings.warn(
                 f"`fit` ends with epoch {epochs}, before distillation begins: "
                 f"{schedule!r}. Train for more than {schedule.start_epoch} "
                 "epochs, or begin earlier: `DistillationRamp.for_epochs(n)` "
-                "is made for n epochs. If another `fit` goes on from there, "
-                "pass `initial_epoch=` to both: 0 to this one.",
+                "is made for n epochs. If another `fit` continues this one, "
+                "pass `initial_epoch=0` here to silence this warning, and "
+                "`initial_epoch=` there.",
                 stacklevel=2,
             )
 

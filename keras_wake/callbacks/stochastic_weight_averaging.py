@@ -66,14 +66,16 @@ class StochasticWeightAveraging(TeacherAverage):
                 "batch-norm statistics of the average. Pass `data=(x, y)`."
             )
         epochs = (self.params or {}).get("epochs")
-        part = self.model.fit_is_part
-        if epochs is not None and epochs < self.start_epoch and not part:
+        if self.model.fit_is_one_of_several or epochs is None:
+            return
+        if epochs < self.start_epoch:
             warnings.warn(
                 f"`fit` ends with epoch {epochs}, before averaging begins: "
                 f"StochasticWeightAveraging(start_epoch={self.start_epoch}). "
                 "The student stays the `robust_classifier`. Train for more "
-                "epochs, or begin earlier. If another `fit` goes on from "
-                "there, pass `initial_epoch=` to both: 0 to this one.",
+                "epochs, or begin earlier. If another `fit` continues this "
+                "one, pass `initial_epoch=0` here to silence this warning, "
+                "and `initial_epoch=` there.",
                 stacklevel=2,
             )
 

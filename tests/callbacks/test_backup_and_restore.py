@@ -431,7 +431,7 @@ def test_callback_that_the_backup_does_not_know_is_named(tmp_path):
         return kw.BackupAndRestore(tmp_path, delete_checkpoint=False)
 
     fit(wake(), [backup()], epochs=1)
-    with pytest.warns(UserWarning, match="knows no Counter, which was not"):
+    with pytest.warns(UserWarning, match="no state of `Counter`, so it starts"):
         fit(wake(), [Counter(), backup()], epochs=2)
 
 
@@ -509,10 +509,10 @@ def test_other_models_are_refused(tmp_path):
 
 
 def test_folder_that_is_no_path_is_refused():
-    with pytest.raises(ValueError, match="must name a folder"):
+    with pytest.raises(ValueError, match="`backup_dir` must be the name"):
         kw.BackupAndRestore("")
     for folder in (None, 5, b"backup", ["backup"]):
-        with pytest.raises(TypeError, match="`backup_dir` must be the path"):
+        with pytest.raises(TypeError, match="`backup_dir` must be a path"):
             kw.BackupAndRestore(folder)
 
 

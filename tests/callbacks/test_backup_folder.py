@@ -79,13 +79,13 @@ def test_rows_of_another_run_stay(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         fit(folder, logger(log), KillAfter(0))
     fit(tmp_path / "other", logger(log))
-    with pytest.warns(UserWarning, match="3 rows that are not of this run"):
+    with pytest.warns(UserWarning, match="3 rows that may belong to another"):
         fit(folder, logger(log))
     rows = ["epoch", "0", "0", "1", "0", "1"]
     assert epochs_in(log) == rows
     # Nor are they lost when the finished run is started again.
     fit(tmp_path / "third", logger(log))
-    with pytest.warns(UserWarning, match="rows that are not of this run"):
+    with pytest.warns(UserWarning, match="rows that may belong to another"):
         fit(folder, logger(log), epochs=3)
     assert epochs_in(log) == [*rows, "0", "1", "2"]
 

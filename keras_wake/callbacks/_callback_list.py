@@ -12,8 +12,11 @@ from keras_wake.callbacks._input_guard import InputGuard
 from keras_wake.callbacks.backup_and_restore import BackupAndRestore
 
 
-def guarded(callbacks: Any, model: Any) -> Any:
-    """`callbacks` with the check of input values before all others."""
+def prepare(callbacks: Any, model: Any) -> Any:
+    """Checks callbacks, adds those that are needed, and puts them in order.
+
+    The check of input values comes before all others, and backups come last.
+    """
     is_list = isinstance(callbacks, keras.callbacks.CallbackList)
     given = callbacks.callbacks if is_list else callbacks
     listed = keras.tree.flatten(given or [])
@@ -37,27 +40,27 @@ def guarded(callbacks: Any, model: Any) -> Any:
     return [InputGuard(), *_backups_last(_of_process(listed, model))]
 
 
-def of_user(listed: Any) -> tuple[Any, ...]:
-    """Those that `guarded` has returned, as the user has given them."""
-    callbacks = getattr(listed, "callbacks", listed)
+def unwrapped(prepared: Any) -> tuple[Any, ...]:
+    """The callbacks of `prepare` without wrappers."""
+    callbacks = getattr(prepared, "callbacks", prepared)
     return tuple(map(_writers.without_wrapper, callbacks))
 
 
 @contextlib.contextmanager
-def backups_begun(model: Any, fit: dict[str, Any]) -> Iterator[None]:
-    """Has each `BackupAndRestore` of a `fit` begin, and end in any case."""
+def open_backups(model: Any, fit: dict[str, Any]) -> Iterator[None]:
+    """Opens the backups of a `fit`, and closes them however it ends."""
     with contextlib.ExitStack() as stack:
         for backup in model.fit_callbacks:
-            # Of a model that is not compiled, Keras says so.
+            # For a model that is not compiled, `fit` raises an error of Keras.
             if isinstance(backup, BackupAndRestore) and model.compiled:
-                backup.take(model)
-                stack.callback(backup.end, model)
-                backup.begin(model, fit)
+                backup.lock_folder(model)
+                stack.callback(backup.close_backup, model)
+                backup.open_backup(model, fit)
         yield
 
 
 def _check(callbacks: list[Any]) -> None:
-    """Refuses what would do its work twice, or resume in another way."""
+    """Refuses a callback that is listed twice, and Keras's own backup."""
     for number, callback in enumerate(callbacks):
         callback = _writers.without_wrapper(callback)
         if any(
