@@ -38,7 +38,7 @@ def write(
     arrays: dict[str, Any] = {}
     text = json.dumps(_packed(state, arrays))
     arrays |= {f"value_{n}": _plain(v) for n, v in enumerate(values)}
-    # As an array, so that its checksum is looked at, too.
+    # As an array, so that the archive has a checksum of it.
     arrays["state"] = np.frombuffer(text.encode(), "uint8")
     with written_aside(path) as aside, open(aside, "wb") as file:
         np.savez(file, **arrays)
@@ -49,7 +49,7 @@ def read(path: pathlib.Path) -> tuple[dict[str, Any], list[np.ndarray]]:
 
     Raises:
         FileNotFoundError, NotADirectoryError: If there is none.
-        OSError: If the disk does not give it.
+        OSError: If it cannot be read.
         ValueError: If it is damaged.
     """
     try:
@@ -60,12 +60,12 @@ def read(path: pathlib.Path) -> tuple[dict[str, Any], list[np.ndarray]]:
         count = sum(name.startswith("value_") for name in arrays)
         return state, [arrays[f"value_{n}"] for n in range(count)]
     except OSError as error:
-        # `zipfile` looks for places that the file does not have.
+        # For a damaged archive, `zipfile` seeks to offsets beyond the file.
         if error.errno not in (None, errno.EINVAL, errno.EOVERFLOW):
             raise
         raise _damaged(path, error) from error
     except Exception as error:
-        # A damaged archive has NumPy and `zipfile` raise errors of any kind.
+        # NumPy and `zipfile` raise many kinds of errors for a damaged archive.
         raise _damaged(path, error) from error
 
 
@@ -83,7 +83,7 @@ def _arrays_of(path: pathlib.Path) -> dict[str, np.ndarray]:
     """The arrays of an archive, none of which is larger than the file.
 
     `write` does not compress. So a small file that would unpack to gigabytes
-    is none of its files, and no memory is taken for it.
+    was not written by `write`, and is refused before memory is allocated.
     """
     size = path.stat().st_size
     arrays = {}
@@ -107,7 +107,7 @@ def _arrays_of(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _check_header(file: Any, size: int, name: str) -> None:
-    """Refuses an array that claims to be larger than what follows."""
+    """Refuses an array whose header does not fit the size of its data."""
     header = np.lib.format
     version = header.read_magic(file)
     reader = {

@@ -83,8 +83,8 @@ def evaluate(
     Args:
         classifier: Anything; a built `keras.Model` is what is wanted.
         data: Pair of arrays (x, y), or anything that yields such batches.
-        attacks: In their order; with the same bounds.
-        options: The rest.
+        attacks: The attacks, in order, with the same bounds.
+        options: The other settings.
     """
     num_classes = _inputs.check_classifier(classifier, allow_probabilities=True)
     names = _validate.names_of_classes(options.class_names, num_classes)
@@ -107,7 +107,7 @@ def evaluate(
         ),
     )
     with file:
-        progress, adversarial = _completed(
+        progress, adversarial = _run_remaining(
             passes, samples, attacks, options, file, (outputs, again)
         )
     return _report(
@@ -115,7 +115,7 @@ def evaluate(
     )
 
 
-def _completed(
+def _run_remaining(
     passes: Passes,
     samples: Samples,
     attacks: list[NamedAttack],
@@ -128,9 +128,9 @@ def _completed(
     Args:
         passes: The classifier.
         samples: What is attacked.
-        attacks: In their order.
-        options: The rest.
-        file: Where to go on from, which nobody else uses.
+        attacks: The attacks, in order.
+        options: The other settings.
+        file: Locked state file to resume from.
         outputs: Logits of a few images, computed twice.
     """
     progress = file.read()

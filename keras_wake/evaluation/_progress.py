@@ -1,4 +1,4 @@
-"""How far an evaluation is, and the file that it goes on from."""
+"""The progress of an evaluation, and the file that it resumes from."""
 
 import contextlib
 import dataclasses
@@ -14,7 +14,9 @@ import numpy as np
 from keras_wake import _backup_file
 from keras_wake import backend
 from keras_wake._architecture import architecture
+from keras_wake._architecture import differing
 from keras_wake._files import FileLock
+from keras_wake._files import in_use_error
 from keras_wake.evaluation._passes import differ
 
 STANDS = -1
@@ -129,7 +131,7 @@ def fingerprint(
 
 
 def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """What differs between two fingerprints, in words."""
+    """The differences between two fingerprints, as text."""
     words = []
     if found.get("layers") != wanted["layers"]:
         words.append("the layers of the classifier, or their settings")
@@ -143,17 +145,17 @@ def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
         )
     old, new = found["settings"], wanted["settings"]
     words += [
-        f"`{name}` (there {old.get(name)!r}, here {new.get(name)!r})"
-        for name in dict.fromkeys([*old, *new])
-        if old.get(name) != new.get(name)
+        f"`{name}` ({old.get(name)!r} in the file, {new.get(name)!r} in this "
+        "call)"
+        for name in differing(old, new)
     ]
     if any(
         text.startswith("Square") and "stretch_schedule" not in text
         for text in old.get("attacks", ())
     ):
         words.append(
-            "the windows of `Square`, which an earlier keras-wake stretched "
-            "to the number of queries and the standard AutoAttack does not"
+            "the schedule of `Square`, which earlier versions scaled to the "
+            "number of queries (`stretch_schedule=True`)"
         )
     return words
 
@@ -168,11 +170,11 @@ def _same_outputs(found: Any, wanted: Any) -> bool:
 
 
 class StateFile:
-    """Progress on the disk, and beside it the adversarial images.
+    """Progress on the disk, and next to it the adversarial images.
 
     The images only grow, so they are appended to a file of their own, before
-    the state that counts them is written: what a kill leaves behind the
-    counted ones is cut off.
+    the state that counts them is written. What a kill leaves after the
+    counted ones is removed.
 
     Args:
         path: The file; None to write nothing.
@@ -187,10 +189,10 @@ class StateFile:
         self._lock: FileLock | None = None
 
     def __enter__(self) -> "StateFile":
-        """Takes the file for this evaluation alone.
+        """Locks the file for this evaluation.
 
         Raises:
-            ValueError: If another evaluation has it.
+            ValueError: If another evaluation uses it.
             OSError: If nothing can be written there.
         """
         if self.path is None or self.path.is_dir():
@@ -201,21 +203,17 @@ class StateFile:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             free = self._lock.acquire()
         if not free:
-            raise ValueError(
-                f"The state {self.path} is in use by another evaluation, of "
-                "this process or another one. Wait until it has ended, or "
-                "pass another `state`."
-            )
+            raise in_use_error(f"The state {self.path}", "evaluation", "state")
         return self
 
     def __exit__(self, *error: Any) -> None:
-        """Gives the file back."""
+        """Unlocks the file."""
         if self._lock is not None:
             self._lock.release()
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """Says what to do where the file cannot be written."""
+        """Turns errors of a file that cannot be written into a clear one."""
         try:
             yield
         except (
@@ -269,8 +267,8 @@ class StateFile:
             sound = False
         if not sound:
             raise ValueError(
-                f"The file {self.path} cannot be used: its counts cannot be "
-                "right. Delete it to start from the beginning."
+                f"The file {self.path} cannot be used: its counts contradict "
+                "each other. Delete it to start from the beginning."
             )
         return progress
 
@@ -284,7 +282,7 @@ class StateFile:
             _backup_file.write(self.path, state, [])
 
     def read_images(self, progress: Progress, like: np.ndarray) -> np.ndarray:
-        """The images that `progress` counts; cuts off what is behind.
+        """Reads the images that `progress` counts, and removes any after them.
 
         Args:
             progress: How far the evaluation is.
