@@ -22,10 +22,10 @@ SIZE = 16.0
 
 
 def check_floatx() -> None:
-    """Refuses half precision for all that Keras makes by default.
+    """Refuses float16 and bfloat16 as `floatx`.
 
-    A number such as ε or 1e-12 passes through it in every operation of Keras,
-    and a mean cannot count beyond 2048 in it.
+    Keras casts numbers such as ε to it in every operation, and a mean cannot
+    count beyond 2048 in it.
     """
     floatx = keras.config.floatx()
     if floatx not in ("float32", "float64"):
@@ -80,29 +80,31 @@ def scaled_by(losses: Any, size: Any) -> Any:
     return losses * ops.stop_gradient(scale)
 
 
-def where_not_finite(values: Any, others: Callable, otherwise: Any) -> Any:
-    """Takes other elements where `values` are NaN or infinite.
+def replace_where_not_finite(
+    test: Any, replacement: Callable, values: Any
+) -> Any:
+    """`values`, with `replacement()` where `test` is NaN or infinite.
 
     Args:
-        values: Float tensor.
-        others: Returns a tensor like `values`, or a number.
-        otherwise: Tensor like `values`, the elements where they are finite.
+        test: Float tensor.
+        replacement: Returns a tensor like `values`, or a number.
+        values: Tensor like `test`.
     """
-    return _usually(
-        # No sum is finite that has a term which is not.
-        lambda: ops.isfinite(ops.sum(values)),
-        lambda: otherwise,
-        lambda: ops.where(ops.isfinite(values), otherwise, others()),
+    return _short_path_if(
+        # A sum with a NaN or infinite term is not finite.
+        lambda: ops.isfinite(ops.sum(test)),
+        lambda: values,
+        lambda: ops.where(ops.isfinite(test), values, replacement()),
     )
 
 
 def finite(values: Any) -> Any:
     """`values`, with 0 in place of what is NaN or infinite."""
-    return where_not_finite(values, lambda: 0.0, values)
+    return replace_where_not_finite(values, lambda: 0.0, values)
 
 
 def unit_l2(values: Any, axes: tuple[int, ...]) -> Any:
-    """Divided by its ℓ2 norm over the axes; zeros stay zeros."""
+    """`values` divided by their ℓ2 norm over the axes; zeros stay zeros."""
     squares = _squares(values, axes)
     usual = ops.logical_and(squares > 1e-30, squares < 1e30)
 
@@ -118,7 +120,7 @@ def unit_l2(values: Any, axes: tuple[int, ...]) -> Any:
         norms = ops.sqrt(ops.where(usual, squares, ones))
         return ops.where(usual, values / norms, inside)
 
-    return _usually(
+    return _short_path_if(
         lambda: ops.all(usual),
         lambda: values / ops.sqrt(squares),
         any_size,
@@ -129,11 +131,12 @@ def _squares(values: Any, axes: tuple[int, ...]) -> Any:
     return ops.sum(ops.square(values), axis=axes, keepdims=True)
 
 
-def _usually(condition: Callable, short: Callable, full: Callable) -> Any:
+def _short_path_if(condition: Callable, short: Callable, full: Callable) -> Any:
     """`full()`, which gives the same as `short()` where `condition()` is true.
 
-    XLA makes one pass over a tensor of several operations; elsewhere each of
-    them costs one, and a step of a small network has time for few.
+    XLA fuses the operations of `full` into one pass over the tensor;
+    elsewhere each is a pass of its own, and a step of a small network has
+    time for few.
     """
     if backend.jit_by_default():
         return full()

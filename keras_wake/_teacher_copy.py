@@ -1,9 +1,10 @@
 """The teacher: a second network that computes what the classifier computes.
 
 Keras copies a network by its configuration and its weights. What a layer
-holds beside them (an adapted `Normalization`, an attribute set later, buffers
-of a PyTorch module) stays behind, and the copy is another function, although
-all weights are equal. So this state is brought over, and the two are compared.
+holds in addition to them (an adapted `Normalization`, an attribute set later,
+buffers of a PyTorch module) stays behind, and the copy is another function,
+although all weights are equal. So this state is brought over, and the two are
+compared.
 """
 
 import copy
@@ -21,8 +22,8 @@ from keras import ops
 from keras_wake import _inputs
 from keras_wake import backend
 
-# How far logits may be apart that two equal networks compute, relative to
-# the largest: rounding in float32, and where a layer computes with less.
+# Largest difference of the logits of two equal networks, relative to the
+# largest logit: in float32, and in lower precision.
 _TOLERANCE = 1e-4
 _COARSE_TOLERANCE = 2e-2
 _FINE = ("float32", "float64")
@@ -41,13 +42,13 @@ def copy_of(classifier: Any, bounds: tuple[float, float]) -> Any:
         ValueError: If there is no way to make one.
     """
     images = _inputs.probe_images(classifier, bounds)
-    values = _instead_of_zeros(classifier)
+    values = _values_for_zero_variables(classifier)
     expected, again = _logits(classifier, images, values, times=2)
     tolerance = _tolerance(classifier)
     # One that is random at inference cannot be compared.
     compared = _close(again, expected, tolerance)
     faults: list[str] = []
-    for make in (_cloned, _loaded_again):
+    for make in (_cloned, _saved_and_loaded):
         try:
             network = make(classifier)
             bring_over(classifier, network)
@@ -59,7 +60,7 @@ def copy_of(classifier: Any, bounds: tuple[float, float]) -> Any:
             # In a summary, the two are told apart by name.
             network.name = f"{classifier.name}_teacher"
             return network
-        where = _where_they_part(classifier, network, images, tolerance)
+        where = _first_different_layer(classifier, network, images, tolerance)
         # Says more than an error of the other way.
         faults.insert(
             0,
@@ -102,7 +103,7 @@ def bring_over(source: Any, network: Any) -> None:
 
 
 def bring_over_attributes(source: Any, network: Any) -> None:
-    """Sets what the layers of `source` hold beside their weights."""
+    """Sets what the layers of `source` hold in addition to their weights."""
     for own, other in _pairs(source, network):
         for name, value in _attributes(own):
             if not _equal(vars(other).get(name), value):
@@ -122,8 +123,8 @@ def _attributes(layer: Any) -> Iterator[tuple[str, Any]]:
     of_keras = type(layer).__module__.startswith("keras.")
     if of_keras and isinstance(layer, keras.Model):
         return
-    # The private attributes of Keras's layers are its own, and those with
-    # which it keeps a graph.
+    # Private attributes of Keras's layers, and of Functional models, are not
+    # copied.
     of_keras = of_keras or hasattr(layer, "outputs")
     for name, value in list(vars(layer).items()):
         hidden = name.startswith("_" if of_keras else ("_self_", "__"))
@@ -134,8 +135,7 @@ def _attributes(layer: Any) -> Iterator[tuple[str, Any]]:
 def _is_value(value: Any) -> bool:
     """Whether it is a number, a text, a function or an array, or holds such.
 
-    A function that refers to other objects is none: to the original's layers,
-    for example.
+    A closure is not one: it may refer to layers of the original.
     """
     if isinstance(value, dict):
         return all(map(_is_value, (*value, *value.values())))
@@ -172,8 +172,11 @@ def _cloned(classifier: Any) -> Any:
     return network
 
 
-def _loaded_again(classifier: Any) -> Any:
-    """Through a file, which holds what layers save beside their weights."""
+def _saved_and_loaded(classifier: Any) -> Any:
+    """Copies a network through a `.keras` file.
+
+    It holds what layers save in addition to their weights.
+    """
     with tempfile.TemporaryDirectory() as folder, backend.alone():
         path = pathlib.Path(folder, "classifier.keras")
         classifier.save(path)
@@ -181,10 +184,11 @@ def _loaded_again(classifier: Any) -> Any:
         return keras.models.load_model(path, compile=False, safe_mode=False)
 
 
-def _instead_of_zeros(network: Any) -> list[tuple[int, np.ndarray]]:
-    """Values for the variables that are all 0: behind them nothing is seen.
+def _values_for_zero_variables(network: Any) -> list[tuple[int, np.ndarray]]:
+    """Values for the variables that are all 0.
 
-    A head or a scale that starts at 0 hides what the layers before it do.
+    A layer whose weights are all 0, such as a head that starts at 0, hides
+    differences in the layers before it.
     """
     rng = np.random.default_rng(1)
     return [
@@ -238,7 +242,7 @@ def _close(values: Any, expected: Any, tolerance: float) -> bool:
     )
 
 
-def _where_they_part(
+def _first_different_layer(
     source: Any, network: Any, images: Any, tolerance: float
 ) -> str:
     """The first layer that computes something else, for a message."""

@@ -207,7 +207,7 @@ class WakeModel(Evaluation):
         different size add up to what one replica would have computed.
         """
         if self.keeps_assignments_of_forward_pass:
-            self._reassigned.read()
+            self._reassigned.record_perturbed()
         losses, weight = self._distilled(x, y, y_pred)
         if sample_weight is not None:
             losses = losses * sample_weight
@@ -308,7 +308,7 @@ class WakeModel(Evaluation):
                 before = [scope.get_current_value(v) for v in moved]
                 logits = self(images, training=True)
                 after = [scope.get_current_value(v) for v in moved]
-            reassigned.note(moved, before, after)
+            reassigned.record_unperturbed(moved, before, after)
             losses = losses_of(self.objective, labels, logits)
             if sample_weight is not None:
                 losses = losses * sample_weight

@@ -173,7 +173,7 @@ class PGD(Attack):
             gradient = backend.gradient(total_loss, origin + delta)
             # Such a pixel would stay for ever where its gradient does not
             # exist, as that of √x at 0: the next gradient is taken beside it.
-            origin = _precision.where_not_finite(
+            origin = _precision.replace_where_not_finite(
                 gradient, lambda: threat.inwards(x), origin
             )
             delta = delta + self.step_size * threat.steepest(gradient)

@@ -184,8 +184,9 @@ def correlation_matrix(
         block_size: In the mode `"instance"`, how many samples are compared
             with how many at once, which bounds the memory. Defaults to
             `1024`.
-        bounds: Smallest and largest pixel value. Defaults to `None`: those of
-            the attack; without one, all but what looks like [0, 255].
+        bounds: Smallest and largest pixel value. Defaults to `None`: the
+            bounds of the attack. Without an attack any values are accepted,
+            except images that look like [0, 255].
 
     Returns:
         Float64 array (K, K) with diagonal 1.

@@ -111,7 +111,7 @@ def logits_and_features(classifier: Any, head: Any, x: Any) -> tuple[Any, Any]:
         call=recording(head.call),
         quantized_call=recording(head.quantized_call),
     )
-    logits = _WithOtherHead(head, copy).of(classifier)(x, training=False)
+    logits = _HeadReplacer(head, copy).copy(classifier)(x, training=False)
     if len(recorded) != 1 or len(recorded[0].shape) != 2:
         raise ValueError(
             f"The head {head.name!r} must be called once, on features of "
@@ -136,23 +136,25 @@ def head_weights(head: Any) -> Any:
     mode = _quantised_to(head)
     if mode is None:
         return head.kernel
-    # There are many ways to store them, of which Keras has one way to compute.
+    # Keras stores quantised kernels in several formats. Calling the layer on
+    # an identity matrix gives the weights for all of them.
     product = _shallow_copy(head, activation=None, bias=None)
-    # What comes through the rounding of float8 inputs as it is.
-    one = product.inputs_scale if mode == "float8" else 1.0
-    one = ops.cast(ops.convert_to_tensor(one), "float32")
-    found = product(ops.eye(head_features(head), dtype="float32") * one)
-    return ops.cast(found, "float32") / one
+    # A scale that float8 represents exactly.
+    scale = product.inputs_scale if mode == "float8" else 1.0
+    scale = ops.cast(ops.convert_to_tensor(scale), "float32")
+    found = product(ops.eye(head_features(head), dtype="float32") * scale)
+    return ops.cast(found, "float32") / scale
 
 
 def _quantised_to(head: Any) -> str | None:
     return getattr(head, "quantization_mode", None)
 
 
-class _WithOtherHead:
-    """Copies of what leads to a head, with another layer in its place.
+class _HeadReplacer:
+    """Copies a network, with another layer in place of its head.
 
-    All else, all variables among it, is shared with what is copied.
+    It rebuilds only what leads to the head. All other layers, and all
+    variables, are shared with the original.
 
     Args:
         head: The layer to be replaced.
@@ -163,39 +165,44 @@ class _WithOtherHead:
         self._head = head
         self._copies = {id(head): other}
 
-    def of(self, value: Any) -> Any:
-        """A layer, or what holds layers; itself if it has not the head."""
+    def copy(self, value: Any) -> Any:
+        """Returns a copy of `value` in which the head is replaced.
+
+        `value` itself if it does not contain the head.
+        """
         if isinstance(value, keras.layers.Layer):
-            return self._of_layer(value)
+            return self._copy_of_layer(value)
         if isinstance(value, dict):
-            new = {key: self.of(item) for key, item in value.items()}
+            new = {key: self.copy(item) for key, item in value.items()}
             return new if _differ(new.values(), value.values()) else value
         if isinstance(value, (list, tuple, set)):
-            items = [self.of(item) for item in value]
+            items = [self.copy(item) for item in value]
             if not _differ(items, value):
                 return value
             if isinstance(value, tuple):
+                # A named tuple has `_make`.
                 return getattr(value, "_make", tuple)(items)
             return set(items) if isinstance(value, set) else items
         if isinstance(value, types.MethodType):
-            owner = self.of(value.__self__)
+            # A method that a layer keeps as an attribute.
+            owner = self.copy(value.__self__)
             if owner is not value.__self__:
                 return types.MethodType(value.__func__, owner)
         if hasattr(value, "operation") and hasattr(value, "arguments"):
             # A node of a Functional model.
-            operation = self.of(value.operation)
+            operation = self.copy(value.operation)
             if operation is not value.operation:
                 return _shallow_copy(value, operation=operation)
         return value
 
-    def _of_layer(self, layer: Any) -> Any:
+    def _copy_of_layer(self, layer: Any) -> Any:
         if id(layer) in self._copies:
             return self._copies[id(layer)]
         if all(inner is not self._head for inner in _all_layers(layer)):
             return layer
         copy = self._copies[id(layer)] = _shallow_copy(layer)
         for name, value in vars(layer).items():
-            vars(copy)[name] = self.of(value)
+            vars(copy)[name] = self.copy(value)
         return copy
 
 

@@ -204,8 +204,9 @@ def class_report(
         head: Name of the Dense layer or the layer, where it cannot be found.
         batch_size: How arrays are cut. Defaults to `128`.
         seed: Integer seed of the attack's random starts. Defaults to `0`.
-        bounds: Smallest and largest pixel value. Defaults to `None`: those of
-            the attack; without one, all but what looks like [0, 255].
+        bounds: Smallest and largest pixel value. Defaults to `None`: the
+            bounds of the attack. Without an attack any values are accepted,
+            except images that look like [0, 255].
 
     Returns:
         A `ClassReport`.

@@ -84,8 +84,9 @@ def analyse(
         seed: Integer seed of the attack's random starts.
         clean: Whether the clean images are classified, too. Defaults to
             `False`.
-        bounds: Smallest and largest pixel value. Defaults to `None`: those of
-            the attack; without one, what does not look like grey levels.
+        bounds: Smallest and largest pixel value. Defaults to `None`: the
+            bounds of the attack. Without an attack any values are accepted,
+            except images that look like [0, 255].
 
     Returns:
         K and n, and the batches, each of which is attacked when it is asked
@@ -219,8 +220,9 @@ def attribution_vectors(
         head: Name of the Dense layer or the layer, where it cannot be found.
         batch_size: How arrays are cut. Defaults to `128`.
         seed: Integer seed of the attack's random starts. Defaults to `0`.
-        bounds: Smallest and largest pixel value. Defaults to `None`: those of
-            the attack; without one, all but what looks like [0, 255].
+        bounds: Smallest and largest pixel value. Defaults to `None`: the
+            bounds of the attack. Without an attack any values are accepted,
+            except images that look like [0, 255].
 
     Returns:
         Float64 array (K, n). A class without samples gives a row of NaN.
@@ -269,8 +271,9 @@ def instance_vectors(
         head: Name of the Dense layer or the layer, where it cannot be found.
         batch_size: How arrays are cut. Defaults to `128`.
         seed: Integer seed of the attack's random starts. Defaults to `0`.
-        bounds: Smallest and largest pixel value. Defaults to `None`: those of
-            the attack; without one, all but what looks like [0, 255].
+        bounds: Smallest and largest pixel value. Defaults to `None`: the
+            bounds of the attack. Without an attack any values are accepted,
+            except images that look like [0, 255].
 
     Returns:
         Float32 array (N, n), the vectors, and int64 array (N,), the classes.

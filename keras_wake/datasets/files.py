@@ -21,7 +21,8 @@ OTHER_SUFFIXES = (
     *(".apng", ".avif", ".dcm", ".dds", ".exr", ".gif", ".heic", ".heif"),
     *(".ico", ".jp2", ".jxl", ".pbm", ".pcx", ".psd", ".svg", ".tga"),
 )
-# What an image is taken for in spite of, by the text of the warning.
+# What is ignored when an image is read: the text of the warning after its
+# count.
 ALPHA = (
     "have transparent pixels. Their colours are read as they are stored, "
     "without a background"
@@ -113,7 +114,7 @@ def _decode(
             return "no regular file"
         with Image.open(path) as file:
             if file.mode[0] in "IF":
-                return f"mode {file.mode} is not 8 bits per pixel"
+                return f"mode {file.mode} is not 8 bits per channel"
             # A camera's JPEG may hold a preview beside the image.
             frames = getattr(file, "n_frames", 1)
             if frames > 1 and file.format != "MPO":
@@ -134,8 +135,7 @@ def _decode(
                 image = image.resize((width, height), Image.Resampling.BILINEAR)
             return Decoded(np.asarray(image), tuple(ignored))
     except Exception as error:
-        # What a decoder raises for damaged files is whatever their bytes
-        # happen to mean to it.
+        # Decoders raise many kinds of errors for damaged files.
         return f"{type(error).__name__}: {error}"
 
 

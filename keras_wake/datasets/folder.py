@@ -73,12 +73,15 @@ def class_folders(
 
 
 def _is_hidden(name: str) -> bool:
-    """Whether it is what a system or a tool left, and no data."""
+    """Whether the name is that of a hidden file or folder."""
     return name.startswith(".") or name == "__MACOSX"
 
 
 def _check_class_folder(entry: pathlib.Path) -> None:
-    """Refuses a class that would be missed, or that no text can name."""
+    """Refuses a class folder that is a broken link.
+
+    Also one whose name is not UTF-8.
+    """
     if entry.is_symlink() and not entry.exists():
         raise FileNotFoundError(
             f"{entry} is a link to {os.readlink(entry)!r}, which is not "
@@ -108,7 +111,7 @@ def images_in(
         elif suffix in OTHER_SUFFIXES:
             others.append(path)
         elif not suffix and path.is_symlink() and not path.exists():
-            # A folder that is no longer there; it counts as unreadable.
+            # A broken link, probably to a folder: reported as unreadable.
             images.append(path)
     if not images:
         only = f" It has {len(others)} in other formats." if others else ""

@@ -55,12 +55,13 @@ def load(
             "folder", JPEG, PNG, WebP, TIFF, BMP and PPM images in
             `data_dir/train/<class>/` and `data_dir/test/<class>/` and the
             folders below them, links included, labelled in the alphabetical
-            order of the class names. What begins with a dot, and `__MACOSX`,
-            is no data. Files are read as torchvision's `ImageFolder` reads
-            them: converted to grey or RGB, without transparency, colour
-            profile or EXIF orientation. Image files of other formats, with
-            more than 8 bits per pixel or with several images are left out. A
-            warning counts what was left out or ignored.
+            order of the class names. Files and folders whose name begins
+            with a dot, and `__MACOSX`, are ignored. Files are read as
+            torchvision's `ImageFolder` reads them: converted to grey or RGB,
+            without transparency, colour profile or EXIF orientation. Image
+            files of other formats, with more than 8 bits per channel or with
+            several images are left out. A warning counts what was left out
+            or ignored.
         data_dir: Folder of the data. Defaults to None, which for CIFAR is
             the folder of TensorFlow Datasets.
         batch_size: Images per batch, of all devices and processes together;

@@ -99,9 +99,12 @@ class AWP(Objective):
 class ReassignedKernels:
     """Kernels that a layer assigns in its training pass, within one step.
 
-    `SpectralNormalization` for example divides its kernel by its norm, and
-    so w + v, from which v cannot be subtracted any more. What the layer makes
-    of w is put back instead, with what the optimizer has added.
+    `SpectralNormalization` for example replaces its kernel in the forward
+    pass, so subtracting v afterwards does not give w back. Noted for each such
+    variable: the kernel that the layer makes of w, in the pass in which v is
+    computed (`record_unperturbed`); and the one that it makes of w + v, in the
+    pass of the update (`record_perturbed`). After the update, w is the first
+    plus what the optimizer has added to the second (`restore`).
     """
 
     def __init__(self) -> None:
@@ -109,28 +112,32 @@ class ReassignedKernels:
 
     def forget(self) -> None:
         """Starts anew, for the next step."""
-        # By `id` of a variable: it, what becomes of w, and of w + v.
-        self._found: dict[int, list[Any]] = {}
+        # All by `id` of the variable.
+        self._variables: dict[int, Any] = {}
+        self._unperturbed: dict[int, Any] = {}
+        self._perturbed: dict[int, Any] = {}
 
-    def note(self, variables: Any, before: Any, after: Any) -> None:
-        """Finds them, by their values in a pass without perturbation."""
-        self._found = {
-            id(variable): [variable, now, None]
-            for variable, value, now in zip(
-                variables, before, after, strict=True
-            )
-            if now is not value
+    def record_unperturbed(
+        self, variables: Any, before: Any, after: Any
+    ) -> None:
+        """Finds them, by their values before and after a pass with w."""
+        self.forget()
+        for variable, old, new in zip(variables, before, after, strict=True):
+            if new is not old:
+                self._variables[id(variable)] = variable
+                self._unperturbed[id(variable)] = new
+
+    def record_perturbed(self) -> None:
+        """Reads them between the pass with w + v and the optimizer."""
+        self._perturbed = {
+            key: ops.copy(variable) for key, variable in self._variables.items()
         }
-
-    def read(self) -> None:
-        """Reads them between the pass of the update and the optimizer."""
-        for found in self._found.values():
-            found[2] = ops.copy(found[0])
 
     def restore(self, variable: Any) -> bool:
         """Sets a variable after the update; false if it is none of them."""
-        _, made, perturbed = self._found.get(id(variable), (None,) * 3)
-        if perturbed is None:
+        key = id(variable)
+        if key not in self._perturbed:
             return False
-        variable.assign(made + (variable - perturbed))
+        update = variable - self._perturbed[key]
+        variable.assign(self._unperturbed[key] + update)
         return True

@@ -111,7 +111,7 @@ def test_more_than_eight_bits_are_skipped(tmp_path):
     grey.convert("L").save(tmp_path / "d.png")
     images, skipped, (text,) = read(*paths, tmp_path / "d.png")
     assert len(images) == 1 and skipped == tuple(map(str, paths))
-    assert text.count("not 8 bits per pixel") == 3
+    assert text.count("not 8 bits per channel") == 3
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")

@@ -150,7 +150,7 @@ def test_unreadable_images_are_named_skipped_and_counted(root):
     assert "Skipped 3 unreadable image(s)" in text
     for path in (broken, truncated, deep):
         assert str(path) in text
-    assert "not 8 bits per pixel" in text
+    assert "not 8 bits per channel" in text
     assert set(splits.skipped) == {str(broken), str(truncated), str(deep)}
     assert (splits.train_size, splits.test_size) == (12, 4)
 
