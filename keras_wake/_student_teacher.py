@@ -190,6 +190,8 @@ class StudentAndTeacher(KerasLoop):
         Raises:
             ValueError: If other layers are trainable than at the first step.
         """
+        if not self.compiled:
+            return  # Keras says so.
         optimizer: Any = self.optimizer
         optimizer = getattr(optimizer, "inner_optimizer", optimizer)
         if not getattr(optimizer, "built", False):
