@@ -30,8 +30,8 @@ def window_sides(
         width: Of an image, in pixels.
         smooth: Whether windows are filled with `smooth_window`, which takes
             an odd side of at least 3.
-        stretched: Whether these are the numbers for 10,000 queries, and in
-            proportion to `queries`. Defaults to `False`.
+        stretched: Whether the schedule, made for 10,000 queries, is scaled
+            to `queries`. Defaults to `False`.
 
     Returns:
         Int32 array (queries,).

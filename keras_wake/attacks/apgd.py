@@ -22,8 +22,8 @@ from keras_wake.losses.margin import searched_margin
 
 # Share of the newest gradient step in an update; the rest is momentum.
 _ALPHA = 0.75
-# Below any loss. A finite number, so that sums of it are.
-_LOWEST = -1e30
+# Below any loss, and finite, so that sums over draws are finite.
+_LOWEST_LOSS = -1e30
 
 
 @keras.saving.register_keras_serializable(package="keras_wake")
@@ -157,9 +157,10 @@ class APGD(StagedAttack):
 
             gradient, outputs = backend.gradient_and_outputs(objective, images)
             losses, margins = outputs
-            # Nothing is above NaN, which would end the search where it is.
-            losses = ops.where(ops.isnan(losses), _LOWEST, losses)
-            # Before gradients are added up, of which one may be finite.
+            # No later loss compares as larger than NaN, so the search would
+            # stop.
+            losses = ops.where(ops.isnan(losses), _LOWEST_LOSS, losses)
+            # Before the gradients of several draws are added.
             return losses, margins, _precision.finite(gradient)
 
         def evaluate(delta: Any, number: Any) -> tuple[Any, Any, Any]:

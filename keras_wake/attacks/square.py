@@ -27,10 +27,9 @@ class Square(StagedAttack):
     For ℓ∞ the search starts from vertical stripes of ±epsilon, and a window
     is set to +epsilon or −epsilon, each channel for itself. For ℓ2 it starts
     from a grid of smooth bumps; a query takes what a second window has of the
-    norm, gives it to the first one, and adds a smooth window η there. How
-    many pixels a window has shrinks after the published numbers of queries.
-    A window may reach the last row and column, which those of the published
-    code never do.
+    norm, gives it to the first one, and adds a smooth window η there.
+    Windows shrink after the published numbers of queries. Unlike in the
+    published code, a window may cover the last row and column.
 
     An image that is misclassified stays as it is, and the search ends when
     all images of the batch are.
@@ -166,7 +165,7 @@ class Square(StagedAttack):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Square":
         """Makes the attack again from `get_config()`."""
-        # It was always stretched before there was a choice.
+        # Older configs have no entry: their schedule was always scaled.
         return cls(**{"stretch_schedule": True, **config})
 
 

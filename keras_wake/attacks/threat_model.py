@@ -118,7 +118,7 @@ class L2:
         return delta * per_sample(scale, delta)
 
     def usual_change(self, x: Any, epsilon: float) -> Any:
-        """By how much a perturbation changes each pixel of `x` (RMS)."""
+        """Root mean square of the change of a pixel of `x`."""
         # The size of an image may be known only when the step runs.
         pixels = ops.cast(math.prod(ops.shape(x)[1:]), "float32")
         return epsilon / ops.sqrt(pixels)
@@ -265,7 +265,9 @@ class ThreatModel:
         return self._norm.steepest(gradient)
 
     def inwards(self, x: Any) -> Any:
-        """`x`, a step that is short beside epsilon away from the nearer bound.
+        """Moves the pixels of `x` away from the nearer bound.
+
+        By a fifth of a usual change.
 
         Args:
             x: Float32 tensor (batch, ...), images.

@@ -11,7 +11,7 @@ import dataclasses
 import numpy as np
 from keras import ops
 
-from keras_wake.attribution.correlation import largest
+from keras_wake.attribution.correlation import indices_of_largest
 from keras_wake.attribution.correlation import unit_vectors
 from keras_wake.attribution.vectors import Batch
 from keras_wake.attribution.vectors import ClassMeans
@@ -84,28 +84,39 @@ class Candidates:
     ) -> list[Pair]:
         """The pairs of the largest cosine so far, the most confused first.
 
-        Of the pairs that this batch has images for, and of those that images
-        are kept of: not of all K².
+        Only pairs with images in this batch or kept from earlier ones are
+        compared, not all K².
         """
-        # Some classes may not have been seen yet.
         unit = unit_vectors(means.result())
-        rows = np.unique(batch.labels)
-        known = np.nan_to_num(unit[rows] @ unit.T, nan=-1.0).clip(-1.0, 1.0)
-        # No pair, of a class with itself.
-        known[np.arange(len(rows)), rows] = -np.inf
-        places = largest(known.ravel(), self.most_pairs)
-        i, j = rows[places // len(unit)], places % len(unit)
-        cosines = known.ravel()[places]
-        others = [pair for pair in self.kept if pair[0] not in rows]
-        if others:
-            first, second = np.array(others).T
+        i, j, cosines = self._pairs_of_batch(batch, unit)
+        present = set(batch.labels.tolist())
+        kept = [pair for pair in self.kept if pair[0] not in present]
+        if kept:
+            first, second = np.array(kept).T
             i, j = np.append(i, first), np.append(j, second)
             more = (unit[first] * unit[second]).sum(axis=1)
             cosines = np.append(cosines, np.nan_to_num(more, nan=-1.0))
+        # By cosine, then by confusion, then by the class numbers.
         order = np.lexsort((j, i, -confusion[i, j], -cosines))
-        order = order[np.isfinite(cosines[order])]
         order = order[: self.most_pairs]
         return list(zip(i[order].tolist(), j[order].tolist(), strict=True))
+
+    def _pairs_of_batch(
+        self, batch: Batch, unit: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The pairs (i, j) with an image of i in the batch, and their cosines.
+
+        Only those of the largest cosines, ties included.
+        """
+        rows = np.unique(batch.labels)
+        # Some classes may not have been seen yet.
+        known = np.nan_to_num(unit[rows] @ unit.T, nan=-1.0).clip(-1.0, 1.0)
+        # A class is not paired with itself.
+        known[np.arange(len(rows)), rows] = -np.inf
+        places = indices_of_largest(known.ravel(), self.most_pairs)
+        places = places[np.isfinite(known.ravel()[places])]
+        i, j = rows[places // len(unit)], places % len(unit)
+        return i, j, known.ravel()[places]
 
     def _updated(
         self, kept: list[Example], batch: "_BatchImages", i: int, j: int

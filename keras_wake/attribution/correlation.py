@@ -50,14 +50,14 @@ def cosine_matrix(vectors: Any) -> np.ndarray:
 
 
 def first_of(classes: np.ndarray) -> str:
-    """Numbers of classes for a message: not 10,000 of them."""
+    """The first 20 class numbers, for a message."""
     if len(classes) <= 20:
         return str(classes.tolist())
     return f"{classes[:20].tolist()} and {len(classes) - 20} more"
 
 
-# Without warnings, for those who say themselves what is missing. To switch
-# warnings off and on again would do so in all threads.
+# `warnings.catch_warnings` acts on all threads, so these functions do not warn;
+# the caller does.
 
 
 def quiet_cosine_matrix(vectors: Any) -> np.ndarray:
@@ -87,8 +87,8 @@ def unit_vectors(vectors: np.ndarray) -> np.ndarray:
     return vectors / norms[:, None]
 
 
-def largest(values: np.ndarray, count: int) -> np.ndarray:
-    """The places of so many largest values, and of all equal to the least."""
+def indices_of_largest(values: np.ndarray, count: int) -> np.ndarray:
+    """Indices of the `count` largest values, including ties."""
     if len(values) <= count:
         return np.arange(len(values))
     least = np.partition(values, len(values) - count)[len(values) - count]
@@ -105,7 +105,7 @@ def quiet_cas(matrix: Any) -> tuple[float, int]:
         )
     classes = len(matrix)
     score, left_out = 0.0, 0
-    # In rows, not to copy what may be 10,000 x 10,000.
+    # Row by row, to avoid a copy of a 10,000 x 10,000 matrix.
     for i in range(classes):
         others = matrix[i].copy()
         others[i] = 0

@@ -17,7 +17,7 @@ from keras_wake.attribution._examples import Candidates
 from keras_wake.attribution._examples import Example
 from keras_wake.attribution._report_text import report_text
 from keras_wake.attribution.correlation import cosine_matrix
-from keras_wake.attribution.correlation import largest
+from keras_wake.attribution.correlation import indices_of_largest
 from keras_wake.attribution.correlation import quiet_cas
 from keras_wake.attribution.vectors import analyse
 from keras_wake.attribution.vectors import ClassMeans
@@ -308,7 +308,7 @@ def _largest_pairs(matrix: np.ndarray, count: int) -> list[tuple[int, int]]:
     # Row by row, as the places of all would take as much as the matrix.
     for i in range(len(matrix) - 1):
         values = np.nan_to_num(matrix[i, i + 1 :], nan=-np.inf)
-        places = largest(values, count)
+        places = indices_of_largest(values, count)
         places = places[np.isfinite(values[places])]
         if len(found) == count:
             places = places[values[places] > found[-1, 0]]

@@ -29,8 +29,8 @@ from keras_wake.attribution.head import logits_and_features
 # By classifier and then by head: a network may be analysed at several heads,
 # and several networks may share one.
 _COMPILED = PerModel()
-# Scaled images of any usual kind are below it; grey levels are not, unless a
-# whole batch is black.
+# Scaled images of any usual kind are below it; pixel values from 0 to 255 are
+# not, unless a whole batch is black.
 _LARGEST_SCALED = 32
 
 
@@ -101,7 +101,7 @@ def analyse(
         )
     batch_size = _validate.integer(1, batch_size=batch_size)
     seed = _validate.seed(seed=seed)
-    limits, looks_at_range = _bounds(bounds, attack)
+    limits, bounds_unknown = _bounds(bounds, attack)
     by_head = _COMPILED.get(classifier, lambda _: PerModel())
     compiled = by_head.get(head, partial(_compile, weakref.ref(classifier)))
     shape = _inputs.image_shape(classifier)
@@ -111,8 +111,8 @@ def analyse(
 
     def batches() -> Iterator[Batch]:
         for number, (x, labels) in enumerate(checked):
-            if looks_at_range:
-                _refuse_grey_levels(x)
+            if bounds_unknown:
+                _refuse_unscaled_images(x)
             adversarial = x
             if attack is not None:
                 start = (seed + 7919 * number) % 2**32
@@ -148,13 +148,16 @@ def _bounds(bounds: Any, attack: Any) -> tuple[tuple[float, float], bool]:
     return checked, False
 
 
-def _refuse_grey_levels(x: Any) -> None:
-    """Refuses images of [0, 255], for which a network was hardly trained."""
+def _refuse_unscaled_images(x: Any) -> None:
+    """Refuses images in [0, 255].
+
+    The classifier was probably trained on images in [0, 1].
+    """
     low, high = float(ops.min(x)), float(ops.max(x))
     if low >= 0 and high > _LARGEST_SCALED:
         raise ValueError(
             f"The images have values from {low:g} to {high:g}, which look "
-            "like grey levels of [0, 255]. Divide them by 255, as the "
+            "like pixel values from 0 to 255. Divide them by 255, as the "
             "classifier was trained on images in [0, 1]; for one that takes "
             "them as they are, pass `bounds=(0, 255)`."
         )

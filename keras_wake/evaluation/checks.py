@@ -38,7 +38,8 @@ LARGEST_DROP, FEWEST_IMAGES = 0.02, 3
 # The same for a black-box attack, which should find nothing at all.
 LARGEST_BLACK_BOX_DROP = 0.002
 _SURE = 1e-12
-# So many roundings of a loss must fit into the range of the logits.
+# The range of the logits must be at least this many rounding errors of the
+# loss.
 _ROUNDINGS = 1000
 
 Finding = tuple[str, str]
@@ -149,7 +150,7 @@ def check_outputs(
 def check_gradients(
     passes: Passes, samples: Samples, fallen_to: np.ndarray
 ) -> list[Finding]:
-    """Looks for gradients and losses at which attacks find no way to go."""
+    """Looks for gradients and losses that stop attacks."""
     rows = np.flatnonzero(fallen_to != WRONG)[:PROBED_GRADIENTS]
     if not len(rows):
         return []
@@ -192,8 +193,8 @@ def _non_finite_gradients(gradients: np.ndarray) -> list[Finding]:
 def _equal_losses(logits: np.ndarray) -> list[Finding]:
     """Looks for logits so close together that losses differ by rounding."""
     ranges = np.ptp(logits.astype("float64"), axis=1)
-    # A cross-entropy is near log K, and what it is computed from as large as
-    # the logits.
+    # The rounding error of a cross-entropy is that of log K or of the largest
+    # logit.
     size = np.maximum(np.abs(logits).max(axis=1), np.log(logits.shape[1]))
     rounding = np.finfo("float32").eps * size
     with np.errstate(invalid="ignore"):
@@ -206,8 +207,9 @@ def _equal_losses(logits: np.ndarray) -> list[Finding]:
             "equal-losses",
             f"At {equal.sum()} of {len(logits)} images ({share:.0%}) the "
             "logits lie so close together that float32 can hardly tell one "
-            "loss from another: from the smallest to the largest it is "
-            f"{ranges[equal].min():.2g} to {ranges[equal].max():.2g}, and "
+            "loss from another: the largest and the smallest logit of an "
+            f"image differ by only {ranges[equal].min():.2g} to "
+            f"{ranges[equal].max():.2g}, and "
             f"losses are rounded to {rounding[equal].max():.1g}. "
             "Attacks that compare losses, as APGD does and those on a "
             "divergence, do not see them rise. Multiply the logits by a "

@@ -43,8 +43,7 @@ def check_same_shape(**kwargs: Any) -> None:
 def labels_and_logits(labels: Any, logits: Any) -> tuple[Any, Any]:
     """Labels of every form and their logits, both float32 (batch, K).
 
-    The logits of a class number that no class has are NaN, and so is the
-    loss.
+    Logits are NaN where a class number is out of range, and so is the loss.
     """
     return _labelled("labels", labels, logits_of(logits=logits))
 

@@ -17,7 +17,7 @@ def cross_entropy(labels: Any, logits: Any) -> Any:
         logits: Float tensor (batch, K).
 
     Returns:
-        Float32 tensor (batch,). It is NaN for a number that no class has.
+        Float32 tensor (batch,). NaN where a class number is out of range.
 
     Raises:
         ValueError: If the shapes do not fit each other.

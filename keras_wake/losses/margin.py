@@ -12,7 +12,7 @@ from keras_wake.losses import _arguments
 
 # Below every logit, and finite: `tf.debugging.enable_check_numerics` stops at
 # a constant that is not.
-_LOWEST = -3e38
+_LOWEST_LOGIT = -3e38
 
 
 def margin_loss(labels: Any, logits: Any) -> Any:
@@ -28,7 +28,7 @@ def margin_loss(labels: Any, logits: Any) -> Any:
         logits: Float tensor (batch, K).
 
     Returns:
-        Float32 tensor (batch,). It is NaN for a number that no class has.
+        Float32 tensor (batch,). NaN where a class number is out of range.
 
     Raises:
         ValueError: If the shapes do not fit each other.
@@ -52,7 +52,7 @@ def searched_margin(labels: Any, logits: Any) -> Any:
     margin = margin_loss(labels, logits)
     unknown = ops.any(ops.isnan(logits), axis=-1)
     unknown = ops.logical_or(unknown, ops.isnan(margin))
-    return ops.where(unknown, -_LOWEST, margin)
+    return ops.where(unknown, -_LOWEST_LOGIT, margin)
 
 
 def dlr_loss(labels: Any, logits: Any) -> Any:
@@ -69,10 +69,9 @@ def dlr_loss(labels: Any, logits: Any) -> Any:
 
     Returns:
         Float32 tensor (batch,), positive where the margin is. With three
-        classes or more it is at least −1, and at most 1 unless at least two
-        wrong classes have a larger logit than y: then it is at least 1, and
-        with four classes or more it has no upper bound. It is NaN for a
-        number that no class has.
+        classes or more it lies in [−1, 1] if at most one wrong class has a
+        larger logit than y; else it is at least 1 (exactly 1 for three
+        classes). NaN where a class number is out of range.
 
     Raises:
         ValueError: If the shapes do not fit each other.
@@ -103,7 +102,7 @@ def targeted_dlr_loss(labels: Any, targets: Any, logits: Any) -> Any:
         logits: Float tensor (batch, K).
 
     Returns:
-        Float32 tensor (batch,). It is NaN for a number that no class has.
+        Float32 tensor (batch,). NaN where a class number is out of range.
 
     Raises:
         ValueError: If the shapes do not fit each other.
@@ -128,11 +127,11 @@ def best_wrong_logit(labels: Any, logits: Any) -> Any:
 
 
 def wrong_logits(labels: Any, logits: Any) -> Any:
-    """The logits with the lowest one for the class y, float32 (batch, K)."""
+    """The logits, with −3e38 for the class y, float32 (batch, K)."""
     logits = ops.cast(logits, "float32")
     # A class that is masked by −∞ stays above y.
-    logits = ops.where(logits < _LOWEST / 2, _LOWEST / 2, logits)
-    return ops.where(ops.cast(_one_hot(labels), "bool"), _LOWEST, logits)
+    logits = ops.where(logits < _LOWEST_LOGIT / 2, _LOWEST_LOGIT / 2, logits)
+    return ops.where(ops.cast(_one_hot(labels), "bool"), _LOWEST_LOGIT, logits)
 
 
 def dlr_scale(logits: Any, targeted: bool = False) -> Any:

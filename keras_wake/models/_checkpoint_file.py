@@ -54,7 +54,7 @@ def state_dict(
         state = {key.removeprefix(prefix): state[key] for key in state}
         normaliser |= _take_normaliser(state)
     arrays = {
-        key.replace(".shortcut.0.", ".shortcut."): to_numpy(value)
+        key.replace(".shortcut.0.", ".shortcut."): pytorch_to_numpy(value)
         for key, value in state.items()
         if not key.endswith("num_batches_tracked")
         and not key.startswith(UNUSED)
@@ -88,7 +88,7 @@ def _take_normaliser(state: dict[str, Any]) -> dict[str, np.ndarray]:
     """Removes the mean and std of a wrapper, and returns them."""
     matches = {key: NORMALISER.fullmatch(key) for key in state}
     return {
-        NORMALISER_NAMES[match[1]]: to_numpy(state.pop(key)).ravel()
+        NORMALISER_NAMES[match[1]]: pytorch_to_numpy(state.pop(key)).ravel()
         for key, match in matches.items()
         if match
     }
@@ -127,7 +127,8 @@ def _first_line(error: Exception) -> str:
     return ANSI_CODES.sub("", str(error).partition("\n")[0])
 
 
-def to_numpy(value: Any) -> np.ndarray:
+def pytorch_to_numpy(value: Any) -> np.ndarray:
+    """A PyTorch tensor, or anything like an array, as a NumPy array."""
     if hasattr(value, "detach"):  # A PyTorch tensor, without importing torch.
         # NumPy has no bfloat16.
         value = value.detach().cpu().float()

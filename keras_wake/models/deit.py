@@ -94,8 +94,8 @@ def DeiTTiny(
         missing = (
             "DeiTTiny needs KerasHub."
             if error.name == "keras_hub"
-            else "DeiTTiny needs KerasHub, which is there, but does not find "
-            f"what it needs itself: {error}."
+            else "DeiTTiny needs KerasHub, which is installed but could not "
+            f"be imported: {error}."
         )
         raise ImportError(
             f"{missing} Install it with `pip install keras-wake[hub]`."

@@ -126,9 +126,8 @@ def load_pytorch_weights(
     if reference is None:
         questions = _checkpoint_reference.open_questions(model, normaliser)
         warnings.warn(
-            f"The weights fit {model.name!r}, but a file does not tell "
-            "whether it computes what the PyTorch network does. Left open "
-            f"are {questions}. Pass `reference=(images, logits)` of the "
+            f"The weights fit {model.name!r}, but the file does not specify "
+            f"{questions}. Pass `reference=(images, logits)` of the "
             "PyTorch network to have them compared.",
             stacklevel=2,
         )

@@ -31,7 +31,7 @@ def narrow(**kwargs):
 
 
 def load_without_reference(classifier, checkpoint):
-    with pytest.warns(UserWarning, match=r"Left open are .*`reference="):
+    with pytest.warns(UserWarning, match=r"does not specify .*`reference="):
         load_pytorch_weights(classifier, checkpoint)
 
 
