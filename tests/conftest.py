@@ -75,6 +75,22 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+@pytest.fixture
+def eagerly():
+    """Has TensorFlow compile nothing, where little is computed.
+
+    To compile an attack takes more than a second, an eager step milliseconds.
+    """
+    if keras.backend.backend() != "tensorflow":
+        yield
+        return
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
 NUM_CLASSES = 3
 IMAGE_SHAPE = (6, 6, 1)
 

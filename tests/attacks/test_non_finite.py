@@ -80,6 +80,7 @@ def test_pgd_finds_what_square_finds(case, norm, epsilon):
     assert pgd < 0.4
 
 
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize(("norm", "epsilon"), NORMS)
 def test_no_attack_returns_what_is_not_finite(case, norm, epsilon):
     network, x, y = (*case[:1], case[1][:8], case[2][:8])

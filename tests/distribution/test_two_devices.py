@@ -9,6 +9,8 @@ from launching import free_addresses
 from launching import start
 
 pytest.importorskip("jax")
+# Compiled for one device and for two; CI runs the first test.
+pytestmark = pytest.mark.slow
 
 
 def run_devices(tmp_path_factory, case):
@@ -44,7 +46,6 @@ def test_two_devices_train_as_one(results):
     assert_same(*results.values())
 
 
-@pytest.mark.slow
 def test_two_devices_train_as_one_with_batch_norm(tmp_path_factory):
     assert_same(*run_devices(tmp_path_factory, "batch_norm").values())
 
@@ -66,7 +67,6 @@ def run_processes(folder, *backups):
     )
 
 
-@pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path_factory, tmp_path):
     one, two = run_devices(tmp_path_factory, "monitored").values()
     assert_same(one, two)

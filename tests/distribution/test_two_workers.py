@@ -49,6 +49,10 @@ def results_of(folder):
     ]
 
 
+# Three processes for what seldom breaks; CI runs the first two.
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """The files of a job that ran undisturbed."""
@@ -95,7 +99,6 @@ def more_results(tmp_path_factory):
     return results_of(path)
 
 
-@pytest.mark.slow
 def test_a_pipeline_is_divided_among_workers(
     more_results, more_replica_results
 ):
@@ -104,7 +107,6 @@ def test_a_pipeline_is_divided_among_workers(
         assert_same(expected, {**worker["pipeline"], "evaluated": {}}, 1e-6)
 
 
-@pytest.mark.slow
 def test_workers_decide_alike_with_batch_norm_of_their_own(more_results):
     chief, other = (results["own_norm"] for results in more_results)
     norms = [
@@ -143,7 +145,6 @@ def test_only_the_chief_writes(folder):
     assert int(loaded.train_steps.numpy()) == 4 * best
 
 
-@pytest.mark.slow
 def test_backups_of_different_epochs_are_refused(folder, tmp_path):
     shutil.copytree(folder / "backup", tmp_path / "chief" / "backup")
     folders = [tmp_path / "chief", tmp_path / "other"]
@@ -152,7 +153,6 @@ def test_backups_of_different_epochs_are_refused(folder, tmp_path):
         assert "backups after the epochs [4, 0]" in output, output[-3000:]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("dead", [1, 0], ids=["worker", "chief"])
 def test_a_dead_worker_ends_the_job_which_resumes(folder, tmp_path, dead):
     # In the third of four epochs.

@@ -1,6 +1,7 @@
 """The example scripts, imported by path, and a small finished run."""
 
 import contextlib
+import fcntl
 import importlib
 import io
 import json
@@ -97,13 +98,24 @@ def start(examples):
 
 @pytest.fixture(scope="session")
 def finished_run(start, tmp_path_factory):
-    """A finished run: its folder, its record and what it printed."""
-    run_dir = tmp_path_factory.mktemp("runs") / "finished"
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
-        start(run_dir)
+    """A finished run: its folder, its record and what it printed.
+
+    The processes of the tests share it: the first one makes it, and the others
+    wait for it.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    run_dir, printed = shared / "finished_run", shared / "finished_run.txt"
+    with open(shared / "finished_run.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not printed.exists():
+            with contextlib.redirect_stdout(io.StringIO()) as output:
+                start(run_dir)
+            printed.write_text(output.getvalue())
     record = json.loads((run_dir / "record.json").read_text())
     return types.SimpleNamespace(
-        run_dir=run_dir, record=record, printed=printed.getvalue()
+        run_dir=run_dir, record=record, printed=printed.read_text()
     )
 
 
