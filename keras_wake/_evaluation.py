@@ -10,6 +10,7 @@ from keras_wake import _arrays
 from keras_wake import _faults
 from keras_wake import _inputs
 from keras_wake import backend
+from keras_wake._precision import hits
 from keras_wake._random import CounterSeed
 from keras_wake._student_teacher import StudentAndTeacher
 from keras_wake.attribution.head import head_features
@@ -179,13 +180,3 @@ class Evaluation(StudentAndTeacher):
             if self._evaluates_teacher:
                 metrics.append(self.teacher_attribution)
         return [*metrics, self.input_faults]
-
-
-def hits(labels: Any, logits: Any) -> Any:
-    """1.0 where the largest logit is at the largest label, else 0.0.
-
-    Logits with NaN count as wrong, although `argmax` returns a class.
-    """
-    equal = ops.argmax(labels, axis=-1) == ops.argmax(logits, axis=-1)
-    answered = ops.logical_not(ops.any(ops.isnan(logits), axis=-1))
-    return ops.cast(ops.logical_and(equal, answered), "float32")

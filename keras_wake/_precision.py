@@ -141,3 +141,13 @@ def _short_path_if(condition: Callable, short: Callable, full: Callable) -> Any:
     if backend.jit_by_default():
         return full()
     return ops.cond(condition(), short, full)
+
+
+def hits(labels: Any, logits: Any) -> Any:
+    """1.0 where the largest logit is at the largest label, else 0.0.
+
+    Logits with NaN count as wrong, although `argmax` returns a class.
+    """
+    equal = ops.argmax(labels, axis=-1) == ops.argmax(logits, axis=-1)
+    answered = ops.logical_not(ops.any(ops.isnan(logits), axis=-1))
+    return ops.cast(ops.logical_and(equal, answered), "float32")

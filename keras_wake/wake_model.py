@@ -16,7 +16,6 @@ from keras_wake import _validate
 from keras_wake import backend
 from keras_wake import objectives
 from keras_wake._evaluation import Evaluation
-from keras_wake._evaluation import hits
 from keras_wake._random import CounterSeed
 from keras_wake.attacks import Attack
 from keras_wake.attacks import PGD
@@ -274,7 +273,7 @@ class WakeModel(Evaluation):
             "adversarial": self._robust_accuracy,
         }
         for name, logits in y_pred.items():
-            trackers[name].update_state(hits(y, logits))
+            trackers[name].update_state(_precision.hits(y, logits))
         return {}
 
     def optimizer_updates(self) -> Any:

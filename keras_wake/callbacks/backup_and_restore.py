@@ -47,7 +47,7 @@ class BackupAndRestore(keras.callbacks.Callback):
     When `fit` has ended as planned, by its number of epochs or stopped by a
     callback, the last backup is renamed to `finished.npz`. The same call
     restores it and trains nothing; one with more epochs goes on; one with
-    fewer is refused. To start anew, delete the folder or choose another.
+    fewer is refused. To start over, delete the folder or choose another.
 
     The network, the class of the optimizer and the options that give the
     optimizer other variables (momentum or none, for example) must be the

@@ -17,6 +17,7 @@ from keras_wake import _batches
 from keras_wake import _snapshot
 from keras_wake import _validate
 from keras_wake import backend
+from keras_wake._precision import hits
 from keras_wake.attacks import FGSM
 from keras_wake.attacks import PGD
 
@@ -272,11 +273,8 @@ class CatastrophicOverfitMonitor(keras.callbacks.Callback):
     def _accuracy(self, attack: Any) -> float:
         adversarial = attack(self.model.classifier, self._x, self._y, seed=0)
         logits = self.model.classifier(adversarial, training=False)
-        logits = ops.convert_to_numpy(ops.cast(logits, "float32"))
-        # Logits with NaN are no answer, though `argmax` names a class.
-        answered = ~np.isnan(logits).any(axis=1)
-        predicted = np.argmax(logits, axis=1)
-        hits = int(np.sum((predicted == self._classes) & answered))
+        labels = ops.one_hot(self._classes, logits.shape[-1])
+        right = int(np.sum(backend.to_numpy(hits(labels, logits))))
         # The chief's, as batch norm may differ between processes, and all
         # have to decide alike.
-        return float(self.model.of_all_processes(hits)[0]) / len(self._classes)
+        return float(self.model.of_all_processes(right)[0]) / len(self._classes)
