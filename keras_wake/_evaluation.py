@@ -120,25 +120,30 @@ class Evaluation(StudentAndTeacher):
         _arrays.check_lengths(
             images=x, labels=labels, sample_weights=sample_weight
         )
-        # Known now, but for data whose shapes TensorFlow has left open.
-        right, shape = self._image_shape.check_in_step(x)
-        x = _faults.only_if(right, x, shape)
+        # Python bools, except where TensorFlow leaves a shape open: then
+        # tensors, and the faults are raised after the step.
+        shape_is_right, shape = self._image_shape.check_in_step(x)
+        x = _faults.value_or_zeros(shape_is_right, x, shape)
         count = shape[0]
-        many = _faults.as_many(labels, count)
-        labels = _faults.only_if(many, labels, (count, self.num_classes))
+        length_is_right = _faults.has_length(labels, count)
+        labels = _faults.value_or_zeros(
+            length_is_right, labels, (count, self.num_classes)
+        )
         faults = _faults.count_faults(x, labels, bounds)
         x = ops.where(ops.isfinite(x), x, bounds[0])
         labels = ops.where(ops.isfinite(labels), labels, 0.0)
         bad_weights = ops.zeros((), "float32")
-        lengths = [many]
+        lengths = [length_is_right]
         if sample_weight is not None:
-            lengths.append(_faults.as_many(sample_weight, count))
-            weights = _faults.only_if(lengths[-1], sample_weight, (count,))
+            lengths.append(_faults.has_length(sample_weight, count))
+            weights = _faults.value_or_zeros(
+                lengths[-1], sample_weight, (count,)
+            )
             good = ops.logical_and(ops.isfinite(weights), weights >= 0)
             sample_weight = ops.where(good, weights, 0.0)
             bad_weights = ops.sum(1 - ops.cast(good, "float32"))
         self.input_faults.update_state(
-            faults, count, bad_weights, [right], lengths
+            faults, count, bad_weights, [shape_is_right], lengths
         )
         return x, labels, sample_weight
 

@@ -7,6 +7,7 @@ is looked at without leaving the step; what was counted is raised outside.
 
 from collections.abc import Sequence
 from typing import Any
+from typing import NamedTuple
 
 import keras
 from keras import ops
@@ -49,6 +50,32 @@ def count_faults(x: Any, labels: Any, bounds: tuple[float, float]) -> Any:
     return ops.stack([ops.sum(ops.cast(f, "float32")) for f in faults])
 
 
+class FaultCounts(NamedTuple):
+    """What `InputFaults` has counted since the last reset.
+
+    Attributes:
+        not_finite: Images with NaN or infinity.
+        outside: Images outside the bounds.
+        unnamed: Labels that name no class.
+        empty: Batches without an image, on a replica.
+        weights: Sample weights that cannot be right.
+        losses: Steps of training whose loss is not finite.
+        updates: Steps of training that made weights NaN or infinite.
+        shapes: Batches whose images have a wrong shape.
+        lengths: Batches with another number of labels or weights than images.
+    """
+
+    not_finite: int
+    outside: int
+    unnamed: int
+    empty: int
+    weights: int
+    losses: int
+    updates: int
+    shapes: int
+    lengths: int
+
+
 class InputFaults(keras.metrics.Metric):
     """The faults of all batches since the last reset, over all replicas.
 
@@ -62,9 +89,11 @@ class InputFaults(keras.metrics.Metric):
         super().__init__(name="input_faults", dtype="float32")
         # One variable: reading it waits for all replicas, once a step. It
         # holds the faults of images and labels, batches without an image,
-        # sample weights that cannot be right, losses, updates, batches of
-        # images of a wrong shape, and of not as many labels or weights.
-        self.counts = self.add_variable((9,), initializer="zeros")
+        # sample weights that cannot be right, losses, updates, batches whose
+        # images have a wrong shape, and batches with another number of labels
+        # or weights than images: the fields of `FaultCounts`, in this order.
+        size = len(FaultCounts._fields)
+        self.counts = self.add_variable((size,), initializer="zeros")
 
     def update_state(
         self,
@@ -81,7 +110,8 @@ class InputFaults(keras.metrics.Metric):
             size: Number of images.
             bad_weights: Number of sample weights that cannot be right.
             shapes: Whether the images have the right shape: True, or tensors.
-            lengths: Whether labels and weights are as many, likewise.
+            lengths: Whether labels and weights are as many as the images:
+                True, or tensors.
         """
         zero = ops.zeros((), "float32")
         empty = ops.cast(ops.equal(size, 0), "float32")
@@ -96,78 +126,85 @@ class InputFaults(keras.metrics.Metric):
 
     def count_loss(self, loss: Any) -> None:
         """Counts a step of training whose loss is NaN or infinite."""
-        self._count_unless(ops.isfinite(loss), 5)
+        self._count_unless(ops.isfinite(loss), "losses")
 
     def count_update(self, weights: list[Any]) -> None:
         """Counts a step of training that made weights NaN or infinite."""
         finite = [ops.all(ops.isfinite(weight)) for weight in weights]
-        self._count_unless(ops.all(ops.stack(finite)), 6)
+        self._count_unless(ops.all(ops.stack(finite)), "updates")
 
-    def _count_unless(self, good: Any, position: int) -> None:
+    def _count_unless(self, good: Any, field: str) -> None:
         bad = ops.cast(ops.logical_not(good), "float32")
-        places = ops.arange(9, dtype="int32")
-        here = ops.cast(ops.equal(places, position), "float32")
-        self.counts.assign_add(bad * here)
+        one = [float(name == field) for name in FaultCounts._fields]
+        self.counts.assign_add(bad * ops.convert_to_tensor(one, "float32"))
 
     def result(self) -> dict[str, Any]:
         """Nothing for the logs."""
         return {}
 
 
-def as_many(values: Any, count: Any) -> Any:
-    """Whether there are `count` values: True, or a tensor if a step has to
-    run first."""
+def has_length(values: Any, count: Any) -> Any:
+    """Whether there are `count` values.
+
+    A bool, or a tensor if TensorFlow knows it only when the step runs.
+    """
     found = ops.shape(values)[0]
     if isinstance(found, int) and isinstance(count, int):
         return found == count
     return ops.equal(found, count)
 
 
-def only_if(right: Any, value: Any, shape: tuple[Any, ...]) -> Any:
-    """`value` if that is right, else zeros of the shape that it should have.
+def value_or_zeros(
+    shape_is_right: Any, value: Any, shape: tuple[Any, ...]
+) -> Any:
+    """`value` if its shape is right, else zeros of that shape.
+
+    The step goes on with zeros; the fault is counted, and raised after it.
 
     Args:
-        right: True where that is known before the step runs, else a tensor.
+        shape_is_right: True where that is known before the step runs, else a
+            tensor.
         value: Tensor.
-        shape: Sizes.
+        shape: The right sizes.
     """
-    if right is True:
+    if shape_is_right is True:
         return value
     return ops.cond(
-        right,
+        shape_is_right,
         lambda: ops.reshape(value, shape),
         lambda: ops.zeros(shape, value.dtype),
     )
 
 
-def raise_for_batches(counts: Any, needs_images: bool, where: str) -> None:
+def raise_for_batches(
+    counts: FaultCounts, needs_images: bool, where: str
+) -> None:
     """Raises a `ValueError` for batches that cannot be right.
 
     Args:
-        counts: Those of `InputFaults`.
+        counts: What `InputFaults` has counted.
         needs_images: Whether each replica must have had an image.
         where: Which batches, for the message.
     """
-    empty, weights, _, _, wrong_shape, unequal = map(int, counts[3:])
-    if wrong_shape:
+    if counts.shapes:
         raise ValueError(
             f"The images {where} do not have the shape that the classifier "
             "expects. Resize the images, or build the classifier for their "
             "shape."
         )
-    if unequal:
+    if counts.lengths:
         raise ValueError(
             f"Images, labels and weights {where} do not have the same length. "
             "Each image needs one label."
         )
-    if weights:
+    if counts.weights:
         raise ValueError(
-            f"{weights} sample weight(s) {where} are negative, NaN or "
+            f"{counts.weights} sample weight(s) {where} are negative, NaN or "
             "infinite. They must be finite and at least 0."
         )
-    if empty and needs_images:
+    if counts.empty and needs_images:
         raise ValueError(
-            f"{empty} replica(s) got no image {where}, and the batch "
+            f"{counts.empty} replica(s) got no image {where}, and the batch "
             "norm there has no statistics. Choose a batch size that "
             "leaves at least one image for each replica, drop the "
             "remainder, or use `BatchNormalization(synchronized=True)`."

@@ -339,8 +339,8 @@ class KerasLoop(backend.Trainer):
             ValueError: For images with NaN or outside the bounds and for
                 labels that name no class.
         """
-        (counts,) = self.metric_values(self.input_faults)
-        losses, updates = int(counts[5]), int(counts[6])
+        (values,) = self.metric_values(self.input_faults)
+        counts = _faults.FaultCounts(*map(int, values))
         needs_images = self._phase == "train" and self._needs_images
         bounds = (self.attack or self.eval_attack).bounds
         try:
@@ -351,7 +351,7 @@ class KerasLoop(backend.Trainer):
         except ValueError:
             self.forget_faults()
             raise
-        return losses, updates
+        return counts.losses, counts.updates
 
     def forget_faults(self) -> None:
         """Starts to count from 0."""

@@ -348,7 +348,7 @@ def test_grey_levels_are_refused_unless_they_are_meant(network, data):
         attribution.instance_vectors,
         attribution.class_report,
     ):
-        with pytest.raises(ValueError, match="0 to 255. Divide them by 255"):
+        with pytest.raises(ValueError, match=r"0 to 255\. Divide them by"):
             analyse(network, grey)
     found = attribution.attribution_vectors(network, grey, bounds=(0, 255))
     expected = _vectors(network, grey[0], y)

@@ -225,7 +225,8 @@ def test_what_keras_hub_itself_lacks_is_named(tmp_path, monkeypatch):
     (tmp_path / "keras_hub.py").write_text("import a_missing_package")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(
-        ImportError, match=r"is installed but.*No module named 'a_missing_package'"
+        ImportError,
+        match=r"is installed but.*No module named 'a_missing_package'",
     ):
         kw.models.DeiTTiny()
 
