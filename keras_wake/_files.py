@@ -16,9 +16,8 @@ try:
 except ImportError:  # Windows.
     fcntl = None  # type: ignore[assignment]
 
-# The locks of this process, and the process that took them: a record lock does
-# not keep the process that has it from taking it again.
-_HELD: dict[str, int] = {}
+# The locks that this process holds, by file.
+_HELD: dict[str, "FileLock"] = {}
 _HELD_GUARD = threading.Lock()
 _IN_USE = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
 
@@ -127,9 +126,11 @@ class FileLock:
     """A lock file: one holder at a time, also within a process.
 
     The operating system frees it when the process ends, whatever ends it, so
-    nothing has to be deleted after a kill. It is a record lock (`lockf`), not
-    one of `flock`, which a data loader's forked process would inherit, and
-    hold on to when it survives.
+    nothing has to be deleted after a kill. It is a lock of `flock`: one of
+    `lockf` would be lost as soon as the process closes any other descriptor
+    of the file, as a copy of the folder does. A forked process, of a data
+    loader for example, shares the lock, and would keep it if it survived the
+    kill. So it closes the file.
 
     Args:
         path: The file, in a folder that is there.
@@ -147,7 +148,7 @@ class FileLock:
             OSError: If the file cannot be written.
         """
         with _HELD_GUARD:
-            if _HELD.get(self._key) == os.getpid():
+            if self._key in _HELD:
                 return False
             while True:
                 flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
@@ -162,7 +163,7 @@ class FileLock:
                 # Whoever held it has deleted it in between.
                 os.close(descriptor)
             self._descriptor = descriptor
-            _HELD[self._key] = os.getpid()
+            _HELD[self._key] = self
         return True
 
     def read(self) -> bytes:
@@ -187,6 +188,10 @@ class FileLock:
             if not keep_file and fcntl is not None:
                 with contextlib.suppress(OSError):
                     self.path.unlink()
+            if fcntl is not None:
+                # Also for a child that has not closed the file yet.
+                with contextlib.suppress(OSError):
+                    fcntl.flock(self._descriptor, fcntl.LOCK_UN)
             os.close(self._descriptor)
             if not keep_file and fcntl is None:
                 # Windows deletes no file that is open.
@@ -194,6 +199,23 @@ class FileLock:
                     self.path.unlink()
             self._descriptor = None
             _HELD.pop(self._key, None)
+
+
+def _leave_locks_to_the_parent() -> None:
+    """Closes the lock files in a forked process, which unlocks none."""
+    global _HELD_GUARD
+    # Another thread of the parent may have held it.
+    _HELD_GUARD = threading.Lock()
+    for lock in _HELD.values():
+        if lock._descriptor is not None:
+            with contextlib.suppress(OSError):
+                os.close(lock._descriptor)
+            lock._descriptor = None
+    _HELD.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_locks_to_the_parent)
 
 
 def in_use_error(what: str, user: str, argument: str) -> ValueError:
@@ -214,7 +236,7 @@ def _locked(descriptor: int, path: pathlib.Path) -> bool:
     """Locks an open file; returns False where another process has it."""
     try:
         if fcntl is not None:
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         else:
             import msvcrt
 

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -157,6 +158,55 @@ def test_lock_is_not_held_by_a_forked_child(tmp_path):
         os.waitpid(child, 0)
         os.close(read)
         lock.release()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_lock_of_a_killed_process_is_not_held_by_its_child(tmp_path):
+    path = tmp_path / "lock"
+    end, hold = os.pipe()
+    ready, tell = os.pipe()
+    holder = os.fork()
+    if not holder:
+        FileLock(path).acquire()
+        if os.fork():
+            os.read(ready, 1)
+            os._exit(0)
+        os.close(hold)
+        os.write(tell, b"1")
+        os.read(end, 1)  # Until the test is over.
+        os._exit(0)
+    try:
+        os.waitpid(holder, 0)
+        lock = FileLock(path)
+        assert lock.acquire()
+        lock.release()
+    finally:
+        for descriptor in (end, hold, ready, tell):
+            os.close(descriptor)
+
+
+def test_lock_outlives_a_copy_of_the_folder(tmp_path):
+    pytest.importorskip("fcntl")
+    script = """
+import fcntl, sys
+try:
+    fcntl.flock(open(sys.argv[1]), fcntl.LOCK_EX | fcntl.LOCK_NB)
+except BlockingIOError:
+    print("in use")
+"""
+    lock = FileLock(tmp_path / "a" / "lock")
+    (tmp_path / "a").mkdir()
+    assert lock.acquire()
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    # In this process the second lock would be refused in any case.
+    other = subprocess.run(
+        [sys.executable, "-c", script, str(lock.path)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lock.release()
+    assert other.stdout.strip() == "in use"
 
 
 @pytest.fixture(scope="module")
