@@ -45,34 +45,36 @@ def copy_of(classifier: Any, bounds: tuple[float, float]) -> Any:
     values = _values_for_zero_variables(classifier)
     expected, again = _logits(classifier, images, values, times=2)
     tolerance = _tolerance(classifier)
-    # One that is random at inference cannot be compared.
-    compared = _close(again, expected, tolerance)
-    faults: list[str] = []
+    # A network that is random at inference cannot be compared: its copy counts
+    # as equal.
+    can_be_compared = _close(again, expected, tolerance)
+    errors: list[str] = []
+    differences: list[str] = []
     for make in (_cloned, _saved_and_loaded):
         try:
             network = make(classifier)
             bring_over(classifier, network)
         except Exception as error:  # Of the constructors of any layer.
-            faults.append(str(error))
+            errors.append(str(error))
             continue
         (logits,) = _logits(network, images, values)
-        if not compared or _close(logits, expected, tolerance):
+        if not can_be_compared or _close(logits, expected, tolerance):
             # In a summary, the two are told apart by name.
             network.name = f"{classifier.name}_teacher"
             return network
         where = _first_different_layer(classifier, network, images, tolerance)
-        # Says more than an error of the other way.
-        faults.insert(
-            0,
+        differences.append(
             "with the same weights, the copy computes something else, from "
             f"{where} on. What it computes with must be in its weights, or in "
             "its `get_config` and constructor.",
         )
+    # A difference says more than the error of the other attempt.
+    reason = differences[-1] if differences else errors[0]
     raise ValueError(
         f"The classifier {classifier.name!r} could not be copied for the "
         "teacher. In place of a `Lambda` layer, write a layer of your own; a "
         "subclassed model or layer needs `get_config`, and `from_config` that "
-        f"makes it again. What went wrong: {faults[0]}"
+        f"makes it again. What went wrong: {reason}"
     )
 
 

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 
-def _name_and_value(kwargs: dict[str, Any]) -> tuple[str, Any]:
+def name_and_value(kwargs: dict[str, Any]) -> tuple[str, Any]:
+    """The only keyword argument: its name and its value."""
     ((name, value),) = kwargs.items()
     return name, value
 
@@ -31,7 +32,7 @@ def _fail(name: str, expected: str, value: Any, hint: str = "") -> ValueError:
 
 def real(hint: str = "", **kwargs: Any) -> float:
     """A finite real number."""
-    name, value = _name_and_value(kwargs)
+    name, value = name_and_value(kwargs)
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(
             f"`{name}` must be a real number. Received: {name}={value!r} "
@@ -44,7 +45,7 @@ def real(hint: str = "", **kwargs: Any) -> float:
 
 def positive(hint: str = "", **kwargs: Any) -> float:
     """A real number above 0."""
-    name, value = _name_and_value(kwargs)
+    name, value = name_and_value(kwargs)
     number = real(hint, **kwargs)
     if number <= 0:
         raise _fail(name, "greater than 0", value, hint)
@@ -53,7 +54,7 @@ def positive(hint: str = "", **kwargs: Any) -> float:
 
 def not_negative(hint: str = "", **kwargs: Any) -> float:
     """A real number of at least 0."""
-    name, value = _name_and_value(kwargs)
+    name, value = name_and_value(kwargs)
     number = real(hint, **kwargs)
     if number < 0:
         raise _fail(name, "at least 0", value, hint)
@@ -62,7 +63,7 @@ def not_negative(hint: str = "", **kwargs: Any) -> float:
 
 def fraction(hint: str = "", **kwargs: Any) -> float:
     """A real number of at least 0 and below 1."""
-    name, value = _name_and_value(kwargs)
+    name, value = name_and_value(kwargs)
     number = real(hint, **kwargs)
     if not 0 <= number < 1:
         raise _fail(name, "at least 0 and below 1", value, hint)
@@ -71,7 +72,7 @@ def fraction(hint: str = "", **kwargs: Any) -> float:
 
 def in_range(low: float, high: float, hint: str = "", **kwargs: Any) -> float:
     """A real number in the closed interval [low, high]."""
-    name, value = _name_and_value(kwargs)
+    name, value = name_and_value(kwargs)
     number = real(hint, **kwargs)
     if not low <= number <= high:
         raise _fail(name, f"between {low:g} and {high:g}", value, hint)
@@ -80,7 +81,7 @@ def in_range(low: float, high: float, hint: str = "", **kwargs: Any) -> float:
 
 def integer(minimum: int, hint: str = "", **kwargs: Any) -> int:
     """A whole number that is at least `minimum`."""
-    name, value = _name_and_value(kwargs)
+    name, value = name_and_value(kwargs)
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(
             f"`{name}` must be an integer. Received: {name}={value!r} "
@@ -93,7 +94,7 @@ def integer(minimum: int, hint: str = "", **kwargs: Any) -> int:
 
 def seed(**kwargs: Any) -> int:
     """A whole number from 0 to 2³² − 1, no two of which mean the same."""
-    name, value = _name_and_value(kwargs)
+    name, value = name_and_value(kwargs)
     number = integer(0, **kwargs)
     if number >= 2**32:
         raise _fail(
@@ -107,7 +108,7 @@ def seed(**kwargs: Any) -> int:
 
 def boolean(hint: str = "", **kwargs: Any) -> bool:
     """True or False, and nothing that merely counts as one of them."""
-    name, value = _name_and_value(kwargs)
+    name, value = name_and_value(kwargs)
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(
             f"`{name}` must be True or False. Received: {name}={value!r} "
@@ -118,7 +119,7 @@ def boolean(hint: str = "", **kwargs: Any) -> bool:
 
 def one_of(allowed: Any, hint: str = "", **kwargs: Any) -> Any:
     """One of the values in `allowed`."""
-    name, value = _name_and_value(kwargs)
+    name, value = name_and_value(kwargs)
     if value not in tuple(allowed):
         names = ", ".join(repr(item) for item in allowed)
         raise _fail(name, f"one of {names}", value, hint)
@@ -127,7 +128,7 @@ def one_of(allowed: Any, hint: str = "", **kwargs: Any) -> Any:
 
 def floats(**kwargs: Any) -> np.ndarray:
     """An array of numbers, or what can be one, as float64."""
-    name, value = _name_and_value(kwargs)
+    name, value = name_and_value(kwargs)
     try:
         array = np.asarray(value)
         if array.dtype.kind == "c":
@@ -142,7 +143,7 @@ def floats(**kwargs: Any) -> np.ndarray:
 
 def path(hint: str = "", **kwargs: Any) -> str:
     """The name of a file or folder, as text."""
-    name, value = _name_and_value(kwargs)
+    name, value = name_and_value(kwargs)
     if not isinstance(value, (str, os.PathLike)):
         raise TypeError(
             f"`{name}` must be a path, a text or `pathlib.Path`. Received: "

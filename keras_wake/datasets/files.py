@@ -63,7 +63,7 @@ def mixed(paths: list[pathlib.Path], labels: list[int]) -> Files:
     return Files(paths, np.asarray(labels, np.int32)).take(order)
 
 
-def named(items: Sequence[Any]) -> str:
+def shortened_list(items: Sequence[Any]) -> str:
     """The first items as text, and how many more there are."""
     shown = "; ".join(str(item) for item in items[:NAMES_IN_WARNING])
     more = len(items) - NAMES_IN_WARNING
@@ -78,7 +78,7 @@ def warn_of_other_formats(paths: Sequence[pathlib.Path]) -> None:
     kinds = ", ".join(f"{n} {suffix}" for suffix, n in sorted(counts.items()))
     warnings.warn(
         f"Left out {len(paths)} image file(s) in formats that are not read "
-        f"({kinds}): {named(paths)}. Convert them to one of "
+        f"({kinds}): {shortened_list(paths)}. Convert them to one of "
         f"{', '.join(IMAGE_SUFFIXES)}.",
         stacklevel=2,
     )
@@ -240,7 +240,8 @@ def read_files(
         _warn_of(problems)
     for reason, paths in ignored.items():
         warnings.warn(
-            f"{len(paths)} image(s) {reason}: {named(paths)}.", stacklevel=2
+            f"{len(paths)} image(s) {reason}: {shortened_list(paths)}.",
+            stacklevel=2,
         )
     for name, (_, labels) in kept.items():
         _check_classes_left(parts[name], labels, class_names)
@@ -253,8 +254,8 @@ def read_files(
 def _warn_of(problems: dict[pathlib.Path, str]) -> None:
     texts = [f"{path} ({problem})" for path, problem in problems.items()]
     warnings.warn(
-        f"Skipped {len(problems)} unreadable image(s): {named(texts)}. "
-        "All are listed in `skipped`.",
+        f"Skipped {len(problems)} unreadable image(s): "
+        f"{shortened_list(texts)}. All are listed in `skipped`.",
         stacklevel=2,
     )
 

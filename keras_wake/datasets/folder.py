@@ -11,9 +11,9 @@ from keras_wake.datasets.files import check_pillow
 from keras_wake.datasets.files import Files
 from keras_wake.datasets.files import IMAGE_SUFFIXES
 from keras_wake.datasets.files import mixed
-from keras_wake.datasets.files import named
 from keras_wake.datasets.files import OTHER_SUFFIXES
 from keras_wake.datasets.files import read_files
+from keras_wake.datasets.files import shortened_list
 from keras_wake.datasets.files import warn_of_other_formats
 from keras_wake.datasets.images import ImageArrays
 from keras_wake.datasets.sources import Source
@@ -66,7 +66,7 @@ def class_folders(
     if loose:
         warnings.warn(
             f"Left out {len(loose)} image file(s) that lie in {folder} itself "
-            f"and so have no class: {named(loose)}.",
+            f"and so have no class: {shortened_list(loose)}.",
             stacklevel=2,
         )
     return classes

@@ -7,7 +7,7 @@ import pathlib
 from keras_wake.datasets.files import check_pillow
 from keras_wake.datasets.files import Files
 from keras_wake.datasets.files import mixed
-from keras_wake.datasets.files import NAMES_IN_WARNING
+from keras_wake.datasets.files import shortened_list
 from keras_wake.datasets.folder import check_classes
 from keras_wake.datasets.folder import check_exists
 from keras_wake.datasets.folder import class_folders
@@ -101,12 +101,9 @@ def _val_files(
         )
     missing = sorted(set(annotations) - set(os.listdir(folder)))
     if missing:
-        shown = ", ".join(missing[:NAMES_IN_WARNING])
-        more = len(missing) - NAMES_IN_WARNING
-        rest = f" and {more} more" if more > 0 else ""
         raise FileNotFoundError(
             f"{len(missing)} image(s) that val_annotations.txt names are not "
-            f"in {folder}: {shown}{rest}. Unpack the archive again."
+            f"in {folder}: {shortened_list(missing)}. Unpack the archive again."
         )
     label_of = {wnid: label for label, wnid in enumerate(wnids)}
     return mixed(

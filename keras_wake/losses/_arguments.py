@@ -10,11 +10,12 @@ import keras
 from keras import ops
 
 from keras_wake import _inputs
+from keras_wake import _validate
 
 
 def logits_of(**kwargs: Any) -> Any:
     """Logits as a float32 tensor (batch, K), under the name the user knows."""
-    ((name, values),) = kwargs.items()
+    name, values = _validate.name_and_value(kwargs)
     values = ops.convert_to_tensor(values)
     shape = tuple(values.shape)
     if len(shape) != 2 or shape[1] == 1:

@@ -89,7 +89,7 @@ def SmallCNN(
 
 def _integers(**kwargs: Any) -> list[int]:
     """One integer per convolution, under the name the user knows."""
-    ((name, values),) = kwargs.items()
+    name, values = _validate.name_and_value(kwargs)
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
         raise TypeError(
             f"`{name}` must hold one integer per convolution, "

@@ -32,7 +32,7 @@ LETTERS_IN_A_LINE = 48
 
 def check_matrix(**kwargs: Any) -> np.ndarray:
     """The one keyword argument as a square array without infinite values."""
-    ((name, value),) = kwargs.items()
+    name, value = _validate.name_and_value(kwargs)
     values = _validate.floats(**kwargs)
     if (
         values.ndim != 2

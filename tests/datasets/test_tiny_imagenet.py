@@ -176,7 +176,7 @@ def test_annotated_images_that_are_missing_are_named(root):
         (root / "val" / "images" / f"val_{number}.JPEG").unlink()
     with pytest.raises(
         FileNotFoundError,
-        match=r"2 image\(s\) .* are not in .*: val_1\.JPEG, val_4\.JPEG\. Unp",
+        match=r"2 image\(s\) .* are not in .*: val_1\.JPEG; val_4\.JPEG\. Unp",
     ):
         load(root)
 
@@ -184,7 +184,7 @@ def test_annotated_images_that_are_missing_are_named(root):
 def test_many_missing_images_do_not_flood_the_message(root):
     with (root / "val" / "val_annotations.txt").open("a") as file:
         file.writelines(f"gone_{n:02}.JPEG\t{WNIDS[0]}\n" for n in range(15))
-    with pytest.raises(FileNotFoundError, match=r"gone_09\.JPEG and 5 more"):
+    with pytest.raises(FileNotFoundError, match=r"gone_09\.JPEG; and 5 more"):
         load(root)
 
 
