@@ -331,6 +331,7 @@ def test_the_rand_version_runs(noisy, digits):
     assert report.robust_accuracy < report.clean_accuracy
 
 
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize(
     ("norm", "epsilon"),
     [("linf", 0.1), pytest.param("l2", 0.8, marks=pytest.mark.slow)],

@@ -20,6 +20,8 @@ from keras_wake.attacks import Square
 from keras_wake.evaluation import checks
 from keras_wake.evaluation import ReliabilityWarning
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 EPSILON = 0.06
 
 

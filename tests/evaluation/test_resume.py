@@ -21,6 +21,8 @@ from keras_wake.attacks import PGD
 from keras_wake.attacks import Square
 from keras_wake.evaluation import _progress
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 ATTACKS = [BestStep(epsilon=0.03), BestStep(epsilon=0.03)]
 OPTIONS = {"attacks": ATTACKS, "batch_size": 8, "verbose": 0}
 

@@ -269,6 +269,7 @@ def test_default_radius_is_in_the_units_of_the_bounds():
     assert report_of[0].attack.epsilon == pytest.approx(8)
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_a_masked_class_does_not_switch_attacks_off():
     model = linear_model(5)
     x, y = data(model, wrong=0)

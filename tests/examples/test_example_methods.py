@@ -280,6 +280,7 @@ def test_kdswa_learns_from_networks_of_earlier_runs(
     assert "Differing: robust_teacher_sha256:" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_regular_training_is_looked_at_on_clean_images(
     start, tmp_path, monkeypatch, capsys
 ):

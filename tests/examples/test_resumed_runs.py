@@ -189,6 +189,7 @@ def test_figure_that_fails_does_not_cost_the_others(
     assert_same(record["table"], finished_run.record["table"])
 
 
+@pytest.mark.slow
 def test_full_disk_in_the_middle_is_said_and_made_good(
     finished_run, start, tmp_path, monkeypatch, capsys
 ):

@@ -8,14 +8,14 @@ from keras_wake.theory import SyntheticModel
 def test_prints_a_table_and_draws(examples, tmp_path, capsys):
     figure = tmp_path / "figures" / "synthetic.png"
     examples.synthetic.main(
-        ["--points=2", "--samples=2000", f"--output={figure}"]
+        ["--points=1", "--samples=2000", f"--output={figure}"]
     )
     assert figure.read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out.splitlines()
     assert "0.2179" in printed[1] and "0.2735" in printed[1]
     rows = [line.split() for line in printed]
     table = np.array([list(map(float, row)) for row in rows if len(row) == 7])
-    np.testing.assert_allclose(table[:, 0], [0.125, 0.375])
+    np.testing.assert_allclose(table[:, 0], [0.25])
     model = SyntheticModel()
     for epsilon, *found in table:
         plain = model.optimal_weights(epsilon)[1]

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import zipfile
 
 import keras
 import numpy as np
@@ -15,6 +16,7 @@ from keras_wake import models
 
 LOAD_WITHOUT_KERAS_WAKE = """
 import sys
+import zipfile
 import keras
 import numpy as np
 for name in sys.argv[1:]:
@@ -94,6 +96,22 @@ def test_starts_from_pytorchs_distribution():
     assert not np.array_equal(first, dict(kernels)["layer1_0_conv2"])
 
 
+@pytest.mark.parametrize(
+    "classifier",
+    [
+        lambda: models.PreActResNet18(width=2),
+        lambda: models.SmallCNN(),
+        lambda: models.WideResNet(depth=10, widen_factor=1),
+    ],
+)
+def test_files_of_networks_name_nothing_of_keras_wake(classifier, tmp_path):
+    classifier().save(tmp_path / "network.keras")
+    with zipfile.ZipFile(tmp_path / "network.keras") as file:
+        config = file.read("config.json").decode()
+    assert "Conv2D" in config and "keras_wake" not in config
+
+
+@pytest.mark.slow  # A process for what the names in the file say, too.
 def test_networks_load_where_keras_wake_is_not_imported(tmp_path):
     keras.utils.set_random_seed(3)
     classifiers = {
