@@ -39,7 +39,8 @@ def data_settings(given: dict[str, Any]) -> dict[str, Any]:
     """The settings of `fit` that say how the data are used, for the backup.
 
     The batch size and number of batches where they are known without taking
-    a batch, `steps_per_epoch` and `class_weight`.
+    a batch, the number of images in arrays, `steps_per_epoch`, `class_weight`
+    and whether there are sample weights.
 
     Args:
         given: Arguments of `fit`, by name.
@@ -48,7 +49,12 @@ def data_settings(given: dict[str, Any]) -> dict[str, Any]:
     found = {
         name: given.get(name) for name in ("steps_per_epoch", "class_weight")
     }
+    parts = getattr(x, "element_spec", None)
+    found["sample_weight"] = given.get("sample_weight") is not None or (
+        isinstance(parts, tuple) and len(parts) > 2
+    )
     if _inputs_are_arrays(x):
+        found["images"] = int(x.shape[0])
         found["batch_size"] = given.get("batch_size") or 32
     else:
         for name in ("batch_size", "_batch_size"):

@@ -39,7 +39,13 @@ _REMEMBERED: dict[type, tuple[str, ...]] = {
 
 def described(part: Any) -> str:
     """An attack, a schedule or the like as a text that can be compared."""
-    config = part.get_config() if hasattr(part, "get_config") else {}
+    config = dict(part.get_config()) if hasattr(part, "get_config") else {}
+    if type(part).__module__.partition(".")[0] not in ("keras", "keras_wake"):
+        # A class of the user's own may inherit a `get_config`.
+        for name, value in getattr(part, "__dict__", {}).items():
+            value = _architecture.comparable(value)
+            if not name.startswith("_") and value is not None:
+                config.setdefault(name, value)
     return f"{type(part).__name__} {config}"
 
 

@@ -39,6 +39,7 @@ def run_record(
         "keras": keras.__version__,
         "backend": keras.backend.backend(),
         "layers": _architecture.layer_records(model.classifier),
+        "graphs": _architecture.graph_records(model.classifier),
         "optimizer": name,
         "hyperparameters": config,
         "learning_rate": _learning_rate(model.optimizer),
@@ -78,6 +79,10 @@ def settings_of(model: Any) -> dict[str, str]:
 def refusals(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
     """The differences because of which a run cannot go on, as text."""
     words, _ = _layers(saved, current)
+    if not words and "graphs" in saved:
+        words = _architecture.compare_graphs(
+            saved["graphs"], current["graphs"], _is_strict(saved, current)
+        )
     old, new = saved["optimizer"], current["optimizer"]
     if old != new:
         return [
@@ -168,10 +173,13 @@ def _changed_callbacks(
 def _layers(
     saved: dict[str, Any], current: dict[str, Any]
 ) -> tuple[list[str], list[str]]:
-    strict = all(saved[name] == current[name] for name in ("keras", "backend"))
     return _architecture.compare_layers(
-        saved["layers"], current["layers"], strict
+        saved["layers"], current["layers"], _is_strict(saved, current)
     )
+
+
+def _is_strict(saved: dict[str, Any], current: dict[str, Any]) -> bool:
+    return all(saved[name] == current[name] for name in ("keras", "backend"))
 
 
 def _unwrapped(optimizer: Any) -> Any:
@@ -187,8 +195,11 @@ def _optimizer(optimizer: Any) -> tuple[str, dict[str, Any]]:
         name = f"{type(optimizer).__name__}({name})"
     config = {
         key: value if _architecture.is_plain(value) else repr(value)
-        for key, value in inner.get_config().items()
-        if key not in ("name", "learning_rate")
+        for key, value in {
+            **optimizer.get_config(),
+            **inner.get_config(),
+        }.items()
+        if key not in ("name", "learning_rate", "inner_optimizer")
     }
     return name, config
 
@@ -318,7 +329,7 @@ def is_whole(state: dict[str, Any]) -> bool:
             for entry in record["callbacks"]
         )
         and all(
-            isinstance(layer, dict) and {"type", "given"} == set(layer)
+            isinstance(layer, dict) and {"type", "given"} <= set(layer)
             for layer in record["layers"]
         )
         and isinstance(state.get("epochs"), int)

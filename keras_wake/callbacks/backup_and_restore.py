@@ -111,6 +111,7 @@ class BackupAndRestore(keras.callbacks.Callback):
         # From `open_backup`, for `on_train_begin`.
         self._found: tuple[dict[str, Any], list[Any]] | None = None
         self._record: dict[str, Any] = {}
+        self._settings: dict[str, str] = {}
         self._fit: dict[str, Any] = {}
 
     def set_model(self, model: Any) -> None:
@@ -170,6 +171,8 @@ class BackupAndRestore(keras.callbacks.Callback):
         self._fit = fit
         others = self._others(model)
         self._record = _run_record.run_record(model, others, fit["batches"])
+        # Now, as an attack of the user's own may count its calls.
+        self._settings = _run_record.settings_of(model)
         self._found = self._read(model)
         if self._found is None:
             return
@@ -267,7 +270,7 @@ class BackupAndRestore(keras.callbacks.Callback):
             ],
             "data": None if data is None else data.get_state(),
             "random": backend.random_state(),
-            "settings": _run_record.settings_of(self.model),
+            "settings": self._settings,
             "record": _run_record.with_learning_rate_position(
                 self._record, self.model
             ),
@@ -364,10 +367,7 @@ class BackupAndRestore(keras.callbacks.Callback):
             )
         words = words + _run_record.differences(
             state,
-            {
-                "settings": _run_record.settings_of(self.model),
-                "record": self._record,
-            },
+            {"settings": self._settings, "record": self._record},
             pairs,
             # Other workers have no callbacks that write.
             all_callbacks=self.model.is_chief,

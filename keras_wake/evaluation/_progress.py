@@ -15,6 +15,7 @@ from keras_wake import _backup_file
 from keras_wake import backend
 from keras_wake._architecture import architecture
 from keras_wake._architecture import differing
+from keras_wake._architecture import graph_digest
 from keras_wake._files import FileLock
 from keras_wake._files import in_use_error
 from keras_wake.evaluation._passes import differ
@@ -123,6 +124,7 @@ def fingerprint(
         weights.update(value.tobytes())
     return {
         "layers": architecture(classifier),
+        "graph": graph_digest(classifier),
         "weights": weights.hexdigest(),
         "data": digest,
         "settings": settings,
@@ -135,6 +137,9 @@ def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     words = []
     if found.get("layers") != wanted["layers"]:
         words.append("the layers of the classifier, or their settings")
+    elif found.get("graph", wanted.get("graph")) != wanted.get("graph"):
+        # States of earlier versions have none.
+        words.append("the operations of the classifier, or their inputs")
     if found["weights"] != wanted["weights"]:
         words.append("the weights of the classifier")
     if found["data"] != wanted["data"]:

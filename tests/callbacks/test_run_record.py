@@ -8,6 +8,8 @@ import pytest
 
 import keras_wake as kw
 from keras_wake import _backup_file
+from keras_wake import _fit_data
+from keras_wake.callbacks import _run_record
 
 SHAPE = (4, 4, 1)
 X = np.random.default_rng(0).random((6, *SHAPE)).astype("float32")
@@ -189,6 +191,154 @@ def test_schedule_takes_the_place_of_a_rate_and_back(folder, tmp_path):
     found = told(folder, model, *callbacks()[:1], epochs=2)
     assert "in the backup, 0.3 in this script" in found
     assert rate_of(model) == pytest.approx(0.3)
+
+
+class Scaled(keras.layers.Layer):
+    def __init__(self, factor, **arguments):
+        super().__init__(**arguments)
+        self._factor = factor
+
+    def call(self, inputs):
+        return inputs * self._factor
+
+    def get_config(self):
+        return {**super().get_config(), "factor": self._factor}
+
+
+def functional(last="relu", factor=2.0, same=False, scale=1.0, rescale=None):
+    inputs = keras.Input(SHAPE)
+    first = keras.layers.Flatten()(inputs)
+    second = keras.layers.Dense(16)(first)
+    added = keras.layers.Add()([second, second] if same else [first, second])
+    outputs = getattr(keras.ops, last)(added * factor)
+    outputs = keras.layers.Rescaling(
+        np.float32(1) if rescale is None else rescale
+    )(Scaled(scale)(outputs))
+    return keras.Model(inputs, keras.layers.Dense(3)(outputs))
+
+
+OTHER_NETWORKS = {
+    "operation": (
+        lambda: functional("tanh"),
+        "operation 6 of the network is `Relu` in the backup and `Tanh` in",
+    ),
+    "constant": (
+        lambda: functional(factor=3.0),
+        "operation 5 of the network (Multiply) takes other inputs in the",
+    ),
+    "connection": (
+        lambda: functional(same=True),
+        "operation 4 of the network (Add) takes other inputs in the backup",
+    ),
+    "only in get_config": (
+        lambda: functional(scale=3.0),
+        "`factor` of layer 4 (Scaled): 1.0 in the backup, 3.0 in this",
+    ),
+    "number of NumPy": (
+        lambda: functional(rescale=np.float32(3)),
+        "`scale` of layer 5 (Rescaling): 1.0 in the backup, 3.0 in this",
+    ),
+    "array": (
+        lambda: functional(rescale=np.ones(16)),
+        "`scale` of layer 5 (Rescaling): 1.0 in the backup, [1.0, 1.0,",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_NETWORKS)
+def test_operations_connections_and_any_setting_are_compared(name):
+    make, message = OTHER_NETWORKS[name]
+    saved, same, current = (
+        _run_record.run_record(wake(each()), [], {})
+        for each in (functional, functional, make)
+    )
+    assert _run_record.refusals(saved, same) == []
+    (found,) = _run_record.refusals(saved, current)
+    assert found.startswith(message)
+    # Of a backup of an earlier version the rest is compared.
+    del saved["graphs"]
+    for layer in saved["layers"]:
+        del layer["more"]
+    assert _run_record.refusals(saved, current) == []
+
+
+class Shift(kw.attacks.Attack):
+    """It inherits a `get_config` that does not know its number."""
+
+    def __init__(self, size):
+        super().__init__(epsilon=0.1)
+        self.size = size
+
+    def run(self, classifier, x, labels, seed):
+        return keras.ops.full_like(x, self.size)
+
+
+class Constant(keras.optimizers.schedules.LearningRateSchedule):
+    def __init__(self, rate):
+        self.rate = rate
+
+    def __call__(self, step):
+        return keras.ops.convert_to_tensor(self.rate, "float32")
+
+    def get_config(self):
+        return {}
+
+
+def scaled(**arguments):
+    return keras.optimizers.LossScaleOptimizer(SGD(0.1), **arguments)
+
+
+def test_settings_of_own_parts_wrappers_and_data():
+    def differences(old, new):
+        return _run_record.differences(*(
+            {
+                "settings": _run_record.settings_of(model),
+                "record": _run_record.run_record(
+                    model, [], _fit_data.data_settings(data)
+                ),
+            }
+            for model, data in (old, new)
+        ), {}, True)  # fmt: skip
+
+    data = {"x": X, "y": Y}
+    frozen = network()
+    frozen.layers[1].trainable = False
+    assert differences((wake(), data), (wake(), data)) == []
+    for old, new, message in (
+        (
+            (wake(), data),
+            (wake(frozen), data),
+            "`trainable` of layer 2 (Dense): True in the backup, False in",
+        ),
+        (
+            (wake(), data),
+            (wake(), {"x": X[:3], "y": Y[:3]}),
+            "images: 6 in the backup, 3 in this script",
+        ),
+        (
+            (wake(), data),
+            (wake(), {**data, "sample_weight": np.ones(6)}),
+            "sample_weight: False in the backup, True in this script",
+        ),
+        (
+            (wake(eval_attack=Shift(0.01)), data),
+            (wake(eval_attack=Shift(0.02)), data),
+            "eval_attack: Shift {",
+        ),
+        (
+            (wake(optimizer=scaled()), data),
+            (wake(optimizer=scaled(dynamic_growth_steps=3)), data),
+            "LossScaleOptimizer(SGD) dynamic_growth_steps: 2000 in the backup",
+        ),
+    ):
+        (found,) = differences(old, new)
+        assert found.startswith(message)
+    rates = [
+        _run_record.run_record(wake(optimizer=SGD(Constant(r))), [], {})
+        for r in (0.1, 0.2)
+    ]
+    assert "{'rate': 0.1}" in rates[0]["learning_rate"]
+    assert "{'rate': 0.2}" in rates[1]["learning_rate"]
 
 
 OTHER_MODELS = {

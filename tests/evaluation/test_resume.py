@@ -389,3 +389,20 @@ def test_a_state_of_the_stretched_square_says_so():
     )
     words = " ".join(_progress.differences(found, wanted))
     assert "earlier versions scaled to the number of queries" in words
+
+
+def test_states_tell_other_operations_apart():
+    def classifier(last):
+        inputs = keras.Input((2,))
+        return keras.Model(inputs, getattr(keras.ops, last)(inputs))
+
+    found, same, other = (
+        _progress.fingerprint(classifier(last), "d", {}, None)
+        for last in ("relu", "relu", "tanh")
+    )
+    assert _progress.differences(found, same) == []
+    words = _progress.differences(found, other)
+    assert words == ["the operations of the classifier, or their inputs"]
+    # States of earlier versions have no graph.
+    del found["graph"]
+    assert _progress.differences(found, other) == []
