@@ -84,6 +84,8 @@ def check_batch(data: Any, batch: Any) -> None:
     hint = ""
     if isinstance(batch, dict):
         hint = ' Take its entries: `(batch["image"], batch["label"])`.'
+    elif hasattr(batch, "shape"):
+        hint = " Labels are missing."
     elif is_list:
         kind += f" of length {len(batch)}"
     raise TypeError(

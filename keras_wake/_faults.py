@@ -93,7 +93,9 @@ class InputFaults(keras.metrics.Metric):
         # images have a wrong shape, and batches with another number of labels
         # or weights than images: the fields of `FaultCounts`, in this order.
         size = len(FaultCounts._fields)
-        self.counts = self.add_variable((size,), initializer="zeros")
+        self.counts = self.add_variable(
+            (size,), initializer="zeros", dtype="float32"
+        )
 
     def update_state(
         self,

@@ -5,6 +5,7 @@ first step; the form of the labels decides whether a step has to be compiled
 again.
 """
 
+import contextlib
 import itertools
 import types
 from typing import Any
@@ -64,7 +65,9 @@ def data_settings(given: dict[str, Any]) -> dict[str, Any]:
                 break
         count = x.cardinality() if hasattr(x, "cardinality") else None
         if count is None and hasattr(x, "__len__"):
-            count = len(x)
+            # A `DataLoader` over an `IterableDataset` has none to give.
+            with contextlib.suppress(TypeError):
+                count = len(x)
         if count is not None and int(count) > 0:
             found["batches"] = int(count)
     return {name: _number(value) for name, value in found.items()}
@@ -119,10 +122,12 @@ def check(given: dict[str, Any], shape: ImageShape, num_classes: int) -> None:
     _check_passes(given)
 
 
-def check_shape(x: Any, shape: ImageShape) -> None:
-    """Checks kind and shape of arrays for `predict`."""
+def check_images(x: Any, shape: ImageShape, steps: int | None = None) -> None:
+    """Checks the images, or the data set, of `predict`."""
     x = _arrays.as_array(x)
-    if not _is_data_set(x):
+    if _is_data_set(x):
+        _check_size(x, "x", steps)
+    else:
         _arrays.check_numbers("Images", x)
         shape.check(x)
         _check_not_empty(x)
@@ -236,7 +241,7 @@ def _check_size(x: Any, name: str, steps: int | None) -> None:
     if not steps:
         what = {
             "x": "Set the number of batches to take: `steps_per_epoch` of "
-            "`fit`, `steps` of `evaluate`.",
+            "`fit`, `steps` of `evaluate` and `predict`.",
             "validation_data": "Set `validation_steps`, the number of batches "
             "to take.",
         }

@@ -241,7 +241,8 @@ class KerasLoop(backend.Trainer):
     def predict(self, *args: Any, **kwargs: Any) -> Any:
         """Logits of the student, as `keras.Model.predict`."""
         given = inspect.signature(super().predict).bind(*args, **kwargs)
-        _fit_data.check_shape(given.arguments["x"], self._image_shape)
+        x, steps = given.arguments["x"], given.arguments.get("steps")
+        _fit_data.check_images(x, self._image_shape, steps)
         # Between two steps JAX has the weights elsewhere, and Ctrl-C may come
         # there, or a callback of `fit` may ask.
         self.sync_variables()
@@ -252,7 +253,7 @@ class KerasLoop(backend.Trainer):
 
     def predict_on_batch(self, x: Any) -> Any:
         """Logits of one batch, as `keras.Model.predict_on_batch`."""
-        _fit_data.check_shape(x, self._image_shape)
+        _fit_data.check_images(x, self._image_shape)
         return super().predict_on_batch(x)
 
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:

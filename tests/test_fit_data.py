@@ -229,7 +229,7 @@ def test_a_data_set_yields_pairs(model):
     x, y = X[:4], Y[:4]
     for batch, message in (
         ({"image": x, "label": y}, r'yields a dict\. Take .*batch\["image"\]'),
-        (x, "yields a ndarray"),
+        (x, r"yields a ndarray\. Labels are missing"),
         ((x,), "yields a tuple of length 1"),
         ((x, y, Y[:4], y), "batches of 4 parts"),
     ):
@@ -253,6 +253,7 @@ def test_data_without_end_are_refused(model, form):
     for call, advice in (
         (lambda: model.fit(endless(), verbose=0), "`steps_per_epoch` of"),
         (lambda: model.evaluate(endless(), verbose=0), "`steps` of"),
+        (lambda: model.predict(endless(), verbose=0), "and `predict`"),
         (
             lambda: model.fit(X, Y, validation_data=endless(), verbose=0),
             "Set `validation_steps`",
@@ -292,6 +293,31 @@ def test_data_without_end_are_taken_with_a_number_of_batches(model):
     )
     assert len(log.history["val_accuracy"]) == 2
     model.evaluate(endless, steps=1, verbose=0)
+    assert len(model.predict(endless, steps=2, verbose=0)) == 8
+
+
+def test_a_data_loader_without_a_length_is_taken(model):
+    utils = pytest.importorskip("torch.utils.data")
+
+    class Stream(utils.IterableDataset):
+        def __iter__(self):
+            return iter(zip(X, Y, strict=True))
+
+    loader = utils.DataLoader(Stream(), batch_size=4)
+    with pytest.raises(TypeError):
+        len(loader)
+    model.fit(loader, validation_data=loader, epochs=2, verbose=0)
+    expected = model.evaluate(X, Y, batch_size=4, verbose=0)
+    assert model.evaluate(loader, verbose=0) == pytest.approx(expected)
+
+
+def test_images_without_labels_are_refused_before_the_first_step(model):
+    tf = pytest.importorskip("tensorflow")
+    images = tf.data.Dataset.from_tensor_slices(X).batch(4)
+    for call in (model.fit, model.evaluate):
+        with pytest.raises(TypeError, match=r"TensorSpec\. Labels are missing"):
+            call(images, verbose=0)
+    assert model.predict(images, verbose=0).shape == (12, CLASSES)
 
 
 def test_iterators_without_end_are_refused():

@@ -86,6 +86,27 @@ def test_a_network_in_float64_is_trained(expected):
     )
 
 
+def test_attribution_alone_is_measured():
+    keras.config.set_floatx("float64")
+    attack = kw.attacks.FGSM(epsilon=0.1)
+    model = kw.WakeModel(network("float64"), attack, eval_attack=attack)
+    model.compile(keras.optimizers.SGD(0.0625))
+    x, y = data(30)
+    log = model.fit(
+        x,
+        y,
+        validation_data=(x, y),
+        callbacks=[kw.CrossClassAttribution()],
+        verbose=0,
+    )
+    matrix = kw.attribution.correlation_matrix(
+        model.classifier, (x, y), attack=attack
+    )
+    assert log.history["val_cas"][0] == pytest.approx(
+        kw.attribution.cas(matrix), rel=1e-5
+    )
+
+
 def test_attacks_and_analyses_do_not_depend_on_it():
     x, y = (part[:12] for part in data())
     attacks = [

@@ -28,10 +28,13 @@ class ClassAttributionSimilarity(keras.metrics.Metric):
     def __init__(self, num_classes: int, features: int, name: str) -> None:
         super().__init__(name=name, dtype="float32")
         self.sums = self.add_variable(
-            (num_classes, features), initializer="zeros", name="sums"
+            (num_classes, features),
+            initializer="zeros",
+            dtype="float32",
+            name="sums",
         )
         self.counts = self.add_variable(
-            (num_classes,), initializer="zeros", name="counts"
+            (num_classes,), initializer="zeros", dtype="float32", name="counts"
         )
 
     def update_state(
