@@ -140,23 +140,64 @@ def _check_preprocessor(classifier: keras.Model) -> None:
 
 
 _SATURATING_ACTIVATIONS = ("sigmoid", "hard_sigmoid", "relu", "relu6")
+# By the names of their classes in Keras, layers and operations.
+_SATURATING_CLASSES = {
+    "Sigmoid": "sigmoid",
+    "HardSigmoid": "hard_sigmoid",
+    "Relu": "relu",
+    "ReLU": "relu",
+    "Relu6": "relu6",
+}
+_CLASSES_PASSED_THROUGH = (
+    "Cast",
+    "Dropout",
+    "Flatten",
+    "Identity",
+    "Reshape",
+    "Squeeze",
+)
 
 
 def _closing_activation(model: Any) -> str | None:
-    """The name of an activation that closes a model and hides its logits."""
-    through = (keras.layers.Dropout, keras.layers.Identity)
-    layer = model
-    # The layers of a subclassed model are in no order.
-    while isinstance(layer, keras.Model) and getattr(layer, "outputs", None):
-        graph = getattr(layer, "_functional", None) or layer
-        layer, node, _ = graph.outputs[0]._keras_history
-        while isinstance(layer, through):
-            tensor = layer._inbound_nodes[node].input_tensors[0]
-            layer, node, _ = tensor._keras_history
-    if isinstance(layer, keras.layers.ReLU):
-        return "relu"
-    name = getattr(getattr(layer, "activation", None), "__name__", None)
+    """The name of an activation that closes a model and hides its logits.
+
+    Sought from the output backwards, through nested models, operations and
+    layers that leave the values as they are.
+    """
+    operation, node = model, None
+    outer: list[Any] = []  # What nested models were called on.
+    while True:
+        # The layers of a subclassed model are in no order.
+        if isinstance(operation, keras.Model):
+            graph = getattr(operation, "_functional", None) or operation
+            if not getattr(graph, "outputs", None):
+                return None
+            if node is not None:
+                outer.append(operation._inbound_nodes[node].input_tensors[0])
+            tensor = graph.outputs[0]
+        elif isinstance(operation, keras.layers.InputLayer) and outer:
+            tensor = outer.pop()
+        elif _passes_values_on(operation):
+            tensor = operation._inbound_nodes[node].input_tensors[0]
+        else:
+            break
+        operation, node, _ = tensor._keras_history
+    if _of_keras(operation) in _SATURATING_CLASSES:
+        return _SATURATING_CLASSES[_of_keras(operation)]
+    name = getattr(getattr(operation, "activation", None), "__name__", None)
     return name if name in _SATURATING_ACTIVATIONS else None
+
+
+def _passes_values_on(operation: Any) -> bool:
+    if isinstance(operation, keras.layers.Activation):
+        return operation.activation is keras.activations.linear
+    return _of_keras(operation) in _CLASSES_PASSED_THROUGH
+
+
+def _of_keras(operation: Any) -> str:
+    """The name of a class of Keras; an empty one for a class of the user."""
+    kind = type(operation)
+    return kind.__name__ if kind.__module__.startswith("keras.") else ""
 
 
 def _check_input_dtype(classifier: keras.Model) -> None:

@@ -190,9 +190,11 @@ def names_of_classes(
     """One text per class; the class numbers where there are no names."""
     if class_names is None:
         return [str(index) for index in range(classes)]
-    single = isinstance(class_names, str)
-    names = list(class_names) if single else list_of_names(class_names)
-    if single or len(names) != classes:
+    if isinstance(class_names, (str, bytes)):
+        wanted = f"a list with one name for each of the {classes} classes"
+        raise _fail("class_names", wanted, class_names)
+    names = list_of_names(class_names)
+    if len(names) != classes:
         raise ValueError(
             f"`class_names` must hold one name for each of the {classes} "
             f"classes. Received {len(names)}: class_names={class_names!r}."

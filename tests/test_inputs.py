@@ -68,6 +68,8 @@ def test_every_kind_of_model_is_accepted():
         (_with_preprocessor(None), 3),
         (preprocessing, 3),
         (keras.Sequential([_dense(4, "relu"), layers.Dense(3)]), 3),
+        (keras.Sequential([_dense(3), layers.Activation("linear")]), 3),
+        (_closed(keras.ops.log_softmax), 3),
     ):
         assert _inputs.check_classifier(model) == classes
 
@@ -111,6 +113,17 @@ def _fixed_batch():
     images = keras.Input((4, 4, 1))
     flat = keras.ops.reshape(images, (8, 16))
     return keras.Model(images, layers.Dense(3)(flat))
+
+
+def _closed(*operations):
+    inputs = outputs = keras.Input((4,))
+    for operation in (layers.Dense(3), *operations):
+        outputs = operation(outputs)
+    return keras.Model(inputs, outputs)
+
+
+def _cast(x):
+    return keras.ops.cast(x, "float32")
 
 
 @pytest.mark.parametrize(
@@ -190,6 +203,39 @@ def _fixed_batch():
         ),
         (
             lambda: keras.Sequential([_dense(3), layers.ReLU()]),
+            ValueError,
+            "returns the relu of its logits",
+        ),
+        (
+            lambda: _closed(keras.ops.sigmoid),
+            ValueError,
+            "returns the sigmoid of its logits",
+        ),
+        (
+            lambda: _closed(keras.ops.relu, layers.Flatten(), _cast),
+            ValueError,
+            "returns the relu of its logits",
+        ),
+        (
+            lambda: _closed(keras.activations.relu6, layers.Reshape((3,))),
+            ValueError,
+            "returns the relu6 of its logits",
+        ),
+        (
+            lambda: keras.Sequential(
+                [
+                    _dense(3, "sigmoid"),
+                    layers.Activation("linear"),
+                    keras.Sequential([layers.Identity(), layers.Dropout(0.1)]),
+                ]
+            ),
+            ValueError,
+            "returns the sigmoid of its logits",
+        ),
+        (
+            lambda: keras.Sequential(
+                [keras.Sequential([_dense(3), layers.ReLU()]), layers.Flatten()]
+            ),
             ValueError,
             "returns the relu of its logits",
         ),

@@ -29,7 +29,10 @@ def cross_entropy(labels: Any, logits: Any) -> Any:
     array([0.6931], dtype=float32)
     """
     labels, logits = _arguments.labels_and_logits(labels, logits)
-    return -ops.sum(labels * ops.log_softmax(logits, axis=-1), axis=-1)
+    log_p = ops.log_softmax(logits, axis=-1)
+    # A class that is masked by a logit of −∞ adds 0 · log 0 = 0, not NaN.
+    masked = ops.logical_and(labels == 0, is_zero(log_p))
+    return -ops.sum(labels * ops.where(masked, 0.0, log_p), axis=-1)
 
 
 def kl_divergence(p_logits: Any, q_logits: Any) -> Any:
@@ -55,7 +58,15 @@ def kl_divergence(p_logits: Any, q_logits: Any) -> Any:
     _arguments.check_same_shape(p_logits=p_logits, q_logits=q_logits)
     log_p = ops.log_softmax(p_logits, axis=-1)
     log_q = ops.log_softmax(q_logits, axis=-1)
-    return ops.sum(ops.exp(log_p) * (log_p - log_q), axis=-1)
+    # 0 log 0 = 0, also where q is 0 as well.
+    ratio = ops.where(is_zero(log_p), 0.0, log_p - log_q)
+    return ops.sum(ops.exp(log_p) * ratio, axis=-1)
+
+
+def is_zero(log_p: Any) -> Any:
+    """Where a logarithm is −∞, as for a class whose logit is −∞."""
+    # `tf.debugging.enable_check_numerics` stops at a constant −∞.
+    return log_p < -3e38
 
 
 def smoothed(labels: Any, amount: float) -> Any:

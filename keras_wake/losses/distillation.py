@@ -6,6 +6,7 @@ from keras import ops
 
 from keras_wake import _validate
 from keras_wake.losses import _arguments
+from keras_wake.losses.classification import is_zero
 from keras_wake.losses.classification import kl_divergence
 
 TEMPERATURE_RANGE = 1e-6, 1e6
@@ -84,14 +85,20 @@ def _at_high_temperature(teacher: Any, student: Any, temperature: float) -> Any:
     log_q = ops.log_softmax(student / temperature, axis=-1)
     p, q = ops.exp(log_p), ops.exp(log_q)
 
+    # Classes that are masked by a logit of −∞.
+    no_p, no_q = is_zero(log_p), is_zero(log_q)
     u = (teacher - student) / temperature
+    u = ops.where(ops.logical_or(no_p, no_q), 0.0, u)
     u = u - ops.sum(q * u, axis=-1, keepdims=True)
     near = ops.max(ops.abs(u), axis=-1, keepdims=True) < MAX_EXPONENT
+    one_alone = ops.any(ops.not_equal(no_p, no_q), axis=-1, keepdims=True)
+    near = ops.logical_and(near, ops.logical_not(one_alone))
     # Where an exponential might overflow, it would spoil the gradient even
     # though `where` leaves it out below.
     u = ops.where(near, u, 0.0)
     d = u - ops.log1p(ops.sum(q * ops.expm1(u), axis=-1, keepdims=True))
-    far = ops.maximum(p * (log_p - log_q) + q - p, 0.0)
+    ratio = ops.where(no_p, 0.0, log_p - log_q)
+    far = ops.maximum(p * ratio + q - p, 0.0)
     terms = ops.where(near, p * _excess(d), far)
     return ops.sum(terms, axis=-1)
 

@@ -361,7 +361,11 @@ def test_accepts_vectors_and_one_hot_labels():
     "arguments, error, message",
     [
         ({"class_names": ["a"]}, ValueError, r"4 classes.*Received 1.*\['a'\]"),
-        ({"class_names": "abcd"}, ValueError, "4 classes.*'abcd'"),
+        (
+            {"class_names": "abcd"},
+            ValueError,
+            "a list with one name for each of the 4 classes.*'abcd'",
+        ),
         ({"pairs": -1}, ValueError, "`pairs` must be at least 0"),
         ({"examples": 1.5}, TypeError, "`examples` must be an integer"),
         ({"attack": "pgd"}, TypeError, "`attack` must be an attack"),

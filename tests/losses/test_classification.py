@@ -91,6 +91,38 @@ def test_extreme_logits_stay_finite(size):
     np.testing.assert_allclose(gradient, [[0, 0], [-1, 1]], atol=1e-6)
 
 
+@pytest.mark.parametrize("loss", [cross_entropy, kl_divergence])
+def test_a_masked_class_adds_nothing(logits, one_hot, loss):
+    """As with its column left out: 0 · log 0 = 0, with a finite gradient."""
+    others = [0, 1, 3]
+    masked = logits.copy()
+    masked[:, 2] = -np.inf
+    if loss is cross_entropy:
+        first = one_hot[[0, 1, 3, 0, 1, 3, 0]]
+    else:
+        first = np.roll(masked, 1, axis=0)
+    values = ops.convert_to_numpy(loss(first, masked))
+    np.testing.assert_allclose(
+        values, loss(first[:, others], masked[:, others]), rtol=1e-5
+    )
+
+    def gradient(columns):
+        return ops.convert_to_numpy(
+            backend.gradient(
+                lambda x: ops.sum(loss(first[:, columns], x)),
+                ops.convert_to_tensor(masked[:, columns]),
+            )
+        )
+
+    found = gradient([0, 1, 2, 3])
+    np.testing.assert_allclose(found[:, others], gradient(others), atol=1e-6)
+    np.testing.assert_array_equal(found[:, 2], 0)
+    # A mask on the class itself is another matter.
+    right = np.eye(4, dtype="float32")[[2] * 7]
+    unlike = (right, masked) if loss is cross_entropy else (logits, masked)
+    assert np.isposinf(ops.convert_to_numpy(loss(*unlike))).all()
+
+
 def test_float16_logits_are_computed_in_float32(logits, one_hot):
     half = logits.astype("float16")
     losses = np.asarray(cross_entropy(one_hot, half))

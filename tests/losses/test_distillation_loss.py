@@ -172,6 +172,39 @@ def test_is_finite_for_extreme_logits():
     np.testing.assert_allclose(gradient, [[2, -2, 0], [0, 0, 0]], atol=1e-6)
 
 
+@pytest.mark.parametrize("temperature", [2.0, 10.0, 1e3])
+def test_a_masked_class_adds_nothing(pair, temperature):
+    """As with its column left out: 0 · log 0 = 0, with a finite gradient."""
+    student, teacher = (values.copy() for values in pair)
+    student[:, 1] = teacher[:, 1] = -np.inf
+    others = [0, *range(2, student.shape[1])]
+
+    def results(columns):
+        def loss(x):
+            return distillation_loss(x, teacher[:, columns], temperature)
+
+        x = ops.convert_to_tensor(student[:, columns])
+        found = loss(x), backend.gradient(lambda x: ops.sum(loss(x)), x)
+        return map(ops.convert_to_numpy, found)
+
+    expected, expected_gradient = results(others)
+    values, gradient = results(list(range(student.shape[1])))
+    np.testing.assert_allclose(values, expected, rtol=1e-4)
+    np.testing.assert_allclose(
+        gradient[:, others], expected_gradient, rtol=1e-4, atol=1e-5
+    )
+    np.testing.assert_array_equal(gradient[:, 1], 0)
+    # Masked by the teacher alone, and by the student alone.
+    shown = pair[0]
+    loss = distillation_loss(shown, teacher, temperature)
+    almost = np.where(np.isinf(teacher), -1e4 * temperature, teacher)
+    np.testing.assert_allclose(
+        loss, distillation_loss(shown, almost, temperature), rtol=1e-4
+    )
+    loss = distillation_loss(student, pair[1], temperature)
+    assert np.isposinf(ops.convert_to_numpy(loss)).all()
+
+
 def test_computes_float16_logits_in_float32(pair):
     student, teacher = (logits.astype("float16") for logits in pair)
     losses = np.asarray(distillation_loss(student, teacher))

@@ -79,7 +79,7 @@ def test_cas_leaves_out_what_the_figure_says_is_missing():
         ({"matrix": [["a"]]}, "array of numbers"),
         ({"matrix": [[np.inf]]}, "infinite values.*1 of them"),
         ({"class_names": ["a"]}, r"3 classes.*Received 1.*\['a'\]"),
-        ({"class_names": "abc"}, "3 classes.*'abc'"),
+        ({"class_names": "abc"}, "a list with .* 3 classes.*'abc'"),
         ({"vmin": 1.0}, r"`vmin`.*vmin=1.0, vmax=1.0"),
         ({"path": "matrix.gif"}, r"\.png, \.pdf, \.svg.*'matrix.gif'"),
     ],
