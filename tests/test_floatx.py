@@ -107,6 +107,7 @@ def test_attribution_alone_is_measured():
     )
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_attacks_and_analyses_do_not_depend_on_it():
     x, y = (part[:12] for part in data())
     attacks = [
