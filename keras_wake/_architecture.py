@@ -46,7 +46,7 @@ def architecture(model: Any) -> str:
     """Digest of the layers and their settings: the same in every process."""
     layers = [
         [type(layer).__name__, _policy(layer), _settings(layer)]
-        for layer in _layers(model)
+        for layer in layers_of(model)
     ]
     return _checksum(json.dumps(layers, sort_keys=True).encode())
 
@@ -63,7 +63,7 @@ def layers_of_now(model: Any) -> tuple:
             repr(_settings(layer)),
             tuple(_functions(layer)),
         )
-        for layer in _layers(model)
+        for layer in layers_of(model)
     )
 
 
@@ -75,7 +75,7 @@ def layer_records(model: Any) -> list[dict[str, Any]]:
             "given": _recorded_settings(layer),
             "more": _more_settings(layer),
         }
-        for layer in _layers(model)
+        for layer in layers_of(model)
     ]
     return json.loads(json.dumps(records))
 
@@ -358,7 +358,8 @@ def _simplified(value: Any) -> Any:
     return value if is_plain(value) else None
 
 
-def _layers(model: Any) -> Iterator[Any]:
+def layers_of(model: Any) -> Iterator[Any]:
+    """The layers of a model and of the models in it."""
     # Keras has no public way to the layers of layers. Models are made of
     # them; what `fit` and `compile` set on a model is no setting.
     for layer in model._flatten_layers():

@@ -57,9 +57,8 @@ def check(variables: list[Any], values: list[np.ndarray]) -> None:
     for number, (variable, value) in enumerate(
         zip(variables, values, strict=False)
     ):
-        shape = tuple(variable.shape)
-        found = np.shape(value)
-        if shape not in (found, found[1:]):
+        shape, found = tuple(variable.shape), np.shape(value)
+        if not fits(variable, value):
             raise ValueError(
                 "The values are those of another model or optimizer: variable "
                 f"{number} ({variable.path}) has shape {shape} in this "
@@ -73,6 +72,12 @@ def check(variables: list[Any], values: list[np.ndarray]) -> None:
         )
 
 
+def fits(variable: Any, value: np.ndarray) -> bool:
+    """Whether a value has the shape of a variable, or of several replicas."""
+    shape, found = tuple(variable.shape), np.shape(value)
+    return shape == found or (shape == found[1:] and found[0] > 1)
+
+
 def put_back(model: Any, values: list[np.ndarray]) -> None:
     """Sets the variables of a model to what `take` has returned.
 
@@ -82,10 +87,11 @@ def put_back(model: Any, values: list[np.ndarray]) -> None:
     variables = variables_of(model)
     check(variables, values)
     for variable, value in zip(variables, values, strict=True):
-        _assign(variable, value)
+        assign(variable, value)
 
 
-def _assign(variable: Any, value: np.ndarray) -> None:
+def assign(variable: Any, value: np.ndarray) -> None:
+    """Sets a variable to what `take` has returned for it."""
     if np.ndim(value) == len(variable.shape):
         variable.assign(value)
         return

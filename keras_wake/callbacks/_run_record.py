@@ -1,9 +1,7 @@
 """The settings of a run, stored in its backup and compared when it resumes.
 
-The network, the class of the optimizer and the options that give the optimizer
-other variables (momentum or none, for example) must be the same. All other
-settings may change: those of the script are used, and a warning names what has
-changed.
+The network and the class of the optimizer must be the same. All other settings
+may change: those of the script are used, and a warning names what has changed.
 """
 
 import json
@@ -16,8 +14,10 @@ from keras_wake import _architecture
 from keras_wake import _snapshot
 from keras_wake import backend
 from keras_wake.callbacks import _callback_state
+from keras_wake.callbacks import _variables
 
-# An optimizer has additional variables if one of these is set.
+# An optimizer has additional variables if one of these is set. Backups of
+# earlier versions do not say which variable a value belongs to.
 _ADDING_VARIABLES = (
     *("momentum", "use_ema", "amsgrad", "centered"),
     "gradient_accumulation_steps",
@@ -57,12 +57,14 @@ def run_record(
     return json.loads(json.dumps(record))
 
 
-def with_learning_rate_position(
-    record: dict[str, Any], model: Any
-) -> dict[str, Any]:
+def with_positions(record: dict[str, Any], model: Any) -> dict[str, Any]:
     """The record for a backup, of a model whose optimizer has been built."""
-    # Which of the values of `_snapshot.take` the learning rate is.
-    return {**record, "learning_rate_at": _rate_position(model)}
+    return {
+        **record,
+        # Which of the values of `_snapshot.take` the learning rate is.
+        "learning_rate_at": _rate_position(model),
+        "variables": _variables.keys_of(model),
+    }
 
 
 def settings_of(model: Any) -> dict[str, str]:
@@ -89,6 +91,8 @@ def refusals(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
             *words,
             f"the optimizer is {old} in the backup and {new} in this script",
         ]
+    if "variables" in saved:
+        return words
     old, new = saved["hyperparameters"], current["hyperparameters"]
     return words + [
         f"the optimizer's `{name}` is {old[name]!r} in the backup and "
@@ -245,7 +249,8 @@ def restore(
             which the run goes on; None if the backup has no record.
 
     Returns:
-        Both rates, as text, if the script's is used.
+        Both rates, as text, if the script's is used, and what of the
+        optimizer begins anew.
 
     Raises:
         ValueError: If the values are those of another model or optimizer.
@@ -259,9 +264,37 @@ def restore(
     saved_rate = None
     if saved_position is not None:
         saved_rate = float(np.ravel(values[saved_position])[0])
-    position = _rate_position(model)
-    _snapshot.put_back(model, _aligned(values, saved_position, position, rate))
-    return _set_learning_rate(model.optimizer, record, saved_rate, rate)
+    words = []
+    if "variables" in record:
+        words = _restore_by_key(model, values, record)
+    else:
+        position = _rate_position(model)
+        _snapshot.put_back(
+            model, _aligned(values, saved_position, position, rate)
+        )
+    return words + _set_learning_rate(model.optimizer, record, saved_rate, rate)
+
+
+def _restore_by_key(
+    model: Any, values: list[Any], record: dict[str, Any]
+) -> list[str]:
+    before = record["hyperparameters"]
+    _, now = _optimizer(model.optimizer)
+    kept = []
+    if before.get("initial_scale") != now.get("initial_scale"):
+        kept.append("dynamic_scale")
+    steps = [
+        each.get("gradient_accumulation_steps") or 1 for each in (before, now)
+    ]
+    if steps[0] != steps[1]:
+        kept.append("_accumulated_gradients")
+    words = _variables.restore(model, values, record, tuple(kept))
+    if steps[0] != steps[1]:
+        # It counts batches, and schedules count updates.
+        batches = _unwrapped(model.optimizer)._iterations
+        updates = int(backend.to_numpy(batches)) // steps[0]
+        batches.assign(updates * steps[1])
+    return words
 
 
 def _aligned(

@@ -14,6 +14,7 @@ from keras_wake import backend
 from keras_wake._files import in_use_error
 from keras_wake.callbacks import _callback_state
 from keras_wake.callbacks import _run_record
+from keras_wake.callbacks import _variables
 from keras_wake.callbacks._backup_folder import BackupFolder
 
 
@@ -49,17 +50,17 @@ class BackupAndRestore(keras.callbacks.Callback):
     restores it and trains nothing; one with more epochs goes on; one with
     fewer is refused. To start over, delete the folder or choose another.
 
-    The network, the class of the optimizer and the options that give the
-    optimizer other variables (momentum or none, for example) must be the
-    same. All other settings may change (learning rate, attack, batch size,
-    dropout rates, arguments of callbacks, ...): those of the script are used,
-    and a warning names both values. If the script has the learning rate with
-    which the run began, the run continues with the rate in the backup, which
-    a callback may have changed. Any other rate is a new setting. A callback
-    continues from the saved state of the callback with the same class and
-    arguments. If the arguments changed, it continues from the only callback
-    of its class with the same `monitor` and file name. If there is none or
-    several, it starts from scratch, with a warning.
+    The network and the class of the optimizer must be the same. All other
+    settings may change (learning rate, momentum, attack, batch size, dropout
+    rates, arguments of callbacks, ...): those of the script are used, and a
+    warning names both values. Variables of the optimizer that the backup does
+    not have, such as those of a new momentum, begin anew. If the script has
+    the learning rate with which the run began, the run continues with the rate
+    in the backup, which a callback may have changed. Any other rate is a new
+    setting. A callback continues from the saved state of the callback with the
+    same class and arguments. If the arguments changed, it continues from the
+    only callback of its class with the same `monitor` and file name. If there
+    is none or several, it starts from scratch, with a warning.
 
     Not kept: the global generators of Python, NumPy and TensorFlow, with
     which Keras shuffles arrays (`fit(shuffle=True)`); the position within an
@@ -271,9 +272,7 @@ class BackupAndRestore(keras.callbacks.Callback):
             "data": None if data is None else data.get_state(),
             "random": backend.random_state(),
             "settings": self._settings,
-            "record": _run_record.with_learning_rate_position(
-                self._record, self.model
-            ),
+            "record": _run_record.with_positions(self._record, self.model),
             "epochs": self._fit["epochs"],
             "stopped": bool(self.model.stop_training),
         }
@@ -329,9 +328,8 @@ class BackupAndRestore(keras.callbacks.Callback):
         words = []
         if saved is not None:
             words = _run_record.refusals(saved, current)
-        own = model.variables
         try:
-            _snapshot.check(own, values[: len(own)])
+            _variables.check(model, values, saved)
         except ValueError as error:
             words.insert(0, str(error))
         if words:

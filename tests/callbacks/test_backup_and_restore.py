@@ -402,7 +402,7 @@ def test_backup_of_another_model_is_refused(tmp_path):
     ):
         fit(wake(units=9), [backup])
     model = wake()
-    model.compile(keras.optimizers.SGD(0.1))
+    model.compile(keras.optimizers.RMSprop(0.1))
     with pytest.raises(ValueError, match="of another model or optimizer"):
         fit(model, [backup])
 

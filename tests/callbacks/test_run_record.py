@@ -95,6 +95,14 @@ OTHER_SETTINGS = {
         {"optimizer": lambda: SGD(0.2, momentum=0.5)},
         "SGD momentum: 0.9 in the backup, 0.5 in this script",
     ),
+    "no momentum": (
+        {"optimizer": lambda: SGD(0.2)},
+        "SGD momentum: 0.9 in the backup, 0 in this script",
+    ),
+    "no dropout": (
+        {"classifier": lambda: network(rate=0)},
+        "`rate` of layer 4 (Dropout): 0.25 in the backup, 0 in this script",
+    ),
     "weight decay": (
         {"optimizer": lambda: SGD(0.2, momentum=0.9, weight_decay=0.01)},
         "SGD weight_decay: None in the backup, 0.01 in this script",
@@ -219,8 +227,8 @@ def functional(last="relu", factor=2.0, same=False, scale=1.0, rescale=None):
 
 OTHER_NETWORKS = {
     "operation": (
-        lambda: functional("tanh"),
-        "operation 6 of the network is `Relu` in the backup and `Tanh` in",
+        lambda: functional("silu"),
+        "operation 6 of the network is `Relu` in the backup and `Silu` in",
     ),
     "constant": (
         lambda: functional(factor=3.0),
@@ -358,10 +366,6 @@ OTHER_MODELS = {
         {"optimizer": lambda: keras.optimizers.RMSprop(0.2, momentum=0.9)},
         "the optimizer is SGD in the backup and RMSprop in this script",
     ),
-    "no momentum": (
-        {"optimizer": lambda: SGD(0.2)},
-        r"`momentum` is 0\.9 in the backup and 0\.0 in this script",
-    ),
 }
 
 
@@ -383,6 +387,82 @@ def test_backup_of_another_model_is_refused(folder, tmp_path, name):
     assert (folder / "backup.npz").read_bytes() == content
     for value, other in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(value, other)
+
+
+def values_of(model):
+    # The optimizer's come last; `Dropout` has random states in between.
+    return [
+        keras.ops.convert_to_numpy(v)
+        for v in (*model.classifier.weights, *model.teacher.weights)
+    ]
+
+
+def assert_same(old, new):
+    for value, other in zip(old, new, strict=True):
+        np.testing.assert_array_equal(value, other)
+
+
+def test_dropout_and_momentum_that_are_switched_on_begin_anew(tmp_path):
+    old = wake(network(rate=0), optimizer=SGD(0.2))
+    fit(old, tmp_path, *callbacks())
+    model = wake(optimizer=SGD(0.2, momentum=0.9))
+    found = told(tmp_path, model)
+    assert "`rate` of layer 4 (Dropout): 0 in the backup, 0.25 in" in found
+    assert "SGD momentum: 0 in the backup, 0.9 in this script" in found
+    assert "6 variables of the optimizer begin anew" in found
+    assert_same(values_of(old), values_of(model))
+    assert int(model.optimizer.iterations) == 2
+    for momentum in model.optimizer.momentums:
+        assert not np.any(keras.ops.convert_to_numpy(momentum))
+    # And trains.
+    with pytest.warns(UserWarning, match="begin anew"):
+        log = fit(model, tmp_path, *callbacks(), epochs=2)
+    assert np.isfinite(log.history["loss"]).all()
+
+
+def test_momenta_of_weights_that_stay_are_restored(tmp_path):
+    old = wake()
+    fit(old, tmp_path, *callbacks())
+    frozen = network()
+    # Dense, whose kernel and bias have the first two momenta.
+    frozen.layers[1].trainable = False
+    model = wake(frozen)
+    found = told(tmp_path, model)
+    assert "`trainable` of layer 2 (Dense): True in the backup" in found
+    assert "begin anew" not in found
+    before, after = old.optimizer.momentums, model.optimizer.momentums
+    assert len(before) == 6 and len(after) == 4
+    assert_same(
+        map(keras.ops.convert_to_numpy, before[2:]),
+        map(keras.ops.convert_to_numpy, after),
+    )
+
+
+def test_other_options_of_an_optimizer(tmp_path):
+    old = wake(optimizer=SGD(0.2))
+    fit(old, tmp_path, *callbacks())
+    model = wake(optimizer=SGD(0.2, use_ema=True))
+    assert "SGD use_ema: False in the backup, True in" in told(tmp_path, model)
+    # The average begins with the weights.
+    averages = model.optimizer._model_variables_moving_average
+    assert_same(
+        map(keras.ops.convert_to_numpy, averages),
+        map(keras.ops.convert_to_numpy, old.trainable_variables),
+    )
+    model = wake(optimizer=SGD(0.2, gradient_accumulation_steps=2))
+    assert "steps: None in the backup, 2 in" in told(tmp_path, model)
+    assert int(model.optimizer.iterations) == 2
+
+
+def test_optimizer_of_an_older_backup_is_not_taken_apart(folder):
+    path = folder / "backup.npz"
+    state, values = _backup_file.read(path)
+    del state["record"]["variables"]
+    _backup_file.write(path, state, values)
+    assert told(folder, wake()) == ""
+    message = r"`momentum` is 0\.9 in the backup and 0\.0 in this script"
+    with pytest.raises(ValueError, match=f"does not fit.*{message}"):
+        fit(wake(optimizer=SGD(0.2)), folder, epochs=2)
 
 
 def test_backup_of_an_older_version_cannot_be_compared(folder):
