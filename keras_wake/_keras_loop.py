@@ -18,6 +18,7 @@ from keras_wake import _fit_data
 from keras_wake import _inputs
 from keras_wake import backend
 from keras_wake.callbacks import _callback_list
+from keras_wake.callbacks._average import TeacherAverage
 from keras_wake.datasets.batches import Batches
 from keras_wake.objectives import AWP
 
@@ -183,6 +184,8 @@ class KerasLoop(backend.Trainer):
         )
         self.fit_callbacks = _callback_list.unwrapped(given["callbacks"])
         try:
+            if any(isinstance(c, TeacherAverage) for c in self.fit_callbacks):
+                self.compare_teacher()
             with _callback_list.open_backups(self, backup_facts):
                 return super().fit(**given)
         finally:

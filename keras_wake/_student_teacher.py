@@ -15,9 +15,33 @@ from keras_wake._keras_loop import KerasLoop
 from keras_wake.attribution.head import counterpart
 from keras_wake.attribution.head import find_head
 
+# What a compiled step has taken over, and a new value would not reach.
+_SETTINGS = (
+    "attack",
+    "classifier",
+    "eval_attack",
+    "num_classes",
+    "objective",
+    "scale_distillation",
+    "schedule",
+    "seed",
+    "teacher",
+    "temperature",
+)
+
 
 class StudentAndTeacher(KerasLoop):
     """Base of `WakeModel`: its networks and the state beside them."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuses new values for the arguments of the constructor."""
+        if name in _SETTINGS and getattr(self, "built", False):
+            raise AttributeError(
+                f"`{name}` of a `WakeModel` cannot be set: a compiled step "
+                "would go on with the old value. Make a new `WakeModel`. "
+                f"Received: {name}={value!r}."
+            )
+        super().__setattr__(name, value)
 
     def _add_networks(self, classifier: Any, head: Any) -> None:
         """Makes the teacher, finds the heads, adds the variables."""
@@ -183,6 +207,15 @@ class StudentAndTeacher(KerasLoop):
                 f"{len(self._variables_at_start)} before."
             )
         _teacher_copy.bring_over_attributes(self.classifier, self.teacher)
+
+    def compare_teacher(self) -> None:
+        """Refuses a classifier that the teacher is no longer a copy of.
+
+        Raises:
+            ValueError: If it computes something else with the same weights.
+        """
+        bounds = (self.attack or self.eval_attack).bounds
+        _teacher_copy.check_same_function(self.classifier, self.teacher, bounds)
 
     def check_optimizer(self) -> None:
         """Refuses an optimizer that was made for other variables.

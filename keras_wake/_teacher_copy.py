@@ -41,6 +41,15 @@ def copy_of(classifier: Any, bounds: tuple[float, float]) -> Any:
     Raises:
         ValueError: If there is no way to make one.
     """
+    if any(
+        getattr(layer, "quantization_mode", None) == "float8"
+        for layer in classifier._flatten_layers()
+    ):
+        raise ValueError(
+            f"The classifier {classifier.name!r} is quantised to float8, and "
+            "Keras cannot copy such a network for the teacher. Quantise "
+            "`robust_classifier` after training, or use int8 or int4."
+        )
     images = _inputs.probe_images(classifier, bounds)
     values = _values_for_zero_variables(classifier)
     expected, again = _logits(classifier, images, values, times=2)
@@ -76,6 +85,39 @@ def copy_of(classifier: Any, bounds: tuple[float, float]) -> Any:
         "subclassed model or layer needs `get_config`, and `from_config` that "
         f"makes it again. What went wrong: {reason}"
     )
+
+
+def check_same_function(
+    source: Any, network: Any, bounds: tuple[float, float]
+) -> None:
+    """Compares the two again, `network` with the weights of `source`.
+
+    What a layer of `source` refers to, an object say, may have changed.
+
+    Raises:
+        ValueError: If they compute something else.
+    """
+    wrapper = keras.layers.TorchModuleWrapper
+    if any(isinstance(each, wrapper) for each in source._flatten_layers()):
+        return  # A module always computes with its own weights.
+    images = _inputs.probe_images(source, bounds)
+    values: dict[int, Any] = {
+        place: variable.value for place, variable in enumerate(source.variables)
+    }
+    values.update(_values_for_zero_variables(source))
+    state = list(values.items())
+    tolerance = _tolerance(source)
+    (logits,) = _logits(network, images, state)
+    (expected,) = _logits(source, images, state)
+    if _close(logits, expected, tolerance):
+        return
+    expected, again = _logits(source, images, state, times=2)
+    if _close(again, expected, tolerance):  # Else random at inference.
+        raise ValueError(
+            f"The classifier {source.name!r} has changed since this "
+            "`WakeModel` was made: with the same weights, the teacher computes "
+            "something else. Make a new `WakeModel` with it."
+        )
 
 
 def bring_over(source: Any, network: Any) -> None:

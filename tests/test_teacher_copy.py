@@ -276,6 +276,52 @@ def test_a_classifier_with_other_variables_is_refused():
     fit(again, kw.EMATeacher())
 
 
+class Box:
+    """Cannot be compared: only what it computes tells its value."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def __call__(self, x):
+        return x * self.value
+
+
+@keras.saving.register_keras_serializable(package="keras_wake_tests")
+class Boxed(layers.Layer):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.box = Box(1.0)
+
+    def call(self, x):
+        return self.box(x)
+
+
+def test_a_classifier_that_computes_something_else_by_now_is_refused():
+    network = ended(Boxed(), layers.BatchNormalization(), layers.Dropout(0.5))
+    model = kw.WakeModel(network, ATTACK)
+    model.compile(keras.optimizers.SGD(0.1))
+    fit(model, kw.EMATeacher(0.5))
+    # The weights differ by now, the functions do not.
+    fit(model, kw.EMATeacher(0.5))
+    network.layers[0].box.value = 3.0
+    callbacks = (kw.EMATeacher(0.5), kw.StochasticWeightAveraging(1))
+    for callback in callbacks:
+        with pytest.raises(
+            ValueError, match=r"has changed since.*Make a new `WakeModel`"
+        ):
+            fit(model, callback)
+    network.layers[0].box.value = 1.0
+    fit(model, kw.EMATeacher(0.5))
+
+
+@pytest.mark.filterwarnings("ignore:.*:UserWarning")
+def test_a_network_in_float8_is_refused():
+    network = ended(layers.Flatten(), layers.Dense(8))
+    network.quantize("float8")
+    with pytest.raises(ValueError, match=r"quantised to float8.*int8 or int4"):
+        kw.WakeModel(network, ATTACK)
+
+
 def test_a_layer_that_is_switched_on_needs_compile():
     network = ended(layers.Conv2D(2, 2))
     network.layers[0].trainable = False

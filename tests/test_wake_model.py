@@ -420,6 +420,28 @@ def test_constructor_refuses(arguments, error, message):
         kw.WakeModel(**arguments)
 
 
+def test_what_a_compiled_step_would_ignore_cannot_be_set():
+    model = wake()
+    for name, value in (
+        ("attack", ATTACK),
+        ("eval_attack", None),
+        ("objective", "trades"),
+        ("schedule", kw.schedules.DistillationRamp(1, 2)),
+        ("temperature", 5.0),
+        ("classifier", network()),
+        ("teacher", network()),
+        ("seed", 1),
+    ):
+        before = getattr(model, name)
+        with pytest.raises(
+            AttributeError, match=rf"`{name}` of .*Make a new `WakeModel`"
+        ):
+            setattr(model, name, value)
+        assert getattr(model, name) is before
+    model.of_a_subclass = 5
+    model.trainable = False
+
+
 def test_compile_refuses_a_loss():
     model = kw.WakeModel(network(), ATTACK)
     with pytest.raises(ValueError, match=r"its own loss.*loss='mse'"):
