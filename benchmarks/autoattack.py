@@ -197,7 +197,9 @@ def run_torchattacks(task, norm: str, seed: int) -> None:
                 n_classes=10,
                 **options,
             ),
-            torchattacks.Square(network, n_queries=5000, **options),
+            torchattacks.Square(
+                network, n_queries=5000, resc_schedule=False, **options
+            ),
         ]
     )
     begin = time.perf_counter()

@@ -214,6 +214,10 @@ def test_interval_longer_than_the_run_is_told(model):
     assert monitor.history == []
 
 
+@pytest.mark.skipif(
+    keras.backend.backend() == "torch",
+    reason="Keras refuses steps_per_execution on PyTorch",
+)
 def test_every_n_steps_with_several_steps_a_call():
     monitor = scripted(*[GOOD] * 4, every=3)
     fit(wake(steps_per_execution=2), [monitor], epochs=4)
