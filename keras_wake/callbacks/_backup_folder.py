@@ -150,7 +150,10 @@ def _fault(state: dict[str, Any]) -> str | None:
     if not isinstance(epoch, int) or isinstance(epoch, bool) or epoch < 1:
         return f"its number of epochs is {epoch!r}"
     if not isinstance(callbacks, list) or not all(
-        isinstance(entry, list) and len(entry) == 2 for entry in callbacks
+        isinstance(entry, list)
+        and len(entry) == 2
+        and isinstance(entry[0], str)
+        for entry in callbacks
     ):
         return "it has no list of callbacks"
     if "data" not in state:

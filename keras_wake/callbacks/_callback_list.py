@@ -21,6 +21,13 @@ def prepare(callbacks: Any, model: Any) -> Any:
     given = callbacks.callbacks if is_list else callbacks
     listed = keras.tree.flatten(given or [])
     _check(listed)
+    backups = [c for c in listed if isinstance(c, BackupAndRestore)]
+    if len(backups) > 1:
+        folders = [str(backup.backup_dir) for backup in backups]
+        raise ValueError(
+            "A `fit` takes one `BackupAndRestore`. Received: "
+            f"{len(backups)}, with the folders {folders}. Pass one of them."
+        )
     for callback in listed:
         _set_direction(callback)
         _writers.check_ending(callback)

@@ -10,14 +10,23 @@ import warnings
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_wake import _architecture
+from keras_wake import _layer_records
 from keras_wake.callbacks import _csv_rows
 from keras_wake.callbacks._input_guard import InputGuard
 
 # Arguments that say where something goes, or how it looks, and do not change
 # what a run computes.
 _WHERE = ("filepath", "filename", "log_dir", "path", "class_names", "verbose")
+# Callbacks that never stop a run.
+_NEVER_STOP = (
+    *("InputGuard", "History", "ProgbarLogger", "CSVLogger", "TensorBoard"),
+    *("ModelCheckpoint", "ReduceLROnPlateau", "LearningRateScheduler"),
+    *("EMATeacher", "PretrainedTeacher", "StochasticWeightAveraging"),
+    *("CrossClassAttribution", "AutoAttackEvaluation"),
+)
 _REMEMBERED: dict[type, tuple[str, ...]] = {
     keras.callbacks.History: ("epoch", "history"),
     keras.callbacks.EarlyStopping: (
@@ -43,7 +52,7 @@ def described(part: Any) -> str:
     if type(part).__module__.partition(".")[0] not in ("keras", "keras_wake"):
         # A class of the user's own may inherit a `get_config`.
         for name, value in getattr(part, "__dict__", {}).items():
-            value = _architecture.comparable(value)
+            value = _layer_records.comparable(value)
             if not name.startswith("_") and value is not None:
                 config.setdefault(name, value)
     return f"{type(part).__name__} {config}"
@@ -86,7 +95,7 @@ def differences(
     return [
         f"`{name}({key}=)`: {saved.get(key)!r} in the backup, "
         f"{current.get(key)!r} in this script"
-        for key in _architecture.differing(saved, current)
+        for key in _layer_records.differing(saved, current)
         if key not in _WHERE
     ]
 
@@ -137,6 +146,43 @@ def restore_states(
                 )
             warnings.warn(what, stacklevel=4)
     return pairs
+
+
+def stopper_has_changed(
+    state: dict[str, Any], current: list[list[Any]], pairs: dict[int, int]
+) -> bool:
+    """Whether what may have stopped a run is set otherwise now, or left out.
+
+    Args:
+        state: What the backup holds.
+        current: `callbacks` of the record of this `fit`.
+        pairs: What `restore_states` has returned.
+    """
+    record = state.get("record")
+    if record is None or not state.get("stopped", False):
+        return False
+    # `EarlyStopping` remembers whether it was the one.
+    stopped = [
+        number
+        for number, (_, own) in enumerate(state["callbacks"])
+        if isinstance(own, dict) and own.get("stopped_epoch")
+    ]
+    found = {saved: number for number, saved in pairs.items()}
+    for number, (name, before, _) in enumerate(record["callbacks"]):
+        if number not in stopped and (stopped or name in _NEVER_STOP):
+            continue
+        if number not in found:
+            return True
+        if differences(name, before, current[found[number]][1]):
+            return True
+    return False
+
+
+def undo_stop(callbacks: list[Any]) -> None:
+    """Lets a run go on that was stopped; what was counted is kept."""
+    for callback in callbacks:
+        if isinstance(callback, keras.callbacks.EarlyStopping):
+            callback.stopped_epoch = 0
 
 
 def match_callbacks(
@@ -262,6 +308,7 @@ def set_state(callback: Any, state: Any, epoch: int) -> None:
     else:
         fresh = getattr(callback, "best", None)
         for name in _names(callback):
+            _check_kind(name, state[name])
             setattr(callback, name, state[name])
         if isinstance(callback, keras.callbacks.ModelCheckpoint):
             _forget_best_if_file_is_missing(callback, fresh)
@@ -272,6 +319,20 @@ def set_state(callback: Any, state: Any, epoch: int) -> None:
             and (callback.wait >= callback.patience)
         ):
             callback.model.stop_training = True
+
+
+def _check_kind(name: str, value: Any) -> None:
+    """Refuses what would make a callback of Keras fail in a later epoch."""
+    if name == "history":
+        sound = isinstance(value, dict) and all(
+            isinstance(each, list) for each in value.values()
+        )
+    elif name in ("epoch", "best_weights"):
+        sound = isinstance(value, list) or (name != "epoch" and value is None)
+    else:
+        sound = value is None or isinstance(value, (int, float, np.generic))
+    if not sound:
+        raise TypeError(f"`{name}` is {value!r}")
 
 
 def _forget_best_if_file_is_missing(checkpoint: Any, fresh: Any) -> None:

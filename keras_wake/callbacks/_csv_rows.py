@@ -35,6 +35,14 @@ def set_state(logger: Any, state: dict[str, Any], epoch: int) -> None:
     size = len(state["text"].encode(encoding))
     if found.startswith(state["text"]):
         remove_rows_after(logger, size, epoch)
+    elif logger.append and not state["text"].startswith(found):
+        warnings.warn(
+            f"{logger.filename} is not the file of which the backup holds a "
+            "copy. It is kept, and new rows are appended. There may be two "
+            "rows of one epoch.",
+            stacklevel=4,
+        )
+        _go_on_at_the_end(logger)
     else:
         with open(logger.filename, "w", newline="") as file:
             file.write(state["text"])

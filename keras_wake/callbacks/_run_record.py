@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from keras_wake import _architecture
+from keras_wake import _layer_records
 from keras_wake import _snapshot
 from keras_wake import backend
 from keras_wake.callbacks import _callback_state
@@ -38,8 +39,8 @@ def run_record(
     record = {
         "keras": keras.__version__,
         "backend": keras.backend.backend(),
-        "layers": _architecture.layer_records(model.classifier),
-        "graphs": _architecture.graph_records(model.classifier),
+        "layers": _layer_records.layer_records(model.classifier),
+        "graphs": _layer_records.graph_records(model.classifier),
         "optimizer": name,
         "hyperparameters": config,
         "learning_rate": _learning_rate(model.optimizer),
@@ -82,7 +83,7 @@ def refusals(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
     """The differences because of which a run cannot go on, as text."""
     words, _ = _layers(saved, current)
     if not words and "graphs" in saved:
-        words = _architecture.compare_graphs(
+        words = _layer_records.compare_graphs(
             saved["graphs"], current["graphs"], _is_strict(saved, current)
         )
     old, new = saved["optimizer"], current["optimizer"]
@@ -144,7 +145,7 @@ def _changed(
     return [
         f"{prefix}{name}: {_text(saved[name])} in the backup, "
         f"{_text(current[name])} in this script"
-        for name in _architecture.differing(saved, current, strict=False)
+        for name in _layer_records.differing(saved, current, strict=False)
     ]
 
 
@@ -177,7 +178,7 @@ def _changed_callbacks(
 def _layers(
     saved: dict[str, Any], current: dict[str, Any]
 ) -> tuple[list[str], list[str]]:
-    return _architecture.compare_layers(
+    return _layer_records.compare_layers(
         saved["layers"], current["layers"], _is_strict(saved, current)
     )
 
@@ -358,12 +359,22 @@ def is_whole(state: dict[str, Any]) -> bool:
         and {"learning_rate", "learning_rate_at"} <= set(record)
         and len(record["callbacks"]) == len(state["callbacks"])
         and all(
-            isinstance(entry, list) and len(entry) == 3
+            isinstance(entry, list)
+            and list(map(type, entry)) == [str, dict, bool]
             for entry in record["callbacks"]
         )
-        and all(
-            isinstance(layer, dict) and {"type", "given"} <= set(layer)
-            for layer in record["layers"]
-        )
+        and all(map(_is_layer, record["layers"]))
+        and isinstance(record.get("graphs", []), list)
+        and isinstance(record.get("variables", []), list)
+        and all(isinstance(key, str) for key in record.get("variables", []))
         and isinstance(state.get("epochs"), int)
+    )
+
+
+def _is_layer(layer: Any) -> bool:
+    return (
+        isinstance(layer, dict)
+        and isinstance(layer.get("type"), str)
+        and isinstance(layer.get("given"), dict)
+        and isinstance(layer.get("more", {}), dict)
     )

@@ -69,15 +69,21 @@ def restore(
     variables = dict(
         zip(keys_of(model), _snapshot.variables_of(model), strict=True)
     )
-    anew = []
-    for key, variable in variables.items():
-        value = saved.get(key)
-        if key.startswith(kept):
-            continue
-        if value is not None and _snapshot.fits(variable, value):
-            _snapshot.assign(variable, value)
-        elif not _is_seed(key) and key != "_learning_rate":
-            anew.append(key)
+    found = [k for k in variables if k in saved and not k.startswith(kept)]
+    _snapshot.check(
+        [variables[key] for key in found], [saved[key] for key in found]
+    )
+    for key in found:
+        _snapshot.assign(variables[key], saved[key])
+    anew = [
+        key
+        for key in variables
+        if not (
+            key in saved
+            or key == "_learning_rate"
+            or key.startswith(("seed ", *kept))
+        )
+    ]
     for key in anew:
         if key.startswith(f"{_AVERAGE}weight"):
             # It begins with the weights, which come before it.
@@ -85,7 +91,7 @@ def restore(
             variables[key].assign(weight)
     if not anew:
         return []
-    return [f"{len(anew)} variables of the optimizer begin anew"]
+    return [f"variables of the optimizer that begin anew: {len(anew)}"]
 
 
 def _by_key(values: list[Any], record: dict[str, Any]) -> dict[str, Any]:
@@ -99,10 +105,6 @@ def _by_key(values: list[Any], record: dict[str, Any]) -> dict[str, Any]:
 
 def _is_weight(key: str) -> bool:
     return key.startswith("weight ")
-
-
-def _is_seed(key: str) -> bool:
-    return key.startswith("seed ")
 
 
 def _model_keys(model: Any) -> list[str]:

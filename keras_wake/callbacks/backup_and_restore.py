@@ -228,6 +228,11 @@ class BackupAndRestore(keras.callbacks.Callback):
             with self._folder.explaining_errors("of the random numbers"):
                 backend.set_random_state(state["random"])
         self.model._initial_epoch = epoch
+        more = self._fit["epochs"] > state.get("epochs", self._fit["epochs"])
+        given = self._record["callbacks"]
+        if more or _callback_state.stopper_has_changed(state, given, pairs):
+            _callback_state.undo_stop(self._others(self.model))
+            state["stopped"] = self.model.stop_training = False
         self._skip_training_if_finished(state)
 
     def _skip_training_if_finished(self, state: dict[str, Any]) -> None:
@@ -235,9 +240,7 @@ class BackupAndRestore(keras.callbacks.Callback):
         newest = self._folder.newest
         epoch, epochs = state["epoch"], self._fit["epochs"]
         stopped = self.model.stop_training or (
-            self.delete_checkpoint
-            and state.get("stopped", False)
-            and epochs <= state["epochs"]
+            self.delete_checkpoint and state.get("stopped", False)
         )
         if not stopped and epoch < epochs:
             return
@@ -327,7 +330,8 @@ class BackupAndRestore(keras.callbacks.Callback):
         """Refuses the backup of another network or optimizer."""
         words = []
         if saved is not None:
-            words = _run_record.refusals(saved, current)
+            with self._folder.explaining_errors("of the run"):
+                words = _run_record.refusals(saved, current)
         try:
             _variables.check(model, values, saved)
         except ValueError as error:
@@ -347,7 +351,7 @@ class BackupAndRestore(keras.callbacks.Callback):
     ) -> list[str]:
         try:
             return _run_record.restore(model, values, record)
-        except ValueError as error:
+        except (IndexError, TypeError, ValueError) as error:
             raise self._misfit(str(error)) from error
 
     def _warn_of_other_settings(
@@ -363,13 +367,11 @@ class BackupAndRestore(keras.callbacks.Callback):
                 "learning rate is that of the backup.",
                 stacklevel=3,
             )
-        words = words + _run_record.differences(
-            state,
-            {"settings": self._settings, "record": self._record},
-            pairs,
+        current = {"settings": self._settings, "record": self._record}
+        with self._folder.explaining_errors("of the run"):
             # Other workers have no callbacks that write.
-            all_callbacks=self.model.is_chief,
-        )
+            whole = self.model.is_chief
+            words += _run_record.differences(state, current, pairs, whole)
         if words:
             warnings.warn(
                 f"The backup {newest} was made with other settings, and "

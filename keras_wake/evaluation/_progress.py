@@ -14,10 +14,10 @@ import numpy as np
 from keras_wake import _backup_file
 from keras_wake import backend
 from keras_wake._architecture import architecture
-from keras_wake._architecture import differing
-from keras_wake._architecture import graph_digest
 from keras_wake._files import FileLock
 from keras_wake._files import in_use_error
+from keras_wake._layer_records import differing
+from keras_wake._layer_records import graph_digest
 from keras_wake.evaluation._passes import differ
 
 STANDS = -1

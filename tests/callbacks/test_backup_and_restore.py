@@ -2,6 +2,8 @@
 
 import errno
 import os
+import shutil
+import warnings
 
 import keras
 import numpy as np
@@ -306,6 +308,38 @@ def test_run_that_had_stopped_stays_stopped(tmp_path):
     assert start().epoch == [0, 1]
     with pytest.warns(UserWarning, match="was stopped by one of its callbacks"):
         assert start().epoch == [0, 1]
+
+
+def test_run_that_was_stopped_goes_on_with_another_stopper(tmp_path):
+    def start(folder, *more, epochs=4, **arguments):
+        stopping = keras.callbacks.EarlyStopping(
+            monitor="kd_weight", mode="max", **{"patience": 1, **arguments}
+        )
+        backup = kw.BackupAndRestore(folder)
+        given = [*(() if "none" in more else (stopping,)), backup]
+        return fit(wake(), given, epochs=epochs), stopping
+
+    first = tmp_path / "first"
+    assert start(first)[0].epoch == [0, 1]
+    with pytest.warns(UserWarning, match="nothing is left to train"):
+        assert start(first)[0].epoch == [0, 1]
+    for number, (more, arguments, epochs) in enumerate(
+        (
+            # It goes on to wait, and has waited for one epoch.
+            ((), {"patience": 2}, [0, 1, 2]),
+            (("none",), {}, [0, 1, 2, 3]),
+            ((), {"epochs": 5}, [0, 1, 2]),
+        )
+    ):
+        folder = shutil.copytree(first, tmp_path / str(number))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            log, stopping = start(folder, *more, **arguments)
+        assert log.epoch == epochs
+        assert not any("nothing is left" in str(w.message) for w in caught)
+        if not more:
+            # In the epoch after the others.
+            assert stopping.stopped_epoch == 2
 
 
 def test_monitor_that_stopped_the_run_stops_it_again():

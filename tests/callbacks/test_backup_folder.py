@@ -91,6 +91,23 @@ def test_rows_of_another_run_stay(tmp_path):
     assert epochs_in(log) == [*rows, "0", "1", "2"]
 
 
+def test_log_with_a_line_of_the_user_is_kept(tmp_path):
+    log, folder = tmp_path / "log.csv", tmp_path / "backup"
+    with pytest.raises(KeyboardInterrupt):
+        fit(folder, logger(log), KillAfter(1))
+    before = "# my notes\n" + log.read_text()
+    log.write_text(before)
+    with pytest.warns(UserWarning, match=r"log\.csv is not the file of which"):
+        fit(folder, logger(log))
+    assert log.read_text().startswith(before)
+    assert epochs_in(log) == ["# my notes", "epoch", "0", "1", "1"]
+
+
+def test_two_backups_of_one_fit_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"takes one.*Received: 2, with .*b'"):
+        fit(tmp_path / "a", kw.BackupAndRestore(tmp_path / "b"))
+
+
 def test_two_runs_in_one_folder_are_refused(tmp_path):
     inner = []
 
@@ -263,6 +280,58 @@ def test_state_of_a_callback_that_was_edited(finished, tmp_path):
     found = [[n, {"x": 1} if n == "History" else s] for n, s in callbacks]
     with pytest.raises(ValueError, match=r"of `History` in .* cannot be used"):
         restart(tmp_path, edited(finished, callbacks=found))
+
+
+def part_of(state, *keys):
+    for key in keys:
+        state = state[key]
+    return state
+
+
+@pytest.mark.parametrize(
+    "place, value",
+    [
+        (("record", "layers", 0, "given"), 1e30),
+        (("record", "layers", 0, "more"), "x"),
+        (("record", "layers", 0, "type"), []),
+        (("record", "graphs", 0), 5),
+        (("record", "graphs", 0, 0, "given"), 5),
+        (("record", "variables"), ["weight 0"]),
+        (("record", "variables", 0), {}),
+        (("record", "hyperparameters"), []),
+        (("record", "learning_rate_at"), 10**6),
+        (("record", "learning_rate_at"), "x"),
+        (("record", "callbacks", 1, 0), {}),
+        (("record", "callbacks", 1, 1), "x"),
+        (("record", "callbacks", 1, 1), None),
+        (("callbacks", 0, 0), []),
+        (("callbacks", 0, 0), {}),
+        (("callbacks", 1, 1, "wait"), "x"),
+        (("callbacks", 2, 1, "history", "loss"), -5),
+        (("callbacks", 2, 1, "epoch"), 3),
+    ],
+)
+def test_any_edited_part_is_one_clear_error(finished, tmp_path, place, value):
+    with np.load(io.BytesIO(finished)) as file:
+        state = json.loads(file["state"].tobytes())
+    part_of(state, *place[:-1])[place[-1]] = value
+    with pytest.raises(
+        ValueError, match=r"no backup of a run|cannot be used|does not fit"
+    ):
+        restart(tmp_path, edited(finished, **state))
+
+
+def test_values_of_other_shapes_are_refused(finished, tmp_path):
+    with np.load(io.BytesIO(finished)) as file:
+        arrays = dict(file)
+    for name, value in list(arrays.items()):
+        # A scalar is not a list of one, and nothing is no value.
+        for other in (value.reshape(1, *value.shape), value[..., None][:0]):
+            if name.startswith("value_"):
+                out = io.BytesIO()
+                np.savez(out, **{**arrays, name: other})
+                with pytest.raises(ValueError, match="does not fit"):
+                    restart(tmp_path, out.getvalue())
 
 
 def test_any_damage_is_one_clear_error(finished, tmp_path):

@@ -409,7 +409,7 @@ def test_dropout_and_momentum_that_are_switched_on_begin_anew(tmp_path):
     found = told(tmp_path, model)
     assert "`rate` of layer 4 (Dropout): 0 in the backup, 0.25 in" in found
     assert "SGD momentum: 0 in the backup, 0.9 in this script" in found
-    assert "6 variables of the optimizer begin anew" in found
+    assert "variables of the optimizer that begin anew: 6" in found
     assert_same(values_of(old), values_of(model))
     assert int(model.optimizer.iterations) == 2
     for momentum in model.optimizer.momentums:
