@@ -48,7 +48,8 @@ class BackupAndRestore(keras.callbacks.Callback):
     When `fit` has ended as planned, by its number of epochs or stopped by a
     callback, the last backup is renamed to `finished.npz`. The same call
     restores it and trains nothing; one with more epochs goes on; one with
-    fewer is refused. To start over, delete the folder or choose another.
+    fewer is refused. A run that a callback has stopped also goes on where that
+    has other arguments or is left out. To start over, delete the folder.
 
     The network and the class of the optimizer must be the same. All other
     settings may change (learning rate, momentum, attack, batch size, dropout
