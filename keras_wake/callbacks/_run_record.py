@@ -283,7 +283,7 @@ def _restore_by_key(
     _, now = _optimizer(model.optimizer)
     kept = []
     if before.get("initial_scale") != now.get("initial_scale"):
-        kept.append("dynamic_scale")
+        kept.append("scaling dynamic_scale")
     steps = [
         each.get("gradient_accumulation_steps") or 1 for each in (before, now)
     ]

@@ -135,7 +135,10 @@ def _is_random_state(variable: Any) -> bool:
 def _optimizer_keys(optimizer: Any, weights: dict[int, str]) -> list[str]:
     """The attribute that holds a variable, and the weight that it is for."""
     found: dict[int, str] = {}
-    for each in (getattr(optimizer, "inner_optimizer", None), optimizer):
+    inner = getattr(optimizer, "inner_optimizer", None)
+    for each in (inner, optimizer):
+        # One that scales the loss has attributes of the same names.
+        scaling = "scaling " if inner is not None and each is optimizer else ""
         of = [
             weights.get(id(variable), str(number))
             for number, variable in enumerate(
@@ -146,10 +149,12 @@ def _optimizer_keys(optimizer: Any, weights: dict[int, str]) -> list[str]:
             if name in ("_variables", "_trainable_variables"):
                 continue
             if isinstance(value, keras.Variable):
-                found.setdefault(id(value), name)
+                found.setdefault(id(value), f"{scaling}{name}")
             elif isinstance(value, (list, tuple)) and len(value) == len(of):
                 for variable, weight in zip(value, of, strict=True):
-                    found.setdefault(id(variable), f"{name} of {weight}")
+                    found.setdefault(
+                        id(variable), f"{scaling}{name} of {weight}"
+                    )
     variables = optimizer.variables
     return [
         found.get(id(variable), f"{number} of {len(variables)} of optimizer")

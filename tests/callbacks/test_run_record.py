@@ -454,6 +454,16 @@ def test_other_options_of_an_optimizer(tmp_path):
     assert int(model.optimizer.iterations) == 2
 
 
+def test_optimizer_that_scales_the_loss(tmp_path):
+    fit(wake(optimizer=scaled()), tmp_path, *callbacks())
+    model = wake(optimizer=scaled())
+    assert told(tmp_path, model) == ""
+    assert int(model.optimizer.inner_optimizer.iterations) == 2
+    model = wake(optimizer=scaled(initial_scale=2.0))
+    assert "initial_scale: 32768 in the backup, 2 in" in told(tmp_path, model)
+    assert float(model.optimizer.dynamic_scale) == 2
+
+
 def test_optimizer_of_an_older_backup_is_not_taken_apart(folder):
     path = folder / "backup.npz"
     state, values = _backup_file.read(path)
