@@ -80,33 +80,20 @@ def scaled_by(losses: Any, size: Any) -> Any:
     return losses * ops.stop_gradient(scale)
 
 
-def replace_where_not_finite(
-    test: Any, replacement: Callable, values: Any
-) -> Any:
-    """`values`, with `replacement()` where `test` is NaN or infinite.
-
-    Args:
-        test: Float tensor.
-        replacement: Returns a tensor like `values`, or a number.
-        values: Tensor like `test`.
-    """
-    return _short_path_if(
-        # A sum with a NaN or infinite term is not finite.
-        lambda: ops.isfinite(ops.sum(test)),
-        lambda: values,
-        lambda: ops.where(ops.isfinite(test), values, replacement()),
-    )
-
-
 def finite(values: Any) -> Any:
     """`values`, with 0 in place of what is NaN or infinite."""
-    return replace_where_not_finite(values, lambda: 0.0, values)
+    return short_path_if(
+        # A sum with a NaN or infinite term is not finite.
+        lambda: ops.isfinite(ops.sum(values)),
+        lambda: values,
+        lambda: ops.where(ops.isfinite(values), values, 0.0),
+    )
 
 
 def unit_l2(values: Any, axes: tuple[int, ...]) -> Any:
     """`values` divided by their ℓ2 norm over the axes; zeros stay zeros."""
-    squares = _squares(values, axes)
-    usual = ops.logical_and(squares > 1e-30, squares < 1e30)
+    squares = squared_l2(values, axes)
+    usual = are_usual(squares)
 
     def any_size() -> Any:
         # By the largest element first: the squares of 1e-20 and of 1e20 do
@@ -115,23 +102,29 @@ def unit_l2(values: Any, axes: tuple[int, ...]) -> Any:
         ones = ops.ones_like(largest)
         inside = values / ops.where(largest > 0, largest, ones)
         # Zeros are divided by 1e-10; all others have a norm of at least 1.
-        inside = inside / (ops.sqrt(_squares(inside, axes)) + 1e-10)
+        inside = inside / (ops.sqrt(squared_l2(inside, axes)) + 1e-10)
         # The others as they are without it, whatever batch they are in.
         norms = ops.sqrt(ops.where(usual, squares, ones))
         return ops.where(usual, values / norms, inside)
 
-    return _short_path_if(
+    return short_path_if(
         lambda: ops.all(usual),
         lambda: values / ops.sqrt(squares),
         any_size,
     )
 
 
-def _squares(values: Any, axes: tuple[int, ...]) -> Any:
+def squared_l2(values: Any, axes: tuple[int, ...]) -> Any:
+    """Squares of their ℓ2 norm over the axes, which are kept with size 1."""
     return ops.sum(ops.square(values), axis=axes, keepdims=True)
 
 
-def _short_path_if(condition: Callable, short: Callable, full: Callable) -> Any:
+def are_usual(squares: Any) -> Any:
+    """Whether squared norms are neither tiny, huge nor NaN."""
+    return ops.logical_and(squares > 1e-30, squares < 1e30)
+
+
+def short_path_if(condition: Callable, short: Callable, full: Callable) -> Any:
     """`full()`, which gives the same as `short()` where `condition()` is true.
 
     XLA fuses the operations of `full` into one pass over the tensor;

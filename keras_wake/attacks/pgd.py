@@ -171,12 +171,8 @@ class PGD(Attack):
         def step(state: tuple[Any, Any]) -> tuple[Any, Any]:
             delta, origin = state
             gradient = backend.gradient(total_loss, origin + delta)
-            # Such a pixel would stay for ever where its gradient does not
-            # exist, as that of √x at 0: the next gradient is taken beside it.
-            origin = _precision.replace_where_not_finite(
-                gradient, lambda: threat.inwards(x), origin
-            )
-            delta = delta + self.step_size * threat.steepest(gradient)
+            direction, origin = threat.steepest_and_origin(gradient, origin, x)
+            delta = delta + self.step_size * direction
             return threat.project(delta, x), origin
 
         return backend.repeat(self.steps, step, (delta, x))[0]

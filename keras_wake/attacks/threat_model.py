@@ -64,6 +64,11 @@ class Linf:
         """The direction of norm 1 that ascends fastest."""
         return ops.sign(gradient)
 
+    def steepest_if_usual(self, gradient: Any) -> tuple[Any, Any]:
+        """Whether nothing in `gradient` is unusual, and `steepest` if so."""
+        # A sum with a NaN or infinite term is not finite.
+        return ops.isfinite(ops.sum(gradient)), ops.sign(gradient)
+
     def project(self, delta: Any, epsilon: float) -> Any:
         """The point of the ball that is nearest to `delta`."""
         return ops.clip(delta, -epsilon, epsilon)
@@ -108,9 +113,16 @@ class L2:
 
     def steepest(self, gradient: Any) -> Any:
         """The direction of norm 1 that ascends fastest."""
-        return _precision.unit_l2(
-            gradient, tuple(range(1, len(gradient.shape)))
-        )
+        return _precision.unit_l2(gradient, self._axes(gradient))
+
+    def steepest_if_usual(self, gradient: Any) -> tuple[Any, Any]:
+        """Whether nothing in `gradient` is unusual, and `steepest` if so."""
+        squares = _precision.squared_l2(gradient, self._axes(gradient))
+        usual = ops.all(_precision.are_usual(squares))
+        return usual, gradient / ops.sqrt(squares)
+
+    def _axes(self, values: Any) -> tuple[int, ...]:
+        return tuple(range(1, len(values.shape)))
 
     def project(self, delta: Any, epsilon: float) -> Any:
         """The point of the ball that is nearest to `delta`."""
@@ -261,8 +273,36 @@ class ThreatModel:
 
         Elements of the gradient that are NaN or infinite count as 0.
         """
-        gradient = _precision.finite(ops.convert_to_tensor(gradient))
-        return self._norm.steepest(gradient)
+        gradient = ops.convert_to_tensor(gradient)
+        usual, direction = self._norm.steepest_if_usual(gradient)
+        return _precision.short_path_if(
+            lambda: usual,
+            lambda: direction,
+            lambda: self._norm.steepest(_precision.finite(gradient)),
+        )
+
+    def steepest_and_origin(
+        self, gradient: Any, origin: Any, x: Any
+    ) -> tuple[Any, Any]:
+        """`steepest`, and beside which images to take the next gradient.
+
+        A pixel would stay for ever where its gradient does not exist, as that
+        of √x at 0: the next gradient is taken a little inside the bounds.
+
+        Args:
+            gradient: Float32 tensor (batch, ...), taken at `origin` + δ.
+            origin: Float32 tensor (batch, ...).
+            x: Float32 tensor (batch, ...), images.
+        """
+        usual, direction = self._norm.steepest_if_usual(gradient)
+        return _precision.short_path_if(
+            lambda: usual,
+            lambda: (direction, origin),
+            lambda: (
+                self._norm.steepest(_precision.finite(gradient)),
+                ops.where(ops.isfinite(gradient), origin, self.inwards(x)),
+            ),
+        )
 
     def inwards(self, x: Any) -> Any:
         """Moves the pixels of `x` away from the nearer bound.
