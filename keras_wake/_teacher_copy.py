@@ -206,6 +206,12 @@ def _equal(value: Any, other: Any) -> bool:
 def _own_copy(value: Any) -> Any:
     if ops.is_tensor(value):
         return ops.copy(value)
+    # Keras's own lists and dictionaries hold the layer that they belong to.
+    if isinstance(value, dict):
+        return {name: _own_copy(item) for name, item in value.items()}
+    if type(value) is tuple or isinstance(value, list):
+        items = [_own_copy(item) for item in value]
+        return items if isinstance(value, list) else tuple(items)
     return copy.deepcopy(value)
 
 
