@@ -6,12 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_wake import _arrays
-from keras_wake import _faults
-from keras_wake import _inputs
 from keras_wake import backend
-from keras_wake._precision import hits
-from keras_wake._random import CounterSeed
 from keras_wake._student_teacher import StudentAndTeacher
 from keras_wake.attribution.head import head_features
 from keras_wake.attribution.head import head_weights
@@ -19,7 +14,12 @@ from keras_wake.attribution.head import logits_and_features
 from keras_wake.attribution.metric import (
     ClassAttributionSimilarity as CasMetric,
 )
+from keras_wake.backend.numerics import hits
+from keras_wake.data import fault_counts
+from keras_wake.data import input_checks
 from keras_wake.objectives.objective import losses_of
+from keras_wake.utils import array_checks
+from keras_wake.utils.seeds import CounterSeed
 
 # Keeps the random numbers of evaluation apart from those of training.
 _EVALUATION_STREAM = 0x5EED
@@ -113,30 +113,30 @@ class Evaluation(StudentAndTeacher):
         """
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         bounds = (self.attack or self.eval_attack).bounds
-        x = _inputs.as_float_images(x, self._image_shape)
-        labels = _inputs.one_hot_labels(y, self.num_classes)
+        x = input_checks.as_float_images(x, self._image_shape)
+        labels = input_checks.one_hot_labels(y, self.num_classes)
         if sample_weight is not None:
-            sample_weight = _inputs.as_float_weights(sample_weight)
-        _arrays.check_lengths(
+            sample_weight = input_checks.as_float_weights(sample_weight)
+        array_checks.check_lengths(
             images=x, labels=labels, sample_weights=sample_weight
         )
         # Python bools, except where TensorFlow leaves a shape open: then
         # tensors, and the faults are raised after the step.
         shape_is_right, shape = self._image_shape.check_in_step(x)
-        x = _faults.value_or_zeros(shape_is_right, x, shape)
+        x = fault_counts.value_or_zeros(shape_is_right, x, shape)
         count = shape[0]
-        length_is_right = _faults.has_length(labels, count)
-        labels = _faults.value_or_zeros(
+        length_is_right = fault_counts.has_length(labels, count)
+        labels = fault_counts.value_or_zeros(
             length_is_right, labels, (count, self.num_classes)
         )
-        faults = _faults.count_faults(x, labels, bounds)
+        faults = fault_counts.count_faults(x, labels, bounds)
         x = ops.where(ops.isfinite(x), x, bounds[0])
         labels = ops.where(ops.isfinite(labels), labels, 0.0)
         bad_weights = ops.zeros((), "float32")
         lengths = [length_is_right]
         if sample_weight is not None:
-            lengths.append(_faults.has_length(sample_weight, count))
-            weights = _faults.value_or_zeros(
+            lengths.append(fault_counts.has_length(sample_weight, count))
+            weights = fault_counts.value_or_zeros(
                 lengths[-1], sample_weight, (count,)
             )
             good = ops.logical_and(ops.isfinite(weights), weights >= 0)

@@ -12,15 +12,15 @@ from typing import Any
 
 import keras
 
-from keras_wake import _array_batches
-from keras_wake import _faults
-from keras_wake import _fit_data
-from keras_wake import _inputs
 from keras_wake import backend
-from keras_wake.callbacks import _callback_list
 from keras_wake.callbacks._average import TeacherAverage
-from keras_wake.datasets.batches import Batches
+from keras_wake.data import array_batches
+from keras_wake.data import fault_counts
+from keras_wake.data import input_checks
+from keras_wake.data.array_batches import Batches
 from keras_wake.objectives import AWP
+from keras_wake.training import callback_list
+from keras_wake.training import fit
 
 
 class KerasLoop(backend.Trainer):
@@ -36,8 +36,8 @@ class KerasLoop(backend.Trainer):
 
     def _prepare_loop(self, classifier: Any) -> None:
         """Sets what the loop remembers; for the constructor."""
-        self.input_faults = _faults.InputFaults()
-        self._image_shape = _inputs.image_shape(classifier)
+        self.input_faults = fault_counts.InputFaults()
+        self._image_shape = input_checks.image_shape(classifier)
         self._averager: Any = None
         self._pretrained: tuple[Any, ...] = ()
         self._attribution_on = False
@@ -153,7 +153,7 @@ class KerasLoop(backend.Trainer):
         # A `fit` with `initial_epoch` may be one of several, so it need not
         # reach the end of a schedule.
         self.fit_is_one_of_several = "initial_epoch" in given
-        _fit_data.check(given, self._image_shape, self.num_classes)
+        fit.check(given, self._image_shape, self.num_classes)
         # What the callbacks of an earlier fit have switched on is off again:
         # no trainer calls their `on_train_end` when it raises.
         self._averager = None
@@ -165,13 +165,13 @@ class KerasLoop(backend.Trainer):
             given.get("validation_data") is not None
             or given.get("validation_split")
         )
-        self._labels = _fit_data.label_spec(given.get("x"), given.get("y"))
+        self._labels = fit.label_spec(given.get("x"), given.get("y"))
         backup_facts = {
             "epochs": int(given.get("epochs", 1)),
             "initial_epoch": int(given.get("initial_epoch", 0)),
-            "batches": _fit_data.data_settings(given),
+            "batches": fit.data_settings(given),
         }
-        _array_batches.shared(self, given, training=True)
+        array_batches.shared(self, given, training=True)
         # A pipeline shuffles by itself: with its default, Keras would warn.
         if isinstance(given.get("x"), Batches):
             given["shuffle"] = False
@@ -179,14 +179,12 @@ class KerasLoop(backend.Trainer):
             given.get("x"), keras.utils.PyDataset
         ):
             given.setdefault("shuffle", False)
-        given["callbacks"] = _callback_list.prepare(
-            given.get("callbacks"), self
-        )
-        self.fit_callbacks = _callback_list.unwrapped(given["callbacks"])
+        given["callbacks"] = callback_list.prepare(given.get("callbacks"), self)
+        self.fit_callbacks = callback_list.unwrapped(given["callbacks"])
         try:
             if any(isinstance(c, TeacherAverage) for c in self.fit_callbacks):
                 self.compare_teacher()
-            with _callback_list.open_backups(self, backup_facts):
+            with callback_list.open_backups(self, backup_facts):
                 return super().fit(**given)
         finally:
             self.fit_data = None
@@ -213,14 +211,14 @@ class KerasLoop(backend.Trainer):
             )
             args = ()
             self.check_and_update_teacher()
-            _fit_data.check(kwargs, self._image_shape, self.num_classes)
-            _array_batches.shared(self, kwargs, training=False)
-            kwargs["callbacks"] = _callback_list.prepare(
+            fit.check(kwargs, self._image_shape, self.num_classes)
+            array_batches.shared(self, kwargs, training=False)
+            kwargs["callbacks"] = callback_list.prepare(
                 kwargs.get("callbacks"), self
             )
         elif self._averager is not None:
             self._averager.bring_up_to_date()
-        self._labels = _fit_data.label_spec(kwargs.get("x"), kwargs.get("y"))
+        self._labels = fit.label_spec(kwargs.get("x"), kwargs.get("y"))
         # A callback of `fit` may evaluate other data within an epoch, and the
         # metrics of the epoch go on afterwards.
         phase, attribution_on = self._phase, self._attribution_on
@@ -245,7 +243,7 @@ class KerasLoop(backend.Trainer):
         """Logits of the student, as `keras.Model.predict`."""
         given = inspect.signature(super().predict).bind(*args, **kwargs)
         x, steps = given.arguments["x"], given.arguments.get("steps")
-        _fit_data.check_images(x, self._image_shape, steps)
+        fit.check_images(x, self._image_shape, steps)
         # Between two steps JAX has the weights elsewhere, and Ctrl-C may come
         # there, or a callback of `fit` may ask.
         self.sync_variables()
@@ -256,7 +254,7 @@ class KerasLoop(backend.Trainer):
 
     def predict_on_batch(self, x: Any) -> Any:
         """Logits of one batch, as `keras.Model.predict_on_batch`."""
-        _fit_data.check_images(x, self._image_shape)
+        fit.check_images(x, self._image_shape)
         return super().predict_on_batch(x)
 
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
@@ -292,8 +290,8 @@ class KerasLoop(backend.Trainer):
         """The arguments of a method of one batch by name, checked."""
         self.forget_faults()
         given = inspect.signature(method).bind(*args, **kwargs).arguments
-        _fit_data.check(given, self._image_shape, self.num_classes)
-        self._labels = _fit_data.label_spec(None, given["y"])
+        fit.check(given, self._image_shape, self.num_classes)
+        self._labels = fit.label_spec(None, given["y"])
         return given
 
     def make_train_function(self, force: bool = False) -> Any:
@@ -344,12 +342,12 @@ class KerasLoop(backend.Trainer):
                 labels that name no class.
         """
         (values,) = self.metric_values(self.input_faults)
-        counts = _faults.FaultCounts(*map(int, values))
+        counts = fault_counts.FaultCounts(*map(int, values))
         needs_images = self._phase == "train" and self._needs_images
         bounds = (self.attack or self.eval_attack).bounds
         try:
-            _faults.raise_for_batches(counts, needs_images, where)
-            _faults.raise_for_faults(
+            fault_counts.raise_for_batches(counts, needs_images, where)
+            fault_counts.raise_for_faults(
                 counts[:3], bounds, self.num_classes, where
             )
         except ValueError:

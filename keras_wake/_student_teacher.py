@@ -8,12 +8,12 @@ from typing import Any
 
 import keras
 
-from keras_wake import _teacher_copy
 from keras_wake import backend
-from keras_wake._files import written_whole
 from keras_wake._keras_loop import KerasLoop
 from keras_wake.attribution.head import counterpart
 from keras_wake.attribution.head import find_head
+from keras_wake.checkpoint.files import written_whole
+from keras_wake.training import teacher_copy
 
 # What a compiled step has taken over, and a new value would not reach.
 _SETTINGS = (
@@ -47,7 +47,7 @@ class StudentAndTeacher(KerasLoop):
         """Makes the teacher, finds the heads, adds the variables."""
         self.classifier = classifier
         bounds = (self.attack or self.eval_attack).bounds
-        self.teacher = _teacher_copy.copy_of(classifier, bounds)
+        self.teacher = teacher_copy.copy_of(classifier, bounds)
         self._variables_at_start = [id(v) for v in classifier.variables]
         self.head: Any = None
         self.teacher_head: Any = None
@@ -206,7 +206,7 @@ class StudentAndTeacher(KerasLoop):
                 f"{len(variables)} variables, and "
                 f"{len(self._variables_at_start)} before."
             )
-        _teacher_copy.bring_over_attributes(self.classifier, self.teacher)
+        teacher_copy.bring_over_attributes(self.classifier, self.teacher)
 
     def compare_teacher(self) -> None:
         """Refuses a classifier that the teacher is no longer a copy of.
@@ -215,7 +215,7 @@ class StudentAndTeacher(KerasLoop):
             ValueError: If it computes something else with the same weights.
         """
         bounds = (self.attack or self.eval_attack).bounds
-        _teacher_copy.check_same_function(self.classifier, self.teacher, bounds)
+        teacher_copy.check_same_function(self.classifier, self.teacher, bounds)
 
     def check_optimizer(self) -> None:
         """Refuses an optimizer that was made for other variables.

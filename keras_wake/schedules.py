@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from keras_wake import _validate
+from keras_wake.utils import validate
 
 
 @keras.saving.register_keras_serializable(package="keras_wake")
@@ -44,15 +44,15 @@ class DistillationRamp:
         peak: float = 1.0,
         final: float = 1.0,
     ) -> None:
-        self.start_epoch = _validate.integer(0, start_epoch=start_epoch)
-        self.end_epoch = _validate.integer(1, end_epoch=end_epoch)
+        self.start_epoch = validate.integer(0, start_epoch=start_epoch)
+        self.end_epoch = validate.integer(1, end_epoch=end_epoch)
         if self.start_epoch >= self.end_epoch:
             raise ValueError(
                 "`start_epoch` must come before `end_epoch`. Received: "
                 f"start_epoch={start_epoch!r}, end_epoch={end_epoch!r}."
             )
-        self.peak = _validate.in_range(0, 1, peak=peak)
-        self.final = _validate.in_range(0, 1, final=final)
+        self.peak = validate.in_range(0, 1, peak=peak)
+        self.final = validate.in_range(0, 1, final=final)
 
     @classmethod
     def for_epochs(cls, epochs: int, **kwargs: Any) -> "DistillationRamp":
@@ -71,7 +71,7 @@ class DistillationRamp:
         >>> ramp.start_epoch, ramp.end_epoch
         (100, 110)
         """
-        epochs = _validate.integer(2, epochs=epochs)
+        epochs = validate.integer(2, epochs=epochs)
         start = epochs // 2
         return cls(start, max(start + 1, round(0.55 * epochs)), **kwargs)
 
@@ -157,12 +157,12 @@ class AdaptiveRamp:
         final: float = 1.0,
         latest_start: int | None = None,
     ) -> None:
-        self.patience = _validate.integer(1, patience=patience)
-        self.length = _validate.integer(1, length=length)
-        self.peak = _validate.in_range(0, 1, peak=peak)
-        self.final = _validate.in_range(0, 1, final=final)
+        self.patience = validate.integer(1, patience=patience)
+        self.length = validate.integer(1, length=length)
+        self.peak = validate.in_range(0, 1, peak=peak)
+        self.final = validate.in_range(0, 1, final=final)
         if latest_start is not None:
-            latest_start = _validate.integer(1, latest_start=latest_start)
+            latest_start = validate.integer(1, latest_start=latest_start)
         self.latest_start = latest_start
 
     def from_epoch(self, start_epoch: int) -> DistillationRamp:

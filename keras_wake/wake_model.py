@@ -10,15 +10,13 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_wake import _inputs
-from keras_wake import _precision
-from keras_wake import _validate
 from keras_wake import backend
 from keras_wake import objectives
 from keras_wake._evaluation import Evaluation
-from keras_wake._random import CounterSeed
 from keras_wake.attacks import Attack
 from keras_wake.attacks import PGD
+from keras_wake.backend import numerics
+from keras_wake.data import input_checks
 from keras_wake.losses import distillation_loss
 from keras_wake.losses.distillation import check_temperature
 from keras_wake.objectives import AWP
@@ -26,6 +24,8 @@ from keras_wake.objectives.objective import losses_of
 from keras_wake.objectives.weight_perturbation import ReassignedKernels
 from keras_wake.schedules import AdaptiveRamp
 from keras_wake.schedules import DistillationRamp
+from keras_wake.utils import validate
+from keras_wake.utils.seeds import CounterSeed
 
 
 @keras.saving.register_keras_serializable(package="keras_wake")
@@ -117,10 +117,10 @@ class WakeModel(Evaluation):
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
-        num_classes = _inputs.check_classifier(classifier)
+        num_classes = input_checks.check_classifier(classifier)
         # The policy has Keras scale the loss for float16; images and
         # perturbations stay in float32, and the layers cast them.
-        half = _precision.computes_in_float16(classifier)
+        half = numerics.computes_in_float16(classifier)
         policy = "mixed_float16" if half else "float32"
         super().__init__(dtype=policy, autocast=False, **kwargs)
         self.num_classes = num_classes
@@ -152,10 +152,10 @@ class WakeModel(Evaluation):
             )
         self.schedule = schedule
         self.temperature = check_temperature(temperature)
-        self.scale_distillation = _validate.boolean(
+        self.scale_distillation = validate.boolean(
             scale_distillation=scale_distillation
         )
-        self.seed = _validate.seed(seed=seed)
+        self.seed = validate.seed(seed=seed)
 
         # State cannot be added to a model once it is built, so the teacher
         # and the accumulators are made here and idle until a callback
@@ -273,7 +273,7 @@ class WakeModel(Evaluation):
             "adversarial": self._robust_accuracy,
         }
         for name, logits in y_pred.items():
-            trackers[name].update_state(_precision.hits(y, logits))
+            trackers[name].update_state(numerics.hits(y, logits))
         return {}
 
     def optimizer_updates(self) -> Any:
@@ -319,9 +319,9 @@ class WakeModel(Evaluation):
         for variable, value, gradient in zip(
             moved, values, gradients, strict=True
         ):
-            gradient = backend.global_sum(_precision.finite(gradient))
+            gradient = backend.global_sum(numerics.finite(gradient))
             axes = tuple(range(len(gradient.shape)))
-            direction = _precision.unit_l2(gradient, axes)
+            direction = numerics.unit_l2(gradient, axes)
             step = self.objective.gamma * _norm(value) * direction
             variable.assign_add(step)
             steps.append((variable, step))

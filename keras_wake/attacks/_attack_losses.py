@@ -5,7 +5,7 @@ from typing import Any
 
 from keras import ops
 
-from keras_wake import _precision
+from keras_wake.backend import numerics
 from keras_wake.losses import cross_entropy
 from keras_wake.losses import dlr_loss
 from keras_wake.losses import targeted_dlr_loss
@@ -28,7 +28,7 @@ class CrossEntropy:
     ) -> None:
         self.labels = labels
         self.targets = targets
-        self.half = _precision.computes_in_float16(classifier)
+        self.half = numerics.computes_in_float16(classifier)
 
     @staticmethod
     def note(num_classes: int) -> str | None:
@@ -41,7 +41,7 @@ class CrossEntropy:
 
     def scaled(self, losses: Any, logits: Any) -> Any:
         """Losses whose gradients do not underflow in float16."""
-        return _precision.scaled_losses(losses, self.labels, logits)
+        return numerics.scaled_losses(losses, self.labels, logits)
 
     def values_and_total(self, logits: Any) -> tuple[Any, Any]:
         """Loss of each image, and the scalar whose gradient is followed."""
@@ -73,7 +73,7 @@ class DLR(CrossEntropy):
         scale = dlr_scale(logits, self.targeted)
         # The gradient of a margin is 1 at the logits.
         size = ops.ones_like(losses) if scale is None else 1 / scale
-        return _precision.scaled_by(losses, size)
+        return numerics.scaled_by(losses, size)
 
 
 class TargetedDLR(DLR):

@@ -10,15 +10,15 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_wake import _precision
-from keras_wake import _validate
 from keras_wake import backend
 from keras_wake.attacks._attack_losses import ATTACK_LOSSES
 from keras_wake.attacks._network import stateless_logits
 from keras_wake.attacks._targets import likely_wrong_class
 from keras_wake.attacks.staged import StagedAttack
 from keras_wake.attacks.threat_model import per_sample
+from keras_wake.backend import numerics
 from keras_wake.losses.margin import searched_margin
+from keras_wake.utils import validate
 
 # Share of the newest gradient step in an update; the rest is momentum.
 _ALPHA = 0.75
@@ -93,14 +93,12 @@ class APGD(StagedAttack):
         eot_samples: int = 1,
     ) -> None:
         super().__init__(norm, epsilon, bounds)
-        self.steps = _validate.integer(1, steps=steps)
-        self.loss = _validate.one_of(ATTACK_LOSSES, loss=loss)
-        self.restarts = _validate.integer(1, restarts=restarts)
-        self.target_classes = _validate.integer(
-            1, target_classes=target_classes
-        )
-        self.rho = _validate.in_range(0, 1, rho=rho)
-        self.eot_samples = _validate.integer(1, eot_samples=eot_samples)
+        self.steps = validate.integer(1, steps=steps)
+        self.loss = validate.one_of(ATTACK_LOSSES, loss=loss)
+        self.restarts = validate.integer(1, restarts=restarts)
+        self.target_classes = validate.integer(1, target_classes=target_classes)
+        self.rho = validate.in_range(0, 1, rho=rho)
+        self.eot_samples = validate.integer(1, eot_samples=eot_samples)
 
     @property
     def targeted(self) -> bool:
@@ -161,7 +159,7 @@ class APGD(StagedAttack):
             # stop.
             losses = ops.where(ops.isnan(losses), _LOWEST_LOSS, losses)
             # Before the gradients of several draws are added.
-            return losses, margins, _precision.finite(gradient)
+            return losses, margins, numerics.finite(gradient)
 
         def evaluate(delta: Any, number: Any) -> tuple[Any, Any, Any]:
             """Loss, misclassification and direction of ascent at x + δ."""

@@ -11,14 +11,14 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_wake import _batches
-from keras_wake import _inputs
-from keras_wake import _precision
-from keras_wake import _validate
 from keras_wake import backend
-from keras_wake._per_model import PerModel
-from keras_wake._random import CounterSeed
 from keras_wake.attacks.threat_model import ThreatModel
+from keras_wake.backend import numerics
+from keras_wake.backend.compile_cache import PerModel
+from keras_wake.data import batching
+from keras_wake.data import input_checks
+from keras_wake.utils import validate
+from keras_wake.utils.seeds import CounterSeed
 
 
 class Attack:
@@ -92,7 +92,7 @@ class Attack:
 
     def _guaranteed(self, delta: Any, x: Any) -> Any:
         """x + δ, finite, in the ball around `x` and in the bounds."""
-        delta = _precision.finite(ops.convert_to_tensor(delta))
+        delta = numerics.finite(ops.convert_to_tensor(delta))
         delta = self.threat_model.project(delta, x)
         # Once more after the addition, which rounds.
         return ops.stop_gradient(ops.clip(x + delta, *self.bounds))
@@ -130,20 +130,20 @@ class Attack:
     ) -> Any:
         """A call; `more` are further arguments of `_make_seed`."""
         if not isinstance(classifier, keras.Model):
-            _inputs.check_classifier(classifier)
+            input_checks.check_classifier(classifier)
         run, num_classes = self._compiled.get(classifier, self._compile)
-        shape = _inputs.image_shape(classifier)
-        x, labels = _batches.checked_batch(
+        shape = input_checks.image_shape(classifier)
+        x, labels = batching.checked_batch(
             x, y, num_classes, self.bounds, "of the batch", shape
         )
         if seed is None:
             seed = keras.random.randint((), 0, 2**31 - 1)
         else:
-            seed = _validate.seed(seed=seed)
+            seed = validate.seed(seed=seed)
         return run(x, labels, ops.cast(seed, "uint32"), *more)
 
     def _compile(self, reference: Callable) -> tuple[Callable, int]:
-        num_classes = _inputs.check_classifier(reference())
+        num_classes = input_checks.check_classifier(reference())
 
         def run(x: Any, labels: Any, *seed: Any) -> Any:
             return self.perturb(reference(), x, labels, self._make_seed(*seed))

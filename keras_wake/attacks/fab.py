@@ -8,16 +8,16 @@ from typing import NamedTuple
 import keras
 from keras import ops
 
-from keras_wake import _precision
-from keras_wake import _validate
 from keras_wake import backend
 from keras_wake.attacks._network import stateless_logits
 from keras_wake.attacks._projections import STEPS
 from keras_wake.attacks._targets import likely_wrong_class
 from keras_wake.attacks.staged import StagedAttack
 from keras_wake.attacks.threat_model import per_sample
+from keras_wake.backend import numerics
 from keras_wake.losses.margin import logit_of
 from keras_wake.losses.margin import searched_margin
+from keras_wake.utils import validate
 
 
 @keras.saving.register_keras_serializable(package="keras_wake")
@@ -85,14 +85,12 @@ class FAB(StagedAttack):
         bounds: tuple[float, float] = (0.0, 1.0),
     ) -> None:
         super().__init__(norm, epsilon, bounds)
-        self.steps = _validate.integer(1, steps=steps)
-        self.restarts = _validate.integer(1, restarts=restarts)
-        self.target_classes = _validate.integer(
-            1, target_classes=target_classes
-        )
-        self.alpha_max = _validate.in_range(0, 1, alpha_max=alpha_max)
-        self.eta = _validate.positive(eta=eta)
-        self.beta = _validate.in_range(0, 1, beta=beta)
+        self.steps = validate.integer(1, steps=steps)
+        self.restarts = validate.integer(1, restarts=restarts)
+        self.target_classes = validate.integer(1, target_classes=target_classes)
+        self.alpha_max = validate.in_range(0, 1, alpha_max=alpha_max)
+        self.eta = validate.positive(eta=eta)
+        self.beta = validate.in_range(0, 1, beta=beta)
 
     def _targets_for(self, num_classes: int) -> int:
         return min(self.target_classes, num_classes - 1)
@@ -126,8 +124,8 @@ class FAB(StagedAttack):
             labels, logits_of(x), ops.mod(stage, targets)
         )
         # Some headroom for gradients that pass through float16.
-        half = _precision.computes_in_float16(classifier)
-        factor = _precision.SIZE if half else 1.0
+        half = numerics.computes_in_float16(classifier)
+        factor = numerics.SIZE if half else 1.0
 
         def difference(images: Any) -> tuple[Any, Any]:
             logits = logits_of(images)
@@ -136,7 +134,7 @@ class FAB(StagedAttack):
 
         def linearised(delta: Any) -> tuple[Any, Any]:
             gradient, h = backend.gradient_and_outputs(difference, x + delta)
-            return h, _precision.finite(gradient) / factor
+            return h, numerics.finite(gradient) / factor
 
         def is_adversarial(delta: Any) -> Any:
             return searched_margin(labels, logits_of(x + delta)) > 0
@@ -225,7 +223,7 @@ class FAB(StagedAttack):
             alpha * self.eta * from_clean
         )
         # Where h is NaN or infinite, the search starts again from the image.
-        delta = _precision.finite(delta)
+        delta = numerics.finite(delta)
         return ops.clip(x + delta, *self.bounds) - x
 
     def get_config(self) -> dict[str, Any]:

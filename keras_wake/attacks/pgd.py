@@ -6,14 +6,14 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_wake import _precision
-from keras_wake import _validate
 from keras_wake import backend
-from keras_wake._random import SampleSeed
 from keras_wake.attacks._network import stateless_logits
 from keras_wake.attacks.attack import Attack
 from keras_wake.attacks.threat_model import ThreatModel
+from keras_wake.backend import numerics
 from keras_wake.losses import cross_entropy
+from keras_wake.utils import validate
+from keras_wake.utils.seeds import SampleSeed
 
 LOSSES = ("cross_entropy", "kl")
 
@@ -89,10 +89,10 @@ class PGD(Attack):
         if step_size is None:
             step_size = self.threat_model.usual_step_size
         self.step_size = self.threat_model.check_length(step_size=step_size)
-        self.steps = _validate.integer(0, steps=steps)
-        self.random_start = _validate.boolean(random_start=random_start)
-        self.training = _validate.boolean(training=training)
-        self.loss = _validate.one_of((None, *LOSSES), loss=loss)
+        self.steps = validate.integer(0, steps=steps)
+        self.random_start = validate.boolean(random_start=random_start)
+        self.training = validate.boolean(training=training)
+        self.loss = validate.one_of((None, *LOSSES), loss=loss)
         if loss == "kl" and not random_start:
             raise ValueError(
                 'With `loss="kl"` the attack needs a random start: at δ = 0 '
@@ -151,7 +151,7 @@ class PGD(Attack):
     ) -> Any:
         """The steps from `delta` on."""
         threat = self.threat_model
-        half = _precision.computes_in_float16(classifier)
+        half = numerics.computes_in_float16(classifier)
         logits_of = stateless_logits(classifier, self.training)
 
         target = labels
@@ -165,7 +165,7 @@ class PGD(Attack):
             logits = logits_of(images)
             losses = cross_entropy(target, logits)
             if half:
-                losses = _precision.scaled_losses(losses, target, logits)
+                losses = numerics.scaled_losses(losses, target, logits)
             return ops.sum(losses)
 
         def step(state: tuple[Any, Any]) -> tuple[Any, Any]:

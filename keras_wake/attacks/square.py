@@ -7,13 +7,13 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_wake import _validate
 from keras_wake.attacks import _windows
 from keras_wake.attacks._network import stateless_logits
 from keras_wake.attacks._windows import Placed
 from keras_wake.attacks.staged import StagedAttack
 from keras_wake.attacks.threat_model import per_sample
 from keras_wake.losses.margin import searched_margin
+from keras_wake.utils import validate
 
 
 @keras.saving.register_keras_serializable(package="keras_wake")
@@ -75,10 +75,10 @@ class Square(StagedAttack):
         stretch_schedule: bool = False,
     ) -> None:
         super().__init__(norm, epsilon, bounds)
-        self.queries = _validate.integer(1, queries=queries)
-        self.p_init = _validate.in_range(0, 1, p_init=p_init)
-        self.restarts = _validate.integer(1, restarts=restarts)
-        self.stretch_schedule = _validate.boolean(
+        self.queries = validate.integer(1, queries=queries)
+        self.p_init = validate.in_range(0, 1, p_init=p_init)
+        self.restarts = validate.integer(1, restarts=restarts)
+        self.stretch_schedule = validate.boolean(
             stretch_schedule=stretch_schedule
         )
 

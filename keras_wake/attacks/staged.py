@@ -12,11 +12,11 @@ import numpy as np
 from keras import ops
 
 from keras_wake import backend
-from keras_wake._random import SampleSeed
 from keras_wake.attacks._network import stateless_logits
 from keras_wake.attacks.attack import Attack
 from keras_wake.attacks.threat_model import per_sample
 from keras_wake.losses.margin import searched_margin
+from keras_wake.utils.seeds import SampleSeed
 
 
 class StagedAttack(Attack):

@@ -12,9 +12,9 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_wake import _precision
-from keras_wake import _validate
-from keras_wake._random import SampleSeed
+from keras_wake.backend import numerics
+from keras_wake.utils import validate
+from keras_wake.utils.seeds import SampleSeed
 
 
 def per_sample(values: Any, like: Any) -> Any:
@@ -113,12 +113,12 @@ class L2:
 
     def steepest(self, gradient: Any) -> Any:
         """The direction of norm 1 that ascends fastest."""
-        return _precision.unit_l2(gradient, self._axes(gradient))
+        return numerics.unit_l2(gradient, self._axes(gradient))
 
     def steepest_if_usual(self, gradient: Any) -> tuple[Any, Any]:
         """Whether nothing in `gradient` is unusual, and `steepest` if so."""
-        squares = _precision.squared_l2(gradient, self._axes(gradient))
-        usual = ops.all(_precision.are_usual(squares))
+        squares = numerics.squared_l2(gradient, self._axes(gradient))
+        usual = ops.all(numerics.are_usual(squares))
         return usual, gradient / ops.sqrt(squares)
 
     def _axes(self, values: Any) -> tuple[int, ...]:
@@ -174,7 +174,7 @@ class ThreatModel:
         epsilon: float | None = None,
         bounds: tuple[float, float] = (0.0, 1.0),
     ) -> None:
-        self.norm = _validate.one_of(NORMS, norm=norm)
+        self.norm = validate.one_of(NORMS, norm=norm)
         self._norm = NORMS[norm]()
         if not _are_ascending(bounds):
             raise ValueError(
@@ -207,7 +207,7 @@ class ThreatModel:
         low, high = self.bounds
         # How long an l2 perturbation may be depends on the image's size.
         limit = high - low if self.norm == "linf" else math.inf
-        number = _validate.real(**kwargs)
+        number = validate.real(**kwargs)
         if not 0 <= number <= limit * (1 + 1e-6):
             expected = (
                 f"between 0 and {limit:g}, the range of the pixels"
@@ -275,10 +275,10 @@ class ThreatModel:
         """
         gradient = ops.convert_to_tensor(gradient)
         usual, direction = self._norm.steepest_if_usual(gradient)
-        return _precision.short_path_if(
+        return numerics.short_path_if(
             lambda: usual,
             lambda: direction,
-            lambda: self._norm.steepest(_precision.finite(gradient)),
+            lambda: self._norm.steepest(numerics.finite(gradient)),
         )
 
     def steepest_and_origin(
@@ -295,11 +295,11 @@ class ThreatModel:
             x: Float32 tensor (batch, ...), images.
         """
         usual, direction = self._norm.steepest_if_usual(gradient)
-        return _precision.short_path_if(
+        return numerics.short_path_if(
             lambda: usual,
             lambda: (direction, origin),
             lambda: (
-                self._norm.steepest(_precision.finite(gradient)),
+                self._norm.steepest(numerics.finite(gradient)),
                 ops.where(ops.isfinite(gradient), origin, self.inwards(x)),
             ),
         )

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from keras_wake._tables import percent
-from keras_wake._tables import shorten_all
-from keras_wake._tables import table
+from keras_wake.utils.tables import percent
+from keras_wake.utils.tables import shorten_all
+from keras_wake.utils.tables import table
 
 # Above this number of classes only the least accurate ones are listed.
 MOST_CLASSES_LISTED = 25

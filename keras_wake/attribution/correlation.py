@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from keras_wake import _inputs
-from keras_wake import _validate
 from keras_wake.attribution.instance import instance_correlation
 from keras_wake.attribution.vectors import attribution_vectors
 from keras_wake.attribution.vectors import instance_vectors
+from keras_wake.data import input_checks
+from keras_wake.utils import validate
 
 
 def cosine_matrix(vectors: Any) -> np.ndarray:
@@ -62,7 +62,7 @@ def first_of(classes: np.ndarray) -> str:
 
 def quiet_cosine_matrix(vectors: Any) -> np.ndarray:
     """`cosine_matrix` without its warning."""
-    vectors = _validate.floats(vectors=vectors)
+    vectors = validate.floats(vectors=vectors)
     if vectors.ndim != 2:
         raise ValueError(
             "`vectors` must have shape (classes, features). Received: shape "
@@ -97,7 +97,7 @@ def indices_of_largest(values: np.ndarray, count: int) -> np.ndarray:
 
 def quiet_cas(matrix: Any) -> tuple[float, int]:
     """`cas` without its warning, and how many entries are left out."""
-    matrix = _validate.floats(matrix=matrix)
+    matrix = validate.floats(matrix=matrix)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise ValueError(
             "`matrix` must be square, (classes, classes). Received: shape "
@@ -203,15 +203,15 @@ def correlation_matrix(
     print(keras_wake.attribution.cas(matrix))
     ```
     """
-    _validate.one_of(("class", "instance"), mode=mode)
-    block_size = _validate.integer(1, block_size=block_size)
+    validate.one_of(("class", "instance"), mode=mode)
+    block_size = validate.integer(1, block_size=block_size)
     if mode == "class":
         return cosine_matrix(
             attribution_vectors(
                 classifier, data, attack, head, batch_size, seed, bounds
             )
         )
-    num_classes = _inputs.check_classifier(classifier)
+    num_classes = input_checks.check_classifier(classifier)
     vectors, labels = instance_vectors(
         classifier, data, attack, head, batch_size, seed, bounds
     )

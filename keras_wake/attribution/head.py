@@ -12,7 +12,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_wake import _inputs
+from keras_wake.data import input_checks
 
 _HOW = (
     "Name the Dense layer that makes the logits: `head='layer name'`, or "
@@ -54,7 +54,7 @@ def find_head(
             "`classifier` must be a `keras.Model` that returns logits. "
             f"Received: {classifier!r} (of type {type(classifier).__name__})."
         )
-    _inputs.refuse_wake_model(classifier)
+    input_checks.refuse_wake_model(classifier)
     if head is None:
         found = _last_layer(classifier)
     elif isinstance(head, str):

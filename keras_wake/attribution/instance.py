@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_wake import _validate
+from keras_wake.utils import validate
 
 
 def instance_correlation(
@@ -61,7 +61,7 @@ def instance_correlation(
     """
     vectors, labels = np.asarray(vectors), np.asarray(labels)
     num_classes = _check(vectors, labels, num_classes)
-    block_size = _validate.integer(1, block_size=block_size)
+    block_size = validate.integer(1, block_size=block_size)
     blocks = _Blocks(vectors, labels, block_size)
     sums = np.zeros((num_classes, num_classes))
     for left, classes in blocks:
@@ -133,7 +133,7 @@ def _check(vectors: np.ndarray, labels: np.ndarray, num_classes: Any) -> int:
     highest = int(labels.max())
     if num_classes is None:
         num_classes = highest + 1
-    num_classes = _validate.integer(1, num_classes=num_classes)
+    num_classes = validate.integer(1, num_classes=num_classes)
     lowest = int(labels.min())
     if lowest < 0 or highest >= num_classes:
         raise ValueError(

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from keras_wake import _validate
 from keras_wake.attribution._examples import Candidates
 from keras_wake.attribution._examples import Example
 from keras_wake.attribution._report_text import report_text
@@ -21,6 +20,7 @@ from keras_wake.attribution.correlation import indices_of_largest
 from keras_wake.attribution.correlation import quiet_cas
 from keras_wake.attribution.vectors import analyse
 from keras_wake.attribution.vectors import ClassMeans
+from keras_wake.utils import validate
 
 # Images are kept for so many ordered pairs (i, j) at most: all of ten classes.
 MOST_CANDIDATES = 100
@@ -226,8 +226,8 @@ def class_report(
     keras_wake.visualization.plot_shared_pairs(report, path="pairs.png")
     ```
     """
-    pairs = _validate.integer(0, pairs=pairs)
-    examples = _validate.integer(0, examples=examples)
+    pairs = validate.integer(0, pairs=pairs)
+    examples = validate.integer(0, examples=examples)
     sizes, batches = analyse(
         classifier,
         data,
@@ -238,7 +238,7 @@ def class_report(
         clean=True,
         bounds=bounds,
     )
-    names = _validate.names_of_classes(class_names, sizes.classes)
+    names = validate.names_of_classes(class_names, sizes.classes)
     means = ClassMeans(sizes)
     confusion = np.zeros((sizes.classes, sizes.classes), "int64")
     clean_hits = np.zeros(sizes.classes, "int64")

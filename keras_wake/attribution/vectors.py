@@ -14,17 +14,17 @@ from typing import NamedTuple
 import numpy as np
 from keras import ops
 
-from keras_wake import _batches
-from keras_wake import _inputs
-from keras_wake import _validate
 from keras_wake import backend
-from keras_wake._per_model import PerModel
 from keras_wake.attacks import Attack
 from keras_wake.attacks import ThreatModel
 from keras_wake.attribution.head import find_head
 from keras_wake.attribution.head import head_features
 from keras_wake.attribution.head import head_weights
 from keras_wake.attribution.head import logits_and_features
+from keras_wake.backend.compile_cache import PerModel
+from keras_wake.data import batching
+from keras_wake.data import input_checks
+from keras_wake.utils import validate
 
 # By classifier and then by head: a network may be analysed at several heads,
 # and several networks may share one.
@@ -92,20 +92,20 @@ def analyse(
         K and n, and the batches, each of which is attacked when it is asked
         for.
     """
-    num_classes = _inputs.check_classifier(classifier)
+    num_classes = input_checks.check_classifier(classifier)
     head = find_head(classifier, head, num_classes)
     if not isinstance(attack, (Attack, type(None))):
         raise TypeError(
             "`attack` must be an attack such as `keras_wake.attacks.PGD()`, "
             f"or None for clean images. Received: attack={attack!r}."
         )
-    batch_size = _validate.integer(1, batch_size=batch_size)
-    seed = _validate.seed(seed=seed)
+    batch_size = validate.integer(1, batch_size=batch_size)
+    seed = validate.seed(seed=seed)
     limits, bounds_unknown = _bounds(bounds, attack)
     by_head = _COMPILED.get(classifier, lambda _: PerModel())
     compiled = by_head.get(head, partial(_compile, weakref.ref(classifier)))
-    shape = _inputs.image_shape(classifier)
-    checked = _batches.checked_batches(
+    shape = input_checks.image_shape(classifier)
+    checked = batching.checked_batches(
         data, num_classes, limits, batch_size, shape
     )
 

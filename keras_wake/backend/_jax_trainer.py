@@ -13,8 +13,8 @@ import keras
 import numpy as np
 from jax.experimental import multihost_utils
 
-from keras_wake import _arrays
 from keras_wake.backend._common import to_numpy
+from keras_wake.utils import array_checks
 
 _TRAINED = (
     "trainable_variables",
@@ -114,7 +114,7 @@ class Trainer(keras.Model):
                 # The buffers of `state` are given away when a step is
                 # started: until Keras has the new ones, nothing may stop.
                 with _interrupted_afterwards():
-                    batches = map(_arrays.with_int32_labels, iterator)
+                    batches = map(array_checks.with_int32_labels, iterator)
                     logs, newest = function(state, batches)
                     self._hand_to_keras(names, newest)
             except BaseException as error:

@@ -4,8 +4,8 @@ from typing import Any
 
 import keras
 
-from keras_wake import _batches
 from keras_wake import backend
+from keras_wake.data import batching
 from keras_wake.models.batch_norm import reestimate_batch_norm
 
 
@@ -18,8 +18,8 @@ class TeacherAverage(keras.callbacks.Callback):
 
     def __init__(self, data: Any) -> None:
         super().__init__()
-        _batches.check_reusable(type(self).__name__, data)
-        _batches.check_ends(data)
+        batching.check_reusable(type(self).__name__, data)
+        batching.check_ends(data)
         self.data = data
         self.buffers: list[tuple[Any, Any]] = []
         self._estimated_at: int | None = None

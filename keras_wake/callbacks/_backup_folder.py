@@ -6,10 +6,10 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from keras_wake import _backup_file
-from keras_wake import _files
 from keras_wake.callbacks import _csv_rows
 from keras_wake.callbacks import _run_record
+from keras_wake.checkpoint import archive
+from keras_wake.checkpoint import files
 
 # What using a state raises whose content is not what it was.
 _BAD_STATE_ERRORS = (
@@ -35,7 +35,7 @@ class BackupFolder:
         self.folder = folder
         self.path = folder / "backup.npz"
         self.finished = folder / "finished.npz"
-        self._lock = _files.FileLock(folder / "lock")
+        self._lock = files.FileLock(folder / "lock")
 
     @property
     def newest(self) -> pathlib.Path | None:
@@ -97,7 +97,7 @@ class BackupFolder:
         if path is None:
             return None
         try:
-            state, values = _backup_file.read(path)
+            state, values = archive.read(path)
         except FileNotFoundError:  # Renamed in between.
             return None
         what = _fault(state)
@@ -134,7 +134,7 @@ class BackupFolder:
             OSError: If it cannot be written; the one before stays.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        _backup_file.write(self.path, state, values)
+        archive.write(self.path, state, values)
         with contextlib.suppress(OSError):
             self.finished.unlink(missing_ok=True)
 

@@ -12,10 +12,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_wake import _architecture
-from keras_wake import _layer_records
+from keras_wake.backend import layer_settings
 from keras_wake.callbacks import _csv_rows
-from keras_wake.callbacks._input_guard import InputGuard
+from keras_wake.checkpoint import architecture
+from keras_wake.checkpoint import layer_records
+from keras_wake.training.guard import InputGuard
 
 # Arguments that say where something goes, or how it looks, and do not change
 # what a run computes.
@@ -52,7 +53,7 @@ def described(part: Any) -> str:
     if type(part).__module__.partition(".")[0] not in ("keras", "keras_wake"):
         # A class of the user's own may inherit a `get_config`.
         for name, value in getattr(part, "__dict__", {}).items():
-            value = _layer_records.comparable(value)
+            value = layer_records.comparable(value)
             if not name.startswith("_") and value is not None:
                 config.setdefault(name, value)
     return f"{type(part).__name__} {config}"
@@ -79,13 +80,13 @@ def _comparable(value: Any) -> Any:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, keras.Model):
-        return f"{type(value).__name__} {_architecture.architecture(value)}"
+        return f"{type(value).__name__} {architecture.architecture(value)}"
     if isinstance(value, (list, tuple)):
         items = [_comparable(item) for item in value]
         return None if None in items else items
     if hasattr(value, "get_config"):
         return described(value)
-    return value if _architecture.is_plain(value) else None
+    return value if layer_settings.is_plain(value) else None
 
 
 def differences(
@@ -95,7 +96,7 @@ def differences(
     return [
         f"`{name}({key}=)`: {saved.get(key)!r} in the backup, "
         f"{current.get(key)!r} in this script"
-        for key in _layer_records.differing(saved, current)
+        for key in layer_records.differing(saved, current)
         if key not in _WHERE
     ]
 

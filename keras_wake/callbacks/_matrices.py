@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_wake._files import written_aside
+from keras_wake.checkpoint.files import written_aside
 
 
 class StoredMatrix:

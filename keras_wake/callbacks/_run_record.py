@@ -10,12 +10,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_wake import _architecture
-from keras_wake import _layer_records
-from keras_wake import _snapshot
 from keras_wake import backend
+from keras_wake.backend import layer_settings
 from keras_wake.callbacks import _callback_state
 from keras_wake.callbacks import _variables
+from keras_wake.checkpoint import layer_records
+from keras_wake.checkpoint import snapshot
 
 # An optimizer has additional variables if one of these is set. Backups of
 # earlier versions do not say which variable a value belongs to.
@@ -39,8 +39,8 @@ def run_record(
     record = {
         "keras": keras.__version__,
         "backend": keras.backend.backend(),
-        "layers": _layer_records.layer_records(model.classifier),
-        "graphs": _layer_records.graph_records(model.classifier),
+        "layers": layer_records.layer_records(model.classifier),
+        "graphs": layer_records.graph_records(model.classifier),
         "optimizer": name,
         "hyperparameters": config,
         "learning_rate": _learning_rate(model.optimizer),
@@ -83,7 +83,7 @@ def refusals(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
     """The differences because of which a run cannot go on, as text."""
     words, _ = _layers(saved, current)
     if not words and "graphs" in saved:
-        words = _layer_records.compare_graphs(
+        words = layer_records.compare_graphs(
             saved["graphs"], current["graphs"], _is_strict(saved, current)
         )
     old, new = saved["optimizer"], current["optimizer"]
@@ -145,7 +145,7 @@ def _changed(
     return [
         f"{prefix}{name}: {_text(saved[name])} in the backup, "
         f"{_text(current[name])} in this script"
-        for name in _layer_records.differing(saved, current, strict=False)
+        for name in layer_records.differing(saved, current, strict=False)
     ]
 
 
@@ -178,7 +178,7 @@ def _changed_callbacks(
 def _layers(
     saved: dict[str, Any], current: dict[str, Any]
 ) -> tuple[list[str], list[str]]:
-    return _layer_records.compare_layers(
+    return layer_records.compare_layers(
         saved["layers"], current["layers"], _is_strict(saved, current)
     )
 
@@ -199,7 +199,7 @@ def _optimizer(optimizer: Any) -> tuple[str, dict[str, Any]]:
     if inner is not optimizer:
         name = f"{type(optimizer).__name__}({name})"
     config = {
-        key: value if _architecture.is_plain(value) else repr(value)
+        key: value if layer_settings.is_plain(value) else repr(value)
         for key, value in {
             **optimizer.get_config(),
             **inner.get_config(),
@@ -257,9 +257,9 @@ def restore(
         ValueError: If the values are those of another model or optimizer.
     """
     if record is None:
-        _snapshot.put_back(model, values)
+        snapshot.put_back(model, values)
         return []
-    _snapshot.variables_of(model)  # Builds the optimizer.
+    snapshot.variables_of(model)  # Builds the optimizer.
     rate = _learning_rate(model.optimizer)
     saved_position = record["learning_rate_at"]
     saved_rate = None
@@ -270,7 +270,7 @@ def restore(
         words = _restore_by_key(model, values, record)
     else:
         position = _rate_position(model)
-        _snapshot.put_back(
+        snapshot.put_back(
             model, _aligned(values, saved_position, position, rate)
         )
     return words + _set_learning_rate(model.optimizer, record, saved_rate, rate)

@@ -9,8 +9,8 @@ from typing import Any
 
 import keras
 
-from keras_wake import _architecture
-from keras_wake import _snapshot
+from keras_wake.backend import layer_settings
+from keras_wake.checkpoint import snapshot
 
 _AVERAGE = "_model_variables_moving_average of "
 
@@ -30,11 +30,11 @@ def check(model: Any, values: list[Any], record: dict[str, Any] | None) -> None:
     """
     own = model.variables
     if record is None or "variables" not in record:
-        _snapshot.check(own, values[: len(own)])
+        snapshot.check(own, values[: len(own)])
         return
     keys = _model_keys(model)
     saved = _by_key(values, record)
-    _snapshot.check(
+    snapshot.check(
         [v for v, key in zip(own, keys, strict=True) if _is_weight(key)],
         [value for key, value in saved.items() if _is_weight(key)],
     )
@@ -67,14 +67,14 @@ def restore(
     check(model, values, record)
     saved = _by_key(values, record)
     variables = dict(
-        zip(keys_of(model), _snapshot.variables_of(model), strict=True)
+        zip(keys_of(model), snapshot.variables_of(model), strict=True)
     )
     found = [k for k in variables if k in saved and not k.startswith(kept)]
-    _snapshot.check(
+    snapshot.check(
         [variables[key] for key in found], [saved[key] for key in found]
     )
     for key in found:
-        _snapshot.assign(variables[key], saved[key])
+        snapshot.assign(variables[key], saved[key])
     anew = [
         key
         for key in variables
@@ -110,7 +110,7 @@ def _is_weight(key: str) -> bool:
 def _model_keys(model: Any) -> list[str]:
     seeds = {}
     for name in ("classifier", "teacher"):
-        layers = _architecture.layers_of(getattr(model, name))
+        layers = layer_settings.layers_of(getattr(model, name))
         for number, layer in enumerate(layers):
             own = filter(_is_random_state, layer.variables)
             # The layers of a layer come after it, and overwrite its key.

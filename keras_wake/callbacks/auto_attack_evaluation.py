@@ -10,17 +10,17 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_wake import _batches
-from keras_wake import _files
-from keras_wake import _inputs
-from keras_wake import _validate
 from keras_wake.attacks import Attack
+from keras_wake.checkpoint import files
+from keras_wake.data import batching
+from keras_wake.data import input_checks
 from keras_wake.evaluation import autoattack
 from keras_wake.evaluation import checks as reliability
 from keras_wake.evaluation import ReliabilityWarning
 from keras_wake.evaluation import RobustnessReport
 from keras_wake.evaluation._attack_lists import attack_list
 from keras_wake.evaluation._run import NamedAttack
+from keras_wake.utils import validate
 
 
 class AutoAttackEvaluation(keras.callbacks.Callback):
@@ -100,25 +100,25 @@ class AutoAttackEvaluation(keras.callbacks.Callback):
         verbose: int = 0,
     ) -> None:
         super().__init__()
-        _batches.check_reusable("AutoAttackEvaluation", data)
+        batching.check_reusable("AutoAttackEvaluation", data)
         self.data = data
-        self.every = _validate.integer(1, every=every)
-        self.samples = _validate.integer(1, samples=samples)
+        self.every = validate.integer(1, every=every)
+        self.samples = validate.integer(1, samples=samples)
         self.version = version
         self.attacks = attacks
         self.epsilon = epsilon
-        self.batch_size = _validate.integer(1, batch_size=batch_size)
-        self.seed = _validate.seed(seed=seed)
-        self.checks = _validate.boolean(checks=checks)
+        self.batch_size = validate.integer(1, batch_size=batch_size)
+        self.seed = validate.seed(seed=seed)
+        self.checks = validate.boolean(checks=checks)
         self.path = path
         if path is not None:
-            _files.check_folder(path)
+            files.check_folder(path)
         if class_names is not None:
-            class_names = _validate.list_of_names(class_names)
+            class_names = validate.list_of_names(class_names)
         self.class_names = class_names
-        self.verbose = _validate.one_of((0, 1, 2), verbose=verbose)
+        self.verbose = validate.one_of((0, 1, 2), verbose=verbose)
         if epsilon is not None:
-            _validate.not_negative(epsilon=epsilon)
+            validate.not_negative(epsilon=epsilon)
         # Where the bounds are those of the model, `set_model` compares epsilon
         # with them.
         known = None if attacks is None else epsilon
@@ -147,18 +147,18 @@ class AutoAttackEvaluation(keras.callbacks.Callback):
         """Takes the images and starts a new history."""
         self._forget()
         if self.path is not None and self.model.is_chief:
-            _files.make_folder(self.path)
+            files.make_folder(self.path)
         self._images = first_images(self.data, self.samples)
         # What the first evaluation would refuse, now, and not after epochs.
         num_classes = self.model.num_classes
-        _validate.names_of_classes(self.class_names, num_classes)
+        validate.names_of_classes(self.class_names, num_classes)
         listed = self._listed()
-        _batches.checked_batch(
+        batching.checked_batch(
             *self._images,
             num_classes,
             listed[0].attack.bounds,
             "of `AutoAttackEvaluation`",
-            _inputs.image_shape(self.model.classifier),
+            input_checks.image_shape(self.model.classifier),
         )
         for named in listed:
             named.check_image_shape(self._images[0].shape[1:])
@@ -277,7 +277,7 @@ def first_images(data: Any, count: int) -> tuple[np.ndarray, np.ndarray]:
     """The first images and labels of data, as arrays."""
     images: list[np.ndarray] = []
     labels: list[np.ndarray] = []
-    for x, y in _batches.batches(data, count):
+    for x, y in batching.batches(data, count):
         images.append(ops.convert_to_numpy(x))
         labels.append(ops.convert_to_numpy(y))
         if sum(map(len, images)) >= count:
@@ -295,7 +295,7 @@ def write_report(report: RobustnessReport, path: pathlib.Path) -> None:
     from keras_wake import visualization
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _files.written_aside(path.with_name(path.name + ".json")) as aside:
+    with files.written_aside(path.with_name(path.name + ".json")) as aside:
         aside.write_text(report.to_json(indent=1) + "\n")
     visualization.plot_robustness_report(
         report, path=path.with_name(path.name + ".png")

@@ -8,14 +8,14 @@ from typing import Any
 
 import keras
 
-from keras_wake import _snapshot
-from keras_wake import _validate
 from keras_wake import backend
-from keras_wake._files import in_use_error
 from keras_wake.callbacks import _callback_state
 from keras_wake.callbacks import _run_record
 from keras_wake.callbacks import _variables
 from keras_wake.callbacks._backup_folder import BackupFolder
+from keras_wake.checkpoint import snapshot
+from keras_wake.checkpoint.files import in_use_error
+from keras_wake.utils import validate
 
 
 class BackupAndRestore(keras.callbacks.Callback):
@@ -104,8 +104,8 @@ class BackupAndRestore(keras.callbacks.Callback):
         self, backup_dir: str | os.PathLike, delete_checkpoint: bool = True
     ) -> None:
         super().__init__()
-        self.backup_dir = pathlib.Path(_validate.path(backup_dir=backup_dir))
-        self.delete_checkpoint = _validate.boolean(
+        self.backup_dir = pathlib.Path(validate.path(backup_dir=backup_dir))
+        self.delete_checkpoint = validate.boolean(
             delete_checkpoint=delete_checkpoint
         )
         self._folder = BackupFolder(self.backup_dir)
@@ -125,7 +125,7 @@ class BackupAndRestore(keras.callbacks.Callback):
                 f"Received: a model of type {type(model).__name__}. For any "
                 "other model there is `keras.callbacks.BackupAndRestore`."
             )
-        _snapshot.check_complete(model)
+        snapshot.check_complete(model)
 
     def restore(self, model: Any) -> int:
         """Loads student, teacher and optimizer from the backup, outside `fit`.
@@ -281,7 +281,7 @@ class BackupAndRestore(keras.callbacks.Callback):
             "stopped": bool(self.model.stop_training),
         }
         # By all workers, which may have to exchange what they hold.
-        values = _snapshot.take(self.model)
+        values = snapshot.take(self.model)
         if not self.model.is_chief:
             return
         try:

@@ -13,13 +13,13 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_wake import _batches
-from keras_wake import _snapshot
-from keras_wake import _validate
 from keras_wake import backend
-from keras_wake._precision import hits
 from keras_wake.attacks import FGSM
 from keras_wake.attacks import PGD
+from keras_wake.backend.numerics import hits
+from keras_wake.checkpoint import snapshot
+from keras_wake.data import batching
+from keras_wake.utils import validate
 
 
 class CatastrophicOverfitMonitor(keras.callbacks.Callback):
@@ -80,23 +80,23 @@ class CatastrophicOverfitMonitor(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         self.data = data
-        self.samples = _validate.integer(1, samples=samples)
+        self.samples = validate.integer(1, samples=samples)
         # The number of steps between checks; None stands for an epoch.
         self._interval: int | None = None
         if every != "epoch":
-            self._interval = _validate.integer(
+            self._interval = validate.integer(
                 1, hint='Or pass `every="epoch"`.', every=every
             )
         self.every = every
         actions = ("warn", "stop", "rollback")
-        self.action = _validate.one_of(actions, action=action)
-        self.gap = _validate.in_range(0, 1, gap=gap)
+        self.action = validate.one_of(actions, action=action)
+        self.gap = validate.in_range(0, 1, gap=gap)
         if not self.gap:
             raise ValueError(
                 "`gap` must be above 0, else equal accuracies are a collapse. "
                 f"Received: gap={gap!r}."
             )
-        self.ratio = _validate.in_range(0, 1, ratio=ratio)
+        self.ratio = validate.in_range(0, 1, ratio=ratio)
         for name, attack in ("single", single_step), ("multi", multi_step):
             # Any function of the same arguments will do, but no class.
             if attack is not None and (
@@ -158,7 +158,7 @@ class CatastrophicOverfitMonitor(keras.callbacks.Callback):
                     "`CatastrophicOverfitMonitor(data=(x, y))`."
                 )
         images, labels, taken = [], [], 0
-        for x, y in _batches.batches(data, self.samples):
+        for x, y in batching.batches(data, self.samples):
             images.append(ops.convert_to_numpy(x))
             labels.append(ops.convert_to_numpy(y))
             taken += len(images[-1])
@@ -240,7 +240,7 @@ class CatastrophicOverfitMonitor(keras.callbacks.Callback):
         )
         if not bad:
             if self.action == "rollback":
-                self._good = _snapshot.take(self.model)
+                self._good = snapshot.take(self.model)
             return
         first, self.collapsed = not self.collapsed, True
         if first:
@@ -253,7 +253,7 @@ class CatastrophicOverfitMonitor(keras.callbacks.Callback):
             f"{single:.1%} under one step and {multi:.1%} under PGD."
         )
         if self.action == "rollback" and self._good is not None:
-            _snapshot.put_back(self.model, self._good)
+            snapshot.put_back(self.model, self._good)
             good = [e for e in self.history if not e["collapsed"]][-1]
             message += (
                 f" The weights are back to those of epoch {good['epoch']}, "

@@ -9,9 +9,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_wake import _batches
-from keras_wake import _files
-from keras_wake import _validate
 from keras_wake import attribution
 from keras_wake.attribution.correlation import quiet_cas
 from keras_wake.attribution.correlation import quiet_cosine_matrix
@@ -20,6 +17,9 @@ from keras_wake.attribution.head import find_head
 from keras_wake.callbacks._matrices import Measurement
 from keras_wake.callbacks._matrices import StoredMatrix
 from keras_wake.callbacks.backup_and_restore import BackupAndRestore
+from keras_wake.checkpoint import files
+from keras_wake.data import batching
+from keras_wake.utils import validate
 
 # Beyond, the matrices of 200 epochs take more than 200 MB.
 MOST_CLASSES_IN_MEMORY = 500
@@ -93,16 +93,16 @@ class CrossClassAttribution(keras.callbacks.Callback):
                 "the `eval_attack` and the `head` of the model. Received: "
                 f"attack={attack!r}, head={head!r} without data."
             )
-        _batches.check_reusable("CrossClassAttribution", data)
-        _batches.check_ends(data)
+        batching.check_reusable("CrossClassAttribution", data)
+        batching.check_ends(data)
         self.data = data
         self.attack = attack
-        self.every = _validate.integer(1, every=every)
+        self.every = validate.integer(1, every=every)
         self.path = path
         if path is not None:
-            _files.check_folder(path)
+            files.check_folder(path)
         if class_names is not None:
-            class_names = _validate.list_of_names(class_names)
+            class_names = validate.list_of_names(class_names)
         self.class_names = class_names
         self.head = head
         self._forget()
@@ -127,7 +127,7 @@ class CrossClassAttribution(keras.callbacks.Callback):
                 "other model, call "
                 "`keras_wake.attribution.correlation_matrix`."
             )
-        _validate.names_of_classes(self.class_names, model.num_classes)
+        validate.names_of_classes(self.class_names, model.num_classes)
         if self.data is None:
             model.enable_attribution()
             return
@@ -147,7 +147,7 @@ class CrossClassAttribution(keras.callbacks.Callback):
                 "`CrossClassAttribution(data=(x, y))`."
             )
         if self.path is not None and self.model.is_chief:
-            _files.make_folder(self.path)
+            files.make_folder(self.path)
         classes = self.model.num_classes
         if self._folder() is None and classes > MOST_CLASSES_IN_MEMORY:
             warnings.warn(

@@ -7,11 +7,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_wake import _validate
 from keras_wake import backend
 from keras_wake.callbacks._average import TeacherAverage
 from keras_wake.schedules import AdaptiveRamp
 from keras_wake.schedules import DistillationRamp
+from keras_wake.utils import validate
 
 
 class EMATeacher(TeacherAverage):
@@ -76,21 +76,21 @@ class EMATeacher(TeacherAverage):
         data: Any = None,
     ) -> None:
         super().__init__(data)
-        self.decay = _validate.in_range(0, 1, decay=decay)
+        self.decay = validate.in_range(0, 1, decay=decay)
         if self.decay == 1:
             raise ValueError(
                 "`decay` must be below 1, else the teacher never moves. "
                 f"Received: decay={decay!r}."
             )
         modes = ("average", "copy", "reestimate")
-        self.batch_norm = _validate.one_of(modes, batch_norm=batch_norm)
+        self.batch_norm = validate.one_of(modes, batch_norm=batch_norm)
         if (batch_norm == "reestimate") != (data is not None):
             raise ValueError(
                 '`data` is for `batch_norm="reestimate"`, which needs it: '
                 f"pass both or neither. Received: batch_norm={batch_norm!r}, "
                 f"data={'None' if data is None else type(data).__name__}."
             )
-        self.warmup = _validate.boolean(warmup=warmup)
+        self.warmup = validate.boolean(warmup=warmup)
         self._first_epoch = True
         self._epoch = 0
         self._searched_in: Any = None

@@ -4,8 +4,8 @@ from typing import Any
 
 import keras
 
-from keras_wake import _inputs
-from keras_wake import _validate
+from keras_wake.data import input_checks
+from keras_wake.utils import validate
 
 
 class PretrainedTeacher(keras.callbacks.Callback):
@@ -57,9 +57,9 @@ class PretrainedTeacher(keras.callbacks.Callback):
     def __init__(self, teacher: keras.Model, weight: float) -> None:
         super().__init__()
         _check_is_network(teacher)
-        self.num_classes = _inputs.check_classifier(teacher)
+        self.num_classes = input_checks.check_classifier(teacher)
         self.teacher = teacher
-        self.weight = _validate.in_range(0, 1, weight=weight)
+        self.weight = validate.in_range(0, 1, weight=weight)
 
     def set_model(self, model: Any) -> None:
         """Has the student learn from the teacher, before a step is compiled."""
@@ -92,7 +92,7 @@ class PretrainedTeacher(keras.callbacks.Callback):
                 '`keras.models.load_model("teacher.keras")`.'
             )
         student, teacher = (
-            _inputs._input_shape(network)
+            input_checks._input_shape(network)
             for network in (model.classifier, self.teacher)
         )
         if len(student) != len(teacher) or any(

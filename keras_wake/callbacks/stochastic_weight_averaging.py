@@ -6,10 +6,10 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_wake import _validate
 from keras_wake import backend
 from keras_wake.callbacks._average import TeacherAverage
 from keras_wake.models.batch_norm import batch_norm_layers
+from keras_wake.utils import validate
 
 
 class StochasticWeightAveraging(TeacherAverage):
@@ -52,7 +52,7 @@ class StochasticWeightAveraging(TeacherAverage):
 
     def __init__(self, start_epoch: int, data: Any = None) -> None:
         super().__init__(data)
-        self.start_epoch = _validate.integer(1, start_epoch=start_epoch)
+        self.start_epoch = validate.integer(1, start_epoch=start_epoch)
         self._epoch = 0
         self._averaged = 0
 

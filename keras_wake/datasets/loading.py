@@ -7,7 +7,6 @@ from typing import Any
 
 import keras
 
-from keras_wake import _validate
 from keras_wake.datasets import batches
 from keras_wake.datasets import catalogue
 from keras_wake.datasets import images
@@ -15,6 +14,7 @@ from keras_wake.datasets import pipeline
 from keras_wake.datasets.epochs import EpochCounter
 from keras_wake.datasets.sampling import choose
 from keras_wake.datasets.splits import Splits
+from keras_wake.utils import validate
 
 LABEL_MODES = ("int", "categorical")
 MAX_SEED = 2**63 - 1
@@ -121,17 +121,17 @@ def load(
     images, labels = next(iter(splits.train))  # (64, 8, 8, 1), (64,)
     ```
     """
-    _validate.one_of(catalogue.DATASETS, name=name)
-    batch_size = _validate.integer(1, batch_size=batch_size)
+    validate.one_of(catalogue.DATASETS, name=name)
+    batch_size = validate.integer(1, batch_size=batch_size)
     limit = _optional_count(limit=limit)
     test_limit = _optional_count(test_limit=test_limit)
     image_size = _checked_image_size(image_size)
     if augment is not None:
-        _validate.one_of(images.AUGMENTATIONS, augment=augment)
+        validate.one_of(images.AUGMENTATIONS, augment=augment)
     if cutmix is not None:
-        cutmix = _validate.positive("Pass None for no CutMix.", cutmix=cutmix)
+        cutmix = validate.positive("Pass None for no CutMix.", cutmix=cutmix)
     seed = _checked_seed(seed)
-    initial_epoch = _validate.integer(0, initial_epoch=initial_epoch)
+    initial_epoch = validate.integer(0, initial_epoch=initial_epoch)
     label_mode = _checked_label_mode(label_mode, cutmix)
     _checked_split(validation_split)
 
@@ -186,7 +186,7 @@ def _makers() -> tuple[Callable[..., Any], Callable[..., Any]]:
 def _checked_label_mode(label_mode: str | None, cutmix: float | None) -> str:
     if label_mode is None:
         return "int" if cutmix is None else "categorical"
-    _validate.one_of(LABEL_MODES, label_mode=label_mode)
+    validate.one_of(LABEL_MODES, label_mode=label_mode)
     # Labels of one form: Keras decides at the first batch, which is mixed,
     # what "accuracy" means, and counts wrongly where others are numbers.
     if label_mode == "int" and cutmix is not None:
@@ -198,7 +198,7 @@ def _checked_label_mode(label_mode: str | None, cutmix: float | None) -> str:
 
 
 def _checked_seed(seed: int) -> int:
-    seed = _validate.integer(0, seed=seed)
+    seed = validate.integer(0, seed=seed)
     if seed > MAX_SEED:
         raise ValueError(
             f"`seed` must be at most {MAX_SEED}. Received: seed={seed}."
@@ -208,7 +208,7 @@ def _checked_seed(seed: int) -> int:
 
 def _optional_count(**kwargs: Any) -> int | None:
     (value,) = kwargs.values()
-    return None if value is None else _validate.integer(1, **kwargs)
+    return None if value is None else validate.integer(1, **kwargs)
 
 
 def _checked_image_size(image_size: Any) -> tuple[int, int] | None:
@@ -220,16 +220,16 @@ def _checked_image_size(image_size: Any) -> tuple[int, int] | None:
             f"Received: image_size={image_size!r}."
         )
     height, width = (
-        _validate.integer(1, image_size=side) for side in image_size
+        validate.integer(1, image_size=side) for side in image_size
     )
     return height, width
 
 
 def _checked_split(validation_split: float | int) -> None:
     if isinstance(validation_split, numbers.Integral):
-        _validate.integer(0, validation_split=validation_split)
+        validate.integer(0, validation_split=validation_split)
         return
-    fraction = _validate.real(validation_split=validation_split)
+    fraction = validate.real(validation_split=validation_split)
     if not 0 <= fraction < 1:
         raise ValueError(
             "`validation_split` must be a fraction in [0, 1) or an integer "

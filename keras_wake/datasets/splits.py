@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from keras_wake import _validate
 from keras_wake.datasets.epochs import EpochCounter
 from keras_wake.datasets.images import ImageArrays
 from keras_wake.datasets.sampling import stratified_sample
+from keras_wake.utils import validate
 
 SPLIT_NAMES = ("train", "validation", "test")
 
@@ -97,7 +97,7 @@ class Splits:
         x, y = splits.arrays("validation", limit=50)  # (50, 8, 8, 1), (50,)
         ```
         """
-        _validate.one_of(SPLIT_NAMES, split=split)
+        validate.one_of(SPLIT_NAMES, split=split)
         if split not in self._arrays:
             raise ValueError(
                 f"There are no {split} images. Pass `validation_split` "
@@ -105,7 +105,7 @@ class Splits:
             )
         data = self._arrays[split]
         if limit is not None:
-            limit = _validate.integer(1, limit=limit)
+            limit = validate.integer(1, limit=limit)
             if limit > len(data):
                 raise ValueError(
                     f"`limit` must be at most the number of {split} images, "
@@ -128,6 +128,6 @@ class Splits:
         Args:
             epoch: Number of the epoch, counted from 0.
         """
-        epoch = _validate.integer(0, epoch=epoch)
+        epoch = validate.integer(0, epoch=epoch)
         if self._epoch is not None:
             self._epoch.pin(epoch)

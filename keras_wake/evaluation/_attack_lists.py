@@ -4,7 +4,6 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-from keras_wake import _validate
 from keras_wake.attacks import APGD
 from keras_wake.attacks import Attack
 from keras_wake.attacks import FAB
@@ -12,6 +11,7 @@ from keras_wake.attacks import PGD
 from keras_wake.attacks import Square
 from keras_wake.attacks import ThreatModel
 from keras_wake.evaluation._run import NamedAttack
+from keras_wake.utils import validate
 
 VERSIONS = ("standard", "rand")
 _EOT_SAMPLES = 20
@@ -86,7 +86,7 @@ def attack_list(
     Raises:
         TypeError, ValueError: For arguments that contradict each other.
     """
-    _validate.one_of(
+    validate.one_of(
         VERSIONS,
         hint="For a list of your own, pass `attacks=`.",
         version=version,

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from collections.abc import Sequence
 from typing import Any
 
-from keras_wake import _validate
 from keras_wake.attacks import Attack
 from keras_wake.attacks import PGD
 from keras_wake.evaluation import interval
@@ -20,6 +19,7 @@ from keras_wake.evaluation._evaluate import evaluate
 from keras_wake.evaluation._evaluate import Options
 from keras_wake.evaluation._report_text import sweep_text
 from keras_wake.evaluation._run import NamedAttack
+from keras_wake.utils import validate
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -174,7 +174,7 @@ def epsilon_sweep(
             f"Received: epsilons={epsilons!r}."
         )
     radii = sorted(
-        {_validate.not_negative(epsilon=radius) for radius in epsilons}
+        {validate.not_negative(epsilon=radius) for radius in epsilons}
     )
     if not radii:
         raise ValueError("`epsilons` must hold at least one radius.")
@@ -230,7 +230,7 @@ def _maker(
 ) -> tuple[Callable[[float], Sequence[NamedAttack]], str]:
     """What makes the attacks of a radius, and its description if it has one."""
     if isinstance(attack, str):
-        version = _validate.one_of(VERSIONS, attack=attack)
+        version = validate.one_of(VERSIONS, attack=attack)
         return (
             lambda radius: published(version, norm, radius, bounds),
             f"autoattack, version {version!r}",

@@ -10,9 +10,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_wake import _inputs
-from keras_wake import _validate
 from keras_wake._version import __version__
+from keras_wake.data import input_checks
 from keras_wake.evaluation import checks as reliability
 from keras_wake.evaluation._passes import differ
 from keras_wake.evaluation._passes import Passes
@@ -29,6 +28,7 @@ from keras_wake.evaluation._samples import Samples
 from keras_wake.evaluation.interval import wilson_interval
 from keras_wake.evaluation.report import AttackResult
 from keras_wake.evaluation.report import RobustnessReport
+from keras_wake.utils import validate
 
 # How many of the probed outputs tell networks of the same weights apart.
 _COMPARED = 8
@@ -59,11 +59,11 @@ class Options:
     verbose: int
 
     def __post_init__(self) -> None:
-        _validate.integer(1, batch_size=self.batch_size)
-        _validate.seed(seed=self.seed)
-        _validate.boolean(return_images=self.return_images)
-        _validate.boolean(checks=self.checks)
-        _validate.one_of((0, 1, 2), verbose=self.verbose)
+        validate.integer(1, batch_size=self.batch_size)
+        validate.seed(seed=self.seed)
+        validate.boolean(return_images=self.return_images)
+        validate.boolean(checks=self.checks)
+        validate.one_of((0, 1, 2), verbose=self.verbose)
         if not isinstance(self.state, (str, os.PathLike, type(None))):
             raise TypeError(
                 "`state` must be the path of a file or None. Received: "
@@ -86,8 +86,10 @@ def evaluate(
         attacks: The attacks, in order, with the same bounds.
         options: The other settings.
     """
-    num_classes = _inputs.check_classifier(classifier, allow_probabilities=True)
-    names = _validate.names_of_classes(options.class_names, num_classes)
+    num_classes = input_checks.check_classifier(
+        classifier, allow_probabilities=True
+    )
+    names = validate.names_of_classes(options.class_names, num_classes)
     bounds = attacks[-1].attack.bounds
     samples = collect(classifier, data, num_classes, bounds, options.batch_size)
     for each in attacks:

@@ -15,17 +15,17 @@ import numpy as np
 from keras import ops
 
 from keras_wake import backend
-from keras_wake._per_model import forget_compiled
-from keras_wake._per_model import PerModel
-from keras_wake._random import as_int32
-from keras_wake._random import CounterSeed
-from keras_wake._random import SampleSeed
 from keras_wake.attacks import Attack
 from keras_wake.attacks import PGD
 from keras_wake.attacks import StagedAttack
 from keras_wake.attacks._attack_losses import CrossEntropy
 from keras_wake.attacks._network import stateless_logits
 from keras_wake.backend._common import cut_gradients_are_zero
+from keras_wake.backend.compile_cache import forget_compiled
+from keras_wake.backend.compile_cache import PerModel
+from keras_wake.utils.seeds import as_int32
+from keras_wake.utils.seeds import CounterSeed
+from keras_wake.utils.seeds import SampleSeed
 
 # Smaller batches take no less time.
 SMALLEST_BATCH = 8

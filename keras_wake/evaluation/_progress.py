@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from keras_wake import _backup_file
 from keras_wake import backend
-from keras_wake._architecture import architecture
-from keras_wake._files import FileLock
-from keras_wake._files import in_use_error
-from keras_wake._layer_records import differing
-from keras_wake._layer_records import graph_digest
+from keras_wake.checkpoint import archive
+from keras_wake.checkpoint.architecture import architecture
+from keras_wake.checkpoint.files import FileLock
+from keras_wake.checkpoint.files import in_use_error
+from keras_wake.checkpoint.layer_records import differing
+from keras_wake.checkpoint.layer_records import graph_digest
 from keras_wake.evaluation._passes import differ
 
 STANDS = -1
@@ -252,7 +252,7 @@ class StateFile:
                 f"{str(self.path / 'autoattack.npz')!r}. Received: the folder "
                 f"{str(self.path)!r}."
             )
-        state, _ = _backup_file.read(self.path)
+        state, _ = archive.read(self.path)
         if set(state) != {"fingerprint", "progress"}:
             raise ValueError(
                 f"The file {self.path} is no state of an evaluation. Pass "
@@ -284,7 +284,7 @@ class StateFile:
         state = {"fingerprint": self.wanted, "progress": vars(progress).copy()}
         with self._writing():
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            _backup_file.write(self.path, state, [])
+            archive.write(self.path, state, [])
 
     def read_images(self, progress: Progress, like: np.ndarray) -> np.ndarray:
         """Reads the images that `progress` counts, and removes any after them.

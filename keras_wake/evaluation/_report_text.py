@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from keras_wake._tables import percent
-from keras_wake._tables import shorten
-from keras_wake._tables import table
+from keras_wake.utils.tables import percent
+from keras_wake.utils.tables import shorten
+from keras_wake.utils.tables import table
 
 # Above this number of classes only the least robust ones are listed.
 MOST_CLASSES_LISTED = 25

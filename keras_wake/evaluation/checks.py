@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from keras_wake import _inputs
 from keras_wake.attacks import Attack
 from keras_wake.attacks import PGD
 from keras_wake.attacks import StagedAttack
+from keras_wake.data import input_checks
 from keras_wake.evaluation._passes import differ
 from keras_wake.evaluation._passes import Passes
 from keras_wake.evaluation._progress import Progress
@@ -121,7 +121,7 @@ def check_outputs(
                 "can follow. Mask classes with a number such as −1e4.",
             )
         )
-    if _inputs.are_probabilities(outputs):
+    if input_checks.are_probabilities(outputs):
         findings.append(
             (
                 "softmax",

@@ -3,7 +3,7 @@
 import math
 import statistics
 
-from keras_wake import _validate
+from keras_wake.utils import validate
 
 CONFIDENCE = 0.95
 METHOD = "Wilson"
@@ -40,14 +40,14 @@ def wilson_interval(
     >>> round(low, 3), round(high, 3)
     (0.404, 0.596)
     """
-    samples = _validate.integer(1, samples=samples)
-    successes = _validate.integer(0, successes=successes)
+    samples = validate.integer(1, samples=samples)
+    successes = validate.integer(0, successes=successes)
     if successes > samples:
         raise ValueError(
             "`successes` must be at most `samples`. Received: "
             f"successes={successes}, samples={samples}."
         )
-    confidence = _validate.fraction(confidence=confidence)
+    confidence = validate.fraction(confidence=confidence)
     z = statistics.NormalDist().inv_cdf((1 + confidence) / 2)
     share = successes / samples
     centre = share + z**2 / (2 * samples)

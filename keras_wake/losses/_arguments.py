@@ -9,13 +9,13 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_wake import _inputs
-from keras_wake import _validate
+from keras_wake.data import input_checks
+from keras_wake.utils import validate
 
 
 def logits_of(**kwargs: Any) -> Any:
     """Logits as a float32 tensor (batch, K), under the name the user knows."""
-    name, values = _validate.name_and_value(kwargs)
+    name, values = validate.name_and_value(kwargs)
     values = ops.convert_to_tensor(values)
     shape = tuple(values.shape)
     if len(shape) != 2 or shape[1] == 1:
@@ -56,7 +56,7 @@ def targets_and_logits(targets: Any, logits: Any) -> tuple[Any, Any]:
 
 def _labelled(name: str, labels: Any, logits: Any) -> tuple[Any, Any]:
     labels = ops.convert_to_tensor(labels)
-    one_hot = _inputs.one_hot_labels(labels, logits.shape[-1])
+    one_hot = input_checks.one_hot_labels(labels, logits.shape[-1])
     check_same_shape(**{name: one_hot, "logits": logits})
     if tuple(labels.shape)[1:] in ((), (1,)):
         known = ops.any(one_hot > 0, axis=-1, keepdims=True)

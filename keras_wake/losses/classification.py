@@ -4,8 +4,8 @@ from typing import Any
 
 from keras import ops
 
-from keras_wake import _validate
 from keras_wake.losses import _arguments
+from keras_wake.utils import validate
 
 
 def cross_entropy(labels: Any, logits: Any) -> Any:
@@ -88,7 +88,7 @@ def smoothed(labels: Any, amount: float) -> Any:
     >>> smoothed(np.array([[1.0, 0.0]]), 0.1)
     array([[0.95, 0.05]])
     """
-    amount = _validate.in_range(0, 1, amount=amount)
+    amount = validate.in_range(0, 1, amount=amount)
     labels = _arguments.soft_labels(labels)
     if not amount:
         return labels

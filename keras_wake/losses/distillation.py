@@ -4,10 +4,10 @@ from typing import Any
 
 from keras import ops
 
-from keras_wake import _validate
 from keras_wake.losses import _arguments
 from keras_wake.losses.classification import is_zero
 from keras_wake.losses.classification import kl_divergence
+from keras_wake.utils import validate
 
 TEMPERATURE_RANGE = 1e-6, 1e6
 # From here on, the rounding errors of the plain formula, times T², would show.
@@ -62,8 +62,8 @@ def distillation_loss(
 
 def check_temperature(temperature: Any) -> float:
     """T, in the range in which float32 can compute the loss."""
-    temperature = _validate.positive(temperature=temperature)
-    return _validate.in_range(*TEMPERATURE_RANGE, temperature=temperature)
+    temperature = validate.positive(temperature=temperature)
+    return validate.in_range(*TEMPERATURE_RANGE, temperature=temperature)
 
 
 def _plain(teacher: Any, student: Any, temperature: float) -> Any:

@@ -16,7 +16,7 @@ from typing import Any
 
 import keras
 
-from keras_wake import _validate
+from keras_wake.utils import validate
 
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD = (0.2471, 0.2435, 0.2616)
@@ -63,8 +63,8 @@ def _per_channel(
     if values is None:
         return list(default)
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
-        return [_validate.real("", **{name: values})] * channels
-    numbers_given = [_validate.real("", **{name: value}) for value in values]
+        return [validate.real("", **{name: values})] * channels
+    numbers_given = [validate.real("", **{name: value}) for value in values]
     if len(numbers_given) != channels:
         raise ValueError(
             f"`{name}` must be a number or one number per channel "

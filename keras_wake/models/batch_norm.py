@@ -6,10 +6,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_wake import _batches
-from keras_wake import _faults
-from keras_wake import _inputs
 from keras_wake import backend
+from keras_wake.data import batching
+from keras_wake.data import fault_counts
+from keras_wake.data import input_checks
 
 
 def reestimate_batch_norm(
@@ -49,14 +49,14 @@ def reestimate_batch_norm(
             "`network` must be a `keras.Model`. Received: "
             f"network={network!r} (of type {type(network).__name__})."
         )
-    _inputs.refuse_wake_model(network)
+    input_checks.refuse_wake_model(network)
     if backend.buffers(network):
         raise ValueError(
             f"The network {network.name!r} holds a PyTorch module with its "
             "own statistics, which cannot be estimated anew. Take Keras's "
             "`BatchNormalization`."
         )
-    _batches.check_ends(data)
+    batching.check_ends(data)
     layers = batch_norm_layers(network)
     if not layers:
         return
@@ -84,15 +84,15 @@ def _means(
     """The mean over all images of what the variables hold after a batch."""
     sums = [np.zeros(variable.shape, "float64") for variable in statistics]
     images = 0
-    shape = _inputs.image_shape(network)
+    shape = input_checks.image_shape(network)
     for number, (x, _) in enumerate(
-        _batches.batches(data, shape=shape), start=1
+        batching.batches(data, shape=shape), start=1
     ):
-        _inputs.check_images(x, shape)
-        x = _inputs.as_float_images(ops.convert_to_tensor(x))
+        input_checks.check_images(x, shape)
+        x = input_checks.as_float_images(ops.convert_to_tensor(x))
         # No labels are looked at: each image names its only class.
-        faults = _faults.count_faults(x, ops.ones((len(x), 1)), bounds)
-        _faults.raise_for_faults(
+        faults = fault_counts.count_faults(x, ops.ones((len(x), 1)), bounds)
+        fault_counts.raise_for_faults(
             ops.convert_to_numpy(faults), bounds, 1, f"of batch {number}"
         )
         network(x, training=True)

@@ -2,8 +2,8 @@
 
 import keras
 
-from keras_wake import _validate
 from keras_wake.models import _blocks
+from keras_wake.utils import validate
 
 HEAD_WIDTH = 64
 MLP_RATIO = 4
@@ -68,10 +68,10 @@ def DeiTTiny(
     classifier = kw.models.DeiTTiny(num_classes=10)
     ```
     """
-    num_classes = _validate.integer(2, num_classes=num_classes)
-    patch_size = _validate.integer(1, patch_size=patch_size)
-    num_layers = _validate.integer(1, num_layers=num_layers)
-    num_heads = _validate.integer(1, num_heads=num_heads)
+    num_classes = validate.integer(2, num_classes=num_classes)
+    patch_size = validate.integer(1, patch_size=patch_size)
+    num_layers = validate.integer(1, num_layers=num_layers)
+    num_heads = validate.integer(1, num_heads=num_heads)
     input_shape = _blocks.check_input_shape(input_shape, smallest_side=1)
     if any(side % patch_size for side in input_shape[:2]):
         raise ValueError(

@@ -2,8 +2,8 @@
 
 import keras
 
-from keras_wake import _validate
 from keras_wake.models import _blocks
+from keras_wake.utils import validate
 
 BLOCKS_PER_STAGE = 2
 STAGE_STRIDES = (1, 2, 2, 2)
@@ -76,10 +76,10 @@ def PreActResNet18(
     logits = classifier(np.zeros((2, 32, 32, 3), "float32"))  # (2, 10)
     ```
     """
-    num_classes = _validate.integer(2, num_classes=num_classes)
-    width = _validate.integer(1, width=width)
-    final_norm = _validate.boolean(final_norm=final_norm)
-    _validate.one_of(SHORTCUTS, shortcut=shortcut)
+    num_classes = validate.integer(2, num_classes=num_classes)
+    width = validate.integer(1, width=width)
+    final_norm = validate.boolean(final_norm=final_norm)
+    validate.one_of(SHORTCUTS, shortcut=shortcut)
     input_shape = _blocks.check_input_shape(input_shape, smallest_side=8)
 
     images = keras.Input(input_shape, name="images")

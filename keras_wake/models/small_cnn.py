@@ -7,8 +7,8 @@ from typing import Any
 
 import keras
 
-from keras_wake import _validate
 from keras_wake.models import _blocks
+from keras_wake.utils import validate
 
 
 def SmallCNN(
@@ -63,7 +63,7 @@ def SmallCNN(
     logits = classifier(np.zeros((2, 8, 8, 1), "float32"))  # (2, 10)
     ```
     """
-    num_classes = _validate.integer(2, num_classes=num_classes)
+    num_classes = validate.integer(2, num_classes=num_classes)
     widths = _integers(widths=widths)
     strides = _integers(strides=strides)
     if not widths or len(widths) != len(strides):
@@ -89,11 +89,11 @@ def SmallCNN(
 
 def _integers(**kwargs: Any) -> list[int]:
     """One integer per convolution, under the name the user knows."""
-    name, values = _validate.name_and_value(kwargs)
+    name, values = validate.name_and_value(kwargs)
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
         raise TypeError(
             f"`{name}` must hold one integer per convolution, "
             f"`{name}=(8, 8)` say. Received: {name}={values!r} (of type "
             f"{type(values).__name__})."
         )
-    return [_validate.integer(1, **{name: value}) for value in values]
+    return [validate.integer(1, **{name: value}) for value in values]

@@ -2,8 +2,8 @@
 
 import keras
 
-from keras_wake import _validate
 from keras_wake.models import _blocks
+from keras_wake.utils import validate
 
 STEM_WIDTH = 16
 GROUP_STRIDES = (1, 2, 2)
@@ -71,14 +71,14 @@ def WideResNet(
     logits = classifier(np.zeros((2, 32, 32, 3), "float32"))  # (2, 10)
     ```
     """
-    num_classes = _validate.integer(2, num_classes=num_classes)
-    depth = _validate.integer(10, depth=depth)
+    num_classes = validate.integer(2, num_classes=num_classes)
+    depth = validate.integer(10, depth=depth)
     if (depth - 4) % 6:
         raise ValueError(
             "`depth` must be 6 n + 4, for n blocks in each of three groups: "
             f"10, 16, 22, 28, 34, ... Received: depth={depth}."
         )
-    widen_factor = _validate.integer(1, widen_factor=widen_factor)
+    widen_factor = validate.integer(1, widen_factor=widen_factor)
     input_shape = _blocks.check_input_shape(input_shape, smallest_side=4)
 
     images = keras.Input(input_shape, name="images")

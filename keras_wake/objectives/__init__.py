@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from keras_wake import _validate
 from keras_wake.objectives.objective import check_inputs
 from keras_wake.objectives.objective import Objective
 from keras_wake.objectives.regularised import MART
@@ -10,6 +9,7 @@ from keras_wake.objectives.regularised import TRADES
 from keras_wake.objectives.supervised import AdversarialTraining
 from keras_wake.objectives.supervised import Standard
 from keras_wake.objectives.weight_perturbation import AWP
+from keras_wake.utils import validate
 
 _BY_NAME = {
     kind.name: kind
@@ -39,7 +39,7 @@ def get(identifier: Any) -> Objective:
     if isinstance(identifier, Objective):
         check_inputs(identifier)
         return identifier
-    _validate.one_of(
+    validate.one_of(
         _BY_NAME,
         hint="An instance of `keras_wake.objectives.Objective` works as well.",
         objective=identifier,

@@ -5,12 +5,12 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_wake import _validate
 from keras_wake.losses import _arguments
 from keras_wake.losses import cross_entropy
 from keras_wake.losses import kl_divergence
 from keras_wake.losses import smoothed
 from keras_wake.objectives.objective import Objective
+from keras_wake.utils import validate
 
 
 @keras.saving.register_keras_serializable(package="keras_wake")
@@ -41,8 +41,8 @@ class TRADES(Objective):
     attack_loss = "kl"
 
     def __init__(self, beta: float = 6.0, label_smoothing: float = 0.0) -> None:
-        self.beta = _validate.not_negative(beta=beta)
-        self.label_smoothing = _validate.fraction(
+        self.beta = validate.not_negative(beta=beta)
+        self.label_smoothing = validate.fraction(
             label_smoothing=label_smoothing
         )
 
@@ -87,7 +87,7 @@ class MART(Objective):
     inputs = ("clean", "adversarial")
 
     def __init__(self, beta: float = 5.0) -> None:
-        self.beta = _validate.not_negative(beta=beta)
+        self.beta = validate.not_negative(beta=beta)
 
     def loss(self, labels: Any, logits: dict[str, Any]) -> Any:
         """The objective for each sample, float32 (batch,).

@@ -4,17 +4,17 @@ from typing import Any
 
 import keras
 
-from keras_wake import _validate
 from keras_wake.losses import cross_entropy
 from keras_wake.losses import smoothed
 from keras_wake.objectives.objective import Objective
+from keras_wake.utils import validate
 
 
 class _CrossEntropy(Objective):
     """Cross-entropy on one kind of images."""
 
     def __init__(self, label_smoothing: float = 0.0) -> None:
-        self.label_smoothing = _validate.fraction(
+        self.label_smoothing = validate.fraction(
             label_smoothing=label_smoothing
         )
 

@@ -5,8 +5,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_wake import _validate
 from keras_wake.objectives.objective import Objective
+from keras_wake.utils import validate
 
 
 @keras.saving.register_keras_serializable(package="keras_wake")
@@ -54,7 +54,7 @@ class AWP(Objective):
                 "`objective` must not be an AWP itself. Received: "
                 f"objective={objective!r}."
             )
-        self.gamma = _validate.not_negative(gamma=gamma)
+        self.gamma = validate.not_negative(gamma=gamma)
         self.inputs = self.objective.inputs
         self.attack_loss = self.objective.attack_loss
 

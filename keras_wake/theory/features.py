@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_wake import _validate
+from keras_wake.utils import validate
 
 NUM_CLASSES = 3
 NUM_FEATURES = 2 * NUM_CLASSES
@@ -54,7 +54,7 @@ def present_features(label: Any) -> np.ndarray:
 
 def check_label(label: int) -> int:
     """Checks the number of a class, counted from 0."""
-    return _validate.one_of(range(NUM_CLASSES), label=label)
+    return validate.one_of(range(NUM_CLASSES), label=label)
 
 
 def check_weights(weights: Weights) -> np.ndarray:

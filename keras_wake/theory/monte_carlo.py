@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from keras_wake import _validate
 from keras_wake.theory.features import check_samples
 from keras_wake.theory.features import check_weights
 from keras_wake.theory.features import features_of
 from keras_wake.theory.features import NUM_CLASSES
 from keras_wake.theory.features import NUM_FEATURES
 from keras_wake.theory.features import Weights
+from keras_wake.utils import validate
 
 MOST_ITERATIONS = 100
 
@@ -62,9 +62,9 @@ def robust_loss(
     """
     w = check_weights(weights)
     x, y = check_samples(x, y)
-    epsilon = _validate.in_range(0, np.inf, epsilon=epsilon)
-    decay = _validate.positive(weight_decay=weight_decay)
-    beta = _validate.fraction(label_smoothing=label_smoothing)
+    epsilon = validate.in_range(0, np.inf, epsilon=epsilon)
+    decay = validate.positive(weight_decay=weight_decay)
+    beta = validate.fraction(label_smoothing=label_smoothing)
     corners = itertools.product((-epsilon, epsilon), repeat=NUM_FEATURES)
     shifts = features_of(np.array(list(corners)))
 
@@ -127,7 +127,7 @@ def monte_carlo_weights(
     >>> abs(w2 - model.optimal_weights(epsilon=0.1)[1]) < 0.01
     True
     """
-    decay = _validate.positive(weight_decay=weight_decay)
+    decay = validate.positive(weight_decay=weight_decay)
     w, mean = np.ones(2) / decay, np.zeros(2)
     for k in range(1, MOST_ITERATIONS + 1):
         inside = np.maximum(w, 1e-9 / decay)

@@ -11,13 +11,13 @@ import math
 
 import numpy as np
 
-from keras_wake import _validate
 from keras_wake.theory.features import check_label
 from keras_wake.theory.features import check_weights
 from keras_wake.theory.features import NUM_CLASSES
 from keras_wake.theory.features import NUM_FEATURES
 from keras_wake.theory.features import present_features
 from keras_wake.theory.features import Weights
+from keras_wake.utils import validate
 
 
 def expected_maximum(mean: float = 0.0, stddev: float = 1.0) -> float:
@@ -41,8 +41,8 @@ def expected_maximum(mean: float = 0.0, stddev: float = 1.0) -> float:
     >>> round(expected_maximum(), 4)
     0.5642
     """
-    mean = _validate.real(mean=mean)
-    return mean + _validate.positive(stddev=stddev) / math.sqrt(math.pi)
+    mean = validate.real(mean=mean)
+    return mean + validate.positive(stddev=stddev) / math.sqrt(math.pi)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +102,7 @@ class SyntheticModel:
 
     def __post_init__(self) -> None:
         for name in ("mu", "sigma", "weight_decay"):
-            value = _validate.positive(**{name: getattr(self, name)})
+            value = validate.positive(**{name: getattr(self, name)})
             object.__setattr__(self, name, value)
         if self.sigma >= math.sqrt(math.pi) * self.mu:
             raise ValueError(
@@ -154,7 +154,7 @@ class SyntheticModel:
         Returns:
             A float, greater than 0.
         """
-        kept = 1 - _validate.fraction(label_smoothing=label_smoothing)
+        kept = 1 - validate.fraction(label_smoothing=label_smoothing)
         return (self.mu / kept - self._excess) / 2
 
     def smoothing_gain(self, epsilon: float, label_smoothing: float) -> float:
@@ -280,16 +280,16 @@ class SyntheticModel:
         >>> x.shape, y.shape
         ((3000, 6), (3000,))
         """
-        count = _validate.integer(1, num_samples=num_samples)
+        count = validate.integer(1, num_samples=num_samples)
         labels = range(NUM_CLASSES) if label is None else [check_label(label)]
-        rng = np.random.default_rng(_validate.integer(0, seed=seed))
+        rng = np.random.default_rng(validate.integer(0, seed=seed))
         y = np.repeat(np.array(labels, "int32"), count)
         x = rng.normal(self.mu, self.sigma, (len(y), NUM_FEATURES))
         return np.where(present_features(y), x, 0.0), y
 
     def check_epsilon(self, epsilon: float) -> float:
         """Checks that a radius is in the range of the theorems."""
-        epsilon = _validate.real(epsilon=epsilon)
+        epsilon = validate.real(epsilon=epsilon)
         if not 0 <= epsilon < self.mu / 2:
             raise ValueError(
                 f"`epsilon` must be at least 0 and less than mu / 2 = "
@@ -307,7 +307,7 @@ class SyntheticModel:
         """Coefficients of w1 and w2 in the loss, without weight decay."""
         epsilon, beta = (
             self.check_epsilon(epsilon),
-            _validate.fraction(label_smoothing=smoothing),
+            validate.fraction(label_smoothing=smoothing),
         )
         return (
             -(1 - beta) * self.mu + (2 - 3 * beta) * epsilon,

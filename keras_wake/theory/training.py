@@ -11,13 +11,13 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_wake import _validate
 from keras_wake.attacks import FGSM
 from keras_wake.objectives import Objective
 from keras_wake.theory.features import check_samples
 from keras_wake.theory.features import logits_of
 from keras_wake.theory.features import NUM_CLASSES
 from keras_wake.theory.features import NUM_FEATURES
+from keras_wake.utils import validate
 from keras_wake.wake_model import WakeModel
 
 # Weights stop here on their way to 0: at w2 = 0 the logits do not depend on
@@ -44,7 +44,7 @@ class AtLeast(keras.constraints.Constraint):
     """
 
     def __init__(self, minimum: float = SMALLEST_WEIGHT) -> None:
-        self.minimum = _validate.real(minimum=minimum)
+        self.minimum = validate.real(minimum=minimum)
 
     def __call__(self, w: Any) -> Any:
         """The weights, clipped from below."""
@@ -77,7 +77,7 @@ class SyntheticLogits(keras.layers.Layer):
 
     def __init__(self, weight_decay: float = 1.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.weight_decay = _validate.positive(weight_decay=weight_decay)
+        self.weight_decay = validate.positive(weight_decay=weight_decay)
 
     def build(self, input_shape: Any) -> None:
         """Makes the kernel."""
@@ -143,7 +143,7 @@ class MarginLoss(Objective):
     inputs = ("adversarial",)
 
     def __init__(self, label_smoothing: float = 0.0) -> None:
-        self.label_smoothing = _validate.fraction(
+        self.label_smoothing = validate.fraction(
             label_smoothing=label_smoothing
         )
 
@@ -222,8 +222,8 @@ def trained_weights(
     ```
     """
     x, y = check_samples(x, y)
-    epsilon = _validate.in_range(0, np.inf, epsilon=epsilon)
-    steps = _validate.integer(1, steps=steps)
+    epsilon = validate.in_range(0, np.inf, epsilon=epsilon)
+    steps = validate.integer(1, steps=steps)
     classifier = synthetic_classifier(weight_decay)
     # Wide enough that no sample is ever clipped.
     bound = 2 * (float(np.abs(x).max()) + epsilon)

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from keras_wake import _validate
+from keras_wake.utils import validate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,7 +52,7 @@ def save(figure: "Figure", path: FilePath | None) -> "Figure":
     """
     if path is None:
         return figure
-    target = pathlib.Path(_validate.path(path=path))
+    target = pathlib.Path(validate.path(path=path))
     suffix = target.suffix.lower()
     if suffix not in FORMATS:
         raise ValueError(
@@ -80,10 +80,10 @@ def check_ramp(
     """The given ones of t_s and t_e, under their names in a figure."""
     marks = {}
     if start_epoch is not None:
-        start_epoch = _validate.integer(0, start_epoch=start_epoch)
+        start_epoch = validate.integer(0, start_epoch=start_epoch)
         marks["$t_s$"] = start_epoch
     if end_epoch is not None:
-        end_epoch = _validate.integer(1, end_epoch=end_epoch)
+        end_epoch = validate.integer(1, end_epoch=end_epoch)
         marks["$t_e$"] = end_epoch
     if (
         start_epoch is not None

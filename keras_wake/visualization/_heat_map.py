@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from keras_wake import _validate
-from keras_wake._tables import shorten_all
+from keras_wake.utils import validate
+from keras_wake.utils.tables import shorten_all
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,8 +32,8 @@ LETTERS_IN_A_LINE = 48
 
 def check_matrix(**kwargs: Any) -> np.ndarray:
     """The one keyword argument as a square array without infinite values."""
-    name, value = _validate.name_and_value(kwargs)
-    values = _validate.floats(**kwargs)
+    name, value = validate.name_and_value(kwargs)
+    values = validate.floats(**kwargs)
     if (
         values.ndim != 2
         or values.shape[0] != values.shape[1]
@@ -53,7 +53,7 @@ def check_matrix(**kwargs: Any) -> np.ndarray:
 
 def check_limits(vmin: float, vmax: float) -> tuple[float, float]:
     """The values of the darkest and the brightest colour."""
-    vmin, vmax = _validate.real(vmin=vmin), _validate.real(vmax=vmax)
+    vmin, vmax = validate.real(vmin=vmin), validate.real(vmax=vmax)
     if vmin >= vmax:
         raise ValueError(
             "`vmin` must be less than `vmax`. "

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from keras_wake import _validate
-from keras_wake._tables import shorten_all
+from keras_wake.utils import validate
+from keras_wake.utils.tables import shorten_all
 from keras_wake.visualization import _figure
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def plot_adversarial_examples(
 
 def _check_images(**kwargs: Any) -> np.ndarray:
     (name,) = kwargs
-    images = _validate.floats(**kwargs)
+    images = validate.floats(**kwargs)
     if images.ndim != 4 or images.shape[-1] not in (1, 3):
         raise ValueError(
             f"`{name}` must be images of shape (N, H, W, C) with one or "
@@ -132,7 +132,7 @@ def _check_same_shape(clean: np.ndarray, changed: np.ndarray) -> None:
 
 def _check_classes(count: int, **kwargs: Any) -> np.ndarray:
     ((name, value),) = kwargs.items()
-    numbers = _validate.floats(**kwargs)
+    numbers = validate.floats(**kwargs)
     if numbers.ndim == 2 and numbers.shape[1] > 0:
         numbers = numbers.argmax(axis=-1).astype("float64")
     if numbers.shape != (count,):
@@ -153,7 +153,7 @@ def _class_names(class_names: Sequence[str] | None, highest: int) -> list[str]:
     if class_names is None:
         return [str(index) for index in range(highest + 1)]
     single = isinstance(class_names, str)
-    names = [] if single else _validate.list_of_names(class_names)
+    names = [] if single else validate.list_of_names(class_names)
     if single or len(names) <= highest:
         raise ValueError(
             f"`class_names` must name all classes up to number {highest}. "
@@ -164,7 +164,7 @@ def _class_names(class_names: Sequence[str] | None, highest: int) -> list[str]:
 
 def _magnification(delta: np.ndarray, magnify: float | None) -> float:
     if magnify is not None:
-        return _validate.positive(magnify=magnify)
+        return validate.positive(magnify=magnify)
     largest = float(np.abs(delta).max())
     if largest <= TOLERANCE:
         return 1.0

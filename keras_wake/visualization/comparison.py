@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from keras_wake import _validate
+from keras_wake.utils import validate
 from keras_wake.visualization import _curves
 from keras_wake.visualization import _figure
 
@@ -69,7 +69,7 @@ def plot_comparison(
     ```
     """
     marks = _figure.check_ramp(start_epoch, end_epoch)
-    freq = _validate.integer(1, validation_freq=validation_freq)
+    freq = validate.integer(1, validation_freq=validation_freq)
     if not isinstance(histories, Mapping) or not histories:
         raise ValueError(
             "`histories` must be a dictionary with at least one named "

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from keras_wake import _validate
+from keras_wake.utils import validate
 from keras_wake.visualization import _figure
 from keras_wake.visualization import _heat_map
 
@@ -66,8 +66,8 @@ def plot_correlation_difference(
             f"{before.shape} and {after.shape}."
         )
     values = before - after
-    names = _validate.names_of_classes(class_names, len(values))
-    limit = _limit(values) if vmax is None else _validate.positive(vmax=vmax)
+    names = validate.names_of_classes(class_names, len(values))
+    limit = _limit(values) if vmax is None else validate.positive(vmax=vmax)
     size = _heat_map.size_for(len(values), 5.0, 8.0)
     figure = _figure.new_figure(size + 0.6, size)
     panel = figure.add_subplot()

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 from typing import TYPE_CHECKING
 
-from keras_wake import _validate
+from keras_wake.utils import validate
 from keras_wake.visualization import _figure
 from keras_wake.visualization import _heat_map
 
@@ -52,7 +52,7 @@ def plot_correlation_matrix(
     ```
     """
     values = _heat_map.check_matrix(matrix=matrix)
-    names = _validate.names_of_classes(class_names, len(values))
+    names = validate.names_of_classes(class_names, len(values))
     vmin, vmax = _heat_map.check_limits(vmin, vmax)
     size = _heat_map.size_for(len(values), 5.0, 8.0)
     figure = _figure.new_figure(size + 0.6, size)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from keras_wake import _validate
+from keras_wake.utils import validate
 from keras_wake.visualization import _figure
 from keras_wake.visualization import _heat_map
 
@@ -77,7 +77,7 @@ def plot_correlation_strip(
     shown = _check_matrices(matrices)
     accuracies = _check_accuracies(robust_accuracy, shown)
     classes = len(next(iter(shown.values())))
-    names = _validate.names_of_classes(class_names, classes)
+    names = validate.names_of_classes(class_names, classes)
     vmin, vmax = _heat_map.check_limits(vmin, vmax)
     columns = min(len(shown), PANELS_IN_A_ROW)
     rows = math.ceil(len(shown) / columns)
@@ -162,7 +162,7 @@ def _check_accuracies(
             f"{list(shown)}. Received: {unknown}."
         )
     return {
-        key: _validate.in_range(
+        key: validate.in_range(
             0, 1, "Pass a fraction, not per cent.", robust_accuracy=value
         )
         for key, value in robust_accuracy.items()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from keras_wake import _validate
+from keras_wake.utils import validate
 from keras_wake.visualization import _figure
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def plot_epsilon_sweep(
     first = next(iter(sweeps.values()))
     if in_grey_levels is None:
         in_grey_levels = first.norm == "linf"
-    _validate.boolean(in_grey_levels=in_grey_levels)
+    validate.boolean(in_grey_levels=in_grey_levels)
     if not in_grey_levels:
         _check_units(sweeps)
     figure = _figure.new_figure(6.0, 3.8)

@@ -3,7 +3,7 @@
 from typing import Any
 from typing import TYPE_CHECKING
 
-from keras_wake import _validate
+from keras_wake.utils import validate
 from keras_wake.visualization import _curves
 from keras_wake.visualization import _figure
 
@@ -69,7 +69,7 @@ def plot_history(
     ```
     """
     marks = _figure.check_ramp(start_epoch, end_epoch)
-    freq = _validate.integer(1, validation_freq=validation_freq)
+    freq = validate.integer(1, validation_freq=validation_freq)
     columns = _curves.columns_of(history)
     curves = {}
     for key in KNOWN_KEYS:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from keras_wake._tables import shorten
+from keras_wake.utils.tables import shorten
 from keras_wake.visualization import _figure
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from keras_wake import _validate
-from keras_wake._tables import shorten_all
+from keras_wake.utils import validate
+from keras_wake.utils.tables import shorten_all
 from keras_wake.visualization import _figure
 from keras_wake.visualization.class_report import check_report
 
@@ -53,7 +53,7 @@ def plot_shared_pairs(
     ```
     """
     check_report(report)
-    shown = report.pairs[: _validate.integer(1, pairs=pairs)]
+    shown = report.pairs[: validate.integer(1, pairs=pairs)]
     low, high = _range([e for p in shown for part in p.examples for e in part])
     across = max(len(part) for pair in shown for part in pair.examples)
     across = min(across, MOST_EXAMPLES)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from keras_wake import _validate
 from keras_wake.theory import SyntheticModel
+from keras_wake.utils import validate
 from keras_wake.visualization import _figure
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def plot_synthetic(
 
 
 def _check_points(name: str, value: Any) -> np.ndarray:
-    rows = _validate.floats(points=value)
+    rows = validate.floats(points=value)
     if rows.ndim != 2 or rows.shape[1] != 3:
         raise ValueError(
             f"points[{name!r}] must have shape (P, 3): ε, w2 without and w2 "

@@ -10,10 +10,10 @@ from keras import ops
 from keras.ops import convert_to_numpy as to_numpy
 from scipy import special
 
-from keras_wake._random import SampleSeed
 from keras_wake.attacks import APGD
 from keras_wake.attacks import apgd
 from keras_wake.attacks.apgd import checkpoints
+from keras_wake.utils.seeds import SampleSeed
 
 LOSSES = ("cross_entropy", "dlr", "dlr_targeted")
 
@@ -375,7 +375,7 @@ def test_says_what_it_does_with_few_classes():
 
 
 def test_does_not_stop_in_half_precision(images):
-    # As sure as in `tests/test_precision.py`: p − y underflows in float16.
+    # As sure as in `test_numerics.py`: p − y underflows in float16.
     keras.utils.set_random_seed(0)
     classifier = keras.Sequential(
         [

@@ -6,8 +6,8 @@ import pytest
 from keras import ops
 from keras.ops import convert_to_numpy as to_numpy
 
-from keras_wake._random import SampleSeed
 from keras_wake.attacks import FAB
+from keras_wake.utils.seeds import SampleSeed
 
 FEATURES = 8
 

@@ -7,9 +7,9 @@ from scipy import special
 
 from keras_wake import objectives
 from keras_wake import WakeModel
-from keras_wake._random import CounterSeed
 from keras_wake.attacks import FGSM
 from keras_wake.objectives import AWP
+from keras_wake.utils.seeds import CounterSeed
 
 FEATURES = 12
 

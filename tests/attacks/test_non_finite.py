@@ -12,13 +12,13 @@ from keras import ops
 from keras.ops import convert_to_numpy as to_numpy
 
 import keras_wake as kw
-from keras_wake import _precision
 from keras_wake.attacks import APGD
 from keras_wake.attacks import Attack
 from keras_wake.attacks import FAB
 from keras_wake.attacks import FGSM
 from keras_wake.attacks import PGD
 from keras_wake.attacks import Square
+from keras_wake.backend import numerics
 
 NORMS = [("linf", 0.1), ("l2", 0.8)]
 
@@ -187,8 +187,8 @@ def test_images_whose_size_is_unknown_are_attacked(norm, epsilon):
 
 def test_a_whole_gradient_has_a_direction_for_weight_perturbation():
     kernel = np.float32([[3e-25, 4e-25], [np.nan, 0]])
-    found = _precision.unit_l2(
-        _precision.finite(ops.convert_to_tensor(kernel)), (0, 1)
+    found = numerics.unit_l2(
+        numerics.finite(ops.convert_to_tensor(kernel)), (0, 1)
     )
     np.testing.assert_allclose(to_numpy(found), [[0.6, 0.8], [0, 0]], rtol=1e-6)
 

@@ -11,9 +11,9 @@ from keras import ops
 from keras.ops import convert_to_numpy as to_numpy
 
 from keras_wake import backend
-from keras_wake._random import CounterSeed
 from keras_wake.attacks import FGSM
 from keras_wake.attacks import PGD
+from keras_wake.utils.seeds import CounterSeed
 
 SETTINGS = {"linf": (0.1, 0.03), "l2": (0.6, 0.2)}
 

@@ -6,10 +6,10 @@ import pytest
 from keras import ops
 from keras.ops import convert_to_numpy as to_numpy
 
-from keras_wake._random import SampleSeed
 from keras_wake.attacks import _windows
 from keras_wake.attacks import Square
 from keras_wake.attacks.square import _WINDOWS
+from keras_wake.utils.seeds import SampleSeed
 
 # The published schedule for 10,000 queries: from which query on p_init is
 # divided by 1, 2, 4, ….

@@ -14,12 +14,12 @@ from keras import ops
 from keras.ops import convert_to_numpy as to_numpy
 
 from keras_wake import backend
-from keras_wake._random import CounterSeed
-from keras_wake._random import SampleSeed
 from keras_wake.attacks import APGD
 from keras_wake.attacks import FAB
 from keras_wake.attacks import Square
 from keras_wake.attacks import StagedAttack
+from keras_wake.utils.seeds import CounterSeed
+from keras_wake.utils.seeds import SampleSeed
 
 EPSILON = {"linf": 0.1, "l2": 0.6}
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from keras_wake._random import CounterSeed
 from keras_wake.attacks import ThreatModel
+from keras_wake.utils.seeds import CounterSeed
 
 # Below this a distribution test fails. Of some ten comparisons a right
 # distribution fails one with probability 1 %; a wrong one (a Gaussian radius,

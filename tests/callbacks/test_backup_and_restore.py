@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import keras_wake as kw
-from keras_wake import _backup_file
-from keras_wake import _snapshot
+from keras_wake.checkpoint import archive
+from keras_wake.checkpoint import snapshot
 
 SHAPE = (4, 4, 1)
 EPOCHS = 5
@@ -85,7 +85,7 @@ class Counter(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         # `EarlyStopping` puts the best weights back when `fit` has ended.
-        self.values = _snapshot.take(self.model)
+        self.values = snapshot.take(self.model)
 
     def get_state(self):
         return {"begun": self.begun}
@@ -150,7 +150,7 @@ def assert_same(values, others):
 def test_weights_optimizer_counters_and_random_states(runs):
     (_, model, _, found), (_, whole, _, expected) = runs.values()
     assert_same(found["counter"].values, expected["counter"].values)
-    _snapshot.put_back(model, found["counter"].values)
+    snapshot.put_back(model, found["counter"].values)
     assert int(model.train_steps) == 3 * EPOCHS
     # Averaged until epoch 3 begins.
     assert int(model.teacher_updates) == 3 * 2
@@ -218,9 +218,9 @@ def test_restore_loads_the_weights_outside_fit(runs, tmp_path):
     model = wake(schedule=kw.schedules.DistillationRamp(1, 3))
     assert kw.BackupAndRestore(folder / "backup").restore(model) == EPOCHS
     values = expected["counter"].values
-    assert_same(_snapshot.take(model), values)
+    assert_same(snapshot.take(model), values)
     assert kw.BackupAndRestore(tmp_path / "none").restore(model) == 0
-    assert_same(_snapshot.take(model), values)
+    assert_same(snapshot.take(model), values)
     assert not (tmp_path / "none").exists()
 
 
@@ -230,11 +230,11 @@ def test_finished_run_trains_nothing_and_a_longer_one_goes_on(tmp_path):
 
     model = wake()
     first = fit(model, [backup()], epochs=2).history
-    before = _snapshot.take(model)
+    before = snapshot.take(model)
     again = wake()
     with pytest.warns(UserWarning, match="has all its 2 epochs"):
         assert fit(again, backup(), epochs=2).history == first
-    assert_same(_snapshot.take(again), before)
+    assert_same(snapshot.take(again), before)
 
     longer = fit(again, [[backup()]], epochs=3)
     assert longer.epoch == [0, 1, 2]
@@ -247,7 +247,7 @@ def test_backup_of_a_finished_run_stays_under_another_name(tmp_path):
     folder = tmp_path / "backup"
     model = wake()
     first = fit(model, [kw.BackupAndRestore(folder), kw.EMATeacher(0.5)], 2)
-    before = _snapshot.take(model)
+    before = snapshot.take(model)
     content = (folder / "finished.npz").read_bytes()
     assert [path.name for path in folder.iterdir()] == ["finished.npz"]
 
@@ -258,7 +258,7 @@ def test_backup_of_a_finished_run_stays_under_another_name(tmp_path):
     assert "finished.npz has all its 2 epochs: nothing is left" in message
     assert f"delete the folder {folder} or choose another" in message
     assert found.history == first.history and found.epoch == [0, 1]
-    assert_same(_snapshot.take(again), before)
+    assert_same(snapshot.take(again), before)
     assert again.robust_classifier is again.teacher
     assert (folder / "finished.npz").read_bytes() == content
 
@@ -391,7 +391,7 @@ def test_full_disk_keeps_the_last_backup_and_the_run(
             names = {path.name for path in tmp_path.iterdir()} - {"lock"}
             if names:
                 assert names == {"backup.npz"}
-                state, _ = _backup_file.read(tmp_path / "backup.npz")
+                state, _ = archive.read(tmp_path / "backup.npz")
                 found.append(state["epoch"])
 
     backup = kw.BackupAndRestore(tmp_path, delete_checkpoint=False)
@@ -490,8 +490,8 @@ def test_file_brings_back_every_kind_of_value(tmp_path):
     }
     bfloat = keras.ops.convert_to_numpy(keras.ops.ones((2,), "bfloat16"))
     values = [np.float32(2.5), np.ones((2, 0), "uint32"), bfloat]
-    _backup_file.write(tmp_path / "a.npz", state, values)
-    found, arrays = _backup_file.read(tmp_path / "a.npz")
+    archive.write(tmp_path / "a.npz", state, values)
+    found, arrays = archive.read(tmp_path / "a.npz")
     assert found["none"] is None and found["text"] == "ε"
     assert found["numbers"] == state["numbers"]
     np.testing.assert_array_equal(found["array"], state["array"])

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import keras_wake as kw
-from keras_wake import _backup_file
-from keras_wake._files import FileLock
+from keras_wake.checkpoint import archive
+from keras_wake.checkpoint.files import FileLock
 
 SHAPE = (4, 4, 1)
 
@@ -131,7 +131,7 @@ def test_two_runs_in_one_folder_are_refused(tmp_path):
 
 HOLDER = """
 import pathlib, sys, time
-from keras_wake._files import FileLock
+from keras_wake.checkpoint.files import FileLock
 lock = FileLock(pathlib.Path(sys.argv[1]))
 print(lock.acquire(), flush=True)
 time.sleep(100)
@@ -348,7 +348,7 @@ def test_any_damage_is_one_clear_error(finished, tmp_path):
             content[place] = rng.integers(256)
         path.write_bytes(bytes(content))
         try:
-            _backup_file.read(path)
+            archive.read(path)
         except ValueError as error:
             messages.add(str(error).partition("npz ")[2][:15])
     assert messages == {"cannot be read:"}

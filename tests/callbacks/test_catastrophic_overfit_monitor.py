@@ -353,6 +353,7 @@ def robust():
     return classifier, monitor
 
 
+@pytest.mark.slow
 def test_is_silent_on_a_run_that_does_not_collapse(robust):
     _, monitor = robust
     assert not monitor.collapsed
@@ -384,6 +385,7 @@ def test_sees_a_real_collapse(robust):
     assert multi < 0.6 * sound["multi_step_accuracy"]
 
 
+@pytest.mark.slow
 def test_goes_back_from_a_real_collapse(robust):
     classifier = keras.models.clone_model(robust[0])
     classifier.set_weights(robust[0].get_weights())

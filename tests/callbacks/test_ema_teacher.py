@@ -1,7 +1,7 @@
 """EMATeacher: batch-norm modes, and what it refuses.
 
 The average itself is compared with its closed form and with a reference in
-`tests/test_train_step.py`.
+`tests/training/test_train_step.py`.
 """
 
 import warnings

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import keras_wake as kw
-from keras_wake import _backup_file
-from keras_wake import _snapshot
+from keras_wake.checkpoint import archive
+from keras_wake.checkpoint import snapshot
 
 SHAPE = (4, 4, 1)
 STEPS = 3
@@ -55,11 +55,11 @@ class Explode(keras.callbacks.Callback):
             self.model.optimizer.learning_rate.assign(1e38)
 
     def on_epoch_end(self, epoch, logs=None):
-        self.good = _snapshot.take(self.model)
+        self.good = snapshot.take(self.model)
 
 
 def assert_back(model, good):
-    for value, expected in zip(_snapshot.take(model), good, strict=True):
+    for value, expected in zip(snapshot.take(model), good, strict=True):
         np.testing.assert_array_equal(value, expected)
         assert np.isfinite(value).all()
 
@@ -75,7 +75,7 @@ def test_stops_in_the_step_and_goes_back_an_epoch(tmp_path):
     # The rate is again what it was then.
     assert "a learning rate that is too high (it is 0.1;" in message
     assert_back(model, explode.good)
-    state, values = _backup_file.read(tmp_path / "backup.npz")
+    state, values = archive.read(tmp_path / "backup.npz")
     assert state["epoch"] == 2
     for value, good in zip(values, explode.good, strict=True):
         np.testing.assert_array_equal(value, good)

@@ -1,6 +1,6 @@
 """What cannot be a pretrained teacher, refused at the earliest point.
 
-What the student learns from one is compared in `tests/test_methods.py`.
+What the student learns from one is compared in `training/test_methods.py`.
 """
 
 import keras

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import keras_wake as kw
-from keras_wake import _backup_file
-from keras_wake import _fit_data
 from keras_wake.callbacks import _run_record
+from keras_wake.checkpoint import archive
+from keras_wake.training import fit as fit_checks
 
 SHAPE = (4, 4, 1)
 X = np.random.default_rng(0).random((6, *SHAPE)).astype("float32")
@@ -302,7 +302,7 @@ def test_settings_of_own_parts_wrappers_and_data():
             {
                 "settings": _run_record.settings_of(model),
                 "record": _run_record.run_record(
-                    model, [], _fit_data.data_settings(data)
+                    model, [], fit_checks.data_settings(data)
                 ),
             }
             for model, data in (old, new)
@@ -466,9 +466,9 @@ def test_optimizer_that_scales_the_loss(tmp_path):
 
 def test_optimizer_of_an_older_backup_is_not_taken_apart(folder):
     path = folder / "backup.npz"
-    state, values = _backup_file.read(path)
+    state, values = archive.read(path)
     del state["record"]["variables"]
-    _backup_file.write(path, state, values)
+    archive.write(path, state, values)
     assert told(folder, wake()) == ""
     message = r"`momentum` is 0\.9 in the backup and 0\.0 in this script"
     with pytest.raises(ValueError, match=f"does not fit.*{message}"):
@@ -477,12 +477,12 @@ def test_optimizer_of_an_older_backup_is_not_taken_apart(folder):
 
 def test_backup_of_an_older_version_cannot_be_compared(folder):
     path = folder / "backup.npz"
-    state, values = _backup_file.read(path)
+    state, values = archive.read(path)
     for name in ("record", "epochs", "stopped"):
         del state[name]
     for name in ("eval_attack", "scale_distillation"):
         del state["settings"][name]
-    _backup_file.write(path, state, values)
+    archive.write(path, state, values)
     model = wake(optimizer=SGD(0.05, momentum=0.9))
     found = told(folder, model)
     assert "written by an older keras-wake" in found
@@ -492,10 +492,10 @@ def test_backup_of_an_older_version_cannot_be_compared(folder):
 
 def test_backup_of_another_backend_draws_other_masks(folder):
     path = folder / "backup.npz"
-    state, values = _backup_file.read(path)
+    state, values = archive.read(path)
     assert state["record"]["backend"] == keras.backend.backend()
     state["record"]["backend"] = "numpy"
-    _backup_file.write(path, state, values)
+    archive.write(path, state, values)
     found = told(folder, wake())
     assert "backend: numpy in the backup" in found and "dropout masks" in found
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import keras_wake as kw
-from keras_wake import _backup_file
+from keras_wake.checkpoint import archive
 
 SHAPE = (4, 4, 1)
 
@@ -61,7 +61,7 @@ def test_full_disk_costs_a_row_of_the_log_and_nothing_else(
     assert int(keras.ops.convert_to_numpy(model.train_steps)) == 8
     with open(log) as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "2", "3"]
-    state, _ = _backup_file.read(tmp_path / "backup" / "backup.npz")
+    state, _ = archive.read(tmp_path / "backup" / "backup.npz")
     assert state["epoch"] == 4
     assert "CSVLogger" in [name for name, _ in state["callbacks"]]
 

@@ -5,6 +5,9 @@ import pytest
 
 # Batches of 10 out of 39 leave 9, five on one replica and four on the other;
 # batches of 12 out of 37 leave one image, and the second replica has none.
+# Two processes of TensorFlow for most of a minute.
+pytestmark = pytest.mark.slow
+
 QUICK = ("single_image_last",)
 LONGER = ("uneven_last_batch", "pipeline", "batch_norm")
 
@@ -41,7 +44,6 @@ def test_two_replicas_train_as_one(replica_results, case):
     check_same(replica_results, case)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("case", LONGER)
 def test_two_replicas_train_as_one_in_more_cases(more_replica_results, case):
     check_same(more_replica_results, case)

@@ -16,7 +16,7 @@ strategy = tf.distribute.MultiWorkerMirroredStrategy()
 
 from training_case import train  # noqa: E402
 
-from keras_wake import _backup_file  # noqa: E402
+from keras_wake.checkpoint import archive  # noqa: E402
 
 
 def undisturbed(folder, die_at=None):
@@ -24,8 +24,8 @@ def undisturbed(folder, die_at=None):
     options |= {"folder": folder, "evaluate": True}
     if die_at is not None:
         options["die_at"] = int(die_at)
-    write = mock.Mock(wraps=_backup_file.write)
-    with mock.patch.object(_backup_file, "write", write):
+    write = mock.Mock(wraps=archive.write)
+    with mock.patch.object(archive, "write", write):
         results = train(strategy, 39, 10, options)
     return {**results, "backups": write.call_count}
 

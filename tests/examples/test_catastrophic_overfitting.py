@@ -64,6 +64,7 @@ def test_draws_no_matrices_without_a_collapse(
     assert "No collapse after a good epoch" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_watches_both_phases(examples, tmp_path, capsys):
     examples.catastrophic_overfitting.main(
         [

@@ -47,6 +47,7 @@ def images():
     return data.arrays("test")
 
 
+@pytest.mark.slow
 def test_pgd_alone(start, network, tmp_path, capsys):
     written = start("--attack=pgd", "--steps=5")
     expected = kw.evaluation.robust_accuracy(

@@ -13,7 +13,7 @@ from run_files import assert_same
 from run_files import strict_json
 
 import keras_wake as kw
-from keras_wake import _backup_file
+from keras_wake.checkpoint import archive
 
 
 def test_folder_with_a_run_is_refused(finished_run, start, capsys):
@@ -124,7 +124,7 @@ def test_records_of_older_runs_can_be_resumed(examples):
 def test_interrupted_run_continues(
     finished_run, start, tmp_path, monkeypatch, capsys
 ):
-    write = _backup_file.write
+    write = archive.write
 
     def interrupt(path, state, values):
         if state["epoch"] == 2:
@@ -133,7 +133,7 @@ def test_interrupted_run_continues(
 
     # The worst moment: an epoch is in the record and not in the backup.
     with monkeypatch.context() as patch:
-        patch.setattr(_backup_file, "write", interrupt)
+        patch.setattr(archive, "write", interrupt)
         with pytest.raises(SystemExit) as stop:
             start(tmp_path)
     assert stop.value.code == 130

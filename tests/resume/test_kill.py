@@ -19,7 +19,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_wake import _backup_file
+from keras_wake.checkpoint import archive
 
 ROOT = pathlib.Path(__file__).parents[2]
 KILLS = 20
@@ -129,7 +129,7 @@ def state(run_dir, moment, run):
     """What a kill left behind, each file of which must be whole."""
     record = json.loads(read(run_dir / "record.json") or '{"epochs": []}')
     backup = run_dir / "backup" / "backup.npz"
-    saved = _backup_file.read(backup)[0]["epoch"] if backup.exists() else 0
+    saved = archive.read(backup)[0]["epoch"] if backup.exists() else 0
     unfinished = [path.name for path in run_dir.rglob("unfinished_*")]
     lines = run.log.read_text().splitlines()
     return {
@@ -188,8 +188,8 @@ def test_finished_run_is_the_uninterrupted_one(runs):
 def test_weights_and_states_of_callbacks_are_the_same_bits(runs):
     whole, killed, _ = runs
     path = pathlib.Path("backup") / "backup.npz"
-    found, values = _backup_file.read(killed / path)
-    expected, others = _backup_file.read(whole / path)
+    found, values = archive.read(killed / path)
+    expected, others = archive.read(whole / path)
     for value, other in zip(values, others, strict=True):
         np.testing.assert_array_equal(value, other)
     assert found["epoch"] == expected["epoch"] == EPOCHS

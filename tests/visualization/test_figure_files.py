@@ -10,11 +10,11 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from keras_wake import _validate
 from keras_wake import attribution
 from keras_wake.attribution._examples import Example
 from keras_wake.attribution.report import SharedPair
 from keras_wake.theory import SyntheticModel
+from keras_wake.utils import validate
 from keras_wake.visualization import plot_adversarial_examples
 from keras_wake.visualization import plot_class_report
 from keras_wake.visualization import plot_comparison
@@ -115,7 +115,7 @@ def test_odd_class_names_are_drawn_as_they_are(tmp_path, make_report):
     matrix[2] = matrix[:, 2] = np.nan
     images = np.full((3, 4, 4, 1), 0.5)
     numbers = np.arange(3)
-    names = _validate.list_of_names(ODD_NAMES)
+    names = validate.list_of_names(ODD_NAMES)
     report = make_report(3, names, matrix)
     pair = SharedPair(
         (0, 1), 0.5, (1, 1), ([Example(0, images[0], images[0])], [])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from keras_wake._tables import shorten_all
+from keras_wake.utils.tables import shorten_all
 from keras_wake.visualization import _heat_map
 from keras_wake.visualization import plot_class_report
 from keras_wake.visualization import plot_correlation_difference

@@ -6,10 +6,10 @@ import weakref
 import keras
 import pytest
 
-from keras_wake._architecture import architecture
-from keras_wake._architecture import layers_of_now
-from keras_wake._per_model import forget_compiled
-from keras_wake._per_model import PerModel
+from keras_wake.backend.compile_cache import forget_compiled
+from keras_wake.backend.compile_cache import PerModel
+from keras_wake.backend.layer_settings import layers_of_now
+from keras_wake.checkpoint.architecture import architecture
 
 
 def model(rate=0.1, policy=None, units=3, seed=None):

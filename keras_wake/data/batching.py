@@ -12,10 +12,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_wake import _arrays
-from keras_wake import _faults
-from keras_wake import _inputs
-from keras_wake._image_shape import ImageShape
+from keras_wake.data import fault_counts
+from keras_wake.data import input_checks
+from keras_wake.data.image_shape import ImageShape
+from keras_wake.utils import array_checks
 
 
 def batches(
@@ -38,16 +38,16 @@ def batches(
     pair = _as_pair_of_arrays(data)
     if pair is not None:
         x, y = pair
-        _inputs.check_images(x, shape)
+        input_checks.check_images(x, shape)
         if y is None:
             raise ValueError("Labels are missing: the data must be (x, y).")
-        _arrays.check_dense("Labels", y)
+        array_checks.check_dense("Labels", y)
         if len(y.shape) == 0:
             raise ValueError(
                 "Labels must have shape (batch,) or (batch, K). Received: "
                 "shape ()."
             )
-        _arrays.check_lengths(images=x, labels=y)
+        array_checks.check_lengths(images=x, labels=y)
         starts = range(0, len(x), batch_size)
         pairs: Iterable = (
             (x[i : i + batch_size], y[i : i + batch_size]) for i in starts
@@ -150,7 +150,7 @@ def _as_pair_of_arrays(data: Any) -> tuple[Any, Any] | None:
     """(x, y), if `data` are meant to be that; lists of numbers as arrays."""
     if not isinstance(data, (tuple, list)) or len(data) != 2:
         return None
-    x, y = map(_arrays.as_array, data)
+    x, y = map(array_checks.as_array, data)
     # Labels show that this is a pair (x, y), and not a list of two batches.
     labels = _array_of_labels(y)
     if labels is not None or hasattr(y, "shape"):
@@ -168,7 +168,7 @@ def _array_of_labels(y: Any) -> np.ndarray | None:
 def images_of(x: Any) -> Any:
     """Images, an array of them where they are in a list."""
     if not isinstance(x, (list, tuple)):
-        return _arrays.as_array(x)
+        return array_checks.as_array(x)
     try:
         return np.stack([np.asarray(image) for image in x])
     except ValueError as error:
@@ -203,15 +203,15 @@ def checked_batch(
 ) -> tuple[Any, Any]:
     """One batch as float32 images and (batch, K) labels, values checked."""
     x, labels = images_of(x), _array_of_labels(y)
-    y = _arrays.as_array(y) if labels is None else labels
-    _inputs.check_images(x, shape)
-    _inputs.check_labels(y, num_classes)
-    _arrays.check_lengths(images=x, labels=y)
-    x = _inputs.as_float_images(ops.convert_to_tensor(x))
-    y = ops.convert_to_tensor(_arrays.int32_labels(y))
-    labels = _inputs.one_hot_labels(y, num_classes)
+    y = array_checks.as_array(y) if labels is None else labels
+    input_checks.check_images(x, shape)
+    input_checks.check_labels(y, num_classes)
+    array_checks.check_lengths(images=x, labels=y)
+    x = input_checks.as_float_images(ops.convert_to_tensor(x))
+    y = ops.convert_to_tensor(array_checks.int32_labels(y))
+    labels = input_checks.one_hot_labels(y, num_classes)
     if len(x) == 0:
         raise ValueError(f"There are no images: the size {where} is 0.")
-    faults = ops.convert_to_numpy(_faults.count_faults(x, labels, bounds))
-    _faults.raise_for_faults(faults, bounds, num_classes, where)
+    faults = ops.convert_to_numpy(fault_counts.count_faults(x, labels, bounds))
+    fault_counts.raise_for_faults(faults, bounds, num_classes, where)
     return x, labels

@@ -13,13 +13,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_wake import _arrays
-from keras_wake import _batches
-from keras_wake import _inputs
-from keras_wake import _precision
-from keras_wake import _validate
-from keras_wake._image_shape import ImageShape
-from keras_wake._image_shape import rank_is_unknown
+from keras_wake.backend import numerics
+from keras_wake.data import batching
+from keras_wake.data import input_checks
+from keras_wake.data.image_shape import ImageShape
+from keras_wake.data.image_shape import rank_is_unknown
+from keras_wake.utils import array_checks
+from keras_wake.utils import validate
 
 
 def label_spec(x: Any, y: Any) -> Any:
@@ -33,7 +33,7 @@ def label_spec(x: Any, y: Any) -> Any:
         y = spec[1] if isinstance(spec, tuple) and len(spec) > 1 else None
     if not hasattr(y, "shape") or not hasattr(y, "dtype"):
         return None
-    return str(y.shape[1:]), _inputs.number_type(y)
+    return str(y.shape[1:]), input_checks.number_type(y)
 
 
 def data_settings(given: dict[str, Any]) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def check(given: dict[str, Any], shape: ImageShape, num_classes: int) -> None:
     Raises:
         TypeError, ValueError: For data that cannot be right.
     """
-    _precision.check_floatx()
+    numerics.check_floatx()
     steps = given.get("steps_per_epoch") or given.get("steps")
     names = ("x", "y", "sample_weight")
     parts = {name: given.get(name) for name in names}
@@ -124,11 +124,11 @@ def check(given: dict[str, Any], shape: ImageShape, num_classes: int) -> None:
 
 def check_images(x: Any, shape: ImageShape, steps: int | None = None) -> None:
     """Checks the images, or the data set, of `predict`."""
-    x = _arrays.as_array(x)
+    x = array_checks.as_array(x)
     if _is_data_set(x):
         _check_size(x, "x", steps)
     else:
-        _arrays.check_numbers("Images", x)
+        array_checks.check_numbers("Images", x)
         shape.check(x)
         _check_not_empty(x)
 
@@ -142,7 +142,7 @@ def _checked(
 ) -> dict[str, Any]:
     """The arguments that were given, checked, pandas objects as arrays."""
     parts = {
-        key: _arrays.as_array(value)
+        key: array_checks.as_array(value)
         for key, value in parts.items()
         if value is not None
     }
@@ -151,7 +151,7 @@ def _checked(
     if not _is_data_set(x):
         _check_parts(x, y, weights, shape, num_classes)
         _check_not_empty(x)
-        return parts | {"y": _arrays.int32_labels(y)}
+        return parts | {"y": array_checks.int32_labels(y)}
     if y is not None or weights is not None:
         raise ValueError(
             f"A {type(x).__name__} yields (images, labels) or (images, "
@@ -199,18 +199,18 @@ def _has_known_shapes(spec: Any) -> bool:
 def _check_parts(
     x: Any, y: Any, weights: Any, shape: ImageShape, num_classes: int
 ) -> None:
-    _inputs.check_images(x, shape)
-    _inputs.check_labels(y, num_classes)
+    input_checks.check_images(x, shape)
+    input_checks.check_labels(y, num_classes)
     if weights is not None:
-        _inputs.check_weights(weights)
-    _arrays.check_lengths(images=x, labels=y, sample_weights=weights)
+        input_checks.check_weights(weights)
+    array_checks.check_lengths(images=x, labels=y, sample_weights=weights)
 
 
 def _check_batch(
     batch: Any, data: Any, shape: ImageShape, num_classes: int
 ) -> None:
     """Checks a batch of a data set, or what is known of its batches."""
-    _batches.check_batch(data, batch)
+    batching.check_batch(data, batch)
     if len(batch) > 3:
         raise ValueError(
             "The data must yield (images, labels) or (images, labels, "
@@ -229,7 +229,7 @@ def _first_checked(generator: Any, shape: ImageShape, num_classes: int) -> Any:
 
     def again() -> Any:
         for batch in itertools.chain(first, generator):
-            yield _arrays.with_int32_labels(batch)
+            yield array_checks.with_int32_labels(batch)
 
     return again()
 
@@ -245,7 +245,7 @@ def _check_size(x: Any, name: str, steps: int | None) -> None:
             "validation_data": "Set `validation_steps`, the number of batches "
             "to take.",
         }
-        _batches.check_ends(x, what[name])
+        batching.check_ends(x, what[name])
 
 
 def _check_not_empty(x: Any) -> None:
@@ -302,4 +302,4 @@ def _check_class_weight(class_weight: Any, num_classes: int) -> None:
                 "The keys of `class_weight` must be class numbers between 0 "
                 f"and {num_classes - 1}. Received: {label!r}."
             )
-        _validate.not_negative(class_weight=weight)
+        validate.not_negative(class_weight=weight)

@@ -16,7 +16,73 @@ import keras
 import numpy as np
 
 from keras_wake import backend
-from keras_wake.datasets.batches import Batches
+
+
+class Batches(keras.utils.PyDataset):
+    """How processes and devices share the batches of what is in memory.
+
+    Args:
+        batch_size: Images per batch of all processes together.
+    """
+
+    def __init__(self, batch_size: int):
+        super().__init__()
+        self._batch_size = batch_size
+
+    # Keras's queue for several workers keeps batches of a pass that was
+    # given up for the next one. A batch takes a millisecond to make.
+
+    @property
+    def workers(self) -> int:
+        """Always 1, and cannot be changed."""
+        return 1
+
+    @property
+    def use_multiprocessing(self) -> bool:
+        """Always False, and cannot be changed."""
+        return False
+
+    def __len__(self) -> int:
+        return math.ceil(self._total() / self._batch_size)
+
+    def _total(self) -> int:
+        """Number of images that all batches have together."""
+        raise NotImplementedError
+
+    def _images_per_step(self) -> int:
+        """What a batch of all processes must be a multiple of.
+
+        Asked for anew each time, because it is known only once
+        `keras.distribution` is set up.
+        """
+        _, processes, devices = backend.data_shard()
+        multiple = processes * devices
+        if self._batch_size % multiple:
+            below = self._batch_size // multiple * multiple
+            nearest = f"{below} or " * (below > 0) + str(below + multiple)
+            raise ValueError(
+                f"`batch_size` must be a multiple of {multiple}, because "
+                f"{processes} process(es) with {devices} device(s) each share "
+                f"a batch evenly. Received: batch_size={self._batch_size}. "
+                f"Choose {nearest}."
+            )
+        return multiple
+
+    def _share(self, index: int) -> np.ndarray:
+        """The part of batch `index` that is for this process.
+
+        Returns:
+            Numbers of images, counted over all batches of all processes.
+        """
+        total = self._total()
+        start = index * self._batch_size
+        if not 0 <= start < total:
+            raise IndexError(
+                f"There are {len(self)} batches. Received: index {index}."
+            )
+        process, processes, _ = backend.data_shard()
+        size = (min(start + self._batch_size, total) - start) // processes
+        return start + process * size + np.arange(size)
 
 
 class ArrayBatches(Batches):

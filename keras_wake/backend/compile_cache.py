@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from keras_wake._architecture import layers_of_now
+from keras_wake.backend.layer_settings import layers_of_now
 
 # How often `forget_compiled` was called for a model.
 _CHANGES: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()

@@ -10,10 +10,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_wake import _arrays
-from keras_wake import _precision
-from keras_wake._image_shape import ImageShape
-from keras_wake._image_shape import rank_is_unknown
+from keras_wake.backend import numerics
+from keras_wake.data.image_shape import ImageShape
+from keras_wake.data.image_shape import rank_is_unknown
+from keras_wake.utils import array_checks
 
 
 def check_classifier(classifier: Any, allow_probabilities: bool = False) -> int:
@@ -39,7 +39,7 @@ def check_classifier(classifier: Any, allow_probabilities: bool = False) -> int:
         )
     refuse_wake_model(classifier)
     _check_preprocessor(classifier)
-    _precision.check_floatx()
+    numerics.check_floatx()
     shape = _input_shape(classifier)
     if not classifier.built or shape is None:
         raise ValueError(
@@ -261,9 +261,9 @@ def check_images(x: Any, shape: ImageShape | None = None) -> None:
         TypeError: If they are not floating-point numbers.
         ValueError: If they are not a batch, or not of this shape.
     """
-    _arrays.check_dense("Images", x)
-    dtype = _arrays.dtype_of(x)
-    if not dtype.startswith(_arrays.FLOATS):
+    array_checks.check_dense("Images", x)
+    dtype = array_checks.dtype_of(x)
+    if not dtype.startswith(array_checks.FLOATS):
         raise TypeError(
             "Images must be floating-point numbers within the bounds of the "
             f"threat model, [0, 1] by default. Received: dtype {dtype}. "
@@ -302,7 +302,7 @@ def check_labels(y: Any, num_classes: int) -> None:
     """
     if y is None:
         raise ValueError("Labels are missing: the data must yield (x, y).")
-    _arrays.check_dense("Labels", y)
+    array_checks.check_dense("Labels", y)
     dtype = number_type(y)
     if rank_is_unknown(y):
         raise ValueError(
@@ -319,7 +319,7 @@ def check_labels(y: Any, num_classes: int) -> None:
             f"soft labels of shape (batch, {num_classes}). Received: shape "
             f"{shape}." + " Batch the data set." * (not shape)
         )
-    if not dtype.startswith(_arrays.INTEGERS):
+    if not dtype.startswith(array_checks.INTEGERS):
         raise TypeError(
             f"Labels of shape {shape} are class numbers and must be integers. "
             f'Received: dtype {dtype}. Convert them: `y.astype("int32")`, in '
@@ -355,8 +355,8 @@ def one_hot_labels(y: Any, num_classes: int) -> Any:
 
 def number_type(y: Any) -> str:
     """The dtype of labels by its Keras name; a `TypeError` for words."""
-    dtype = _arrays.dtype_of(y)
-    if dtype.startswith(_arrays.NUMBERS):
+    dtype = array_checks.dtype_of(y)
+    if dtype.startswith(array_checks.NUMBERS):
         return dtype
     # NumPy's letters for bytes and texts.
     words = dtype == "string" or getattr(y.dtype, "kind", "?") in "SUT"
@@ -369,7 +369,7 @@ def number_type(y: Any) -> str:
 
 def check_weights(sample_weight: Any) -> None:
     """Checks that there is one number for each sample."""
-    _arrays.check_numbers("`sample_weight`", sample_weight)
+    array_checks.check_numbers("`sample_weight`", sample_weight)
     shape = tuple(sample_weight.shape)
     if len(shape) != 1 and shape[1:] != (1,):
         raise ValueError(

@@ -78,6 +78,7 @@ def test_a_network_in_float32_is_trained_alike(expected):
     )
 
 
+@pytest.mark.slow
 def test_a_network_in_float64_is_trained(expected):
     keras.config.set_floatx("float64")
     # Apart from rounding, which may decide the prediction for one image.

@@ -6,14 +6,14 @@ import math
 import numpy as np
 import pytest
 
-from keras_wake import _validate
+from keras_wake.utils import validate
 
 
 @pytest.mark.parametrize(
     "value", [1, 0.5, np.float32(0.5), np.int64(2), fractions.Fraction(1, 2)]
 )
 def test_real_returns_a_python_float(value):
-    found = _validate.real(x=value)
+    found = validate.real(x=value)
     assert type(found) is float and found == value
 
 
@@ -32,37 +32,37 @@ def test_real_returns_a_python_float(value):
 )
 def test_real_refuses(value, error, message):
     with pytest.raises(error, match=message):
-        _validate.real("Why.", x=value)
+        validate.real("Why.", x=value)
 
 
 def test_messages_end_without_a_hint():
     with pytest.raises(TypeError, match=r"\(of type str\)\.$"):
-        _validate.real(x="1")
+        validate.real(x="1")
     with pytest.raises(ValueError, match=r"Received: x=0\.$"):
-        _validate.positive(x=0)
+        validate.positive(x=0)
 
 
 def test_positive():
-    assert _validate.positive(x=1e-300) == 1e-300
+    assert validate.positive(x=1e-300) == 1e-300
     for value in (0, -1, -0.0):
         with pytest.raises(ValueError, match="`x` must be greater than 0"):
-            _validate.positive(x=value)
+            validate.positive(x=value)
 
 
 def test_in_range_is_closed():
     for value in (0.25, 0.5, 0.75):
-        assert _validate.in_range(0.25, 0.75, x=value) == value
+        assert validate.in_range(0.25, 0.75, x=value) == value
     for value in (0.2499, 0.7501):
         with pytest.raises(
             ValueError,
             match=rf"`x` must be between 0\.25 and 0\.75. Received: x={value}",
         ):
-            _validate.in_range(0.25, 0.75, x=value)
+            validate.in_range(0.25, 0.75, x=value)
 
 
 def test_integer_returns_a_python_int():
     for value in (3, np.int32(3), np.uint8(3)):
-        found = _validate.integer(3, x=value)
+        found = validate.integer(3, x=value)
         assert type(found) is int and found == 3
 
 
@@ -78,24 +78,24 @@ def test_integer_returns_a_python_int():
 )
 def test_integer_refuses(value, error, message):
     with pytest.raises(error, match=message):
-        _validate.integer(3, "Why.", x=value)
+        validate.integer(3, "Why.", x=value)
 
 
 def test_boolean_takes_only_truth_values():
     for value in (True, False, np.bool_(True)):
-        found = _validate.boolean(x=value)
+        found = validate.boolean(x=value)
         assert type(found) is bool and found == value
     for value in (1, 0.0, "False", None):
         with pytest.raises(
             TypeError, match=r"`x` must be True or False\. Received: x="
         ):
-            _validate.boolean(x=value)
+            validate.boolean(x=value)
 
 
 def test_one_of():
-    assert _validate.one_of(("a", "b"), x="b") == "b"
+    assert validate.one_of(("a", "b"), x="b") == "b"
     with pytest.raises(
         ValueError,
         match=r"`x` must be one of 'a', 'b'\. Received: x='c'\. Why\.$",
     ):
-        _validate.one_of(("a", "b"), "Why.", x="c")
+        validate.one_of(("a", "b"), "Why.", x="c")

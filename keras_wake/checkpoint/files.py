@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from keras_wake import _validate
+from keras_wake.utils import validate
 
 try:
     import fcntl
@@ -55,7 +55,7 @@ def written_aside(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 def check_folder(path: Any) -> None:
     """Refuses a `path` that cannot be the name of a folder."""
-    _validate.path(path=path)
+    validate.path(path=path)
     if os.path.exists(path) and not os.path.isdir(path):
         raise ValueError(
             "`path` must name a folder. Received: "

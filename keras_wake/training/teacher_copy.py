@@ -19,8 +19,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_wake import _inputs
 from keras_wake import backend
+from keras_wake.data import input_checks
 
 # Largest difference of the logits of two equal networks, relative to the
 # largest logit: in float32, and in lower precision.
@@ -50,7 +50,7 @@ def copy_of(classifier: Any, bounds: tuple[float, float]) -> Any:
             "Keras cannot copy such a network for the teacher. Quantise "
             "`robust_classifier` after training, or use int8 or int4."
         )
-    images = _inputs.probe_images(classifier, bounds)
+    images = input_checks.probe_images(classifier, bounds)
     values = _values_for_zero_variables(classifier)
     expected, again = _logits(classifier, images, values, times=2)
     tolerance = _tolerance(classifier)
@@ -100,7 +100,7 @@ def check_same_function(
     wrapper = keras.layers.TorchModuleWrapper
     if any(isinstance(each, wrapper) for each in source._flatten_layers()):
         return  # A module always computes with its own weights.
-    images = _inputs.probe_images(source, bounds)
+    images = input_checks.probe_images(source, bounds)
     values: dict[int, Any] = {
         place: variable.value for place, variable in enumerate(source.variables)
     }

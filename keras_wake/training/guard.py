@@ -9,8 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_wake import _snapshot
 from keras_wake import backend
+from keras_wake.checkpoint import snapshot
 
 
 class InputGuard(keras.callbacks.Callback):
@@ -34,7 +34,7 @@ class InputGuard(keras.callbacks.Callback):
         """Remembers the epoch, for the message, and the weights."""
         self._epoch = epoch
         self._batches = 0
-        self._good = _snapshot.take(self.model)
+        self._good = snapshot.take(self.model)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Checks a batch of training."""
@@ -44,7 +44,7 @@ class InputGuard(keras.callbacks.Callback):
             losses, updates = self.model.raise_for_faults(f"of {step}")
         except ValueError:
             # The step that counted the faults has used the batch as well.
-            _snapshot.put_back(self.model, self._good)
+            snapshot.put_back(self.model, self._good)
             raise
         if losses:
             self._go_back(f"The loss became NaN or infinite in {step}.")
@@ -86,7 +86,7 @@ class InputGuard(keras.callbacks.Callback):
 
     def _go_back(self, what: str) -> None:
         """Restores the last good weights and raises."""
-        _snapshot.put_back(self.model, self._good)
+        snapshot.put_back(self.model, self._good)
         self.model.forget_faults()
         message = (
             f"{what} Student, teacher and optimizer are back to what they "

@@ -8,7 +8,7 @@ from keras.ops import convert_to_numpy as to_numpy
 from scipy import special
 
 import keras_wake as kw
-from keras_wake import _precision
+from keras_wake.backend import numerics
 
 POLICIES = ("mixed_bfloat16", "mixed_float16")
 
@@ -90,7 +90,7 @@ def test_without_the_scale_there_is_no_direction(monkeypatch):
         classifier = network(margin=12.0, share=1e-3)
     finally:
         keras.config.set_dtype_policy("float32")
-    monkeypatch.setattr(_precision, "scaled_losses", lambda losses, *_: losses)
+    monkeypatch.setattr(numerics, "scaled_losses", lambda losses, *_: losses)
     x = np.full((5, 4, 4, 1), 0.5, "float32")
     attack = kw.attacks.FGSM(epsilon=0.1)
     x_adv = to_numpy(attack(classifier, x, np.zeros(5, "int32")))
@@ -102,7 +102,7 @@ def test_scaled_losses_have_the_gradient_of_the_losses():
     logits = ops.convert_to_tensor(rng.normal(0, 2, (6, 3)).astype("float32"))
     labels = ops.convert_to_tensor(np.eye(3, dtype="float32")[[0, 1, 2] * 2])
     ones = ops.ones((6,))
-    scale = to_numpy(_precision.scaled_losses(ones, labels, logits))
+    scale = to_numpy(numerics.scaled_losses(ones, labels, logits))
     probabilities = to_numpy(ops.softmax(logits)).astype("float64")
     size = np.abs(probabilities - to_numpy(labels)).max(axis=1)
     np.testing.assert_allclose(scale * size, 16.0, rtol=1e-5)
@@ -113,7 +113,7 @@ def test_an_overflow_is_no_direction():
         np.array([np.nan, np.inf, -np.inf, 2.0], "float32")
     )
     np.testing.assert_array_equal(
-        to_numpy(_precision.finite(gradient)), [0, 0, 0, 2]
+        to_numpy(numerics.finite(gradient)), [0, 0, 0, 2]
     )
 
 
@@ -164,8 +164,8 @@ def test_a_policy_of_single_layers_is_seen():
     hidden = keras.layers.Flatten()(inputs)
     hidden = keras.layers.Dense(8, "relu", dtype="mixed_float16")(hidden)
     classifier = keras.Model(inputs, keras.layers.Dense(3)(hidden))
-    assert _precision.computes_in_float16(classifier)
+    assert numerics.computes_in_float16(classifier)
     model = kw.WakeModel(classifier, kw.attacks.FGSM(epsilon=0.1))
     model.compile(keras.optimizers.SGD(0.1))
     assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
-    assert not _precision.computes_in_float16(network(0.0))
+    assert not numerics.computes_in_float16(network(0.0))

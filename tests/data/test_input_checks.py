@@ -6,9 +6,9 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from keras_wake import _batches
-from keras_wake import _faults
-from keras_wake import _inputs
+from keras_wake.data import batching
+from keras_wake.data import fault_counts
+from keras_wake.data import input_checks
 
 
 def _dense(units=3, activation=None, size=4):
@@ -71,13 +71,13 @@ def test_every_kind_of_model_is_accepted():
         (keras.Sequential([_dense(3), layers.Activation("linear")]), 3),
         (_closed(keras.ops.log_softmax), 3),
     ):
-        assert _inputs.check_classifier(model) == classes
+        assert input_checks.check_classifier(model) == classes
 
 
 def test_a_classifier_that_is_all_zeros_returns_logits():
     model = _dense(3)
     model.set_weights([np.zeros((4, 3)), np.zeros(3)])
-    assert _inputs.check_classifier(model) == 3
+    assert input_checks.check_classifier(model) == 3
 
 
 def test_checking_leaves_the_classifier_as_it_was():
@@ -90,7 +90,7 @@ def test_checking_leaves_the_classifier_as_it_was():
         ]
     )
     before = [np.copy(np.asarray(v)) for v in model.variables]
-    _inputs.check_classifier(model)
+    input_checks.check_classifier(model)
     for variable, value in zip(model.variables, before, strict=True):
         np.testing.assert_array_equal(variable, value, err_msg=variable.path)
 
@@ -254,7 +254,7 @@ def _cast(x):
 )
 def test_refuses_what_is_no_classifier(make, error, message):
     with pytest.raises(error, match=message):
-        _inputs.check_classifier(make())
+        input_checks.check_classifier(make())
 
 
 def test_refuses_an_input_of_integers():
@@ -262,7 +262,7 @@ def test_refuses_an_input_of_integers():
     x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(images))
     classifier = keras.Model(images, keras.layers.Dense(3)(x))
     with pytest.raises(ValueError, match=r"no gradient.*input of dtype uint8"):
-        _inputs.check_classifier(classifier)
+        input_checks.check_classifier(classifier)
 
 
 def test_rank_is_that_of_the_classifier():
@@ -274,13 +274,13 @@ def test_rank_is_that_of_the_classifier():
         ],
         name="mine",
     )
-    _inputs.image_shape(model).check(np.zeros((2, 4, 5, 1)))
+    input_checks.image_shape(model).check(np.zeros((2, 4, 5, 1)))
     with pytest.raises(
         ValueError,
         match=r"shape \(batch, None, 5, 1\), as the classifier 'mine' takes "
         r"them\. Received: shape \(2, 4, 5\)",
     ):
-        _inputs.image_shape(model).check(np.zeros((2, 4, 5)))
+        input_checks.image_shape(model).check(np.zeros((2, 4, 5)))
 
 
 # Images -------------------------------------------------------------------
@@ -289,7 +289,7 @@ def test_rank_is_that_of_the_classifier():
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 def test_images_of_any_float_become_float32(dtype):
     x = keras.ops.cast([[0.5, 0.25]], dtype)
-    images = _inputs.as_float_images(x)
+    images = input_checks.as_float_images(x)
     assert keras.backend.standardize_dtype(images.dtype) == "float32"
     np.testing.assert_array_equal(images, [[0.5, 0.25]])
 
@@ -302,16 +302,16 @@ def test_refuses_images_that_are_not_floats(dtype):
         rf"threat model, \[0, 1\] by default\. Received: dtype {dtype}\. "
         r'Convert them: `x\.astype\("float32"\) / 255`',
     ):
-        _inputs.as_float_images(np.zeros((2, 3), dtype))
+        input_checks.as_float_images(np.zeros((2, 3), dtype))
 
 
 def test_refuses_images_that_are_no_batch():
     for x in ([1.0], {"image": 1}, None):
         with pytest.raises(TypeError, match=f"Received: {type(x).__name__}"):
-            _inputs.as_float_images(x)
+            input_checks.as_float_images(x)
     for shape in ((), (5,)):
         with pytest.raises(ValueError, match=r"shape \(batch, \.\.\.\)"):
-            _inputs.as_float_images(np.zeros(shape))
+            input_checks.as_float_images(np.zeros(shape))
 
 
 # Labels -------------------------------------------------------------------
@@ -321,20 +321,22 @@ def test_refuses_images_that_are_no_batch():
 @pytest.mark.parametrize("shape", [(3,), (3, 1)])
 def test_class_numbers_become_one_hot(dtype, shape):
     y = np.array([2, 0, 1], dtype).reshape(shape)
-    labels = _inputs.one_hot_labels(y, 3)
+    labels = input_checks.one_hot_labels(y, 3)
     np.testing.assert_array_equal(labels, np.eye(3)[[2, 0, 1]])
     assert keras.backend.standardize_dtype(labels.dtype) == "float32"
 
 
 def test_one_hot_and_soft_labels_stay():
     soft = np.array([[0.25, 0.75], [1.0, 0.0]])
-    np.testing.assert_array_equal(_inputs.one_hot_labels(soft, 2), soft)
+    np.testing.assert_array_equal(input_checks.one_hot_labels(soft, 2), soft)
     one_hot = np.eye(2, dtype="int64")
-    np.testing.assert_array_equal(_inputs.one_hot_labels(one_hot, 2), one_hot)
+    np.testing.assert_array_equal(
+        input_checks.one_hot_labels(one_hot, 2), one_hot
+    )
 
 
 def test_a_label_out_of_range_is_a_row_of_zeros():
-    labels = _inputs.one_hot_labels(np.array([-1, 3, 2]), 3)
+    labels = input_checks.one_hot_labels(np.array([-1, 3, 2]), 3)
     np.testing.assert_array_equal(labels, [[0, 0, 0], [0, 0, 0], [0, 0, 1]])
 
 
@@ -362,7 +364,7 @@ def test_a_label_out_of_range_is_a_row_of_zeros():
 )
 def test_refuses_labels_of_no_known_form(y, error, message):
     with pytest.raises(error, match=message):
-        _inputs.one_hot_labels(y, 3)
+        input_checks.one_hot_labels(y, 3)
 
 
 # Values -------------------------------------------------------------------
@@ -373,7 +375,7 @@ def _faults_of(x, labels=None, bounds=(0.0, 1.0)):
     if labels is None:
         labels = np.tile([1.0, 0.0], (len(x), 1))
     labels = np.asarray(labels, "float32")
-    return np.asarray(_faults.count_faults(x, labels, bounds)).tolist()
+    return np.asarray(fault_counts.count_faults(x, labels, bounds)).tolist()
 
 
 def test_counts_each_faulty_sample_once():
@@ -422,12 +424,12 @@ def test_counts_images_of_any_rank():
 )
 def test_faults_are_named(faults, message):
     with pytest.raises(ValueError, match=message):
-        _faults.raise_for_faults(faults, (-1, 0.5), 10, "of batch 4")
+        fault_counts.raise_for_faults(faults, (-1, 0.5), 10, "of batch 4")
 
 
 def test_no_fault_is_no_error():
     none = np.zeros(3)
-    assert _faults.raise_for_faults(none, (0, 1), 10, "of batch 1") is None
+    assert fault_counts.raise_for_faults(none, (0, 1), 10, "of batch 1") is None
 
 
 # Data sets ----------------------------------------------------------------
@@ -469,7 +471,7 @@ class Batches(keras.utils.PyDataset):
     ids=["arrays", "tensors", "tf.data", "list", "generator", "PyDataset"],
 )
 def test_batches_of_every_kind_of_data(arrays, form):
-    found = list(_batches.batches(form(*arrays), batch_size=3))
+    found = list(batching.batches(form(*arrays), batch_size=3))
     assert [len(x) for x, _ in found] == [3, 3, 1]
     for part, whole in zip(zip(*found, strict=True), arrays, strict=True):
         np.testing.assert_array_equal(np.concatenate(part), whole)
@@ -478,25 +480,25 @@ def test_batches_of_every_kind_of_data(arrays, form):
 def test_a_data_set_without_end_is_refused(arrays):
     endless = tf.data.Dataset.from_tensor_slices(arrays).batch(3).repeat()
     with pytest.raises(ValueError, match=r"never ends.*data.take\(n\)"):
-        next(_batches.checked_batches(endless, 3, (0, 1)))
+        next(batching.checked_batches(endless, 3, (0, 1)))
 
 
 def test_weights_that_are_no_numbers_are_refused(arrays):
     x, y = arrays
     with pytest.raises(ValueError, match="weights of a batch are NaN"):
-        list(_batches.batches([(x, y, np.full(len(x), np.nan))]))
+        list(batching.batches([(x, y, np.full(len(x), np.nan))]))
 
 
 @pytest.mark.parametrize("dtype", ["int64", "uint64"])
 def test_labels_that_do_not_fit_are_no_classes(arrays, dtype):
     x, y = arrays
     with pytest.raises(ValueError, match="label"):
-        _batches.checked_batch(x, y.astype(dtype) + 2**32, 3, (0, 1), "here")
+        batching.checked_batch(x, y.astype(dtype) + 2**32, 3, (0, 1), "here")
 
 
 def test_checked_batches_are_float32_and_one_hot(arrays):
     x, y = arrays
-    ((images, labels),) = _batches.checked_batches(
+    ((images, labels),) = batching.checked_batches(
         (x.astype("float64"), y), 3, (0, 1)
     )
     assert keras.backend.standardize_dtype(images.dtype) == "float32"
@@ -555,4 +557,4 @@ def test_checked_batches_are_float32_and_one_hot(arrays):
 )
 def test_refuses_bad_data(arrays, change, error, message):
     with pytest.raises(error, match=message):
-        list(_batches.checked_batches(change(*arrays), 3, (0.0, 1.0)))
+        list(batching.checked_batches(change(*arrays), 3, (0.0, 1.0)))

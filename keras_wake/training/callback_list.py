@@ -7,9 +7,9 @@ from typing import Any
 import keras
 
 from keras_wake.callbacks import _callback_state
-from keras_wake.callbacks import _writers
-from keras_wake.callbacks._input_guard import InputGuard
 from keras_wake.callbacks.backup_and_restore import BackupAndRestore
+from keras_wake.training import writers
+from keras_wake.training.guard import InputGuard
 
 
 def prepare(callbacks: Any, model: Any) -> Any:
@@ -30,7 +30,7 @@ def prepare(callbacks: Any, model: Any) -> Any:
         )
     for callback in listed:
         _set_direction(callback)
-        _writers.check_ending(callback)
+        writers.check_ending(callback)
     if is_list:
         # Made before `fit`, which has since switched everything off.
         callbacks.set_model(model)
@@ -50,7 +50,7 @@ def prepare(callbacks: Any, model: Any) -> Any:
 def unwrapped(prepared: Any) -> tuple[Any, ...]:
     """The callbacks of `prepare` without wrappers."""
     callbacks = getattr(prepared, "callbacks", prepared)
-    return tuple(map(_writers.without_wrapper, callbacks))
+    return tuple(map(writers.without_wrapper, callbacks))
 
 
 @contextlib.contextmanager
@@ -69,9 +69,9 @@ def open_backups(model: Any, fit: dict[str, Any]) -> Iterator[None]:
 def _check(callbacks: list[Any]) -> None:
     """Refuses a callback that is listed twice, and Keras's own backup."""
     for number, callback in enumerate(callbacks):
-        callback = _writers.without_wrapper(callback)
+        callback = writers.without_wrapper(callback)
         if any(
-            callback is _writers.without_wrapper(other)
+            callback is writers.without_wrapper(other)
             for other in callbacks[:number]
         ):
             given = _callback_state.arguments_of(callback).items()
@@ -95,8 +95,8 @@ def _of_process(callbacks: list[Any], model: Any) -> list[Any]:
     Workers that write the same file at the same time would spoil it.
     """
     if model.is_chief:
-        return _writers.tolerant(callbacks)
-    return [c for c in callbacks if not isinstance(c, _writers.WRITERS)]
+        return writers.tolerant(callbacks)
+    return [c for c in callbacks if not isinstance(c, writers.WRITERS)]
 
 
 def _backups_last(callbacks: list[Any]) -> list[Any]:

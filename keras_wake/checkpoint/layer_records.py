@@ -12,13 +12,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_wake._architecture import checksum
-from keras_wake._architecture import is_plain
-from keras_wake._architecture import layers_of
-from keras_wake._architecture import PASSED_OVER
-from keras_wake._architecture import plain_settings
-from keras_wake._architecture import policy_name
-from keras_wake._architecture import public_attributes
+from keras_wake.backend.layer_settings import is_plain
+from keras_wake.backend.layer_settings import layers_of
+from keras_wake.backend.layer_settings import PASSED_OVER
+from keras_wake.backend.layer_settings import plain_settings
+from keras_wake.backend.layer_settings import policy_name
+from keras_wake.backend.layer_settings import public_attributes
+from keras_wake.checkpoint.architecture import checksum
 
 # What Keras finds out by itself, on one backend or in one version of it.
 _FOUND_OUT = ("autocast", "supports_jit", "supports_masking")

@@ -8,8 +8,8 @@ import pytest
 
 import keras_wake as kw
 from keras_wake import backend
-from keras_wake._array_batches import ArrayBatches
-from keras_wake._array_batches import shared
+from keras_wake.data.array_batches import ArrayBatches
+from keras_wake.data.array_batches import shared
 
 
 class Processes:

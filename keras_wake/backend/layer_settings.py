@@ -1,14 +1,10 @@
-"""What a model consists of: its layers, and how each of them is set.
+"""The layers of a model, and how each of them is set.
 
 A setting is a public attribute of a layer that is a number, a text or a list
 of such. (`get_config` would be the other way to it, but serialises whatever a
-layer holds, a whole PyTorch module for example.) Two questions are answered:
-is the model of a file the one at hand, in any process; and has a model been
-changed in place since something was compiled for it?
+layer holds, a whole PyTorch module for example.)
 """
 
-import hashlib
-import json
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -20,15 +16,6 @@ PASSED_OVER = (
     *("built", "training", "call_signature_parameters"),
     *("name", "seed"),
 )
-
-
-def architecture(model: Any) -> str:
-    """Digest of the layers and their settings: the same in every process."""
-    layers = [
-        [type(layer).__name__, policy_name(layer), plain_settings(layer)]
-        for layer in layers_of(model)
-    ]
-    return checksum(json.dumps(layers, sort_keys=True).encode())
 
 
 def layers_of_now(model: Any) -> tuple:
@@ -45,11 +32,6 @@ def layers_of_now(model: Any) -> tuple:
         )
         for layer in layers_of(model)
     )
-
-
-def checksum(content: bytes) -> str:
-    """A digest as text."""
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def layers_of(model: Any) -> Iterator[Any]:

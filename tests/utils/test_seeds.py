@@ -8,8 +8,8 @@ import pytest
 from keras.ops import convert_to_numpy as to_numpy
 from scipy import stats
 
-from keras_wake._random import CounterSeed
-from keras_wake._random import SampleSeed
+from keras_wake.utils.seeds import CounterSeed
+from keras_wake.utils.seeds import SampleSeed
 
 MASK = 2**32 - 1
 

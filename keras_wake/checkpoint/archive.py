@@ -15,7 +15,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_wake._files import written_aside
+from keras_wake.checkpoint.files import written_aside
 
 # Stands in the JSON text for an array of the archive.
 _ARRAY = "__array__"

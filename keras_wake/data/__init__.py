@@ -1,0 +1,1 @@
+"""Checks of images, labels and batches, for `fit` and every evaluation."""
