@@ -14,6 +14,7 @@ from keras_wake.attribution.head import logits_and_features
 from keras_wake.attribution.metric import (
     ClassAttributionSimilarity as CasMetric,
 )
+from keras_wake.backend import keras_compat
 from keras_wake.backend.numerics import hits
 from keras_wake.data import fault_counts
 from keras_wake.data import input_checks
@@ -63,9 +64,11 @@ class Evaluation(StudentAndTeacher):
         self._loss.update_state(losses + self._regularisers(), present)
         self._accuracy.update_state(hits(labels, clean), present)
         self._robust_accuracy.update_state(hits(labels, robust), present)
-        if self._compile_metrics is not None:
+        if keras_compat.compiled_metrics(self) is not None:
             _, y, _ = keras.utils.unpack_x_y_sample_weight(data)
-            self._compile_metrics.update_state(y, clean, sample_weight)
+            keras_compat.compiled_metrics(self).update_state(
+                y, clean, sample_weight
+            )
         if self._attribution_on:
             self.attribution.update_state(
                 labels, features, head_weights(self.head), present
@@ -176,8 +179,8 @@ class Evaluation(StudentAndTeacher):
             seen = [trackers[name] for name in self.objective.inputs]
             return [self._loss, *seen, self._kd_weight_mean, self.input_faults]
         metrics = [self._loss, self._accuracy, self._robust_accuracy]
-        if self.compiled and self._compile_metrics is not None:
-            metrics.append(self._compile_metrics)
+        if self.compiled and keras_compat.compiled_metrics(self) is not None:
+            metrics.append(keras_compat.compiled_metrics(self))
         if self._evaluates_teacher:
             metrics += [self._teacher_accuracy, self._teacher_robust_accuracy]
         if self._attribution_on:

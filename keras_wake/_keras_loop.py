@@ -13,6 +13,7 @@ from typing import Any
 import keras
 
 from keras_wake import backend
+from keras_wake.backend import keras_compat
 from keras_wake.callbacks._average import TeacherAverage
 from keras_wake.data import array_batches
 from keras_wake.data import fault_counts
@@ -47,7 +48,7 @@ class KerasLoop(backend.Trainer):
         self._needs_images = any(
             isinstance(layer, keras.layers.BatchNormalization)
             and not layer.synchronized
-            for layer in classifier._flatten_layers()
+            for layer in keras_compat.flatten_layers(classifier)
         )
         self._compiled_for: dict[str, Any] = {}
         self._labels: Any = None

@@ -12,6 +12,7 @@ from keras_wake import backend
 from keras_wake._keras_loop import KerasLoop
 from keras_wake.attribution.head import counterpart
 from keras_wake.attribution.head import find_head
+from keras_wake.backend import keras_compat
 from keras_wake.checkpoint.files import written_whole
 from keras_wake.training import teacher_copy
 
@@ -156,7 +157,7 @@ class StudentAndTeacher(KerasLoop):
     @property
     def losses(self) -> list[Any]:
         """The student's regularisers; the teacher's take no part."""
-        return self._losses_override or self.classifier.losses
+        return keras_compat.losses_in_scope(self) or self.classifier.losses
 
     @property
     def trainable_variables(self) -> list[Any]:
@@ -230,7 +231,7 @@ class StudentAndTeacher(KerasLoop):
         if not getattr(optimizer, "built", False):
             return
         now = [id(v) for v in self.trainable_variables]
-        then = [id(v) for v in optimizer._trainable_variables]
+        then = [id(v) for v in keras_compat.trained_variables(optimizer)]
         if now != then:
             raise ValueError(
                 "The trainable layers have changed since the last training: "

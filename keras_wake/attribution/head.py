@@ -12,6 +12,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_wake.backend import keras_compat
 from keras_wake.data import input_checks
 
 _HOW = (
@@ -258,8 +259,8 @@ def _last_layer(model: Any) -> Any:
 
 def _last_of_functional(tensor: Any) -> tuple[Any, Any]:
     """The layer that made a symbolic tensor, and that layer's own input."""
-    layer, node_index, _ = tensor._keras_history
-    inputs = layer._inbound_nodes[node_index].input_tensors
+    layer, call = keras_compat.producer_of(tensor)
+    inputs = keras_compat.inputs_of(layer, call)
     return layer, inputs[0] if len(inputs) == 1 else None
 
 

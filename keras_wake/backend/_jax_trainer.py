@@ -13,6 +13,7 @@ import keras
 import numpy as np
 from jax.experimental import multihost_utils
 
+from keras_wake.backend import keras_compat
 from keras_wake.backend._common import to_numpy
 from keras_wake.utils import array_checks
 
@@ -137,8 +138,7 @@ class Trainer(keras.Model):
 
     def _hand_to_keras(self, names: Sequence[str], state: Any) -> None:
         """Has `state` be what `jax_state_sync` puts into the variables."""
-        self._jax_state = dict(zip(names, state, strict=True))
-        self._jax_state_synced = False
+        keras_compat.set_jax_state(self, dict(zip(names, state, strict=True)))
 
     @property
     def is_chief(self) -> bool:

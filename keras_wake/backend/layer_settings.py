@@ -11,6 +11,8 @@ from typing import Any
 
 import keras
 
+from keras_wake.backend import keras_compat
+
 # What Keras notes down, and what it makes up anew in every process.
 PASSED_OVER = (
     *("built", "training", "call_signature_parameters"),
@@ -36,9 +38,9 @@ def layers_of_now(model: Any) -> tuple:
 
 def layers_of(model: Any) -> Iterator[Any]:
     """The layers of a model and of the models in it."""
-    # Keras has no public way to the layers of layers. Models are made of
+    # Models are made of
     # them; what `fit` and `compile` set on a model is no setting.
-    for layer in model._flatten_layers():
+    for layer in keras_compat.flatten_layers(model):
         if not isinstance(layer, (keras.Model, keras.layers.InputLayer)):
             yield layer
 

@@ -15,6 +15,7 @@ import keras
 from keras import ops
 
 from keras_wake import backend
+from keras_wake.backend import keras_compat
 
 # Where the gradient of each image is brought to at the logits. Behind it,
 # 4096 times larger numbers fit into float16 and 10^8 times smaller ones.
@@ -39,7 +40,9 @@ def check_floatx() -> None:
 
 def computes_in_float16(classifier: Any) -> bool:
     """Whether any layer of a model computes in float16."""
-    layers: Any = getattr(classifier, "_flatten_layers", tuple)()
+    if not isinstance(classifier, keras.Model):
+        return False
+    layers = keras_compat.flatten_layers(classifier)
     return any(
         getattr(layer, "compute_dtype", None) == "float16" for layer in layers
     )

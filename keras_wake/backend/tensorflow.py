@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_wake.backend import keras_compat
 from keras_wake.backend._common import alone
 from keras_wake.backend._common import buffers
 from keras_wake.backend._common import no_gradient
@@ -305,7 +306,7 @@ class Trainer(VariablesInPlace):
     ) -> None:
         """As in Keras, which with several workers fails to take a batch."""
         strategy = self.distribute_strategy
-        metrics = self._compile_metrics
+        metrics = keras_compat.compiled_metrics(self)
         if metrics is None or metrics.built:
             # Nothing is left to build. A batch that is taken in vain would,
             # with all that is fetched ahead, count as an epoch of few batches.

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import torch
 
+from keras_wake.backend import keras_compat
 from keras_wake.backend._common import alone
 from keras_wake.backend._common import global_sum
 from keras_wake.backend._common import no_gradient
@@ -107,7 +108,7 @@ def buffers(network: Any) -> list[Any]:
     The statistics of a batch norm for example, which a step changes.
     """
     found: dict[int, Any] = {}
-    for layer in network._flatten_layers():
+    for layer in keras_compat.flatten_layers(network):
         found.update((id(buffer), buffer) for buffer in layer.buffers())
     return list(found.values())
 

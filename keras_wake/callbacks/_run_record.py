@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from keras_wake import backend
+from keras_wake.backend import keras_compat
 from keras_wake.backend import layer_settings
 from keras_wake.callbacks import _callback_state
 from keras_wake.callbacks import _variables
@@ -211,7 +212,7 @@ def _optimizer(optimizer: Any) -> tuple[str, dict[str, Any]]:
 
 def _rate_variable(optimizer: Any) -> Any:
     """The variable of the learning rate; None where it is a schedule."""
-    rate = getattr(_unwrapped(optimizer), "_learning_rate", None)
+    rate = keras_compat.initial_rate(_unwrapped(optimizer))
     return rate if isinstance(rate, keras.Variable) else None
 
 
@@ -220,7 +221,7 @@ def _learning_rate(optimizer: Any) -> Any:
     variable = _rate_variable(optimizer)
     if variable is not None:
         return float(backend.to_numpy(variable))
-    rate = getattr(_unwrapped(optimizer), "_learning_rate", None)
+    rate = keras_compat.initial_rate(_unwrapped(optimizer))
     return _callback_state.described(rate)
 
 
@@ -292,7 +293,7 @@ def _restore_by_key(
     words = _variables.restore(model, values, record, tuple(kept))
     if steps[0] != steps[1]:
         # It counts batches, and schedules count updates.
-        batches = _unwrapped(model.optimizer)._iterations
+        batches = keras_compat.batches_seen(_unwrapped(model.optimizer))
         updates = int(backend.to_numpy(batches)) // steps[0]
         batches.assign(updates * steps[1])
     return words

@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 
+from keras_wake.backend import keras_compat
 from keras_wake.backend import layer_settings
 from keras_wake.checkpoint import snapshot
 
@@ -142,7 +143,7 @@ def _optimizer_keys(optimizer: Any, weights: dict[int, str]) -> list[str]:
         of = [
             weights.get(id(variable), str(number))
             for number, variable in enumerate(
-                getattr(each, "_trainable_variables", None) or []
+                keras_compat.trained_variables(each)
             )
         ]
         for name, value in (vars(each) if each is not None else {}).items():

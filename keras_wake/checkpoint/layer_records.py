@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_wake.backend import keras_compat
 from keras_wake.backend.layer_settings import is_plain
 from keras_wake.backend.layer_settings import layers_of
 from keras_wake.backend.layer_settings import PASSED_OVER
@@ -98,10 +99,10 @@ def graph_records(model: Any) -> list[list[dict[str, Any]]]:
     earlier calls, as the names of layers change from process to process.
     """
     graphs = {}
-    for each in model._flatten_layers():
+    for each in keras_compat.flatten_layers(model):
         # A `Sequential` holds a Functional model once it is built.
-        functional = getattr(each, "_functional", None) or each
-        if getattr(functional, "_nodes_by_depth", None):
+        functional = keras_compat.functional_of(each)
+        if keras_compat.calls_of(functional):
             graphs[id(functional)] = _graph(functional)
     return json.loads(json.dumps(list(graphs.values())))
 
@@ -150,9 +151,7 @@ def graph_digest(model: Any) -> str:
 
 
 def _graph(functional: Any) -> list[dict[str, Any]]:
-    # Keras has no public way to the calls of a graph.
-    by_depth = functional._nodes_by_depth
-    calls = [c for depth in sorted(by_depth)[::-1] for c in by_depth[depth]]
+    calls = keras_compat.calls_of(functional)
     numbers = {id(o): n for n, o in enumerate(functional.operations, 1)}
     sources = {
         id(tensor): [number, position]

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_wake.backend import keras_compat
 from keras_wake.backend import numerics
 from keras_wake.data.image_shape import ImageShape
 from keras_wake.data.image_shape import rank_is_unknown
@@ -123,7 +124,9 @@ def _check_preprocessor(classifier: keras.Model) -> None:
     """
     preprocessor = getattr(classifier, "preprocessor", None)
     # In a subclassed model `preprocessor` may be a layer, which a call uses.
-    within = getattr(classifier, "operations", classifier._flatten_layers())
+    within = getattr(
+        classifier, "operations", keras_compat.flatten_layers(classifier)
+    )
     if preprocessor is None or (
         any(layer is preprocessor for layer in within)
         and not hasattr(classifier, "preprocess_samples")
@@ -169,19 +172,19 @@ def _closing_activation(model: Any) -> str | None:
     while True:
         # The layers of a subclassed model are in no order.
         if isinstance(operation, keras.Model):
-            graph = getattr(operation, "_functional", None) or operation
+            graph = keras_compat.functional_of(operation)
             if not getattr(graph, "outputs", None):
                 return None
             if node is not None:
-                outer.append(operation._inbound_nodes[node].input_tensors[0])
+                outer.append(keras_compat.inputs_of(operation, node)[0])
             tensor = graph.outputs[0]
         elif isinstance(operation, keras.layers.InputLayer) and outer:
             tensor = outer.pop()
         elif _passes_values_on(operation):
-            tensor = operation._inbound_nodes[node].input_tensors[0]
+            tensor = keras_compat.inputs_of(operation, node)[0]
         else:
             break
-        operation, node, _ = tensor._keras_history
+        operation, node = keras_compat.producer_of(tensor)
     if _of_keras(operation) in _SATURATING_CLASSES:
         return _SATURATING_CLASSES[_of_keras(operation)]
     name = getattr(getattr(operation, "activation", None), "__name__", None)
@@ -226,7 +229,7 @@ def _input_shape(classifier: keras.Model) -> Any:
     try:
         return classifier.input_shape
     except AttributeError:
-        shapes = getattr(classifier, "_build_shapes_dict", None)
+        shapes = keras_compat.build_shape(classifier)
     if not shapes or len(shapes) > 1:
         return shapes or None
     (shape,) = shapes.values()

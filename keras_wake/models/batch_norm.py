@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_wake import backend
+from keras_wake.backend import keras_compat
 from keras_wake.data import batching
 from keras_wake.data import fault_counts
 from keras_wake.data import input_checks
@@ -106,6 +107,6 @@ def batch_norm_layers(network: keras.Model) -> list[Any]:
     """The batch-norm layers of a network, at any depth."""
     return [
         layer
-        for layer in network._flatten_layers()
+        for layer in keras_compat.flatten_layers(network)
         if isinstance(layer, keras.layers.BatchNormalization)
     ]

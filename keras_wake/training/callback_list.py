@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from keras_wake.backend import keras_compat
 from keras_wake.callbacks import _callback_state
 from keras_wake.callbacks.backup_and_restore import BackupAndRestore
 from keras_wake.training import writers
@@ -39,7 +40,7 @@ def prepare(callbacks: Any, model: Any) -> Any:
             guard.set_model(model)
             callbacks.callbacks.insert(0, guard)
             # It decided without the guard that batches may end in a thread.
-            callbacks._configure_async_dispatch(callbacks.callbacks)
+            keras_compat.configure_async_dispatch(callbacks)
         callbacks.callbacks = _backups_last(
             _of_process(callbacks.callbacks, model)
         )

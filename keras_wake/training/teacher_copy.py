@@ -20,6 +20,7 @@ import numpy as np
 from keras import ops
 
 from keras_wake import backend
+from keras_wake.backend import keras_compat
 from keras_wake.data import input_checks
 
 # Largest difference of the logits of two equal networks, relative to the
@@ -43,7 +44,7 @@ def copy_of(classifier: Any, bounds: tuple[float, float]) -> Any:
     """
     if any(
         getattr(layer, "quantization_mode", None) == "float8"
-        for layer in classifier._flatten_layers()
+        for layer in keras_compat.flatten_layers(classifier)
     ):
         raise ValueError(
             f"The classifier {classifier.name!r} is quantised to float8, and "
@@ -98,7 +99,10 @@ def check_same_function(
         ValueError: If they compute something else.
     """
     wrapper = keras.layers.TorchModuleWrapper
-    if any(isinstance(each, wrapper) for each in source._flatten_layers()):
+    if any(
+        isinstance(each, wrapper)
+        for each in keras_compat.flatten_layers(source)
+    ):
         return  # A module always computes with its own weights.
     images = input_checks.probe_images(source, bounds)
     values: dict[int, Any] = {
@@ -157,7 +161,11 @@ def bring_over_attributes(source: Any, network: Any) -> None:
 def _pairs(source: Any, network: Any) -> list[tuple[Any, Any]]:
     """The layers of both in the same places; none where they do not match."""
     pairs = list(
-        zip(source._flatten_layers(), network._flatten_layers(), strict=False)
+        zip(
+            keras_compat.flatten_layers(source),
+            keras_compat.flatten_layers(network),
+            strict=False,
+        )
     )
     same = all(type(own) is type(other) for own, other in pairs)
     return pairs if same else []
@@ -279,7 +287,7 @@ def _tolerance(network: Any) -> float:
     fine = all(
         getattr(layer, "compute_dtype", "float32") in _FINE
         and not getattr(layer, "quantization_mode", None)
-        for layer in network._flatten_layers()
+        for layer in keras_compat.flatten_layers(network)
     )
     return _TOLERANCE if fine else _COARSE_TOLERANCE
 
