@@ -19,7 +19,6 @@ from keras_wake.data import array_batches
 from keras_wake.data import fault_counts
 from keras_wake.data import input_checks
 from keras_wake.data.array_batches import Batches
-from keras_wake.objectives import AWP
 from keras_wake.training import callback_list
 from keras_wake.training import fit
 
@@ -107,15 +106,7 @@ class KerasLoop(backend.Trainer):
                 "`loss_weights` has no use in WakeModel, which has one loss. "
                 f"Received: loss_weights={kwargs['loss_weights']!r}."
             )
-        if isinstance(self.objective, AWP) and getattr(
-            optimizer, "use_ema", False
-        ):
-            raise ValueError(
-                "`use_ema=True` would average the weights that `AWP` has "
-                "perturbed. Pass `use_ema=False` to the optimizer, and average "
-                "with the callback `keras_wake.EMATeacher`. Received: "
-                f"optimizer={type(optimizer).__name__}(use_ema=True)."
-            )
+        self.objective.check_optimizer(optimizer)
         self._jit_compile_given = jit_compile
         if jit_compile == "auto" and not backend.jit_by_default():
             jit_compile = False

@@ -19,9 +19,8 @@ from keras_wake.backend import numerics
 from keras_wake.data import input_checks
 from keras_wake.losses import distillation_loss
 from keras_wake.losses.distillation import check_temperature
-from keras_wake.objectives import AWP
 from keras_wake.objectives.objective import losses_of
-from keras_wake.objectives.weight_perturbation import ReassignedKernels
+from keras_wake.objectives.objective import WeightPerturbation
 from keras_wake.schedules import AdaptiveRamp
 from keras_wake.schedules import DistillationRamp
 from keras_wake.utils import validate
@@ -163,7 +162,7 @@ class WakeModel(Evaluation):
         self._prepare_loop(classifier)
         self._add_networks(classifier, head)
         self._add_metrics()
-        self._reassigned = ReassignedKernels()
+        self._perturbation = WeightPerturbation()
         self.built = True
 
     # A training step ----------------------------------------------------
@@ -206,7 +205,7 @@ class WakeModel(Evaluation):
         different size add up to what one replica would have computed.
         """
         if self.keeps_assignments_of_forward_pass:
-            self._reassigned.record_perturbed()
+            self._perturbation.after_forward_pass()
         losses, weight = self._distilled(x, y, y_pred)
         if sample_weight is not None:
             losses = losses * sample_weight
@@ -281,61 +280,11 @@ class WakeModel(Evaluation):
         `gradient_accumulation_steps`."""
         return ops.cast(self.optimizer.iterations, "int32") + 0
 
-    def perturb_weights(self, batch: Any) -> list[tuple[Any, Any]]:
-        """Between attack and update: moves the kernels, for an AWP objective.
-
-        Returns:
-            Each variable that was moved, and by how much.
-        """
-        if not isinstance(self.objective, AWP):
-            return []
-        images, labels, sample_weight = batch
-        network = self.classifier
-        moved = self.objective.moves(self.trainable_variables)
-        # Its statistics and random states change in the update alone.
-        others = [
-            (v, ops.copy(v))
-            for v in network.variables
-            if all(v is not other for other in moved)
-        ]
-
-        reassigned = self._reassigned
-
-        def total_loss(values: Any) -> Any:
-            state = [*zip(moved, values, strict=True), *others]
-            with keras.StatelessScope(state_mapping=state) as scope:
-                before = [scope.get_current_value(v) for v in moved]
-                logits = self(images, training=True)
-                after = [scope.get_current_value(v) for v in moved]
-            reassigned.record_unperturbed(moved, before, after)
-            losses = losses_of(self.objective, labels, logits)
-            if sample_weight is not None:
-                losses = losses * sample_weight
-            return ops.sum(losses)
-
-        values = [ops.copy(variable) for variable in moved]
-        gradients = backend.gradient(total_loss, values)
-        steps = []
-        for variable, value, gradient in zip(
-            moved, values, gradients, strict=True
-        ):
-            gradient = backend.global_sum(numerics.finite(gradient))
-            axes = tuple(range(len(gradient.shape)))
-            direction = numerics.unit_l2(gradient, axes)
-            step = self.objective.gamma * _norm(value) * direction
-            variable.assign_add(step)
-            steps.append((variable, step))
-        return steps
-
-    def restore_weights(self, moved: list[tuple[Any, Any]]) -> None:
-        """After the update: takes back what `perturb_weights` did."""
-        for variable, step in moved:
-            if not self._reassigned.restore(variable):
-                variable.assign_sub(step)
-            if variable.constraint is not None:
-                # The optimizer has applied it to the perturbed kernel.
-                variable.assign(variable.constraint(variable))
-        self._reassigned.forget()
+    def perturb_weights(self, batch: Any) -> WeightPerturbation:
+        """Between attack and update: has the objective move the weights."""
+        moved = self.objective.perturb_weights(self.classifier, *batch)
+        self._perturbation = moved
+        return moved
 
     def after_update(self, updated: Any) -> None:
         """Last part of a step: θ̄ ← α θ̄ + (1 − α) θ, if θ was updated.
@@ -382,11 +331,6 @@ class WakeModel(Evaluation):
         ):
             config[name] = keras.saving.deserialize_keras_object(config[name])
         return cls(**config)
-
-
-def _norm(values: Any) -> Any:
-    """Euclidean norm over all axes; `ops.norm` knows at most two."""
-    return ops.sqrt(ops.sum(ops.square(values)))
 
 
 def _check_attack(**kwargs: Any) -> Any:

@@ -55,7 +55,7 @@ class Trainer(keras.Model):
             updates_before = self.optimizer_updates()
         _, state = super().train_step(_values(groups, scope), batch)
         with _scope(groups, state) as scope:
-            self.restore_weights(moved)
+            moved.restore()
             self.after_update(self.optimizer_updates() - updates_before)
             logs = self.get_metrics_result()
         return logs, _values(groups, scope)

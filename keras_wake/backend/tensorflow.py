@@ -284,7 +284,7 @@ class Trainer(VariablesInPlace):
         moved = self.perturb_weights(batch)
         updates_before = self.optimizer_updates()
         super().train_step(batch)
-        self.restore_weights(moved)
+        moved.restore()
         self.after_update(self.optimizer_updates() - updates_before)
         return self._logs()
 

@@ -190,7 +190,7 @@ class Trainer(VariablesInPlace):
             updates_before = self.optimizer_updates()
         super().train_step(batch)
         with torch.no_grad():
-            self.restore_weights(moved)
+            moved.restore()
             self.after_update(self.optimizer_updates() - updates_before)
             return self.get_metrics_result()
 

@@ -2,18 +2,35 @@
 
 from typing import Any
 
+import keras
 from keras import ops
 
+from keras_wake.utils.types import Config
+from keras_wake.utils.types import Tensor
+
 INPUTS = ("clean", "adversarial")
+
+
+class WeightPerturbation:
+    """What an objective did to the weights in a step. This one did nothing."""
+
+    def after_forward_pass(self) -> None:
+        """Called between the forward pass of the update and the optimizer.
+
+        Only on backends where an assignment in the forward pass lasts.
+        """
+
+    def restore(self) -> None:
+        """Takes the perturbation back, after the update."""
 
 
 class Objective:
     """What the student minimises besides distillation.
 
-    Subclasses set `inputs`, the images that the student is shown in training
-    mode in each step: `"clean"`, `"adversarial"` or both. The last of them is
-    the one that distillation compares student and teacher on. `attack_loss`
-    is what an attack that leaves it open ascends.
+    Subclasses define `loss`, and set `inputs`: the images that the student
+    sees in training mode in each step, `"clean"`, `"adversarial"` or both.
+    Distillation compares student and teacher on the last of them.
+    `attack_loss` is what an attack without a `loss` of its own ascends.
     """
 
     name = "objective"
@@ -22,7 +39,7 @@ class Objective:
     # "cross_entropy", or "kl" for the divergence from the clean logits.
     attack_loss = "cross_entropy"
 
-    def loss(self, labels: Any, logits: dict[str, Any]) -> Any:
+    def loss(self, labels: Tensor, logits: dict[str, Tensor]) -> Tensor:
         """One loss value per sample.
 
         Args:
@@ -37,12 +54,42 @@ class Objective:
             "`loss(labels, logits)`, one value per sample."
         )
 
-    def get_config(self) -> dict[str, Any]:
+    def check_optimizer(self, optimizer: Any) -> None:
+        """Raises for an optimizer that this objective cannot work with.
+
+        Args:
+            optimizer: What `WakeModel.compile` was given.
+        """
+
+    def perturb_weights(
+        self,
+        network: keras.Model,
+        images: dict[str, Tensor],
+        labels: Tensor,
+        sample_weight: Tensor | None = None,
+    ) -> WeightPerturbation:
+        """Moves the student's weights for the update that follows.
+
+        Called in each step, after the attack. Moves nothing by default.
+
+        Args:
+            network: The student.
+            images: Float tensors (batch, ...), one for each name in `inputs`.
+            labels: Float tensor (batch, K).
+            sample_weight: Float tensor (batch,), or `None`.
+
+        Returns:
+            A `WeightPerturbation`, whose `restore()` is called after the
+            update.
+        """
+        return WeightPerturbation()
+
+    def get_config(self) -> Config:
         """The arguments of the constructor."""
         return {}
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "Objective":
+    def from_config(cls, config: Config) -> "Objective":
         """Makes the objective again from `get_config()`."""
         return cls(**config)
 
@@ -64,12 +111,13 @@ def check_inputs(objective: Objective) -> None:
         )
 
 
-def losses_of(objective: Objective, labels: Any, logits: Any) -> Any:
-    """`objective.loss`, checked when the step is traced.
+def losses_of(
+    objective: Objective, labels: Tensor, logits: dict[str, Tensor]
+) -> Tensor:
+    """`objective.loss`, with its shape checked.
 
-    A loss of another shape than (batch,) would be broadcast against those of
-    distillation and against the weights of the samples: the sum is then over
-    batch² values, and nothing fails.
+    A loss of shape (batch, 1), say, would be broadcast against the sample
+    weights to batch² values, and nothing would fail.
 
     Args:
         objective: An `Objective`.

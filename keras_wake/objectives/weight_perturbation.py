@@ -5,8 +5,14 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_wake import backend
+from keras_wake.backend import numerics
+from keras_wake.objectives.objective import losses_of
 from keras_wake.objectives.objective import Objective
+from keras_wake.objectives.objective import WeightPerturbation
 from keras_wake.utils import validate
+from keras_wake.utils.types import Config
+from keras_wake.utils.types import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_wake")
@@ -23,8 +29,7 @@ class AWP(Objective):
     `"kernel"`, as those of Keras's dense, convolution and attention layers
     do. All others stay as they are: biases, also those of attention, which
     have two axes; batch norm; embeddings and class tokens. Images, loss and
-    logs are those of the objective within. A distillation term takes no part
-    in L.
+    logs are those of the objective within. L has no distillation term.
 
     Args:
         objective: `"at"`, `"trades"`, `"mart"` or an `Objective`. Defaults to
@@ -58,31 +63,71 @@ class AWP(Objective):
         self.inputs = self.objective.inputs
         self.attack_loss = self.objective.attack_loss
 
-    def loss(self, labels: Any, logits: dict[str, Any]) -> Any:
+    def loss(self, labels: Tensor, logits: dict[str, Tensor]) -> Tensor:
         """The loss of the objective within, float32 (batch,)."""
         return self.objective.loss(labels, logits)
 
-    def moves(self, variables: list[Any]) -> list[Any]:
-        """The kernels among the trainable variables of a classifier.
-
-        Raises:
-            ValueError: If there are none, so that nothing would be perturbed.
-        """
-        kernels = [
-            v for v in variables if "kernel" in v.name and len(v.shape) > 1
-        ]
-        if variables and not kernels:
-            names = ", ".join(repr(v.path) for v in variables[:5])
+    def check_optimizer(self, optimizer: Any) -> None:
+        """Refuses `use_ema=True`."""
+        if getattr(optimizer, "use_ema", False):
             raise ValueError(
-                "`AWP` moves kernels, trainable variables of at least two "
-                "axes whose name contains 'kernel', and the classifier has "
-                f"none. Received: variables {names}"
-                f"{', …' if len(variables) > 5 else ''}. In a layer of your "
-                'own, name them: `self.add_weight(..., name="kernel")`.'
+                "`use_ema=True` would average the weights that `AWP` has "
+                "perturbed. Pass `use_ema=False` to the optimizer, and average "
+                "with the callback `keras_wake.EMATeacher`. Received: "
+                f"optimizer={type(optimizer).__name__}(use_ema=True)."
             )
-        return kernels
 
-    def get_config(self) -> dict[str, Any]:
+    def perturb_weights(
+        self,
+        network: keras.Model,
+        images: dict[str, Tensor],
+        labels: Tensor,
+        sample_weight: Tensor | None = None,
+    ) -> WeightPerturbation:
+        """Adds v to each kernel w of the student."""
+        kernels = _kernels(network.trainable_variables)
+        # The pass that finds v must not change batch norm or random states.
+        others = [
+            (variable, ops.copy(variable))
+            for variable in network.variables
+            if all(variable is not kernel for kernel in kernels)
+        ]
+        reassigned: dict[int, Tensor] = {}
+
+        def total_loss(values: list[Tensor]) -> Tensor:
+            state = [*zip(kernels, values, strict=True), *others]
+            with keras.StatelessScope(state_mapping=state) as scope:
+                before = [scope.get_current_value(k) for k in kernels]
+                logits = {
+                    name: network(batch, training=True)
+                    for name, batch in images.items()
+                }
+                after = [scope.get_current_value(k) for k in kernels]
+            for kernel, old, new in zip(kernels, before, after, strict=True):
+                if new is not old:
+                    reassigned[id(kernel)] = new
+            losses = losses_of(self.objective, labels, logits)
+            if sample_weight is not None:
+                losses = losses * sample_weight
+            return ops.sum(losses)
+
+        values = [ops.copy(kernel) for kernel in kernels]
+        gradients = backend.gradient(total_loss, values)
+        steps = []
+        for kernel, value, gradient in zip(
+            kernels, values, gradients, strict=True
+        ):
+            gradient = backend.global_sum(numerics.finite(gradient))
+            axes = tuple(range(len(gradient.shape)))
+            direction = numerics.unit_l2(gradient, axes)
+            # `ops.norm` takes at most two axes.
+            size = ops.sqrt(ops.sum(ops.square(value)))
+            step = self.gamma * size * direction
+            kernel.assign_add(step)
+            steps.append((kernel, step))
+        return _MovedKernels(steps, reassigned)
+
+    def get_config(self) -> Config:
         """The arguments of the constructor."""
         return {
             "objective": keras.saving.serialize_keras_object(self.objective),
@@ -90,54 +135,72 @@ class AWP(Objective):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "AWP":
+    def from_config(cls, config: Config) -> "AWP":
         """Makes the objective again from `get_config()`."""
         within = keras.saving.deserialize_keras_object(config["objective"])
         return cls(within, config["gamma"])
 
 
-class ReassignedKernels:
-    """Kernels that a layer assigns in its training pass, within one step.
+class _MovedKernels(WeightPerturbation):
+    """Kernels w that were moved by v, and how to take v back.
 
-    `SpectralNormalization` for example replaces its kernel in the forward
-    pass, so subtracting v afterwards does not give w back. Noted for each such
-    variable: the kernel that the layer makes of w, in the pass in which v is
-    computed (`record_unperturbed`); and the one that it makes of w + v, in the
-    pass of the update (`record_perturbed`). After the update, w is the first
-    plus what the optimizer has added to the second (`restore`).
+    `SpectralNormalization`, for example, assigns a new kernel in each forward
+    pass, so subtracting v after the update would not give w back. For such a
+    kernel, w becomes what its layer made of w, plus what the optimizer added
+    to what the layer made of w + v.
+
+    Args:
+        steps: Each kernel, and its v.
+        reassigned: What layers made of w, by `id` of the kernel.
     """
 
-    def __init__(self) -> None:
-        self.forget()
-
-    def forget(self) -> None:
-        """Starts anew, for the next step."""
-        # All by `id` of the variable.
-        self._variables: dict[int, Any] = {}
-        self._unperturbed: dict[int, Any] = {}
-        self._perturbed: dict[int, Any] = {}
-
-    def record_unperturbed(
-        self, variables: Any, before: Any, after: Any
+    def __init__(
+        self,
+        steps: list[tuple[keras.Variable, Tensor]],
+        reassigned: dict[int, Tensor],
     ) -> None:
-        """Finds them, by their values before and after a pass with w."""
-        self.forget()
-        for variable, old, new in zip(variables, before, after, strict=True):
-            if new is not old:
-                self._variables[id(variable)] = variable
-                self._unperturbed[id(variable)] = new
+        self.steps = steps
+        self._reassigned = reassigned
+        self._before_update: dict[int, Tensor] = {}
 
-    def record_perturbed(self) -> None:
-        """Reads them between the pass with w + v and the optimizer."""
-        self._perturbed = {
-            key: ops.copy(variable) for key, variable in self._variables.items()
+    def after_forward_pass(self) -> None:
+        """Reads what layers made of w + v."""
+        self._before_update = {
+            id(kernel): ops.copy(kernel)
+            for kernel, _ in self.steps
+            if id(kernel) in self._reassigned
         }
 
-    def restore(self, variable: Any) -> bool:
-        """Sets a variable after the update; false if it is none of them."""
-        key = id(variable)
-        if key not in self._perturbed:
-            return False
-        update = variable - self._perturbed[key]
-        variable.assign(self._unperturbed[key] + update)
-        return True
+    def restore(self) -> None:
+        """Takes v back, after the update."""
+        for kernel, step in self.steps:
+            key = id(kernel)
+            if key in self._before_update:
+                update = kernel - self._before_update[key]
+                kernel.assign(self._reassigned[key] + update)
+            else:
+                kernel.assign_sub(step)
+            if kernel.constraint is not None:
+                # The optimizer has applied it to w + v.
+                kernel.assign(kernel.constraint(kernel))
+        # Their tensors must not outlive the step.
+        self.steps, self._reassigned, self._before_update = [], {}, {}
+
+
+def _kernels(variables: list[keras.Variable]) -> list[keras.Variable]:
+    """The kernels among the trainable variables of a classifier.
+
+    Raises:
+        ValueError: If there are none, so that nothing would be perturbed.
+    """
+    kernels = [v for v in variables if "kernel" in v.name and len(v.shape) > 1]
+    if variables and not kernels:
+        names = ", ".join(repr(v.path) for v in variables[:5])
+        raise ValueError(
+            "`AWP` moves kernels, trainable variables of at least two "
+            "axes whose name contains 'kernel', and the classifier has "
+            f"none. Received: variables {names}"
+            f"{', …' if len(variables) > 5 else ''}. In a layer of your "
+            'own, name them: `self.add_weight(..., name="kernel")`.'
+        )
+    return kernels
