@@ -8,18 +8,21 @@ arrays, epochs counted from 1 and values, without the missing points.
 
 from collections.abc import Mapping
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
+from keras_wake.utils.types import Json
+
+# What `fit` returns the `.history` of, or the columns or rows of a CSV file.
+History = Mapping[str, Sequence[Json]] | Sequence[Mapping[str, Json]]
 Curve = tuple[np.ndarray, np.ndarray]
-Columns = dict[str, list[Any]]
+Columns = dict[str, list[Json]]
 
 # What CSVLogger, csv and pandas write where an epoch has no value.
 MISSING = ("", "NA", "None", "nan", "NaN")
 
 
-def columns_of(history: Any) -> Columns:
+def columns_of(history: History) -> Columns:
     """The history as lists under their keys."""
     if isinstance(history, Mapping):
         return {
@@ -69,7 +72,7 @@ def _epochs(columns: Columns) -> np.ndarray:
     return np.arange(1, longest + 1, dtype="float64")
 
 
-def _number(key: str, value: Any) -> float:
+def _number(key: str, value: Json) -> float:
     if value is None or (isinstance(value, str) and value.strip() in MISSING):
         return float("nan")
     try:

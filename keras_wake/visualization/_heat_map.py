@@ -1,22 +1,23 @@
 """What the figures of (K, K) matrices share: checks, cells, class names.
 
-They are to be read with three classes as well as with 200: numbers are
-written only where they fit into their cells, names are thinned where they
-would collide, and the map grows so that a cell stays some pixels wide.
+They can be read with three classes as well as with 200: numbers are written
+only where they fit into their cells, names are left out where they would
+collide, and the map grows so that a cell stays some pixels wide.
 """
 
 import math
 import textwrap
-from typing import Any
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from keras_wake.utils import validate
 from keras_wake.utils.tables import shorten_all
+from keras_wake.utils.types import Array
+from keras_wake.utils.types import Tensor
+from keras_wake.visualization._figure import Axes
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.image import AxesImage
 
 # Up to here the number fits into its cell.
@@ -28,9 +29,10 @@ MOST_CLASSES_HATCHED = 20
 LONGEST_NAME = 16
 # Of the text under a map of 5 inches with names beside it.
 LETTERS_IN_A_LINE = 48
+COSINE = "cosine similarity of attributions"
 
 
-def check_matrix(**kwargs: Any) -> np.ndarray:
+def check_matrix(**kwargs: Tensor) -> Array:
     """The one keyword argument as a square array without infinite values."""
     name, value = validate.name_and_value(kwargs)
     values = validate.floats(**kwargs)
@@ -62,16 +64,8 @@ def check_limits(vmin: float, vmax: float) -> tuple[float, float]:
     return vmin, vmax
 
 
-def cas_of(values: np.ndarray) -> float:
-    """CAS without a warning: the figure says which classes have no value."""
-    from keras_wake.attribution.correlation import quiet_cas
-
-    return quiet_cas(values)[0]
-
-
-def cas_text(values: np.ndarray, mark: str = " ") -> str:
+def cas_text(score: float, mark: str = " ") -> str:
     """ "CAS 1.2", or that there is none; `mark` is put in the middle."""
-    score = cas_of(values)
     return "no CAS" if math.isnan(score) else f"CAS{mark}{score:.1f}"
 
 
@@ -80,19 +74,58 @@ def size_for(classes: int, smallest: float, largest: float) -> float:
     return min(max(smallest, largest * classes / 200), largest)
 
 
-def draw(
-    panel: "Axes",
-    values: np.ndarray,
-    vmin: float,
-    vmax: float,
+def draw_map(
+    panel: Axes,
+    values: Array,
+    names: list[str],
+    limits: tuple[float, float],
+    labels: tuple[str, str, str] = ("class i", "class j", COSINE),
+    *,
+    most_named: int = MOST_CLASSES_NAMED,
+    missing: str = "no attribution (NaN) for",
+    letters: int = LETTERS_IN_A_LINE,
+    cmap: str = "viridis",
+    bar: bool = True,
+    shrink: float = 0.85,
+) -> None:
+    """A heat map with its colour bar, class names and numbers.
+
+    Args:
+        panel: Where to draw.
+        values: Array (K, K).
+        names: K names.
+        limits: Values of the darkest and the brightest colour.
+        labels: Those of rows, columns and colours.
+        most_named: How many classes are named at most.
+        missing: What classes without a value lack.
+        letters: How many letters fit in a line below the map.
+        cmap: Name of the colours.
+        bar: Whether there is a colour bar.
+        shrink: Height of the bar, in heights of the map.
+    """
+    image = draw_cells(panel, values, limits, cmap)
+    if bar:
+        draw_bar([panel], image, values, labels[2], shrink)
+    suffix = name_classes(panel, names, most_named)
+    panel.set_ylabel(labels[0] + suffix, fontsize=8)
+    below = missing_text(values, names, missing, letters)
+    lines = filter(None, [labels[1] + suffix, below])
+    panel.set_xlabel("\n".join(lines), fontsize=8, parse_math=False)
+    _write_numbers(panel, image, values)
+
+
+def draw_cells(
+    panel: Axes,
+    values: Array,
+    limits: tuple[float, float],
     cmap: str = "viridis",
 ) -> "AxesImage":
     """The cells; those without a value (NaN) are grey, hatched if few."""
     image = panel.imshow(
         np.ma.masked_invalid(values),
         cmap=cmap,
-        vmin=vmin,
-        vmax=vmax,
+        vmin=limits[0],
+        vmax=limits[1],
         interpolation="nearest",
     )
     # Masked cells are transparent, so the background shows there.
@@ -103,30 +136,38 @@ def draw(
     return image
 
 
-def look_of_missing(values: np.ndarray) -> str:
-    """How `draw` shows cells without a value."""
+def look_of_missing(values: Array) -> str:
+    """How `draw_cells` shows cells without a value."""
     return "hatched" if len(values) <= MOST_CLASSES_HATCHED else "grey"
 
 
-def extend(values: np.ndarray, vmin: float, vmax: float) -> str:
-    """At which ends of the colour bar values lie beyond it."""
+def draw_bar(
+    axes: list[Axes],
+    image: "AxesImage",
+    values: Array,
+    label: str,
+    shrink: float = 0.85,
+    aspect: float = 20,
+) -> None:
+    """A colour bar with an arrow at each end that values lie beyond."""
+    vmin, vmax = image.get_clim()
     # Comparisons with NaN are false, so missing cells do not count. The
     # tolerance is for a diagonal of 1 that was computed in float32.
     below = bool((values < vmin - 1e-6).any())
     above = bool((values > vmax + 1e-6).any())
-    if below and above:
-        return "both"
-    return "min" if below else "max" if above else "neither"
-
-
-def bar_label(text: str, extended: str, vmin: float) -> str:
-    """The label of a colour bar, which tells of values below it."""
-    below = extended in ("min", "both")
-    return f"{text}, clipped at {vmin:g}" if below else text
+    extend = ("neither", "max", "min", "both")[2 * below + above]
+    bar = axes[0].figure.colorbar(
+        image, ax=axes, extend=extend, shrink=shrink, aspect=aspect
+    )
+    # Colours that diverge from 0 are clipped at both ends alike.
+    if below and image.get_cmap().name == "viridis":
+        label = f"{label}, clipped at {vmin:g}"
+    bar.set_label(label, fontsize=8)
+    bar.ax.tick_params(labelsize=8)
 
 
 def name_classes(
-    panel: "Axes",
+    panel: Axes,
     names: list[str],
     most: int = MOST_CLASSES_NAMED,
     long_below: bool = True,
@@ -138,7 +179,6 @@ def name_classes(
         names: K names.
         most: How many are named at most.
         long_below: Whether long names are written below the map as well.
-            Defaults to `True`.
 
     Returns:
         What to add to the label of an axis: which classes are named, or an
@@ -168,9 +208,7 @@ def name_classes(
     return f" (every {every}th is named)" if every > 1 else ""
 
 
-def write_numbers(
-    panel: "Axes", image: "AxesImage", values: np.ndarray
-) -> None:
+def _write_numbers(panel: Axes, image: "AxesImage", values: Array) -> None:
     """Writes the values into their cells, if there are few enough."""
     if len(values) > MOST_CLASSES_WITH_NUMBERS:
         return
@@ -192,7 +230,7 @@ def write_numbers(
 
 
 def missing_text(
-    values: np.ndarray,
+    values: Array,
     names: list[str],
     what: str = "no attribution (NaN) for",
     letters: int = LETTERS_IN_A_LINE,
@@ -209,7 +247,7 @@ def missing_text(
     if not len(whole):
         text = f"{look}: {int(missing.sum())} cells without a value (NaN)"
         return textwrap.fill(text, letters)
-    # A name is not to be broken at a space of its own.
+    # A name must not be broken at a space of its own.
     short = [
         name.replace(" ", "\N{NO-BREAK SPACE}")
         for name in shorten_all(names, LONGEST_NAME)

@@ -2,18 +2,14 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from keras_wake.utils import validate
 from keras_wake.utils.tables import shorten_all
+from keras_wake.utils.types import Array
+from keras_wake.utils.types import Tensor
 from keras_wake.visualization import _figure
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 SAMPLES_PER_BAND = 8
 MOST_SAMPLES = 32
@@ -22,21 +18,21 @@ TOLERANCE = 1e-6
 
 
 def plot_adversarial_examples(
-    images: Any,
-    adversarial: Any,
-    labels: Any,
-    predictions: Any,
-    adversarial_predictions: Any,
+    images: Tensor,
+    adversarial: Tensor,
+    labels: Tensor,
+    predictions: Tensor,
+    adversarial_predictions: Tensor,
     class_names: Sequence[str] | None = None,
     magnify: float | None = None,
     path: _figure.FilePath | None = None,
-) -> "Figure":
+) -> _figure.Figure:
     """Draws samples with their perturbation and what the network saw.
 
-    One column per sample: the clean image with its true class above and the
-    predicted class below, the perturbation (no change is mid-grey), and the
-    adversarial image with the predicted class. A wrong prediction is red and
-    bears a cross.
+    One column per sample: the clean image with its true class above and its
+    predicted class below, then the perturbation (mid-grey where nothing
+    changes), then the adversarial image with its predicted class. A wrong
+    prediction is red and has a cross.
 
     Args:
         images: Clean images `(N, H, W, C)` in [0, 1], with one or three
@@ -49,8 +45,7 @@ def plot_adversarial_examples(
         class_names: K names. Defaults to the class numbers.
         magnify: Factor by which perturbations are enlarged. Defaults to
             `None`: the largest one just fits between black and white.
-        path: File to write, ending in .png, .pdf or .svg. Defaults to
-            `None`, which writes nothing.
+        path: File to write (.png, .pdf or .svg). Defaults to `None`: none.
 
     Returns:
         The `matplotlib.figure.Figure`.
@@ -86,7 +81,7 @@ def plot_adversarial_examples(
     figure, columns = _grid(count)
     for sample, panels in enumerate(columns):
         for panel, pictures in zip(panels, shown, strict=True):
-            _show(panel, pictures[sample])
+            _figure.draw_image(panel, pictures[sample])
         true_class = truth[sample]
         panels[0].set_title(
             f"true: {names[true_class]}", fontsize=7, pad=3, parse_math=False
@@ -99,7 +94,7 @@ def plot_adversarial_examples(
     return _figure.save(figure, path)
 
 
-def _check_images(**kwargs: Any) -> np.ndarray:
+def _check_images(**kwargs: Tensor) -> Array:
     (name,) = kwargs
     images = validate.floats(**kwargs)
     if images.ndim != 4 or images.shape[-1] not in (1, 3):
@@ -122,7 +117,7 @@ def _check_images(**kwargs: Any) -> np.ndarray:
     return np.clip(images, 0.0, 1.0)
 
 
-def _check_same_shape(clean: np.ndarray, changed: np.ndarray) -> None:
+def _check_same_shape(clean: Array, changed: Array) -> None:
     if clean.shape != changed.shape:
         raise ValueError(
             "`images` and `adversarial` must have the same shape. Received: "
@@ -130,7 +125,7 @@ def _check_same_shape(clean: np.ndarray, changed: np.ndarray) -> None:
         )
 
 
-def _check_classes(count: int, **kwargs: Any) -> np.ndarray:
+def _check_classes(count: int, **kwargs: Tensor) -> Array:
     ((name, value),) = kwargs.items()
     numbers = validate.floats(**kwargs)
     if numbers.ndim == 2 and numbers.shape[1] > 0:
@@ -162,7 +157,7 @@ def _class_names(class_names: Sequence[str] | None, highest: int) -> list[str]:
     return shorten_all(names, 14)
 
 
-def _magnification(delta: np.ndarray, magnify: float | None) -> float:
+def _magnification(delta: Array, magnify: float | None) -> float:
     if magnify is not None:
         return validate.positive(magnify=magnify)
     largest = float(np.abs(delta).max())
@@ -176,7 +171,7 @@ def _magnification(delta: np.ndarray, magnify: float | None) -> float:
     return max(math.floor(factor * scale * (1 + 1e-5)) / scale, 0.1)
 
 
-def _grid(count: int) -> tuple["Figure", list[list["Axes"]]]:
+def _grid(count: int) -> tuple[_figure.Figure, list[list[_figure.Axes]]]:
     """An empty figure and, for each sample, its three panels."""
     across = min(count, SAMPLES_PER_BAND)
     bands = math.ceil(count / across)
@@ -195,19 +190,8 @@ def _grid(count: int) -> tuple["Figure", list[list["Axes"]]]:
     return figure, columns
 
 
-def _show(panel: "Axes", image: np.ndarray) -> None:
-    grey = image.shape[-1] == 1
-    panel.imshow(
-        image[..., 0] if grey else image,
-        cmap="gray" if grey else None,
-        vmin=0.0,
-        vmax=1.0,
-        interpolation="nearest",
-    )
-
-
 def _write_prediction(
-    panel: "Axes", names: list[str], predicted: int, truth: int
+    panel: _figure.Axes, names: list[str], predicted: int, truth: int
 ) -> None:
     wrong = predicted != truth
     name = names[predicted]
@@ -221,7 +205,7 @@ def _write_prediction(
     )
 
 
-def _name_rows(panels: Sequence["Axes"], factor: float) -> None:
+def _name_rows(panels: Sequence[_figure.Axes], factor: float) -> None:
     names = ("clean", f"perturbation\n× {factor:g}", "adversarial")
     for panel, name in zip(panels, names, strict=True):
         panel.set_ylabel(name, fontsize=8)

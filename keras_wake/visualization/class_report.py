@@ -1,47 +1,46 @@
-"""A class report as a figure: accuracy, confusion and shared features."""
-
-import math
-from typing import Any
-from typing import TYPE_CHECKING
+"""A class report in figures: its numbers, and images of shared features."""
 
 import numpy as np
 
+from keras_wake.attribution.report import ClassReport
+from keras_wake.attribution.report import Example
+from keras_wake.attribution.report import SharedPair
+from keras_wake.utils import validate
+from keras_wake.utils.tables import shorten_all
 from keras_wake.visualization import _figure
 from keras_wake.visualization import _heat_map
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 MOST_CLASSES_NAMED = 20
 # In a line below one of the two maps.
 LETTERS = 40
+# Wider, a line of a page would not hold the images of a pair.
+MOST_EXAMPLES = 6
 
 
 def plot_class_report(
-    report: Any, path: _figure.FilePath | None = None
-) -> "Figure":
+    report: ClassReport, path: _figure.FilePath | None = None
+) -> _figure.Figure:
     """Draws accuracy, confusion and correlation of the classes of a report.
 
-    Above, clean and robust accuracy of each class, a circle within the square
-    where they are equal; the dotted lines are the
-    accuracies over all samples. Below on the left, the share of each class
-    (row) that is taken for each other (column) under attack. The colours go
-    up to the largest share off the diagonal, so that confusions can be seen;
-    the diagonal is the accuracy above. Below on the right, the correlation
-    matrix in colours from 0 to 1. Where both are bright, shared features go
-    with confusion. Above 20 classes only some of them are named.
+    The upper panel shows the clean accuracy of each class as a square and its
+    robust accuracy as a circle. Dotted lines are the accuracies over all
+    samples. The lower left panel shows which share of each class (row) is
+    taken for each other class (column) under attack. Its colours end at the
+    largest share off the diagonal, so that confusions can be seen; the
+    diagonal is the accuracy of the upper panel. The lower right panel shows
+    the correlation matrix in colours from 0 to 1. Where both maps are bright,
+    classes that share features are confused. Above 20 classes only some of
+    them are named.
 
     Args:
         report: What `keras_wake.attribution.class_report` has returned.
-        path: File to write, ending in .png, .pdf or .svg. Defaults to
-            `None`, which writes nothing.
+        path: File to write (.png, .pdf or .svg). Defaults to `None`: none.
 
     Returns:
         The `matplotlib.figure.Figure`.
 
     Raises:
-        TypeError: If `report` is no class report.
+        TypeError: If `report` is not a class report.
 
     Example:
 
@@ -50,7 +49,7 @@ def plot_class_report(
     keras_wake.visualization.plot_class_report(report, path="classes.png")
     ```
     """
-    check_report(report)
+    _check(report)
     names = report.class_names
     side = _heat_map.size_for(len(names), 4.4, 6.5)
     # Names that do not fit beside each other are slanted.
@@ -60,71 +59,101 @@ def plot_class_report(
         2, 1, height_ratios=[top, side + 0.1], squeeze=False
     )[:, 0]
     _draw_accuracies(above.add_subplot(), report)
-    left, right = below.subplots(1, 2)
+    _figure.legend_above(above, 2)
     images = "under attack" if report.attack else "on clean images"
     shares = report.confusion / np.maximum(report.counts, 1)[:, None]
     shares[report.counts == 0] = np.nan
     off_diagonal = shares[~np.eye(len(shares), dtype=bool)]
-    score = "no CAS" if math.isnan(report.cas) else f"CAS {report.cas:.1f}"
-    _draw_map(
+    left, right = below.subplots(1, 2)
+    _heat_map.draw_map(
         left,
         shares,
         names,
-        np.nanmax(off_diagonal, initial=0.0) or 1.0,
-        f"confusion {images}",
+        (0.0, np.nanmax(off_diagonal, initial=0.0) or 1.0),
         ("true class", "predicted class", "share of the true class"),
-        "no samples of",
+        missing="no samples of",
+        most_named=MOST_CLASSES_NAMED,
+        letters=LETTERS,
+        shrink=0.8,
     )
-    _draw_map(
+    _heat_map.draw_map(
         right,
         report.correlation,
         names,
-        1.0,
-        f"correlation {images}, {score}",
-        ("class i", "class j", "cosine similarity of attributions"),
-        "no attribution (NaN) for",
+        (0.0, 1.0),
+        most_named=MOST_CLASSES_NAMED,
+        letters=LETTERS,
+        shrink=0.8,
     )
+    left.set_title(f"confusion {images}", fontsize=10)
+    score = _heat_map.cas_text(report.cas)
+    right.set_title(f"correlation {images}, {score}", fontsize=10)
     return _figure.save(figure, path)
 
 
-def _draw_map(
-    panel: "Axes",
-    values: np.ndarray,
-    names: list[str],
-    vmax: float,
-    title: str,
-    labels: tuple[str, str, str],
-    missing: str,
-) -> None:
-    """One heat map.
+def plot_shared_pairs(
+    report: ClassReport, pairs: int = 5, path: _figure.FilePath | None = None
+) -> _figure.Figure:
+    """Draws the class pairs that share most features, with examples.
+
+    One row for each pair, beginning with the largest cosine. On the left are
+    images of class i that are taken for class j, on the right images of class
+    j that are taken for class i. They are the images that the classifier saw:
+    adversarial ones if the report was made with an attack. The line above
+    says how many there are. If there are none, it says "nearest", and the
+    images shown are those that come nearest to being taken for the other
+    class.
 
     Args:
-        panel: Where to draw.
-        values: Array (K, K).
-        names: K names.
-        vmax: Value of the brightest colour.
-        title: Text above.
-        labels: Those of rows, columns and colours.
-        missing: What it is that hatched classes have not.
+        report: What `keras_wake.attribution.class_report` has returned, for
+            images (H, W, C) with one or three channels. If one of them
+            leaves [0, 1], all are scaled by the same factor.
+        pairs: How many pairs are drawn. Defaults to `5`.
+        path: File to write (.png, .pdf or .svg). Defaults to `None`: none.
+
+    Returns:
+        The `matplotlib.figure.Figure`.
+
+    Raises:
+        TypeError: If `report` is not a class report.
+        ValueError: If the report holds no examples, or examples that are not
+            images.
+
+    Example:
+
+    ```python
+    report = keras_wake.attribution.class_report(classifier, test, attack)
+    keras_wake.visualization.plot_shared_pairs(report, path="pairs.png")
+    ```
     """
-    image = _heat_map.draw(panel, values, 0.0, vmax)
-    suffix = _heat_map.name_classes(panel, names, MOST_CLASSES_NAMED)
-    extend = _heat_map.extend(values, 0.0, vmax)
-    bar = panel.figure.colorbar(image, ax=panel, shrink=0.8, extend=extend)
-    bar.set_label(_heat_map.bar_label(labels[2], extend, 0.0), fontsize=8)
-    bar.ax.tick_params(labelsize=8)
-    panel.set_ylabel(labels[0] + suffix, fontsize=8)
-    hatched = _heat_map.missing_text(values, names, missing, LETTERS)
-    lines = filter(None, [labels[1] + suffix, hatched])
-    panel.set_xlabel("\n".join(lines), fontsize=8, parse_math=False)
-    _heat_map.write_numbers(panel, image, values)
-    panel.set_title(title, fontsize=10)
+    _check(report)
+    shown = report.pairs[: validate.integer(1, pairs=pairs)]
+    low, high = _range([e for p in shown for part in p.examples for e in part])
+    across = max(len(part) for pair in shown for part in pair.examples)
+    across = min(across, MOST_EXAMPLES)
+    side = 0.95
+    figure = _figure.new_figure(
+        max(2 * across * side + 0.6, 6.0), (side + 0.3) * len(shown) + 0.1
+    )
+    rows = figure.subfigures(len(shown), squeeze=False)[:, 0]
+    for row, pair in zip(rows, shown, strict=True):
+        halves = row.subfigures(1, 2, wspace=0.04)
+        for half, examples, text in zip(
+            halves, pair.examples, _texts(report, pair), strict=True
+        ):
+            half.suptitle(text, fontsize=8, parse_math=False)
+            panels = half.subplots(1, across, squeeze=False)[0]
+            for panel in panels:
+                panel.axis("off")
+            for panel, example in zip(panels, examples, strict=False):
+                scaled = (example.adversarial - low) / (high - low)
+                _figure.draw_image(panel, scaled)
+            if not examples:
+                panels[0].text(0, 0.5, "no example", fontsize=8, color="0.4")
+    return _figure.save(figure, path)
 
 
-def check_report(report: Any) -> None:
-    """Refuses what is no class report."""
-    from keras_wake.attribution import ClassReport
-
+def _check(report: ClassReport) -> None:
     if not isinstance(report, ClassReport):
         raise TypeError(
             "`report` must be what `keras_wake.attribution.class_report` "
@@ -132,61 +161,74 @@ def check_report(report: Any) -> None:
         )
 
 
-def _draw_accuracies(panel: "Axes", report: Any) -> None:
+def _draw_accuracies(panel: _figure.Axes, report: ClassReport) -> None:
     """Both accuracies of a class as two points on a line."""
     classes = np.arange(len(report.class_names))
     size = 30 if len(classes) <= 30 else 30 * 30 / len(classes)
-    robust = report.robust_accuracy
+    clean, robust = report.clean_accuracy, report.robust_accuracy
+    overall = report.overall_robust_accuracy
+    _figure.style(panel, axis="y")
     if robust is not None:
-        panel.vlines(
-            classes, robust, report.clean_accuracy, color="0.8", linewidth=1
-        )
-    _points(
-        panel,
-        report.clean_accuracy,
-        report.overall_clean_accuracy,
-        _figure.BLUE,
-        "clean",
-        size,
-    )
-    if robust is not None:
+        panel.vlines(classes, robust, clean, color="0.8", linewidth=1)
+    rows = [("clean", clean, report.overall_clean_accuracy, "s", size)]
+    if robust is not None and overall is not None:
         # On top and smaller, so that both are seen where they are equal.
-        _points(
-            panel,
-            robust,
-            report.overall_robust_accuracy,
-            _figure.VERMILLION,
-            "robust",
-            0.5 * size,
+        rows.append(("robust", robust, overall, "o", 0.5 * size))
+    for (name, values, mean, marker, area), color in zip(
+        rows, (_figure.BLUE, _figure.VERMILLION), strict=False
+    ):
+        panel.scatter(
+            classes,
+            values,
+            s=area,
+            color=color,
+            marker=marker,
+            zorder=2,
+            label=f"{name}, {100 * mean:.1f} % over all samples",
         )
+        panel.axhline(mean, color=color, linewidth=1, linestyle=":")
     _heat_map.name_classes(panel, report.class_names, most=30)
     panel.set_yticks(np.linspace(0, 1, 6))
+    panel.tick_params(axis="y", labelsize=8)
     panel.set_ylim(-0.03, 1.03)
     panel.set_xlim(-0.7, len(classes) - 0.3)
-    panel.tick_params(axis="y", labelsize=8)
     _figure.show_percent(panel)
     panel.set_ylabel("accuracy", fontsize=9)
-    panel.grid(True, axis="y", color="0.9", linewidth=0.7)
-    panel.set_axisbelow(True)
-    panel.spines[["top", "right"]].set_visible(False)
-    panel.figure.legend(loc="outside upper center", ncols=2, fontsize=8)
 
 
-def _points(
-    panel: "Axes",
-    values: np.ndarray,
-    overall: float,
-    color: str,
-    name: str,
-    size: float,
-) -> None:
-    panel.scatter(
-        np.arange(len(values)),
-        values,
-        s=size,
-        color=color,
-        marker="o" if name == "robust" else "s",
-        zorder=2,
-        label=f"{name}, {100 * overall:.1f} % over all samples",
-    )
-    panel.axhline(overall, color=color, linewidth=1, linestyle=":")
+def _texts(report: ClassReport, pair: SharedPair) -> list[str]:
+    """The lines above the images, in both directions."""
+    texts = []
+    names = shorten_all(report.class_names, 16)
+    for (true, predicted), count, examples in zip(
+        (pair.classes, pair.classes[::-1]),
+        pair.confusions,
+        pair.examples,
+        strict=True,
+    ):
+        first, second = names[true], names[predicted]
+        total = int(report.counts[true])
+        near = ", nearest" if any(e.nearest for e in examples) else ""
+        texts.append(f"{first} → {second}: {count} of {total}{near}")
+    texts[0] = f"cosine {pair.cosine:.2f}    {texts[0]}"
+    return texts
+
+
+def _range(examples: list[Example]) -> tuple[float, float]:
+    """The values of black and white; checks that there are images."""
+    if not examples:
+        raise ValueError(
+            "The report holds no example images: it was made with "
+            "`examples=0` or `pairs=0`, or no two classes have an attribution."
+        )
+    shape = examples[0].adversarial.shape
+    if len(shape) != 3 or shape[-1] not in (1, 3):
+        raise ValueError(
+            "Only images of shape (H, W, C) with one or three channels can be "
+            f"drawn. Received: a report on images of shape {shape}."
+        )
+    low = min(float(example.adversarial.min()) for example in examples)
+    high = max(float(example.adversarial.max()) for example in examples)
+    if low >= -1e-6 and high <= 1 + 1e-6:
+        return 0.0, 1.0
+    return low, high

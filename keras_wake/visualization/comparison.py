@@ -2,18 +2,12 @@
 
 from collections.abc import Mapping
 from collections.abc import Sequence
-from typing import Any
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from keras_wake.utils import validate
 from keras_wake.visualization import _curves
 from keras_wake.visualization import _figure
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 KEY_LABELS = {
     "val_accuracy": "clean accuracy",
@@ -26,34 +20,32 @@ KEY_LABELS = {
 
 
 def plot_comparison(
-    histories: Mapping[str, Any],
+    histories: Mapping[str, _curves.History | Sequence[_curves.History]],
     key: str = "val_robust_accuracy",
     keys: Sequence[str] | None = None,
     start_epoch: int | None = None,
     end_epoch: int | None = None,
     validation_freq: int = 1,
     path: _figure.FilePath | None = None,
-) -> "Figure":
+) -> _figure.Figure:
     """Draws one key of several runs over the epochs, one panel per key.
 
-    Where a name stands for several runs (seeds), the curve is their mean and
-    the band reaches from the lowest to the highest of them, over the epochs
-    that all of them have. A name that lacks one of several keys is left out
-    of that panel.
+    If a name stands for several runs (seeds), the curve is their mean, and a
+    band reaches from the lowest to the highest of them, over the epochs that
+    all of them have. A panel leaves out the names that lack its key.
 
     Args:
-        histories: For each name in the legend one history, or a list of
-            histories that differ in their seed. A history is a dictionary
-            of lists as in `plot_history`.
+        histories: A dictionary with, for each name in the legend, one history
+            or a list of histories that differ in their seed. A history is
+            what `plot_history` takes.
         key: What is compared. Defaults to `"val_robust_accuracy"`.
-        keys: Several keys, one panel each; takes the place of `key`.
+        keys: Several keys, one panel each; replaces `key`.
             Defaults to `None`.
         start_epoch: t_s, marked by a vertical line. Defaults to `None`.
         end_epoch: t_e, likewise.
         validation_freq: The argument of the same name that `fit` ran with.
             Defaults to `1`.
-        path: File to write, ending in .png, .pdf or .svg. Defaults to
-            `None`, which writes nothing.
+        path: File to write (.png, .pdf or .svg). Defaults to `None`: none.
 
     Returns:
         The `matplotlib.figure.Figure`.
@@ -68,7 +60,7 @@ def plot_comparison(
     )
     ```
     """
-    marks = _figure.check_ramp(start_epoch, end_epoch)
+    marks = _figure.ramp_marks(start_epoch, end_epoch)
     freq = validate.integer(1, validation_freq=validation_freq)
     if not isinstance(histories, Mapping) or not histories:
         raise ValueError(
@@ -87,19 +79,22 @@ def plot_comparison(
     }
     _check_complete(runs, shown, curves)
     figure = _figure.new_figure(6.4, 1.0 + 2.6 * len(shown))
-    grid = figure.subplots(len(shown), sharex=True, squeeze=False)
-    axes = list(grid[:, 0])
+    axes = _figure.column(figure, [1] * len(shown))
     for panel, item in zip(axes, shown, strict=True):
         for index, name in enumerate(runs):
-            _draw(panel, name, index, curves[name, item])
+            if curves[name, item]:
+                _draw(panel, name, _figure.look_of(index), curves[name, item])
         panel.set_ylabel(KEY_LABELS.get(item, item), fontsize=9)
         if item.endswith("accuracy"):
             _figure.show_percent(panel)
-    _figure.finish_panels(
+    _figure.style_epochs(
         axes, (e for group in curves.values() for c in group for e in c[0])
     )
-    _figure.mark_epochs(axes, marks)
-    _legend(figure, axes)
+    # The colours are the same in all panels, so every run is named once.
+    lines = [line for panel in axes for line in panel.get_lines()]
+    handles = {line.get_label(): line for line in lines[::-1]}
+    _figure.legend_above(figure, 2, handles=list(handles.values())[::-1])
+    _figure.draw_marks(axes, marks)
     return _figure.save(figure, path)
 
 
@@ -117,7 +112,9 @@ def _check_keys(key: str, keys: Sequence[str] | None) -> list[str]:
     return shown
 
 
-def _as_runs(name: str, value: Any) -> list[Any]:
+def _as_runs(
+    name: str, value: _curves.History | Sequence[_curves.History]
+) -> list[_curves.History]:
     if isinstance(value, Mapping):
         return [value]
     if isinstance(value, Sequence) and not isinstance(value, str) and value:
@@ -177,48 +174,23 @@ def _check_complete(
 
 
 def _draw(
-    panel: "Axes", name: str, index: int, curves: list[_curves.Curve]
+    panel: _figure.Axes,
+    name: str,
+    look: _figure.Look,
+    curves: list[_curves.Curve],
 ) -> None:
-    if not curves:
-        return
     epochs = curves[0][0]
     values = np.stack([points[1] for points in curves])
-    color = _figure.PALETTE[index % len(_figure.PALETTE)]
     seeds = len(values)
     label = f"{name} (mean and range of {seeds} runs)" if seeds > 1 else name
-    panel.plot(
-        epochs,
-        values.mean(axis=0),
-        label=label,
-        color=color,
-        linestyle=_figure.LINE_STYLES[index % len(_figure.LINE_STYLES)],
-        linewidth=1.5,
-        marker=_figure.marker_for(len(epochs)),
-        markersize=2.5,
-    )
+    mean = values.mean(axis=0)
+    _figure.draw_curve(panel, epochs, mean, label, look, linewidth=1.5)
     if seeds > 1:
         panel.fill_between(
             epochs,
             values.min(axis=0),
             values.max(axis=0),
-            color=color,
+            color=look.color,
             alpha=0.2,
             linewidth=0,
         )
-
-
-def _legend(figure: "Figure", axes: list["Axes"]) -> None:
-    """Names every run once, in the colours that all panels share."""
-    handles: dict[str, Any] = {}
-    for panel in axes:
-        for handle, label in zip(
-            *panel.get_legend_handles_labels(), strict=True
-        ):
-            handles.setdefault(label, handle)
-    figure.legend(
-        list(handles.values()),
-        list(handles),
-        loc="outside upper center",
-        ncols=2,
-        fontsize=8,
-    )

@@ -3,36 +3,36 @@
 import math
 from collections.abc import Mapping
 from collections.abc import Sequence
-from typing import Any
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from keras_wake.attribution.correlation import quiet_cas
 from keras_wake.utils import validate
+from keras_wake.utils.types import Array
+from keras_wake.utils.types import Tensor
 from keras_wake.visualization import _figure
 from keras_wake.visualization import _heat_map
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 PANELS_IN_A_ROW = 5
 MOST_CLASSES_NAMED = 12
 
+Epoch = int | str
+
 
 def plot_correlation_strip(
-    matrices: Mapping[Any, Any],
-    robust_accuracy: Mapping[Any, float] | None = None,
+    matrices: Mapping[Epoch, Tensor],
+    robust_accuracy: Mapping[Epoch, float] | None = None,
     class_names: Sequence[str] | None = None,
     title: str | None = None,
     vmin: float = 0.0,
     vmax: float = 1.0,
     path: _figure.FilePath | None = None,
-) -> "Figure":
+) -> _figure.Figure:
     """Draws correlation matrices at chosen epochs side by side.
 
     All panels share one colour bar, so that their brightness can be compared.
     Above each is its epoch, its robust accuracy (RA) where that is known, and
-    its CAS. More than five panels go on in further rows. Cells without a
+    its CAS. After five panels a new row begins. Cells without a
     value are grey, hatched up to 20 classes. Above 12 classes only some of
     them are named; names of more than three letters stand at the rows alone.
 
@@ -40,7 +40,7 @@ def plot_correlation_strip(
         matrices: Dictionary of arrays `(K, K)`, drawn in its order. A key is
             the epoch, an integer counted from 1, or a text such as `"best"`.
         robust_accuracy: Dictionary of robust accuracies in [0, 1] under the
-            same keys. Some, or all, may be missing. Defaults to `None`.
+            same keys. Keys may be missing. Defaults to `None`.
         class_names: K names. Defaults to the class numbers.
         title: Text above all panels. Defaults to `None`, no text.
         vmin: Value of the darkest colour; lower ones share it. Defaults
@@ -48,15 +48,14 @@ def plot_correlation_strip(
         vmax: Value of the brightest colour; higher ones share it. For regular
             training, where classes share little, 0.5 shows more. Defaults
             to `1.0`.
-        path: File to write, ending in .png, .pdf or .svg. Defaults to
-            `None`, which writes nothing.
+        path: File to write (.png, .pdf or .svg). Defaults to `None`: none.
 
     Returns:
         The `matplotlib.figure.Figure`.
 
     Raises:
         TypeError, ValueError: If a matrix is not square or not of the size of
-            the others, or for keys of `robust_accuracy` that `matrices` lack.
+            the others, or if `robust_accuracy` has a key that `matrices` lacks.
 
     Example:
 
@@ -76,9 +75,10 @@ def plot_correlation_strip(
     """
     shown = _check_matrices(matrices)
     accuracies = _check_accuracies(robust_accuracy, shown)
-    classes = len(next(iter(shown.values())))
+    every = np.stack(list(shown.values()))
+    classes = every.shape[1]
     names = validate.names_of_classes(class_names, classes)
-    vmin, vmax = _heat_map.check_limits(vmin, vmax)
+    limits = _heat_map.check_limits(vmin, vmax)
     columns = min(len(shown), PANELS_IN_A_ROW)
     rows = math.ceil(len(shown) / columns)
     side = _heat_map.size_for(classes, 2.3, 4.0)
@@ -90,10 +90,11 @@ def plot_correlation_strip(
     axes = figure.subplots(rows, columns, squeeze=False)
     for panel in axes.flat[len(shown) :]:
         panel.remove()
-    panels = axes.flat[: len(shown)]
-    for number, (key, values) in enumerate(shown.items()):
-        panel = panels[number]
-        image = _heat_map.draw(panel, values, vmin, vmax)
+    panels = list(axes.flat[: len(shown)])
+    for number, (panel, (key, values)) in enumerate(
+        zip(panels, shown.items(), strict=True)
+    ):
+        image = _heat_map.draw_cells(panel, values, limits)
         suffix = _heat_map.name_classes(
             panel, names, MOST_CLASSES_NAMED, long_below=False
         )
@@ -103,20 +104,7 @@ def plot_correlation_strip(
             panel.set_ylabel("class i" + suffix, fontsize=8)
         panel.set_xlabel("class j", fontsize=8)
         panel.set_title(_panel_title(key, accuracies, values), fontsize=9)
-    every = np.stack(list(shown.values()))
-    extend = _heat_map.extend(every, vmin, vmax)
-    bar = figure.colorbar(
-        image,
-        ax=list(panels),
-        shrink=0.85,
-        aspect=20 * rows,
-        extend=extend,
-    )
-    label = _heat_map.bar_label(
-        "cosine similarity of attributions", extend, vmin
-    )
-    bar.set_label(label, fontsize=8)
-    bar.ax.tick_params(labelsize=8)
+    _heat_map.draw_bar(panels, image, every, _heat_map.COSINE, aspect=20 * rows)
     if np.isnan(every).any():
         look = _heat_map.look_of_missing(every[0])
         figure.supxlabel(f"{look}: no attribution (NaN)", fontsize=8)
@@ -125,7 +113,7 @@ def plot_correlation_strip(
     return _figure.save(figure, path)
 
 
-def _check_matrices(matrices: Any) -> dict[Any, np.ndarray]:
+def _check_matrices(matrices: Mapping[Epoch, Tensor]) -> dict[Epoch, Array]:
     if not isinstance(matrices, Mapping) or not matrices:
         raise ValueError(
             "`matrices` must be a dictionary of matrices under their epochs, "
@@ -146,8 +134,8 @@ def _check_matrices(matrices: Any) -> dict[Any, np.ndarray]:
 
 
 def _check_accuracies(
-    robust_accuracy: Any, shown: dict[Any, np.ndarray]
-) -> dict[Any, float]:
+    robust_accuracy: Mapping[Epoch, float] | None, shown: dict[Epoch, Array]
+) -> dict[Epoch, float]:
     if robust_accuracy is None:
         return {}
     if not isinstance(robust_accuracy, Mapping):
@@ -170,10 +158,10 @@ def _check_accuracies(
 
 
 def _panel_title(
-    key: Any, accuracies: dict[Any, float], values: np.ndarray
+    key: Epoch, accuracies: dict[Epoch, float], values: Array
 ) -> str:
     name = key if isinstance(key, str) else f"epoch {key}"
-    scores = _heat_map.cas_text(values)
+    scores = _heat_map.cas_text(quiet_cas(values)[0])
     if key in accuracies:
         scores = f"RA {100 * accuracies[key]:.1f} %, {scores}"
     return f"{name}\n{scores}"

@@ -1,15 +1,8 @@
 """Curves of one run: clean and robust accuracy, and CAS, over the epochs."""
 
-from typing import Any
-from typing import TYPE_CHECKING
-
 from keras_wake.utils import validate
 from keras_wake.visualization import _curves
 from keras_wake.visualization import _figure
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 # Key, label, colour and line style. The colour says which network it is,
 # the style which accuracy.
@@ -28,33 +21,32 @@ KNOWN_KEYS = tuple(row[0] for row in ACCURACIES + CAS)
 
 
 def plot_history(
-    history: Any,
+    history: _curves.History,
     start_epoch: int | None = None,
     end_epoch: int | None = None,
     validation_freq: int = 1,
     path: _figure.FilePath | None = None,
-) -> "Figure":
+) -> _figure.Figure:
     """Draws the accuracies of one run over its epochs, and CAS below.
 
-    Drawn is what the history holds of `val_accuracy`, `val_robust_accuracy`,
+    The curves are those of `val_accuracy`, `val_robust_accuracy`,
     `val_teacher_accuracy`, `val_teacher_robust_accuracy`, `robust_accuracy`,
-    `val_cas` and `val_teacher_cas`. Epochs without a value (None or NaN) are
-    skipped and their neighbours joined.
+    `val_cas` and `val_teacher_cas` that the history holds. Epochs without a
+    value (None or NaN) are skipped, and their neighbours joined.
 
     Args:
         history: A dictionary of lists, such as the `.history` of what `fit`
             returns or the columns of a `CSVLogger` file, or the rows of such
-            a file. Epochs are counted from 1: they are taken from a key
-            `epochs` (from 1), else from `epoch` (from 0, as `CSVLogger`
-            writes it), else counted.
+            a file. Epochs are read from the key `epochs` (counted from 1) or
+            else from `epoch` (counted from 0, as `CSVLogger` writes it).
+            Without either they are counted from 1.
         start_epoch: t_s, marked by a vertical line if the run came that far.
             Defaults to `None`, no line.
         end_epoch: t_e, likewise.
         validation_freq: The argument of the same name that `fit` ran with.
-            It places validation values of which there are fewer than epochs.
+            It tells to which epochs the validation values belong.
             Defaults to `1`.
-        path: File to write, ending in .png, .pdf or .svg. Defaults to
-            `None`, which writes nothing.
+        path: File to write (.png, .pdf or .svg). Defaults to `None`: none.
 
     Returns:
         The `matplotlib.figure.Figure`.
@@ -68,74 +60,39 @@ def plot_history(
     )
     ```
     """
-    marks = _figure.check_ramp(start_epoch, end_epoch)
+    marks = _figure.ramp_marks(start_epoch, end_epoch)
     freq = validate.integer(1, validation_freq=validation_freq)
     columns = _curves.columns_of(history)
-    curves = {}
-    for key in KNOWN_KEYS:
-        points = _curves.curve(columns, key, freq)
-        if points is not None:
-            curves[key] = points
+    found = {key: _curves.curve(columns, key, freq) for key in KNOWN_KEYS}
+    curves = {key: points for key, points in found.items() if points}
     if not curves:
         raise ValueError(
             "`history` must hold values for at least one of "
             f"{', '.join(KNOWN_KEYS)}. Received: keys {sorted(columns)}."
         )
     panels = [
-        (label, rows)
+        (label, [row for row in rows if row[0] in curves])
         for label, rows in (("accuracy", ACCURACIES), ("CAS", CAS))
         if any(row[0] in curves for row in rows)
     ]
     figure = _figure.new_figure(6.4, 5.0 if len(panels) == 2 else 3.8)
-    grid = figure.subplots(
-        len(panels),
-        sharex=True,
-        squeeze=False,
-        height_ratios=[2, 1][: len(panels)],
-    )
-    axes = list(grid[:, 0])
+    axes = _figure.column(figure, [2, 1][: len(panels)])
     for panel, (label, rows) in zip(axes, panels, strict=True):
-        _draw(panel, label, rows, curves)
-    _figure.finish_panels(
+        for key, name, color, style in rows:
+            look = _figure.Look(color, style)
+            _figure.draw_curve(panel, *curves[key], name, look)
+        panel.set_ylabel(label, fontsize=9)
+        if label == "accuracy":
+            _figure.show_percent(panel)
+    _figure.style_epochs(
         axes, (epoch for points in curves.values() for epoch in points[0])
     )
-    _legend(figure, axes)
-    _figure.mark_epochs(axes, marks)
-    return _figure.save(figure, path)
-
-
-def _draw(
-    panel: "Axes",
-    label: str,
-    rows: tuple[tuple[str, str, str, str], ...],
-    curves: dict[str, _curves.Curve],
-) -> None:
-    for key, name, color, style in rows:
-        if key not in curves:
-            continue
-        epochs, values = curves[key]
-        panel.plot(
-            epochs,
-            values,
-            label=name,
-            color=color,
-            linestyle=style,
-            linewidth=1.4,
-            marker=_figure.marker_for(len(epochs)),
-            markersize=2.5,
-        )
-    panel.set_ylabel(label, fontsize=9)
-    if label == "accuracy":
-        _figure.show_percent(panel)
-
-
-def _legend(figure: "Figure", axes: list["Axes"]) -> None:
     # A network is named for the lower panel only if the upper one does not
     # show it: the colours are the same.
-    lines = list(axes[0].get_lines())
-    colors = {line.get_color() for line in lines}
-    for panel in axes[1:]:
-        lines += [e for e in panel.get_lines() if e.get_color() not in colors]
-    figure.legend(
-        handles=lines, loc="outside upper center", ncols=3, fontsize=8
-    )
+    upper = axes[0].get_lines()
+    colors = {line.get_color() for line in upper}
+    others = [line for panel in axes[1:] for line in panel.get_lines()]
+    others = [line for line in others if line.get_color() not in colors]
+    _figure.legend_above(figure, 3, handles=[*upper, *others])
+    _figure.draw_marks(axes, marks)
+    return _figure.save(figure, path)

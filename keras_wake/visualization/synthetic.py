@@ -2,17 +2,15 @@
 
 from collections.abc import Mapping
 from typing import Any
-from typing import TYPE_CHECKING
+from typing import Protocol
+from typing import runtime_checkable
 
 import numpy as np
 
-from keras_wake.theory import SyntheticModel
 from keras_wake.utils import validate
+from keras_wake.utils.types import Array
+from keras_wake.utils.types import Tensor
 from keras_wake.visualization import _figure
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 # Enough that the corner at which a curve reaches 0 looks like one.
 CURVE_POINTS = 401
@@ -20,34 +18,50 @@ CURVE_POINTS = 401
 MARKERS = ("o", "x", "s", "+")
 
 
-def plot_synthetic(
-    model: SyntheticModel,
-    label_smoothing: float = 0.1,
-    points: Mapping[str, Any] | None = None,
-    path: _figure.FilePath | None = None,
-) -> "Figure":
-    """Draws w2 over ε without and with label smoothing, and where it ends.
+@runtime_checkable
+class Optimum(Protocol):
+    """What is drawn of a `keras_wake.theory.SyntheticModel`."""
 
-    The curves are `SyntheticModel.optimal_weights`; vertical lines mark ε0
-    and ε1, from which on the common features are dropped.
+    @property
+    def mu(self) -> float:
+        """Mean of a feature; radii are below the half of it."""
+
+    def optimal_weights(
+        self, epsilon: float, label_smoothing: float = 0.0
+    ) -> tuple[float, float]:
+        """The weights w1 and w2 of least loss."""
+
+    def critical_epsilon(self, label_smoothing: float = 0.0) -> float:
+        """The radius from which on w2 is 0."""
+
+
+def plot_synthetic(
+    model: Optimum,
+    label_smoothing: float = 0.1,
+    points: Mapping[str, Tensor] | None = None,
+    path: _figure.FilePath | None = None,
+) -> _figure.Figure:
+    """Draws w2 over ε, without and with label smoothing.
+
+    The curves are `SyntheticModel.optimal_weights`. Vertical lines mark ε0
+    and ε1, the radii from which on the common features are dropped.
 
     Args:
         model: `keras_wake.theory.SyntheticModel`.
         label_smoothing: β of the second curve, greater than 0 and less than
             1. Defaults to `0.1`.
-        points: Values found in other ways, by their name in the legend: for
-            each name an array (P, 3) with rows ε, w2 without and w2 with
-            label smoothing. NaN leaves a point out. Defaults to `None`.
-        path: File to write, ending in .png, .pdf or .svg. Defaults to
-            `None`, which writes nothing.
+        points: Values found in other ways: a dictionary with, for each name
+            in the legend, an array (P, 3) of rows (ε, w2 without, w2 with
+            label smoothing). NaN leaves a point out. Defaults to `None`.
+        path: File to write (.png, .pdf or .svg). Defaults to `None`: none.
 
     Returns:
         The `matplotlib.figure.Figure`.
 
     Raises:
-        TypeError: If `model` is no `SyntheticModel`.
-        ValueError: If `label_smoothing` is out of range or points have
-            another shape.
+        TypeError: If `model` is not a `SyntheticModel`.
+        ValueError: If `label_smoothing` is out of range, or if points do not
+            have the shape (P, 3).
 
     Example:
 
@@ -69,15 +83,20 @@ def plot_synthetic(
     )
     ```
     """
-    if not isinstance(model, SyntheticModel):
+    if not isinstance(model, Optimum):
         raise TypeError(
             "`model` must be a `keras_wake.theory.SyntheticModel`. "
             f"Received: model={model!r}."
         )
-    thresholds = (
-        ("$\\varepsilon_0$", model.critical_epsilon()),
-        ("$\\varepsilon_1$", model.critical_epsilon(label_smoothing)),
-    )
+    end = model.mu / 2
+    marks = [
+        _figure.Mark(radius, f"$\\varepsilon_{n}$ = {radius:.3g}", ha)
+        for n, radius, ha in (
+            (0, model.critical_epsilon(), "right"),
+            (1, model.critical_epsilon(label_smoothing), "left"),
+        )
+        if radius < end
+    ]
     if label_smoothing == 0:
         raise ValueError(
             "`label_smoothing` must be greater than 0: the curves would be "
@@ -96,19 +115,17 @@ def plot_synthetic(
     panel = figure.add_subplot()
     _draw_curves(panel, model, label_smoothing)
     _draw_points(panel, rows)
-    _mark(panel, thresholds, model.mu / 2)
-    panel.set_xlim(0, model.mu / 2)
+    panel.set_ylim(bottom=0)
+    panel.set_xlim(0, end)
+    _figure.draw_marks([panel], marks)
     panel.set_xlabel("radius $\\varepsilon$ of the adversary", fontsize=9)
     panel.set_ylabel("$w_2$, weight of the common features", fontsize=9)
-    panel.grid(True, color="0.9", linewidth=0.7)
-    panel.set_axisbelow(True)
-    panel.spines[["top", "right"]].set_visible(False)
-    panel.tick_params(labelsize=8)
+    _figure.style(panel)
     panel.legend(loc="upper right", fontsize=8)
     return _figure.save(figure, path)
 
 
-def _check_points(name: str, value: Any) -> np.ndarray:
+def _check_points(name: str, value: Tensor) -> Array:
     rows = validate.floats(points=value)
     if rows.ndim != 2 or rows.shape[1] != 3:
         raise ValueError(
@@ -118,8 +135,8 @@ def _check_points(name: str, value: Any) -> np.ndarray:
     return rows
 
 
-def _draw_curves(panel: "Axes", model: SyntheticModel, beta: float) -> None:
-    # Without its end: there the theorems end as well.
+def _draw_curves(panel: _figure.Axes, model: Optimum, beta: float) -> None:
+    # The theorems hold below mu / 2 only.
     radii = np.linspace(0, model.mu / 2, CURVE_POINTS, endpoint=False)
     for smoothing, label, color, style in (
         (0.0, "$w_2^*$, no label smoothing", _figure.BLUE, "-"),
@@ -140,7 +157,7 @@ def _draw_curves(panel: "Axes", model: SyntheticModel, beta: float) -> None:
         )
 
 
-def _draw_points(panel: "Axes", rows: Mapping[str, np.ndarray]) -> None:
+def _draw_points(panel: _figure.Axes, rows: Mapping[str, Array]) -> None:
     for index, (name, values) in enumerate(rows.items()):
         style: dict[str, Any] = {
             "linestyle": "none",
@@ -160,25 +177,3 @@ def _draw_points(panel: "Axes", rows: Mapping[str, np.ndarray]) -> None:
             )
         # Grey in the legend: the colours are those of the curves.
         panel.plot([], [], color="0.25", label=name, **style)
-
-
-def _mark(
-    panel: "Axes", thresholds: tuple[tuple[str, float], ...], end: float
-) -> None:
-    """Draws ε0 and ε1; one beyond the end of the range is left out."""
-    panel.set_ylim(bottom=0)
-    for (name, radius), side in zip(thresholds, ("right", "left"), strict=True):
-        if radius >= end:
-            continue
-        panel.axvline(radius, color="0.35", linewidth=0.9, linestyle=":")
-        # The labels lean away from each other, as ε1 may follow closely.
-        panel.annotate(
-            f"{name} = {radius:.3g}",
-            xy=(radius, 1.0),
-            xycoords=("data", "axes fraction"),
-            xytext=(-2 if side == "right" else 2, 3),
-            textcoords="offset points",
-            ha=side,
-            fontsize=8,
-            color="0.25",
-        )

@@ -1,0 +1,198 @@
+"""Evaluations as figures: accuracy after each attack, and over the radius."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from keras_wake.evaluation import EpsilonSweep
+from keras_wake.evaluation import RobustnessReport
+from keras_wake.utils import validate
+from keras_wake.utils.tables import shorten
+from keras_wake.utils.types import Array
+from keras_wake.visualization import _figure
+
+
+def plot_robustness_report(
+    report: RobustnessReport, path: _figure.FilePath | None = None
+) -> _figure.Figure:
+    """Draws the accuracy after each attack of an evaluation.
+
+    From left to right: the clean accuracy, then the accuracy after each
+    attack, with 95 % intervals. The last bar is the robust accuracy. Each
+    attack runs on the samples that the earlier ones did not break, so no bar
+    is above the one before it. Codes of the reliability checks are written in
+    red below the title.
+
+    Args:
+        report: What `keras_wake.evaluation.autoattack` or `robust_accuracy`
+            has returned.
+        path: File to write (.png, .pdf or .svg). Defaults to `None`: none.
+
+    Returns:
+        The `matplotlib.figure.Figure`.
+
+    Raises:
+        TypeError: If `report` is not a robustness report.
+
+    Example:
+
+    ```python
+    report = keras_wake.evaluation.autoattack(classifier, test)
+    keras_wake.visualization.plot_robustness_report(report, path="robust.png")
+    ```
+    """
+    if not isinstance(report, RobustnessReport):
+        raise TypeError(
+            "`report` must be what `keras_wake.evaluation.autoattack` "
+            f"returns. Received: {type(report).__name__}."
+        )
+    names = ["clean", *(attack.name for attack in report.attacks)]
+    shares = [report.clean_accuracy, *(a.accuracy for a in report.attacks)]
+    ends = [report.clean_interval, *(a.interval for a in report.attacks)]
+    figure = _figure.new_figure(max(4.5, 1.2 + 0.95 * len(names)), 3.6)
+    panel = figure.add_subplot()
+    _draw_bars(panel, names, np.array(shares), np.array(ends))
+    panel.set_title(
+        f"robust accuracy {100 * report.robust_accuracy:.1f} %, "
+        f"{report.norm}, epsilon {report.epsilon:.4g}, "
+        f"{report.samples} samples",
+        fontsize=10,
+        pad=18 if report.findings else 6,
+    )
+    _figure.show_findings(panel, report.findings)
+    return _figure.save(figure, path)
+
+
+def plot_epsilon_sweep(
+    sweep: EpsilonSweep | Mapping[str, EpsilonSweep],
+    in_grey_levels: bool | None = None,
+    path: _figure.FilePath | None = None,
+) -> _figure.Figure:
+    """Draws robust accuracy against the radius, with 95 % intervals.
+
+    Args:
+        sweep: What `keras_wake.evaluation.epsilon_sweep` has returned, or a
+            dictionary of names and several such sweeps of the same norm.
+        in_grey_levels: Whether the radius is given as n/255 of the range of
+            the pixels. Defaults to `None`: for ℓ∞ only.
+        path: File to write (.png, .pdf or .svg). Defaults to `None`: none.
+
+    Returns:
+        The `matplotlib.figure.Figure`.
+
+    Raises:
+        TypeError: If `sweep` is not a sweep.
+        ValueError: If there is no sweep, or if the norms or the units of the
+            radii differ.
+
+    Example:
+
+    ```python
+    sweep = keras_wake.evaluation.epsilon_sweep(
+        classifier, test, [0, 2/255, 4/255, 8/255]
+    )
+    keras_wake.visualization.plot_epsilon_sweep(sweep, path="sweep.png")
+    ```
+    """
+    sweeps = dict(sweep) if isinstance(sweep, Mapping) else {"": sweep}
+    _check(sweeps)
+    first = next(iter(sweeps.values()))
+    if in_grey_levels is None:
+        in_grey_levels = first.norm == "linf"
+    validate.boolean(in_grey_levels=in_grey_levels)
+    if not in_grey_levels:
+        _check_units(sweeps)
+    figure = _figure.new_figure(6.0, 3.8)
+    panel = figure.add_subplot()
+    for number, (name, each) in enumerate(sweeps.items()):
+        look = _figure.look_of(number)
+        scale = 255 / _width(each) if in_grey_levels else 1
+        radii = scale * np.array(each.epsilons)
+        low, high = np.array(each.intervals).T
+        panel.fill_between(
+            radii, low, high, color=look.color, alpha=0.15, linewidth=0
+        )
+        label, shares = name or each.attack, np.array(each.accuracies)
+        _figure.draw_curve(panel, radii, shares, label, look, markersize=3.5)
+    _figure.style(panel)
+    panel.set_ylim(0, 1.02)
+    panel.set_xlim(left=0)
+    unit = " in grey levels (1/255 of the range)" if in_grey_levels else ""
+    panel.set_xlabel(f"epsilon{unit}, {first.norm}", fontsize=9)
+    panel.set_ylabel("robust accuracy", fontsize=9)
+    _figure.show_percent(panel)
+    _figure.show_findings(
+        panel, [found for each in sweeps.values() for found in each.findings]
+    )
+    if len(sweeps) > 1 or "" not in sweeps:
+        _figure.legend_above(figure, 3)
+    return _figure.save(figure, path)
+
+
+def _draw_bars(
+    panel: _figure.Axes, names: list[str], shares: Array, ends: Array
+) -> None:
+    """Bars with whiskers and their values; the first and last stand out."""
+    places = np.arange(len(names))
+    colors = [_figure.SKY] * len(names)
+    colors[0], colors[-1] = _figure.GREY, _figure.BLUE
+    panel.bar(places, shares, color=colors, width=0.7)
+    whiskers = np.abs(ends.T - shares)
+    panel.errorbar(
+        places,
+        shares,
+        yerr=whiskers,
+        fmt="none",
+        ecolor="0.15",
+        elinewidth=1,
+        capsize=3,
+    )
+    for place, share, (_, high) in zip(places, shares, ends, strict=True):
+        panel.annotate(
+            f"{100 * share:.1f}",
+            xy=(place, high),
+            xytext=(0, 2),
+            textcoords="offset points",
+            ha="center",
+            va="bottom",
+            fontsize=8,
+        )
+    _figure.style(panel, axis="y")
+    labels = [shorten(name, 16) for name in names]
+    panel.set_xticks(places, labels, parse_math=False)
+    if len(names) > 6:
+        panel.tick_params(axis="x", rotation=30)
+    panel.set_yticks(np.linspace(0, 1, 6))
+    panel.set_ylim(0, 1.12)
+    _figure.show_percent(panel)
+    panel.set_ylabel("accuracy after the attack", fontsize=9)
+
+
+def _check(sweeps: dict[str, EpsilonSweep]) -> None:
+    for each in sweeps.values():
+        if not isinstance(each, EpsilonSweep):
+            raise TypeError(
+                "`sweep` must be what `keras_wake.evaluation.epsilon_sweep` "
+                f"returns. Received: {type(each).__name__}."
+            )
+    norms = sorted({each.norm for each in sweeps.values()})
+    if len(norms) != 1:
+        raise ValueError(
+            "`sweep` must hold sweeps of one norm. Received: "
+            f"{', '.join(norms) or 'none'}."
+        )
+
+
+def _width(sweep: EpsilonSweep) -> float:
+    low, high = sweep.bounds
+    return high - low
+
+
+def _check_units(sweeps: dict[str, EpsilonSweep]) -> None:
+    widths = sorted({_width(each) for each in sweeps.values()})
+    if len(widths) > 1:
+        raise ValueError(
+            "`sweep` must hold sweeps of images with one range of pixels. "
+            f"Received: ranges {', '.join(f'{w:g}' for w in widths)}. Pass "
+            "`in_grey_levels=True` to have all radii in 1/255 of the range."
+        )
