@@ -9,12 +9,13 @@ from typing import Any
 import keras
 
 from keras_wake import backend
-from keras_wake.callbacks import _callback_state
-from keras_wake.callbacks import _run_record
-from keras_wake.callbacks import _variables
-from keras_wake.callbacks._backup_folder import BackupFolder
+from keras_wake.checkpoint import callback_states
+from keras_wake.checkpoint import run_record
 from keras_wake.checkpoint import snapshot
-from keras_wake.checkpoint.files import in_use_error
+from keras_wake.checkpoint import variable_keys
+from keras_wake.checkpoint.backup_folder import BackupFolder
+from keras_wake.checkpoint.backup_folder import BAD_STATE_ERRORS
+from keras_wake.checkpoint.lock import in_use_error
 from keras_wake.utils import validate
 
 
@@ -144,9 +145,9 @@ class BackupAndRestore(keras.callbacks.Callback):
         if found is None:
             return 0
         state, values = found
-        record = _run_record.run_record(model, [], {})
-        self._check_model(model, values, state.get("record"), record)
-        self._put_back(model, values, state.get("record"))
+        record = run_record.run_record(model, [], {})
+        self._check_model(model, values, state["record"], record)
+        self._put_back(model, values, state["record"])
         return state["epoch"]
 
     def lock_folder(self, model: Any) -> None:
@@ -172,9 +173,9 @@ class BackupAndRestore(keras.callbacks.Callback):
         """
         self._fit = fit
         others = self._others(model)
-        self._record = _run_record.run_record(model, others, fit["batches"])
+        self._record = run_record.run_record(model, others, fit["batches"])
         # Now, as an attack of the user's own may count its calls.
-        self._settings = _run_record.settings_of(model)
+        self._settings = run_record.settings_of(model)
         self._found = self._read(model)
         if self._found is None:
             return
@@ -187,7 +188,7 @@ class BackupAndRestore(keras.callbacks.Callback):
                 "a larger number, load the model with `restore(model)`, or "
                 f"{self._folder.how_to_start_over}."
             )
-        self._check_model(model, values, state.get("record"), self._record)
+        self._check_model(model, values, state["record"], self._record)
 
     def close_backup(self, model: Any) -> None:
         """Unlocks the folder; called by `fit`, however it has ended."""
@@ -210,15 +211,21 @@ class BackupAndRestore(keras.callbacks.Callback):
             return
         state, values = found
         self._written = epoch = state["epoch"]
-        before = state.get("record")
+        before = state["record"]
         words = self._put_back(self.model, values, before)
-        if before is not None:
-            self._record["learning_rate"] = before["learning_rate"]
-        pairs = _callback_state.restore_states(
-            self._others(self.model),
-            self._record["callbacks"],
-            state,
-            self._folder,
+        self._record["learning_rate"] = before["learning_rate"]
+        given = self._record["callbacks"]
+        with self._folder.explaining_errors("of the callbacks"):
+            pairs = callback_states.match_callbacks(before["callbacks"], given)
+        goes_on = self._fit["epochs"] > state["epochs"] or (
+            state["stopped"]
+            and callback_states.stopper_has_changed(state, given, pairs)
+        )
+        stopped = state["stopped"] and (
+            self.delete_checkpoint or bool(callback_states.stoppers(state))
+        )
+        callback_states.restore_states(
+            self._others(self.model), pairs, state, self._folder
         )
         self._warn_of_other_settings(state, words, pairs)
         data = _training_data(self.model)
@@ -229,20 +236,17 @@ class BackupAndRestore(keras.callbacks.Callback):
             with self._folder.explaining_errors("of the random numbers"):
                 backend.set_random_state(state["random"])
         self.model._initial_epoch = epoch
-        more = self._fit["epochs"] > state.get("epochs", self._fit["epochs"])
-        given = self._record["callbacks"]
-        if more or _callback_state.stopper_has_changed(state, given, pairs):
-            _callback_state.undo_stop(self._others(self.model))
-            state["stopped"] = self.model.stop_training = False
-        self._skip_training_if_finished(state)
+        if goes_on:
+            callback_states.undo_stop(self._others(self.model))
+            stopped = self.model.stop_training = False
+        self._skip_training_if_finished(state, stopped)
 
-    def _skip_training_if_finished(self, state: dict[str, Any]) -> None:
+    def _skip_training_if_finished(
+        self, state: dict[str, Any], stopped: bool
+    ) -> None:
         """Warns, and trains no epoch, if the run has already ended."""
         newest = self._folder.newest
         epoch, epochs = state["epoch"], self._fit["epochs"]
-        stopped = self.model.stop_training or (
-            self.delete_checkpoint and state.get("stopped", False)
-        )
         if not stopped and epoch < epochs:
             return
         if stopped:
@@ -270,13 +274,16 @@ class BackupAndRestore(keras.callbacks.Callback):
         state = {
             "epoch": epoch + 1,
             "callbacks": [
-                [type(callback).__name__, _callback_state.state_of(callback)]
+                [type(callback).__name__, callback_states.state_of(callback)]
                 for callback in self._others(self.model)
             ],
             "data": None if data is None else data.get_state(),
             "random": backend.random_state(),
             "settings": self._settings,
-            "record": _run_record.with_positions(self._record, self.model),
+            "record": {
+                **self._record,
+                "variables": variable_keys.keys_of(self.model),
+            },
             "epochs": self._fit["epochs"],
             "stopped": bool(self.model.stop_training),
         }
@@ -325,17 +332,16 @@ class BackupAndRestore(keras.callbacks.Callback):
         self,
         model: Any,
         values: list[Any],
-        saved: dict[str, Any] | None,
+        saved: dict[str, Any],
         current: dict[str, Any],
     ) -> None:
         """Refuses the backup of another network or optimizer."""
-        words = []
-        if saved is not None:
-            with self._folder.explaining_errors("of the run"):
-                words = _run_record.refusals(saved, current)
+        with self._folder.explaining_errors("of the run"):
+            words = run_record.refusals(saved, current)
+            keys = saved["variables"]
         try:
-            _variables.check(model, values, saved)
-        except ValueError as error:
+            variable_keys.check(model, variable_keys.by_key(values, keys))
+        except BAD_STATE_ERRORS as error:
             words.insert(0, str(error))
         if words:
             raise self._misfit("; ".join(w.rstrip(".") for w in words) + ".")
@@ -348,11 +354,11 @@ class BackupAndRestore(keras.callbacks.Callback):
         )
 
     def _put_back(
-        self, model: Any, values: list[Any], record: dict[str, Any] | None
+        self, model: Any, values: list[Any], record: dict[str, Any]
     ) -> list[str]:
         try:
-            return _run_record.restore(model, values, record)
-        except (IndexError, TypeError, ValueError) as error:
+            return run_record.restore(model, values, record)
+        except BAD_STATE_ERRORS as error:
             raise self._misfit(str(error)) from error
 
     def _warn_of_other_settings(
@@ -360,19 +366,11 @@ class BackupAndRestore(keras.callbacks.Callback):
     ) -> None:
         """Names each setting that differs, with both values."""
         newest = self._folder.newest
-        if state.get("record") is None:
-            warnings.warn(
-                f"The backup {newest} was written by an older keras-wake, "
-                "which did not store the layers, the learning rate and the "
-                "arguments of callbacks, so these cannot be compared. The "
-                "learning rate is that of the backup.",
-                stacklevel=3,
-            )
         current = {"settings": self._settings, "record": self._record}
         with self._folder.explaining_errors("of the run"):
             # Other workers have no callbacks that write.
             whole = self.model.is_chief
-            words += _run_record.differences(state, current, pairs, whole)
+            words += run_record.differences(state, current, pairs, whole)
         if words:
             warnings.warn(
                 f"The backup {newest} was made with other settings, and "

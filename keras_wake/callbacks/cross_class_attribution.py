@@ -14,10 +14,10 @@ from keras_wake.attribution.correlation import quiet_cas
 from keras_wake.attribution.correlation import quiet_cosine_matrix
 from keras_wake.attribution.head import counterpart
 from keras_wake.attribution.head import find_head
-from keras_wake.callbacks._matrices import Measurement
-from keras_wake.callbacks._matrices import StoredMatrix
 from keras_wake.callbacks.backup_and_restore import BackupAndRestore
 from keras_wake.checkpoint import files
+from keras_wake.checkpoint.matrices import Measurement
+from keras_wake.checkpoint.matrices import StoredMatrix
 from keras_wake.data import batching
 from keras_wake.utils import validate
 

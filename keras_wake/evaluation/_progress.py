@@ -12,12 +12,10 @@ from typing import Any
 import numpy as np
 
 from keras_wake import backend
+from keras_wake.checkpoint import architecture
 from keras_wake.checkpoint import archive
-from keras_wake.checkpoint.architecture import architecture
-from keras_wake.checkpoint.files import FileLock
-from keras_wake.checkpoint.files import in_use_error
-from keras_wake.checkpoint.layer_records import differing
-from keras_wake.checkpoint.layer_records import graph_digest
+from keras_wake.checkpoint.lock import FileLock
+from keras_wake.checkpoint.lock import in_use_error
 from keras_wake.evaluation._passes import differ
 
 STANDS = -1
@@ -123,8 +121,8 @@ def fingerprint(
         weights.update(f"{value.dtype}{value.shape}".encode())
         weights.update(value.tobytes())
     return {
-        "layers": architecture(classifier),
-        "graph": graph_digest(classifier),
+        "layers": architecture.architecture(classifier),
+        "graph": architecture.graph_digest(classifier),
         "weights": weights.hexdigest(),
         "data": digest,
         "settings": settings,
@@ -152,7 +150,7 @@ def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     words += [
         f"`{name}` ({old.get(name)!r} in the file, {new.get(name)!r} in this "
         "call)"
-        for name in differing(old, new)
+        for name in architecture.differences(old, new)
     ]
     if any(
         text.startswith("Square") and "stretch_schedule" not in text

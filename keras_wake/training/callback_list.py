@@ -7,8 +7,8 @@ from typing import Any
 import keras
 
 from keras_wake.backend import keras_compat
-from keras_wake.callbacks import _callback_state
 from keras_wake.callbacks.backup_and_restore import BackupAndRestore
+from keras_wake.checkpoint import callback_states
 from keras_wake.training import writers
 from keras_wake.training.guard import InputGuard
 
@@ -75,7 +75,7 @@ def _check(callbacks: list[Any]) -> None:
             callback is writers.without_wrapper(other)
             for other in callbacks[:number]
         ):
-            given = _callback_state.arguments_of(callback).items()
+            given = callback_states.arguments_of(callback).items()
             text = ", ".join(f"{name}={value!r}" for name, value in given)
             raise ValueError(
                 f"The same `{type(callback).__name__}` is twice among the "

@@ -15,7 +15,7 @@ import pytest
 
 import keras_wake as kw
 from keras_wake.checkpoint import archive
-from keras_wake.checkpoint.files import FileLock
+from keras_wake.checkpoint.lock import FileLock
 
 SHAPE = (4, 4, 1)
 
@@ -131,7 +131,7 @@ def test_two_runs_in_one_folder_are_refused(tmp_path):
 
 HOLDER = """
 import pathlib, sys, time
-from keras_wake.checkpoint.files import FileLock
+from keras_wake.checkpoint.lock import FileLock
 lock = FileLock(pathlib.Path(sys.argv[1]))
 print(lock.acquire(), flush=True)
 time.sleep(100)
@@ -299,16 +299,9 @@ def part_of(state, *keys):
         (("record", "variables"), ["weight 0"]),
         (("record", "variables", 0), {}),
         (("record", "hyperparameters"), []),
-        (("record", "learning_rate_at"), 10**6),
-        (("record", "learning_rate_at"), "x"),
         (("record", "callbacks", 1, 0), {}),
         (("record", "callbacks", 1, 1), "x"),
         (("record", "callbacks", 1, 1), None),
-        (("callbacks", 0, 0), []),
-        (("callbacks", 0, 0), {}),
-        (("callbacks", 1, 1, "wait"), "x"),
-        (("callbacks", 2, 1, "history", "loss"), -5),
-        (("callbacks", 2, 1, "epoch"), 3),
     ],
 )
 def test_any_edited_part_is_one_clear_error(finished, tmp_path, place, value):
@@ -354,28 +347,12 @@ def test_any_damage_is_one_clear_error(finished, tmp_path):
     assert messages == {"cannot be read:"}
 
 
-def bomb(path, size):
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        with archive.open("state.npy", "w") as file:
-            np.lib.format.write_array_header_1_0(
-                file,
-                {"descr": "|u1", "fortran_order": False, "shape": (size,)},
-            )
-            for _ in range(size >> 20):
-                file.write(bytes(1 << 20))
-
-
-def test_small_archive_that_unpacks_to_much_is_refused(tmp_path):
-    bomb(tmp_path / "backup.npz", 1 << 26)
-    assert (tmp_path / "backup.npz").stat().st_size < 100_000
-    with pytest.raises(ValueError, match=r"would unpack to 67,\d+,\d+ bytes"):
-        fit(tmp_path)
-    # An array that only says that it is large.
+def test_array_that_only_says_that_it_is_large(tmp_path):
     with zipfile.ZipFile(tmp_path / "backup.npz", "w") as archive:
         with archive.open("state.npy", "w") as file:
             np.lib.format.write_array_header_1_0(
                 file,
                 {"descr": "|u1", "fortran_order": False, "shape": (1 << 40,)},
             )
-    with pytest.raises(ValueError, match="not have the size of its shape"):
+    with pytest.raises(ValueError, match="cannot be read"):
         fit(tmp_path)

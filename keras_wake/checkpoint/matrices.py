@@ -4,27 +4,32 @@ A run of 200 epochs with 1,000 classes measures 800 MB of them. So only the
 last one is in memory, and a backup holds the names of the files.
 """
 
+import dataclasses
 import pathlib
 import zlib
 from collections.abc import Iterator
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from keras_wake.checkpoint.files import written_aside
+from keras_wake.utils.types import Json
 
 
+@dataclasses.dataclass(repr=False)
 class StoredMatrix:
-    """A float32 matrix in a file.
+    """A float32 matrix in a `.npy` file.
 
-    Args:
-        path: The file, `.npy`.
-        checksum: Of its numbers. Defaults to `None`: unknown.
+    Attributes:
+        path: The file.
+        checksum: CRC-32 of the numbers; `None` if it is unknown.
     """
 
-    def __init__(self, path: pathlib.Path, checksum: int | None = None) -> None:
-        self.path, self.checksum = path, checksum
+    path: pathlib.Path
+    checksum: int | None = None
+
+    def __repr__(self) -> str:
+        return f"<matrix in {self.path}>"
 
     @classmethod
     def write(cls, path: pathlib.Path, matrix: np.ndarray) -> "StoredMatrix":
@@ -53,7 +58,8 @@ class StoredMatrix:
             raise ValueError(
                 f"The matrix in {self.path} cannot be read: {error}"
             ) from error
-        if self.checksum not in (None, _checksum(matrix)):
+        checksum = _checksum(matrix)
+        if self.checksum not in (None, checksum):
             raise ValueError(
                 f"The file {self.path} does not hold the matrix that was "
                 "written there: another run has replaced it, or it is "
@@ -63,16 +69,16 @@ class StoredMatrix:
 
 
 class Measurement(Mapping):
-    """An entry of the history: reads its matrices from files on access.
+    """An entry of the history, which reads its matrices when they are asked.
 
     Args:
         values: Numbers, and a `StoredMatrix` in place of a matrix.
     """
 
-    def __init__(self, values: dict[str, Any]) -> None:
+    def __init__(self, values: dict[str, Json]) -> None:
         self._values = values
 
-    def __getitem__(self, key: str) -> Any:
+    def __getitem__(self, key: str) -> Json:
         value = self._values[key]
         return value.read() if isinstance(value, StoredMatrix) else value
 
@@ -86,15 +92,9 @@ class Measurement(Mapping):
         return len(self._values)
 
     def __repr__(self) -> str:
-        shown = {
-            key: f"<matrix in {value.path}>"
-            if isinstance(value, StoredMatrix)
-            else value
-            for key, value in self._values.items()
-        }
-        return repr(shown)
+        return repr(self._values)
 
-    def to_state(self) -> dict[str, Any]:
+    def to_state(self) -> dict[str, Json]:
         """For a backup: the names of files in place of matrices."""
         return {
             key: {"file": str(value.path), "checksum": value.checksum}
@@ -105,21 +105,18 @@ class Measurement(Mapping):
 
     @classmethod
     def from_state(
-        cls, state: dict[str, Any], folder: pathlib.Path | None
+        cls, state: dict[str, Json], folder: pathlib.Path | None
     ) -> "Measurement":
         """The entry again, its files in `folder` if they have moved there."""
-        values = {}
+        values = dict(state)
         for key, value in state.items():
             if isinstance(value, dict):
                 path = pathlib.Path(value["file"])
-                moved = folder and folder / path.name
-                value = StoredMatrix(
-                    moved if moved and moved.exists() else path,
-                    value["checksum"],
-                )
-            values[key] = value
+                if folder and (folder / path.name).exists():
+                    path = folder / path.name
+                values[key] = StoredMatrix(path, value["checksum"])
         return cls(values)
 
 
 def _checksum(matrix: np.ndarray) -> int:
-    return zlib.crc32(np.ascontiguousarray(matrix).data.cast("B"))
+    return zlib.crc32(np.ascontiguousarray(matrix).data)

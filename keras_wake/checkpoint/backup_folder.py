@@ -4,15 +4,20 @@ import contextlib
 import os
 import pathlib
 from collections.abc import Iterator
-from typing import Any
 
-from keras_wake.callbacks import _csv_rows
-from keras_wake.callbacks import _run_record
+import keras
+import numpy as np
+
 from keras_wake.checkpoint import archive
-from keras_wake.checkpoint import files
+from keras_wake.checkpoint import csv_rows
+from keras_wake.checkpoint.lock import FileLock
+from keras_wake.utils.types import Config
 
-# What using a state raises whose content is not what it was.
-_BAD_STATE_ERRORS = (
+# What a backup holds beside the values of variables.
+_ENTRIES = {"callbacks", "data", "settings", "record", "epochs", "stopped"}
+_RECORD = {"graphs", "variables"}
+# Errors of code that uses a state which is not what it was.
+BAD_STATE_ERRORS = (
     AttributeError,
     IndexError,
     KeyError,
@@ -35,7 +40,7 @@ class BackupFolder:
         self.folder = folder
         self.path = folder / "backup.npz"
         self.finished = folder / "finished.npz"
-        self._lock = files.FileLock(folder / "lock")
+        self._lock = FileLock(folder / "lock")
 
     @property
     def newest(self) -> pathlib.Path | None:
@@ -74,7 +79,9 @@ class BackupFolder:
         with contextlib.suppress(OSError):
             self.folder.rmdir()
 
-    def save_log_lengths(self, callbacks: list[Any], epoch: int) -> None:
+    def save_log_lengths(
+        self, callbacks: list[keras.callbacks.Callback], epoch: int
+    ) -> None:
         """Saves how long log files are before the first row of a run.
 
         Before that, removes the row of an earlier run that was killed before
@@ -84,10 +91,10 @@ class BackupFolder:
             callbacks: Those of `fit`, which begins without a backup.
             epoch: The first epoch, from 0.
         """
-        _csv_rows.remove_unsaved_rows(callbacks, self._lock.read(), epoch)
-        self._lock.write(_csv_rows.log_lengths(callbacks))
+        csv_rows.remove_unsaved_rows(callbacks, self._lock.read(), epoch)
+        self._lock.write(csv_rows.log_lengths(callbacks))
 
-    def read(self) -> tuple[dict[str, Any], list[Any]] | None:
+    def read(self) -> tuple[Config, list[np.ndarray]] | None:
         """The newest backup, or None.
 
         Raises:
@@ -100,7 +107,11 @@ class BackupFolder:
             state, values = archive.read(path)
         except FileNotFoundError:  # Renamed in between.
             return None
-        what = _fault(state)
+        what, epoch = None, state.get("epoch")
+        if type(epoch) is not int or epoch < 1:
+            what = f"its number of epochs is {epoch!r}"
+        elif not _ENTRIES <= set(state) or not _RECORD <= set(state["record"]):
+            what = "entries are missing, or an older keras-wake has written it"
         if what is not None:
             raise ValueError(
                 f"The file {path} is no backup of a run: {what}. Delete it to "
@@ -120,14 +131,14 @@ class BackupFolder:
         """
         try:
             yield
-        except _BAD_STATE_ERRORS as error:
+        except BAD_STATE_ERRORS as error:
             raise ValueError(
                 f"The state {part} in the backup {self.newest} cannot be "
                 f"used: {error!r}. To start from the beginning, "
                 f"{self.how_to_start_over}."
             ) from error
 
-    def write(self, state: dict[str, Any], values: list[Any]) -> None:
+    def write(self, state: Config, values: list[np.ndarray]) -> None:
         """Writes a backup in place of the one that is there.
 
         Raises:
@@ -142,22 +153,3 @@ class BackupFolder:
         """Marks the backup as that of a run that has ended."""
         with contextlib.suppress(OSError):
             os.replace(self.path, self.finished)
-
-
-def _fault(state: dict[str, Any]) -> str | None:
-    """What is wrong with the state of a backup, in words."""
-    epoch, callbacks = state.get("epoch"), state.get("callbacks")
-    if not isinstance(epoch, int) or isinstance(epoch, bool) or epoch < 1:
-        return f"its number of epochs is {epoch!r}"
-    if not isinstance(callbacks, list) or not all(
-        isinstance(entry, list)
-        and len(entry) == 2
-        and isinstance(entry[0], str)
-        for entry in callbacks
-    ):
-        return "it has no list of callbacks"
-    if "data" not in state:
-        return "it has no entry for the data"
-    if not _run_record.is_whole(state):
-        return "its record of the run is not complete"
-    return None

@@ -1,0 +1,289 @@
+"""The states of callbacks in a backup: collected, matched and restored.
+
+A callback with `get_state()` and `set_state(state)` decides itself what its
+state is. The callbacks of Keras have no such methods: theirs is listed here.
+"""
+
+import inspect
+import os
+import warnings
+from collections.abc import Callable
+from collections.abc import Iterable
+
+import keras
+from keras.callbacks import Callback
+
+from keras_wake.backend import layer_settings
+from keras_wake.checkpoint import architecture
+from keras_wake.checkpoint import csv_rows
+from keras_wake.checkpoint.backup_folder import BackupFolder
+from keras_wake.utils.types import Config
+from keras_wake.utils.types import Json
+
+# Arguments that say where something goes, or how it looks, and do not change
+# what a run computes.
+_OUTPUT_ARGUMENTS = (
+    *("filepath", "filename", "log_dir", "path", "class_names", "verbose"),
+)
+# Callbacks that neither change nor stop a run.
+_PASSIVE = ("InputGuard", "History", "ProgbarLogger")
+_ATTRIBUTES: dict[type[Callback], tuple[str, ...]] = {
+    keras.callbacks.History: ("epoch", "history"),
+    keras.callbacks.EarlyStopping: (
+        *("best", "best_epoch", "best_weights", "stopped_epoch", "wait"),
+    ),
+    keras.callbacks.ModelCheckpoint: (
+        *("best", "_batches_seen_since_last_saving", "_last_batch_seen"),
+    ),
+    keras.callbacks.ReduceLROnPlateau: ("best", "cooldown_counter", "wait"),
+    keras.callbacks.TensorBoard: ("_global_train_batch", "_global_test_batch"),
+}
+
+
+def described(part: object) -> str:
+    """An attack, a schedule or the like as a text that can be compared."""
+    config = dict(part.get_config()) if hasattr(part, "get_config") else {}
+    if type(part).__module__.partition(".")[0] not in ("keras", "keras_wake"):
+        # A class of the user's own may inherit a `get_config`.
+        for name, value in getattr(part, "__dict__", {}).items():
+            value = architecture.comparable(value)
+            if not name.startswith("_") and value is not None:
+                config.setdefault(name, value)
+    return f"{type(part).__name__} {config}"
+
+
+def arguments_of(callback: Callback) -> Config:
+    """The arguments of a callback that it keeps under their names.
+
+    Numbers and texts as they are, parts of a model by their settings; arrays
+    and functions are left out.
+    """
+    found = {}
+    for name in inspect.signature(type(callback).__init__).parameters:
+        value = _comparable(vars(callback).get(name))
+        if value is not None:
+            found[name] = value
+    if isinstance(callback, keras.callbacks.EarlyStopping):
+        # Keras changes its sign, depending on which direction is better.
+        found["min_delta"] = abs(callback.min_delta)
+    return found
+
+
+def _comparable(value: object) -> Json:
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, keras.Model):
+        digest = architecture.architecture(value)
+        return f"{type(value).__name__} {digest}"
+    if isinstance(value, (list, tuple)):
+        items = [_comparable(item) for item in value]
+        return None if None in items else items
+    if hasattr(value, "get_config"):
+        return described(value)
+    return value if layer_settings.is_plain(value) else None
+
+
+def differences(name: str, saved: Config, current: Config) -> list[str]:
+    """The arguments of a callback that have changed, as text."""
+    found = architecture.differences(saved, current, f"`{name}({{}}=)`")
+    return [text for key, text in found.items() if key not in _OUTPUT_ARGUMENTS]
+
+
+def restore_states(
+    callbacks: list[Callback],
+    pairs: dict[int, int],
+    state: Config,
+    folder: BackupFolder,
+) -> None:
+    """Gives each callback its state of a backup.
+
+    Warns of those that have a state and start from scratch, and marks them
+    with -1 in `pairs`.
+
+    Args:
+        callbacks: Those of this `fit`, which has begun.
+        pairs: What `match_callbacks` has returned for them.
+        state: What the backup holds.
+        folder: The folder that it is from.
+    """
+    for number, callback in enumerate(callbacks):
+        name = type(callback).__name__
+        if number in pairs:
+            with folder.explaining_errors(f"of `{name}`"):
+                found = state["callbacks"][pairs[number]][1]
+                if found is not None:
+                    set_state(callback, found, state["epoch"])
+        elif state_of(callback) is not None:
+            pairs[number] = -1
+            what = (
+                f"The backup {folder.newest} has no state of `{name}`, so it "
+                "starts from scratch."
+            )
+            if any(name == other for other, _ in state["callbacks"]):
+                what = (
+                    f"No `{name}` in the backup {folder.newest} clearly "
+                    "matches this one, so this one starts from scratch."
+                )
+            warnings.warn(what, stacklevel=4)
+
+
+def stoppers(state: Config) -> list[int]:
+    """The indices of the callbacks that know that they stopped the run."""
+    found = []
+    for number, (_, own) in enumerate(state["callbacks"]):
+        _, given, _ = state["record"]["callbacks"][number]
+        if isinstance(own, dict) and (
+            own.get("stopped_epoch")
+            or (own.get("collapsed") and given.get("action") != "warn")
+        ):
+            found.append(number)
+    return found
+
+
+def stopper_has_changed(
+    state: Config, current: list[Json], pairs: dict[int, int]
+) -> bool:
+    """Whether the callback that stopped a run has other arguments, or is gone.
+
+    If none knows that it was the one, any callback may have been.
+
+    Args:
+        state: What the backup holds.
+        current: `callbacks` of the record of this `fit`.
+        pairs: What `match_callbacks` has returned.
+    """
+    stopped = stoppers(state)
+    found = {saved: number for number, saved in pairs.items()}
+    return any(
+        number not in found
+        or bool(differences(name, before, current[found[number]][1]))
+        for number, (name, before, _) in enumerate(state["record"]["callbacks"])
+        if (number in stopped if stopped else name not in _PASSIVE)
+    )
+
+
+def undo_stop(callbacks: list[Callback]) -> None:
+    """Lets a run go on that was stopped; what was counted is kept."""
+    for callback in callbacks:
+        if isinstance(callback, keras.callbacks.EarlyStopping):
+            callback.stopped_epoch = 0
+
+
+def match_callbacks(saved: list[Json], current: list[Json]) -> dict[int, int]:
+    """Matches the callbacks of this `fit` with those of a backup.
+
+    By class and arguments, in their order if there are as many on each side;
+    if no match is found, by class, `monitor` and file name, if only one
+    callback on each side has them. So none takes over the best value that
+    another one has found.
+
+    Args:
+        saved: `callbacks` of the record in the backup.
+        current: Those of the record of this `fit`.
+
+    Returns:
+        For the index of each callback that has a match, the index of its
+        match in the backup.
+    """
+    pairs: dict[int, int] = {}
+    for key, most in ((_by_arguments, len(current)), (_by_purpose, 1)):
+        old = _grouped(key, saved, pairs.values())
+        for group, numbers in _grouped(key, current, pairs).items():
+            partners = old.get(group, [])
+            if len(numbers) == len(partners) <= most:
+                pairs.update(zip(numbers, partners, strict=True))
+    return pairs
+
+
+def _grouped(
+    key: Callable[[str, Config], tuple],
+    callbacks: list[Json],
+    taken: Iterable[int],
+) -> dict[tuple, list[int]]:
+    """The indices of the callbacks that are not `taken`, for each key."""
+    groups: dict[tuple, list[int]] = {}
+    for number, (name, given, _) in enumerate(callbacks):
+        if number not in taken:
+            groups.setdefault(key(name, given), []).append(number)
+    return groups
+
+
+def _by_arguments(name: str, given: Config) -> tuple:
+    return name, repr(sorted(given.items()))
+
+
+def _by_purpose(name: str, given: Config) -> tuple:
+    paths = (given.get(key) for key in ("filepath", "filename", "log_dir"))
+    files = [os.path.basename(path) for path in paths if isinstance(path, str)]
+    return (name, str(given.get("monitor")), *files)
+
+
+def affects_training(callback: Callback) -> bool:
+    """Whether the run changes if this callback is left out.
+
+    One of the user's own without a state may do anything, or only print. It
+    counts as one that does not affect training.
+    """
+    if hasattr(callback, "get_state"):
+        return True
+    kind = type(callback)
+    return (
+        kind.__module__.partition(".")[0] in ("keras", "keras_wake")
+        and kind.__name__ not in _PASSIVE
+        and kind is not keras.callbacks.LambdaCallback
+    )
+
+
+def state_of(callback: Callback) -> Json:
+    """The state of a callback, or None if it has none."""
+    if hasattr(callback, "get_state"):
+        return callback.get_state()
+    if isinstance(callback, keras.callbacks.CSVLogger):
+        return csv_rows.state_of(callback)
+    return {name: getattr(callback, name) for name in _names(callback)} or None
+
+
+def set_state(callback: Callback, state: Json, epoch: int) -> None:
+    """Brings a callback back to a state, after its `on_train_begin`.
+
+    Args:
+        callback: The callback.
+        state: What `state_of` has returned.
+        epoch: Number of the epoch that comes next, from 0.
+    """
+    if hasattr(callback, "set_state"):
+        callback.set_state(state)
+    elif isinstance(callback, keras.callbacks.CSVLogger):
+        csv_rows.set_state(callback, state, epoch)
+    else:
+        initial = getattr(callback, "best", None)
+        for name in _names(callback):
+            setattr(callback, name, state[name])
+        if isinstance(callback, keras.callbacks.ModelCheckpoint):
+            _forget_best_if_file_is_missing(callback, initial)
+
+
+def _forget_best_if_file_is_missing(
+    checkpoint: keras.callbacks.ModelCheckpoint, initial: float | None
+) -> None:
+    """Forgets the best score if its file is missing, so that one is saved."""
+    path = os.fspath(checkpoint.filepath)
+    if not checkpoint.save_best_only or checkpoint.best in (None, initial):
+        return
+    if "{" in path or "://" in path or os.path.exists(path):
+        return
+    warnings.warn(
+        f"The file {path} of the best model ({checkpoint.monitor}: "
+        f"{checkpoint.best:g}) is missing. `ModelCheckpoint` starts from "
+        "scratch and saves the next epoch.",
+        stacklevel=4,
+    )
+    checkpoint.best = initial
+
+
+def _names(callback: Callback) -> tuple[str, ...]:
+    """The attributes of a callback of Keras that are its state."""
+    for kind, names in _ATTRIBUTES.items():
+        if isinstance(callback, kind):
+            return names
+    return ()

@@ -1,0 +1,246 @@
+"""The settings of a run, stored in its backup and compared when it resumes.
+
+The network and the class of the optimizer must be the same. All other settings
+may change: those of the script are used, and a warning names what has changed.
+"""
+
+import json
+
+import keras
+import numpy as np
+
+from keras_wake import backend
+from keras_wake.backend import keras_compat
+from keras_wake.backend import layer_settings
+from keras_wake.checkpoint import architecture
+from keras_wake.checkpoint import callback_states
+from keras_wake.checkpoint import variable_keys
+from keras_wake.utils.types import Config
+from keras_wake.utils.types import Json
+
+
+def run_record(
+    model: keras.Model,
+    callbacks: list[keras.callbacks.Callback],
+    batches: Config,
+) -> Config:
+    """The settings of this script, before anything is restored.
+
+    Args:
+        model: Compiled `WakeModel`.
+        callbacks: Those of the run, as the user gave them.
+        batches: How `fit` divides the data into batches.
+    """
+    name, config = _optimizer(model.optimizer)
+    record = {
+        "keras": keras.__version__,
+        "backend": keras.backend.backend(),
+        "layers": architecture.layer_records(model.classifier),
+        "graphs": architecture.graph_records(model.classifier),
+        "optimizer": name,
+        "hyperparameters": config,
+        "learning_rate": _learning_rate(model.optimizer),
+        "batches": batches,
+        "callbacks": [
+            [
+                type(callback).__name__,
+                callback_states.arguments_of(callback),
+                callback_states.affects_training(callback),
+            ]
+            for callback in callbacks
+        ],
+    }
+    # As it comes back from a file.
+    return json.loads(json.dumps(record))
+
+
+def settings_of(model: keras.Model) -> dict[str, str]:
+    """The arguments of a `WakeModel` as texts that can be compared."""
+    found = {
+        name: repr(getattr(model, name))
+        for name in ("temperature", "scale_distillation", "seed")
+    }
+    for name in ("attack", "eval_attack", "objective", "schedule"):
+        found[name] = callback_states.described(getattr(model, name))
+    return found
+
+
+def refusals(saved: Config, current: Config) -> list[str]:
+    """The differences because of which a run cannot go on, as text."""
+    strict = _is_strict(saved, current)
+    words, _ = architecture.compare_layers(
+        saved["layers"], current["layers"], strict
+    )
+    if not words:
+        words = architecture.compare_graphs(
+            saved["graphs"], current["graphs"], strict
+        )
+    old, new = saved["optimizer"], current["optimizer"]
+    if old != new:
+        words.append(
+            f"the optimizer is {old} in the backup and {new} in this script"
+        )
+    return words
+
+
+def differences(
+    saved: Config, current: Config, pairs: dict[int, int], all_callbacks: bool
+) -> list[str]:
+    """The settings that have changed, as text.
+
+    Args:
+        saved: `settings` and `record` of a backup.
+        current: The same of this `fit`.
+        pairs: What `callback_states.restore_states` has returned.
+        all_callbacks: Whether this process runs all callbacks, so that a
+            missing one was left out by the user. (Workers other than the
+            chief run fewer.)
+    """
+    words = _changed(saved["settings"], current["settings"])
+    old, new = saved["record"], current["record"]
+    words += architecture.compare_layers(
+        old["layers"], new["layers"], _is_strict(old, new)
+    )[1]
+    label = f"{new['optimizer']} {{}}"
+    words += _changed(old["hyperparameters"], new["hyperparameters"], label)
+    words += _changed(old["batches"], new["batches"])
+    words += _changed_callbacks(
+        old["callbacks"], new["callbacks"], pairs, all_callbacks
+    )
+    if old["backend"] != new["backend"]:
+        words.append(
+            f"backend: {old['backend']} in the backup, {new['backend']} in "
+            "this script, which draws other dropout masks"
+        )
+    return words
+
+
+def restore(
+    model: keras.Model, values: list[np.ndarray], record: Config
+) -> list[str]:
+    """Restores the variables of a model.
+
+    If the script has the learning rate with which the run began, the run
+    continues with the rate in the backup, which a callback may have changed.
+    Any other rate is a new setting.
+
+    Args:
+        model: The `WakeModel`.
+        values: Those of the backup.
+        record: That of the backup. A new learning rate becomes the one with
+            which the run began.
+
+    Returns:
+        Both rates, as text, if the script's is used, and what of the
+        optimizer begins anew.
+
+    Raises:
+        ValueError: If the values are those of another model or optimizer.
+    """
+    saved = variable_keys.by_key(values, record["variables"])
+    optimizer = model.optimizer
+    rate, first_rate = _learning_rate(optimizer), record["learning_rate"]
+    saved_rate = None
+    if variable_keys.RATE in saved:
+        saved_rate = float(np.ravel(saved[variable_keys.RATE])[0])
+    words = _restore_variables(model, saved, record)
+    # In the process that was interrupted, the optimizer of the script still
+    # has the rate of the backup.
+    if rate in (first_rate, saved_rate):
+        return words
+    variable = keras_compat.initial_rate(_unwrapped(optimizer))
+    if isinstance(variable, keras.Variable):
+        variable.assign(rate)
+    record["learning_rate"] = rate
+    return words + _changed(
+        {"learning_rate": first_rate}, {"learning_rate": rate}
+    )
+
+
+def _restore_variables(
+    model: keras.Model, saved: dict[str, np.ndarray], record: Config
+) -> list[str]:
+    before = record["hyperparameters"]
+    optimizer = model.optimizer
+    _, now = _optimizer(optimizer)
+    kept: tuple[str, ...] = ()
+    if before.get("initial_scale") != now.get("initial_scale"):
+        kept += ("scaling dynamic_scale",)
+    old, new = (
+        each.get("gradient_accumulation_steps") or 1 for each in (before, now)
+    )
+    if old != new:
+        kept += ("_accumulated_gradients",)
+    anew = variable_keys.restore(model, saved, kept)
+    if old != new:
+        # It counts batches, and schedules count updates.
+        batches = keras_compat.batches_seen(_unwrapped(optimizer))
+        batches.assign(int(backend.to_numpy(batches)) // old * new)
+    if not anew:
+        return []
+    return [f"variables of the optimizer that begin anew: {anew}"]
+
+
+def _changed(saved: Config, current: Config, label: str = "{}") -> list[str]:
+    found = architecture.differences(saved, current, label, False, _text)
+    return list(found.values())
+
+
+def _text(value: Json) -> str:
+    return f"{value:g}" if isinstance(value, float) else f"{value}"
+
+
+def _changed_callbacks(
+    saved: list[Json],
+    current: list[Json],
+    pairs: dict[int, int],
+    all_callbacks: bool,
+) -> list[str]:
+    words: list[str] = []
+    for number, (name, given, affects) in enumerate(current):
+        if affects and pairs.get(number, -1) >= 0:
+            before = saved[pairs[number]][1]
+            words += callback_states.differences(name, before, given)
+    words += [
+        f"`{name}` is new in this script"
+        for number, (name, _, affects) in enumerate(current)
+        if affects and number not in pairs
+    ]
+    if all_callbacks:
+        words += [
+            f"`{name}` is missing in this script"
+            for number, (name, _, affects) in enumerate(saved)
+            if affects and number not in pairs.values()
+        ]
+    return words
+
+
+def _is_strict(saved: Config, current: Config) -> bool:
+    return all(saved[name] == current[name] for name in ("keras", "backend"))
+
+
+def _unwrapped(optimizer: keras.Optimizer) -> keras.Optimizer:
+    """The optimizer within one that scales the loss, or itself."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def _optimizer(optimizer: keras.Optimizer) -> tuple[str, Config]:
+    """Its class and its settings, without the learning rate."""
+    inner = _unwrapped(optimizer)
+    name = type(inner).__name__
+    if inner is not optimizer:
+        name = f"{type(optimizer).__name__}({name})"
+    config = {**optimizer.get_config(), **inner.get_config()}
+    return name, {
+        key: value if layer_settings.is_plain(value) else repr(value)
+        for key, value in config.items()
+        if key not in ("name", "learning_rate", "inner_optimizer")
+    }
+
+
+def _learning_rate(optimizer: keras.Optimizer) -> float | str:
+    """A number, or the text of a schedule."""
+    rate = keras_compat.initial_rate(_unwrapped(optimizer))
+    if isinstance(rate, keras.Variable):
+        return float(backend.to_numpy(rate))
+    return callback_states.described(rate)

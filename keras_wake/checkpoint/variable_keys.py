@@ -1,0 +1,153 @@
+"""Which value of a backup belongs to which variable of a model.
+
+A backup has a key for each value, which is the same in every process. Their
+order would not do, as a setting of the script may add or remove variables: a
+`Dropout` of rate 0 has no random state, an optimizer without momentum no
+momenta.
+"""
+
+from collections.abc import Iterator
+
+import keras
+import numpy as np
+
+from keras_wake.backend import keras_compat
+from keras_wake.backend import layer_settings
+from keras_wake.checkpoint import snapshot
+
+RATE = "_learning_rate"
+_AVERAGE = "_model_variables_moving_average of "
+
+
+def keys_of(model: keras.Model) -> list[str]:
+    """The keys of `snapshot.variables_of(model)`."""
+    own = _model_keys(model)
+    weights = {id(v): k for v, k in zip(model.variables, own, strict=True)}
+    found: dict[int, str] = {}
+    for variable, key in _optimizer_keys(model.optimizer, weights):
+        found.setdefault(id(variable), key)
+    variables = model.optimizer.variables
+    return [
+        *own,
+        *(
+            found.get(id(v), f"{number} of {len(variables)} of optimizer")
+            for number, v in enumerate(variables)
+        ),
+    ]
+
+
+def by_key(values: list[np.ndarray], keys: list[str]) -> dict[str, np.ndarray]:
+    """The values of a backup by their keys.
+
+    Raises:
+        ValueError: If there is no key for each value.
+    """
+    if len(keys) != len(values) or len(set(keys)) != len(keys):
+        raise ValueError(
+            f"It has {len(values)} values for {len(set(keys))} variables."
+        )
+    return dict(zip(keys, values, strict=True))
+
+
+def check(model: keras.Model, saved: dict[str, np.ndarray]) -> None:
+    """Refuses the values of another network.
+
+    Raises:
+        ValueError: If `saved` has other weights than the model.
+    """
+    weights = zip(model.variables, _model_keys(model), strict=True)
+    snapshot.check(
+        [variable for variable, key in weights if _is_weight(key)],
+        [value for key, value in saved.items() if _is_weight(key)],
+    )
+
+
+def restore(
+    model: keras.Model, saved: dict[str, np.ndarray], kept: tuple[str, ...] = ()
+) -> int:
+    """Restores the variables that the backup has a value for.
+
+    Other random states and variables of the optimizer are left as they are.
+
+    Args:
+        model: Compiled `WakeModel`.
+        saved: Values of the backup by their keys.
+        kept: Variables whose keys begin with one of these are not restored.
+
+    Returns:
+        How many variables of the optimizer begin anew.
+
+    Raises:
+        ValueError: If the values are those of another network.
+    """
+    check(model, saved)
+    # Builds the optimizer, whose variables `keys_of` looks for.
+    values = snapshot.variables_of(model)
+    variables = dict(zip(keys_of(model), values, strict=True))
+    found = [k for k in variables if k in saved and not k.startswith(kept)]
+    snapshot.check([variables[k] for k in found], [saved[k] for k in found])
+    for key in found:
+        snapshot.assign(variables[key], saved[key])
+    unchanged = (RATE, "seed ", *kept)
+    anew = [
+        key
+        for key in variables
+        if key not in saved and not key.startswith(unchanged)
+    ]
+    for key in anew:
+        if key.startswith(f"{_AVERAGE}weight"):
+            # An average begins with the weights, restored by now.
+            variables[key].assign(variables[key.removeprefix(_AVERAGE)])
+    return len(anew)
+
+
+def _is_weight(key: str) -> bool:
+    return key.startswith("weight ")
+
+
+def _is_random_state(variable: keras.Variable) -> bool:
+    return variable.name == "seed_generator_state"
+
+
+def _model_keys(model: keras.Model) -> list[str]:
+    keys: dict[int, str] = {}
+    for name in ("classifier", "teacher"):
+        layers = layer_settings.layers_of(getattr(model, name))
+        for number, layer in enumerate(layers):
+            states = filter(_is_random_state, layer.variables)
+            # Layers within a layer come after it, and overwrite its keys.
+            for position, variable in enumerate(states):
+                place = f"{position} of layer {number} of {name}"
+                keys[id(variable)] = f"seed {place}"
+    counts = {"weight": 0, "seed": 0}
+    for variable in model.variables:
+        kind = "seed" if _is_random_state(variable) else "weight"
+        if id(variable) not in keys:
+            keys[id(variable)] = f"{kind} {counts[kind]}"
+            counts[kind] += 1
+    return [keys[id(variable)] for variable in model.variables]
+
+
+def _optimizer_keys(
+    optimizer: keras.Optimizer, weights: dict[int, str]
+) -> Iterator[tuple[keras.Variable, str]]:
+    """The attribute that holds a variable, and the weight that it is for."""
+    inner = getattr(optimizer, "inner_optimizer", None)
+    if inner is not None:
+        yield from _optimizer_keys(inner, weights)
+    # A loss-scaling optimizer has attributes with the names of the inner one.
+    prefix = "scaling " if inner is not None else ""
+    of = [
+        weights.get(id(variable), str(number))
+        for number, variable in enumerate(
+            keras_compat.trained_variables(optimizer)
+        )
+    ]
+    for name, value in vars(optimizer).items():
+        if name in ("_variables", "_trainable_variables"):
+            continue
+        if isinstance(value, keras.Variable):
+            yield value, f"{prefix}{name}"
+        elif isinstance(value, (list, tuple)) and len(value) == len(of):
+            for variable, weight in zip(value, of, strict=True):
+                yield variable, f"{prefix}{name} of {weight}"
