@@ -15,8 +15,9 @@ from keras_wake import backend
 from keras_wake.attacks.threat_model import ThreatModel
 from keras_wake.backend import numerics
 from keras_wake.backend.compile_cache import PerModel
-from keras_wake.data import batching
-from keras_wake.data import input_checks
+from keras_wake.data.batches import checked_batch
+from keras_wake.data.classifier import check_classifier
+from keras_wake.data.classifier import image_shape
 from keras_wake.utils import validate
 from keras_wake.utils.seeds import CounterSeed
 
@@ -130,10 +131,10 @@ class Attack:
     ) -> Any:
         """A call; `more` are further arguments of `_make_seed`."""
         if not isinstance(classifier, keras.Model):
-            input_checks.check_classifier(classifier)
+            check_classifier(classifier)
         run, num_classes = self._compiled.get(classifier, self._compile)
-        shape = input_checks.image_shape(classifier)
-        x, labels = batching.checked_batch(
+        shape = image_shape(classifier)
+        x, labels = checked_batch(
             x, y, num_classes, self.bounds, "of the batch", shape
         )
         if seed is None:
@@ -143,7 +144,7 @@ class Attack:
         return run(x, labels, ops.cast(seed, "uint32"), *more)
 
     def _compile(self, reference: Callable) -> tuple[Callable, int]:
-        num_classes = input_checks.check_classifier(reference())
+        num_classes = check_classifier(reference())
 
         def run(x: Any, labels: Any, *seed: Any) -> Any:
             return self.perturb(reference(), x, labels, self._make_seed(*seed))

@@ -12,7 +12,7 @@ import numpy as np
 from keras_wake.attribution.instance import instance_correlation
 from keras_wake.attribution.vectors import attribution_vectors
 from keras_wake.attribution.vectors import instance_vectors
-from keras_wake.data import input_checks
+from keras_wake.data.classifier import check_classifier
 from keras_wake.utils import validate
 
 
@@ -211,7 +211,7 @@ def correlation_matrix(
                 classifier, data, attack, head, batch_size, seed, bounds
             )
         )
-    num_classes = input_checks.check_classifier(classifier)
+    num_classes = check_classifier(classifier)
     vectors, labels = instance_vectors(
         classifier, data, attack, head, batch_size, seed, bounds
     )

@@ -13,7 +13,7 @@ import keras
 from keras import ops
 
 from keras_wake.backend import keras_compat
-from keras_wake.data import input_checks
+from keras_wake.data.classifier import refuse_wake_model
 
 _HOW = (
     "Name the Dense layer that makes the logits: `head='layer name'`, or "
@@ -55,7 +55,7 @@ def find_head(
             "`classifier` must be a `keras.Model` that returns logits. "
             f"Received: {classifier!r} (of type {type(classifier).__name__})."
         )
-    input_checks.refuse_wake_model(classifier)
+    refuse_wake_model(classifier)
     if head is None:
         found = _last_layer(classifier)
     elif isinstance(head, str):

@@ -22,8 +22,9 @@ from keras_wake.attribution.head import head_features
 from keras_wake.attribution.head import head_weights
 from keras_wake.attribution.head import logits_and_features
 from keras_wake.backend.compile_cache import PerModel
-from keras_wake.data import batching
-from keras_wake.data import input_checks
+from keras_wake.data.batches import iterate_checked
+from keras_wake.data.classifier import check_classifier
+from keras_wake.data.classifier import image_shape
 from keras_wake.utils import validate
 
 # By classifier and then by head: a network may be analysed at several heads,
@@ -92,7 +93,7 @@ def analyse(
         K and n, and the batches, each of which is attacked when it is asked
         for.
     """
-    num_classes = input_checks.check_classifier(classifier)
+    num_classes = check_classifier(classifier)
     head = find_head(classifier, head, num_classes)
     if not isinstance(attack, (Attack, type(None))):
         raise TypeError(
@@ -104,10 +105,8 @@ def analyse(
     limits, bounds_unknown = _bounds(bounds, attack)
     by_head = _COMPILED.get(classifier, lambda _: PerModel())
     compiled = by_head.get(head, partial(_compile, weakref.ref(classifier)))
-    shape = input_checks.image_shape(classifier)
-    checked = batching.checked_batches(
-        data, num_classes, limits, batch_size, shape
-    )
+    shape = image_shape(classifier)
+    checked = iterate_checked(data, num_classes, limits, batch_size, shape)
 
     def batches() -> Iterator[Batch]:
         for number, (x, labels) in enumerate(checked):

@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 
 from keras_wake.backend import keras_compat
 from keras_wake.backend._common import to_numpy
-from keras_wake.utils import array_checks
+from keras_wake.utils.labels import with_int32_labels
 
 _TRAINED = (
     "trainable_variables",
@@ -115,7 +115,7 @@ class Trainer(keras.Model):
                 # The buffers of `state` are given away when a step is
                 # started: until Keras has the new ones, nothing may stop.
                 with _interrupted_afterwards():
-                    batches = map(array_checks.with_int32_labels, iterator)
+                    batches = map(with_int32_labels, iterator)
                     logs, newest = function(state, batches)
                     self._hand_to_keras(names, newest)
             except BaseException as error:

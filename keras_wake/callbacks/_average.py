@@ -5,7 +5,8 @@ from typing import Any
 import keras
 
 from keras_wake import backend
-from keras_wake.data import batching
+from keras_wake.data.batches import check_ends
+from keras_wake.data.batches import check_reusable
 from keras_wake.models.batch_norm import reestimate_batch_norm
 
 
@@ -18,8 +19,8 @@ class TeacherAverage(keras.callbacks.Callback):
 
     def __init__(self, data: Any) -> None:
         super().__init__()
-        batching.check_reusable(type(self).__name__, data)
-        batching.check_ends(data)
+        check_reusable(type(self).__name__, data)
+        check_ends(data)
         self.data = data
         self.buffers: list[tuple[Any, Any]] = []
         self._estimated_at: int | None = None

@@ -18,7 +18,7 @@ from keras_wake.attacks import FGSM
 from keras_wake.attacks import PGD
 from keras_wake.backend.numerics import hits
 from keras_wake.checkpoint import snapshot
-from keras_wake.data import batching
+from keras_wake.data.batches import iterate_batches
 from keras_wake.utils import validate
 
 
@@ -158,7 +158,7 @@ class CatastrophicOverfitMonitor(keras.callbacks.Callback):
                     "`CatastrophicOverfitMonitor(data=(x, y))`."
                 )
         images, labels, taken = [], [], 0
-        for x, y in batching.batches(data, self.samples):
+        for x, y in iterate_batches(data, self.samples):
             images.append(ops.convert_to_numpy(x))
             labels.append(ops.convert_to_numpy(y))
             taken += len(images[-1])

@@ -18,7 +18,8 @@ from keras_wake.callbacks.backup_and_restore import BackupAndRestore
 from keras_wake.checkpoint import files
 from keras_wake.checkpoint.matrices import Measurement
 from keras_wake.checkpoint.matrices import StoredMatrix
-from keras_wake.data import batching
+from keras_wake.data.batches import check_ends
+from keras_wake.data.batches import check_reusable
 from keras_wake.utils import validate
 
 # Beyond, the matrices of 200 epochs take more than 200 MB.
@@ -93,8 +94,8 @@ class CrossClassAttribution(keras.callbacks.Callback):
                 "the `eval_attack` and the `head` of the model. Received: "
                 f"attack={attack!r}, head={head!r} without data."
             )
-        batching.check_reusable("CrossClassAttribution", data)
-        batching.check_ends(data)
+        check_reusable("CrossClassAttribution", data)
+        check_ends(data)
         self.data = data
         self.attack = attack
         self.every = validate.integer(1, every=every)

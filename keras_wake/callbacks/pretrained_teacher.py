@@ -4,7 +4,8 @@ from typing import Any
 
 import keras
 
-from keras_wake.data import input_checks
+from keras_wake.data.classifier import check_classifier
+from keras_wake.data.classifier import input_shape
 from keras_wake.utils import validate
 
 
@@ -57,7 +58,7 @@ class PretrainedTeacher(keras.callbacks.Callback):
     def __init__(self, teacher: keras.Model, weight: float) -> None:
         super().__init__()
         _check_is_network(teacher)
-        self.num_classes = input_checks.check_classifier(teacher)
+        self.num_classes = check_classifier(teacher)
         self.teacher = teacher
         self.weight = validate.in_range(0, 1, weight=weight)
 
@@ -92,8 +93,7 @@ class PretrainedTeacher(keras.callbacks.Callback):
                 '`keras.models.load_model("teacher.keras")`.'
             )
         student, teacher = (
-            input_checks._input_shape(network)
-            for network in (model.classifier, self.teacher)
+            input_shape(network) for network in (model.classifier, self.teacher)
         )
         if len(student) != len(teacher) or any(
             None not in sizes and len(set(sizes)) > 1

@@ -1,6 +1,14 @@
-"""Image data as reproducible batches, with a validation split."""
+"""Image data as reproducible batches, with a validation split.
 
+A call of `load` goes through `loading` (arguments), `catalogue` (the name),
+the file of the data set such as `digits` (which returns a `source.Source`),
+`splits` (which images are chosen) and `numpy_pipeline` (batches).
+"""
+
+from keras_wake.datasets.catalogue import register
 from keras_wake.datasets.loading import load
+from keras_wake.datasets.source import ImageArrays
+from keras_wake.datasets.source import Source
 from keras_wake.datasets.splits import Splits
 
-__all__ = ["Splits", "load"]
+__all__ = ["ImageArrays", "Source", "Splits", "load", "register"]

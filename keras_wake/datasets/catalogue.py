@@ -1,85 +1,81 @@
-"""The names of the data sets, and where the images of each come from."""
+"""The names of the data sets, and the function that opens each.
+
+A new data set is one file with such a function, and one line in `_OPENERS`; a
+data set outside of this package is added with `register`.
+"""
 
 import os
+from collections.abc import Callable
+from typing import TypeAlias
 
-from keras_wake.datasets import cifar
-from keras_wake.datasets import folder
-from keras_wake.datasets import sources
-from keras_wake.datasets import tiny_imagenet
+from keras_wake.datasets.cifar import open_cifar10
+from keras_wake.datasets.cifar import open_cifar100
+from keras_wake.datasets.digits import open_digits
+from keras_wake.datasets.folder import open_folder
+from keras_wake.datasets.source import Source
+from keras_wake.datasets.tiny_imagenet import open_tiny_imagenet
+from keras_wake.utils import validate
 
-DATASETS = ("digits", "cifar10", "cifar100", "tiny_imagenet", "folder")
+# From `data_dir` and `image_size`, as `load` is given them, to the source.
+Opener: TypeAlias = Callable[
+    [str | os.PathLike | None, tuple[int, int] | None], Source
+]
+
+_OPENERS: dict[str, Opener] = {
+    "digits": open_digits,
+    "cifar10": open_cifar10,
+    "cifar100": open_cifar100,
+    "tiny_imagenet": open_tiny_imagenet,
+    "folder": open_folder,
+}
 
 
-def open_source(
-    name: str,
-    data_dir: str | os.PathLike | None,
-    image_size: tuple[int, int] | None,
-) -> sources.Source:
-    """Opens a data set by its name.
+def register(name: str, open_source: Opener) -> None:
+    """Adds a data set that `load` finds by its name.
 
     Args:
-        name: One of `DATASETS`.
-        data_dir: Its folder, or None.
-        image_size: `(height, width)` to resize to, or None.
-
-    Returns:
-        The source.
+        name: Its name. It must not be taken.
+        open_source: A function `(data_dir, image_size) -> Source`. `load`
+            calls it with its arguments of these names, which may be None.
 
     Raises:
-        ValueError: The arguments do not go together, or the content of the
-            folder is not usable.
-        FileNotFoundError: A folder or file is missing.
-        ImportError: The package that provides the data is not installed.
-        RuntimeError: The data are not there and cannot be downloaded.
+        ValueError: If there is a data set of this name.
+        TypeError: If `name` is no text or `open_source` no function.
+
+    Example:
+
+    ```python
+    import numpy as np
+    import keras_wake as kw
+
+    def open_squares(data_dir, image_size):
+        images = np.zeros((100, 8, 8, 1), "uint8")
+        labels = np.arange(100) % 2
+        images[labels == 1, 2:6, 2:6] = 255
+        data = kw.datasets.ImageArrays(images, labels)
+        return kw.datasets.Source.from_arrays(data, data, ("empty", "square"))
+
+    kw.datasets.register("squares", open_squares)
+    splits = kw.datasets.load("squares")
+    ```
     """
-    if data_dir is None:
-        _check_needs_no_folder(name)
-    elif name == "digits":
-        raise ValueError(
-            "The digits are part of scikit-learn and have no `data_dir`. "
-            f"Received: data_dir={str(data_dir)!r}."
+    if not isinstance(name, str) or not callable(open_source):
+        raise TypeError(
+            "`register` takes a name and a function (data_dir, image_size) "
+            f"-> Source. Received: {name!r} and {open_source!r}."
         )
-    else:
-        folder.check_exists(data_dir)
-        if name == "tiny_imagenet":
-            return tiny_imagenet.open_tiny_imagenet(data_dir, image_size)
-        if name == "folder" or folder.has_layout(data_dir):
-            return _open_folder(name, data_dir, image_size)
-    if image_size is not None:
+    if name in _OPENERS:
         raise ValueError(
-            "`image_size` is only for folders of images. "
-            f"Received: image_size={image_size!r} for {name!r}."
+            f"There is a data set of the name {name!r}. Choose another one "
+            f"than {', '.join(map(repr, _OPENERS))}."
         )
-    if name == "digits":
-        return sources.digits()
-    return cifar.from_tfds(name, data_dir)
+    _OPENERS[name] = open_source
 
 
-def _check_needs_no_folder(name: str) -> None:
-    if name == "folder":
-        raise ValueError(
-            "`data_dir` is needed to load a folder of images. "
-            "Received: data_dir=None."
-        )
-    if name == "tiny_imagenet":
-        raise ValueError(
-            "`data_dir` is needed to load Tiny-ImageNet: unpack "
-            "http://cs231n.stanford.edu/tiny-imagenet-200.zip and pass the "
-            "folder tiny-imagenet-200. Received: data_dir=None."
-        )
+def opener(name: str) -> Opener:
+    """The function that opens the data set of this name.
 
-
-def _open_folder(
-    name: str,
-    data_dir: str | os.PathLike,
-    image_size: tuple[int, int] | None,
-) -> sources.Source:
-    source = folder.open_folder(data_dir, image_size)
-    count = len(source.class_names)
-    expected = len(cifar.CLASS_NAMES.get(name, source.class_names))
-    if count != expected:
-        raise ValueError(
-            f"{name} has {expected} classes, but {data_dir} has {count}. Use "
-            "load('folder', ...) for other data."
-        )
-    return source
+    Raises:
+        ValueError: If there is none.
+    """
+    return _OPENERS[validate.one_of(_OPENERS, name=name)]

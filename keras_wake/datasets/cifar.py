@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 through TensorFlow Datasets."""
+"""CIFAR-10 and CIFAR-100, from a folder or through TensorFlow Datasets."""
 
 import contextlib
 import os
@@ -7,9 +7,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_wake.datasets.images import ImageArrays
-from keras_wake.datasets.sources import in_memory
-from keras_wake.datasets.sources import Source
+from keras_wake.datasets import folder
+from keras_wake.datasets.source import ImageArrays
+from keras_wake.datasets.source import refuse_image_size
+from keras_wake.datasets.source import Source
 
 # In the order of the labels. TensorFlow Datasets knows the names only once
 # it has read them from the downloaded files.
@@ -35,24 +36,48 @@ CLASS_NAMES = {
 }
 
 
-def _read_all(dataset: Any) -> ImageArrays:
-    batches = list(dataset.batch(1000).as_numpy_iterator())
-    return ImageArrays(
-        np.concatenate([batch["image"] for batch in batches]),
-        np.concatenate([batch["label"] for batch in batches]).astype(np.int32),
-    )
+def open_cifar10(
+    data_dir: str | os.PathLike | None, image_size: tuple[int, int] | None
+) -> Source:
+    """Opens CIFAR-10, see `_open`."""
+    return _open("cifar10", data_dir, image_size)
 
 
-def from_tfds(name: str, data_dir: str | os.PathLike | None) -> Source:
-    """Prepares and reads a data set.
+def open_cifar100(
+    data_dir: str | os.PathLike | None, image_size: tuple[int, int] | None
+) -> Source:
+    """Opens CIFAR-100, see `_open`."""
+    return _open("cifar100", data_dir, image_size)
+
+
+def _open(
+    name: str,
+    data_dir: str | os.PathLike | None,
+    image_size: tuple[int, int] | None,
+) -> Source:
+    """Opens a data set of CIFAR.
 
     Args:
         name: One of `CLASS_NAMES`.
-        data_dir: Folder of TensorFlow Datasets, or None for its usual one.
-
-    Returns:
-        The source. All images are in memory.
+        data_dir: A folder with train/<class>/ and test/<class>/, or the
+            folder of TensorFlow Datasets, or None for its usual one.
+        image_size: `(height, width)` to which images of a folder are resized.
     """
+    if data_dir is not None and folder.has_layout(data_dir):
+        source = folder.open_folder(data_dir, image_size)
+        expected, count = len(CLASS_NAMES[name]), len(source.class_names)
+        if count != expected:
+            raise ValueError(
+                f"{name} has {expected} classes, but {data_dir} has {count}. "
+                "Use load('folder', ...) for other data."
+            )
+        return source
+    refuse_image_size(image_size, name)
+    return _from_tfds(name, data_dir)
+
+
+def _from_tfds(name: str, data_dir: str | os.PathLike | None) -> Source:
+    """Prepares and reads a data set of TensorFlow Datasets."""
     try:
         import tensorflow as tf
         import tensorflow_datasets as tfds
@@ -89,4 +114,12 @@ def from_tfds(name: str, data_dir: str | os.PathLike | None) -> Source:
         _read_all(builder.as_dataset(split=split, shuffle_files=False))
         for split in ("train", "test")
     )
-    return in_memory(train, test, CLASS_NAMES[name], "crop_flip")
+    return Source.from_arrays(train, test, CLASS_NAMES[name], "crop_flip")
+
+
+def _read_all(dataset: Any) -> ImageArrays:
+    batches = list(dataset.batch(1000).as_numpy_iterator())
+    return ImageArrays(
+        np.concatenate([batch["image"] for batch in batches]),
+        np.concatenate([batch["label"] for batch in batches]).astype(np.int32),
+    )

@@ -1,4 +1,4 @@
-"""CutMix (Yun et al. 2019): a box of another image in the place of one's own.
+"""CutMix (Yun et al. 2019): each image gets a box of another image.
 
 For an image x_a with label y_a and its partner x_b with label y_b,
 
@@ -9,22 +9,23 @@ pixel drawn uniformly and the sides ⌊H √(1 - λ')⌋ and ⌊W √(1 - λ')�
 λ' ~ Beta(α, α), and is cut at the border. λ is the part of x_a that is left.
 
 Partner and box are drawn for each image of the data set, at the start of an
-epoch. So a mixed image depends on the seed, the epoch and the image alone: not
-on the batch, nor on the process, that it comes into.
+epoch. So a mixed image depends on the seed, the epoch and the image alone, and
+not on its batch or process.
 """
 
 import numpy as np
 
-from keras_wake.datasets.epochs import CUTMIX
-from keras_wake.datasets.epochs import random_bits
+from keras_wake.datasets.augmentation import CUTMIX
+from keras_wake.datasets.augmentation import random_bits
+from keras_wake.utils.types import Array
 
 
-def symmetric_beta(alpha: float, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+def symmetric_beta(alpha: float, u: Array, v: Array) -> Array:
     """Numbers of the distribution Beta(α, α).
 
-    With Bailey's (1994) T = √(2α (u^(-1/α) - 1)) cos(2πv), which has Student's
-    distribution with 2α degrees of freedom, (1 + T / √(2α + T²)) / 2 has the
-    distribution wanted. It takes two uniform numbers each, always.
+    Bailey's (1994) T = √(2α (u^(-1/α) - 1)) cos(2πv) has Student's
+    distribution with 2α degrees of freedom, and (1 + T / √(2α + T²)) / 2 has
+    the distribution Beta(α, α). Each number takes exactly two uniform ones.
 
     Args:
         alpha: α, above 0.
@@ -41,15 +42,15 @@ def symmetric_beta(alpha: float, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return (1 + sine) / 2
 
 
-def _uniform(bits: np.ndarray) -> np.ndarray:
+def _uniform(bits: Array) -> Array:
     """From 64 random bits to a number in (0, 1]."""
     return ((bits >> np.uint64(11)) + np.uint64(1)) * 2.0**-53
 
 
 def cutmix_draws(
     size: int, sides: tuple[int, int], alpha: float, seed: int, epoch: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What CutMix makes of the images in an epoch.
+) -> tuple[Array, Array, Array]:
+    """Draws the partner and the box of each image for an epoch.
 
     Args:
         size: Number of images N.
@@ -59,10 +60,10 @@ def cutmix_draws(
         epoch: Number of the epoch.
 
     Returns:
-        For each image, in the order of the data: its partner, which is any
-        other image at the same probability, int32 `(N,)`; its box as first
-        row, first column and the ones after the last, int32 `(N, 4)`; and
-        1 - λ, the part of the image that the box covers, float32 `(N,)`.
+        In the order of the data: the partners, each other image with the
+        same probability, int32 `(N,)`; the boxes as first row, first column
+        and the ones after the last, int32 `(N, 4)`; and 1 - λ, the part of
+        the image that the box covers, float32 `(N,)`.
     """
     bits = random_bits(5 * size, seed, epoch, CUTMIX).reshape(-1, 5)
     # A single image has no other one.

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_wake.datasets.images import ImageArrays
+from keras_wake.datasets.source import ImageArrays
 
 IMAGE_SUFFIXES = (
     *(".bmp", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm"),

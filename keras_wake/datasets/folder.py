@@ -15,15 +15,15 @@ from keras_wake.datasets.files import OTHER_SUFFIXES
 from keras_wake.datasets.files import read_files
 from keras_wake.datasets.files import shortened_list
 from keras_wake.datasets.files import warn_of_other_formats
-from keras_wake.datasets.images import ImageArrays
-from keras_wake.datasets.sources import Source
+from keras_wake.datasets.source import ImageArrays
+from keras_wake.datasets.source import Source
 
 LAYOUT = "train/<class>/<image> and test/<class>/<image>"
 
 
 def has_layout(data_dir: str | os.PathLike) -> bool:
-    """Whether there is a `train` folder, so that it is a folder of images."""
-    return (pathlib.Path(data_dir) / "train").is_dir()
+    """Whether there is a folder `train`; refuses what is no folder."""
+    return (check_exists(data_dir) / "train").is_dir()
 
 
 def check_exists(data_dir: str | os.PathLike) -> pathlib.Path:
@@ -230,17 +230,22 @@ def source_of_files(
 
 
 def open_folder(
-    data_dir: str | os.PathLike, image_size: tuple[int, int] | None
+    data_dir: str | os.PathLike | None, image_size: tuple[int, int] | None
 ) -> Source:
-    """Lists a folder of images; only the chosen ones are read later.
+    """Lists a folder of images; the chosen ones are read later.
 
     Args:
         data_dir: Folder with `train` and `test`.
         image_size: `(height, width)` to resize to, or None.
 
     Returns:
-        The source. Its images are grey if all that were chosen are.
+        The source. Its images are grey if all chosen ones are.
     """
+    if data_dir is None:
+        raise ValueError(
+            "`data_dir` is needed to load a folder of images. "
+            "Received: data_dir=None."
+        )
     root = check_exists(data_dir)
     check_pillow()
     train_folders = class_folders(root / "train")

@@ -7,14 +7,15 @@ from typing import Any
 
 import keras
 
-from keras_wake.datasets import batches
 from keras_wake.datasets import catalogue
-from keras_wake.datasets import images
-from keras_wake.datasets import pipeline
-from keras_wake.datasets.epochs import EpochCounter
-from keras_wake.datasets.sampling import choose
+from keras_wake.datasets import numpy_pipeline
+from keras_wake.datasets import tensorflow_pipeline
+from keras_wake.datasets.augmentation import AUGMENTATIONS
+from keras_wake.datasets.augmentation import CROP_PADDING
+from keras_wake.datasets.splits import choose
 from keras_wake.datasets.splits import Splits
 from keras_wake.utils import validate
+from keras_wake.utils.types import Dataset
 
 LABEL_MODES = ("int", "categorical")
 MAX_SEED = 2**63 - 1
@@ -43,7 +44,8 @@ def load(
     depend on `seed` alone. Images are kept in memory as uint8.
 
     Args:
-        name: The data set:
+        name: The data set, one of these or one that was added with
+            `keras_wake.datasets.register`:
             "digits", scikit-learn's 8x8 grey digits, which need no download;
             "cifar10" and "cifar100", read from `data_dir` where that has
             the layout of "folder", else through TensorFlow Datasets, which
@@ -121,13 +123,13 @@ def load(
     images, labels = next(iter(splits.train))  # (64, 8, 8, 1), (64,)
     ```
     """
-    validate.one_of(catalogue.DATASETS, name=name)
+    open_source = catalogue.opener(name)
     batch_size = validate.integer(1, batch_size=batch_size)
     limit = _optional_count(limit=limit)
     test_limit = _optional_count(test_limit=test_limit)
     image_size = _checked_image_size(image_size)
     if augment is not None:
-        validate.one_of(images.AUGMENTATIONS, augment=augment)
+        validate.one_of(AUGMENTATIONS, augment=augment)
     if cutmix is not None:
         cutmix = validate.positive("Pass None for no CutMix.", cutmix=cutmix)
     seed = _checked_seed(seed)
@@ -135,7 +137,7 @@ def load(
     label_mode = _checked_label_mode(label_mode, cutmix)
     _checked_split(validation_split)
 
-    source = catalogue.open_source(name, data_dir, image_size)
+    source = open_source(data_dir, image_size)
     chosen = choose(
         source.train_labels,
         source.test_labels,
@@ -149,12 +151,12 @@ def load(
     input_shape = arrays["train"].images.shape[1:]
     _check_crop(augment, input_shape)
     one_hot = len(source.class_names) if label_mode == "categorical" else None
-    epoch = EpochCounter(initial_epoch)
-    training, evaluation = _makers()
+    epoch = numpy_pipeline.EpochCounter(initial_epoch)
+    training, evaluation = _pipelines()
     train = training(
         arrays["train"], batch_size, one_hot, augment, seed, epoch, cutmix
     )
-    # Here what devices cannot share is refused, rather than in `fit`.
+    # Refuses a batch size that devices cannot share here, not only in `fit`.
     len(train)
     others = {
         split: evaluation(data, batch_size, one_hot)
@@ -176,11 +178,14 @@ def load(
     )
 
 
-def _makers() -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """What makes data sets for training and for evaluation."""
+def _pipelines() -> tuple[Callable[..., Dataset], Callable[..., Dataset]]:
+    """What makes the batches for training, and those for evaluation."""
     if keras.backend.backend() == "tensorflow":
-        return pipeline.training_dataset, pipeline.evaluation_dataset
-    return batches.TrainingBatches, batches.EvaluationBatches
+        return (
+            tensorflow_pipeline.training_dataset,
+            tensorflow_pipeline.evaluation_dataset,
+        )
+    return numpy_pipeline.TrainingBatches, numpy_pipeline.EvaluationBatches
 
 
 def _checked_label_mode(label_mode: str | None, cutmix: float | None) -> str:
@@ -239,9 +244,9 @@ def _checked_split(validation_split: float | int) -> None:
 
 
 def _check_crop(augment: str, input_shape: tuple[int, ...]) -> None:
-    if augment == "crop_flip" and min(input_shape[:2]) <= images.CROP_PADDING:
+    if augment == "crop_flip" and min(input_shape[:2]) <= CROP_PADDING:
         raise ValueError(
-            f"augment='crop_flip' reflects {images.CROP_PADDING} pixels and "
+            f"augment='crop_flip' reflects {CROP_PADDING} pixels and "
             f"needs larger images. Received: input_shape={input_shape}. "
             "Pass augment='flip' or 'none'."
         )

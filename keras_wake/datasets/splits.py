@@ -1,14 +1,16 @@
-"""The result of `load`: three data sets and what there is to know of them."""
+"""Which images each split has, and the result of `load`."""
 
 import dataclasses
-from typing import Any
+import numbers
 
 import numpy as np
 
-from keras_wake.datasets.epochs import EpochCounter
-from keras_wake.datasets.images import ImageArrays
-from keras_wake.datasets.sampling import stratified_sample
+from keras_wake.datasets.numpy_pipeline import EpochCounter
+from keras_wake.datasets.source import ImageArrays
+from keras_wake.datasets.source import unit_range
 from keras_wake.utils import validate
+from keras_wake.utils.types import Array
+from keras_wake.utils.types import Dataset
 
 SPLIT_NAMES = ("train", "validation", "test")
 
@@ -49,9 +51,9 @@ class Splits:
         skipped: Files that could not be read as images.
     """
 
-    train: Any
-    validation: Any
-    test: Any
+    train: Dataset
+    validation: Dataset | None
+    test: Dataset
     class_names: tuple[str, ...]
     input_shape: tuple[int, int, int]
     train_size: int
@@ -72,7 +74,7 @@ class Splits:
 
     def arrays(
         self, split: str, *, limit: int | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> tuple[Array, Array]:
         """A split as NumPy arrays, in fixed order, not augmented or mixed.
 
         Args:
@@ -113,7 +115,7 @@ class Splits:
                 )
             rng = np.random.default_rng(0)
             data = data.take(stratified_sample(data.labels, limit, rng))
-        return data.floats(), data.labels.copy()
+        return unit_range(data.images, data.white), data.labels.copy()
 
     def set_epoch(self, epoch: int) -> None:
         """Makes the passes over `train` those of `epoch`, until called again.
@@ -131,3 +133,109 @@ class Splits:
         epoch = validate.integer(0, epoch=epoch)
         if self._epoch is not None:
             self._epoch.pin(epoch)
+
+
+def stratified_sample(
+    labels: Array,
+    count: int,
+    rng: np.random.Generator,
+    keep: int = 0,
+) -> Array:
+    """Positions of `count` images with the class proportions of `labels`.
+
+    Each class gets its proportional share, rounded down; what is left goes
+    to the largest remainders, so the sample has exactly `count` images.
+
+    Args:
+        labels: `(N,)` integer labels.
+        count: Size of the sample, at most `N` less what `keep` holds back.
+        rng: Source of randomness.
+        keep: Images of each class that the sample must leave behind.
+
+    Returns:
+        `(count,)` positions in `labels`, in ascending order.
+    """
+    classes, sizes = np.unique(labels, return_counts=True)
+    available = np.maximum(sizes - keep, 0)
+    quotas = count * sizes / len(labels)
+    shares = np.minimum(np.floor(quotas).astype(int), available)
+    while shares.sum() < count:
+        missing = np.where(shares < available, quotas - shares, -np.inf)
+        shares[np.argmax(missing)] += 1
+    chosen = [
+        rng.permutation(np.flatnonzero(labels == label))[:share]
+        for label, share in zip(classes, shares, strict=True)
+    ]
+    return np.sort(np.concatenate(chosen))
+
+
+def choose(
+    train_labels: Array,
+    test_labels: Array,
+    validation_split: float | int,
+    limit: int | None,
+    test_limit: int | None,
+    seed: int,
+) -> dict[str, Array]:
+    """Chooses the images of every split, in stratified samples.
+
+    Args:
+        train_labels: `(N,)` labels of the training images.
+        test_labels: `(M,)` labels of the test images.
+        validation_split: Part of the training images set aside, a fraction
+            below 1 or a number of images.
+        limit: Number of training images to keep, or None for all.
+        test_limit: Number of test images to keep, or None for all.
+        seed: Decides on the samples.
+
+    Returns:
+        Positions for "train" and, unless `validation_split` is 0, for
+        "validation", both in the training images, and for "test" in the test
+        images; in ascending order.
+
+    Raises:
+        ValueError: There are fewer images than wanted.
+    """
+    chosen = {"train": np.arange(len(train_labels))}
+    if validation_split:
+        count = _validation_count(validation_split, train_labels)
+        rng = np.random.default_rng([seed, 1])
+        validation = stratified_sample(train_labels, count, rng, keep=1)
+        chosen["validation"] = validation
+        chosen["train"] = np.setdiff1d(chosen["train"], validation)
+    chosen["test"] = np.arange(len(test_labels))
+    for name, wanted, argument, stream in (
+        ("train", limit, "limit", 2),
+        ("test", test_limit, "test_limit", 3),
+    ):
+        if wanted is None:
+            continue
+        available = chosen[name]
+        if wanted > len(available):
+            raise ValueError(
+                f"`{argument}` must be at most the number of {name} images, "
+                f"{len(available)}"
+                f"{' after validation is set aside' * (name == 'train')}. "
+                f"Received: {argument}={wanted}."
+            )
+        pool = train_labels if name == "train" else test_labels
+        rng = np.random.default_rng([seed, stream])
+        sample = stratified_sample(pool[available], wanted, rng)
+        chosen[name] = available[sample]
+    return chosen
+
+
+def _validation_count(validation_split: float | int, labels: Array) -> int:
+    count = validation_split
+    if not isinstance(validation_split, numbers.Integral):
+        count = round(validation_split * len(labels))
+    # Every class must keep an image to be learned from.
+    largest = len(labels) - len(np.unique(labels))
+    if not 1 <= count <= largest:
+        raise ValueError(
+            f"`validation_split` must set aside between 1 and {largest} of "
+            f"the {len(labels)} training images, so that each class keeps "
+            f"one. Received: validation_split={validation_split!r}, which is "
+            f"{count} images."
+        )
+    return int(count)

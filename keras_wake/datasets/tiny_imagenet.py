@@ -13,7 +13,7 @@ from keras_wake.datasets.folder import check_exists
 from keras_wake.datasets.folder import class_folders
 from keras_wake.datasets.folder import files_of
 from keras_wake.datasets.folder import source_of_files
-from keras_wake.datasets.sources import Source
+from keras_wake.datasets.source import Source
 
 LAYOUT = (
     "of tiny-imagenet-200.zip: train/<wnid>/images/<image>, "
@@ -22,20 +22,27 @@ LAYOUT = (
 
 
 def open_tiny_imagenet(
-    data_dir: str | os.PathLike, image_size: tuple[int, int] | None
+    data_dir: str | os.PathLike | None, image_size: tuple[int, int] | None
 ) -> Source:
-    """Lists the images; only the chosen ones are read later.
+    """Lists the images; the chosen ones are read later.
 
     The images of `val` are the test images. Those of `test` have no labels
     and are left alone, as are the bounding boxes.
 
     Args:
-        data_dir: The folder that the archive holds.
+        data_dir: The folder tiny-imagenet-200 of the archive.
         image_size: `(height, width)` to resize to, or None.
 
     Returns:
-        The source. Its images have three channels: some files are grey.
+        The source. All its images have three channels, though some files
+        are grey.
     """
+    if data_dir is None:
+        raise ValueError(
+            "`data_dir` is needed to load Tiny-ImageNet: unpack "
+            "http://cs231n.stanford.edu/tiny-imagenet-200.zip and pass the "
+            "folder tiny-imagenet-200. Received: data_dir=None."
+        )
     root = check_exists(data_dir)
     check_pillow()
     train, val = root / "train", root / "val"

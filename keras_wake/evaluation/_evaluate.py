@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from keras_wake._version import __version__
-from keras_wake.data import input_checks
+from keras_wake.data.classifier import check_classifier
 from keras_wake.evaluation import checks as reliability
 from keras_wake.evaluation._passes import differ
 from keras_wake.evaluation._passes import Passes
@@ -86,9 +86,7 @@ def evaluate(
         attacks: The attacks, in order, with the same bounds.
         options: The other settings.
     """
-    num_classes = input_checks.check_classifier(
-        classifier, allow_probabilities=True
-    )
+    num_classes = check_classifier(classifier, allow_probabilities=True)
     names = validate.names_of_classes(options.class_names, num_classes)
     bounds = attacks[-1].attack.bounds
     samples = collect(classifier, data, num_classes, bounds, options.batch_size)

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from keras_wake.data import batching
-from keras_wake.data import input_checks
+from keras_wake.data.batches import iterate_checked
+from keras_wake.data.classifier import image_shape
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -66,8 +66,8 @@ def collect(
         TypeError, ValueError: For data that cannot be right.
     """
     images, classes = [], []
-    shape = input_checks.image_shape(classifier)
-    for x, labels in batching.checked_batches(
+    shape = image_shape(classifier)
+    for x, labels in iterate_checked(
         data, num_classes, bounds, batch_size, shape
     ):
         images.append(ops.convert_to_numpy(x))

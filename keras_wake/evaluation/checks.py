@@ -13,7 +13,7 @@ import numpy as np
 from keras_wake.attacks import Attack
 from keras_wake.attacks import PGD
 from keras_wake.attacks import StagedAttack
-from keras_wake.data import input_checks
+from keras_wake.data.classifier import are_probabilities
 from keras_wake.evaluation._passes import differ
 from keras_wake.evaluation._passes import Passes
 from keras_wake.evaluation._progress import Progress
@@ -121,7 +121,7 @@ def check_outputs(
                 "can follow. Mask classes with a number such as −1e4.",
             )
         )
-    if input_checks.are_probabilities(outputs):
+    if are_probabilities(outputs):
         findings.append(
             (
                 "softmax",

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_wake.data import input_checks
+from keras_wake.data.arrays import one_hot_labels
 from keras_wake.utils import validate
 
 
@@ -56,7 +56,7 @@ def targets_and_logits(targets: Any, logits: Any) -> tuple[Any, Any]:
 
 def _labelled(name: str, labels: Any, logits: Any) -> tuple[Any, Any]:
     labels = ops.convert_to_tensor(labels)
-    one_hot = input_checks.one_hot_labels(labels, logits.shape[-1])
+    one_hot = one_hot_labels(labels, logits.shape[-1])
     check_same_shape(**{name: one_hot, "logits": logits})
     if tuple(labels.shape)[1:] in ((), (1,)):
         known = ops.any(one_hot > 0, axis=-1, keepdims=True)

@@ -8,9 +8,14 @@ from keras import ops
 
 from keras_wake import backend
 from keras_wake.backend import keras_compat
-from keras_wake.data import batching
-from keras_wake.data import fault_counts
-from keras_wake.data import input_checks
+from keras_wake.data.arrays import as_float_images
+from keras_wake.data.arrays import check_images
+from keras_wake.data.batches import check_ends
+from keras_wake.data.batches import iterate_batches
+from keras_wake.data.classifier import image_shape
+from keras_wake.data.classifier import refuse_wake_model
+from keras_wake.data.faults import count_faults
+from keras_wake.data.faults import raise_for_values
 
 
 def reestimate_batch_norm(
@@ -50,14 +55,14 @@ def reestimate_batch_norm(
             "`network` must be a `keras.Model`. Received: "
             f"network={network!r} (of type {type(network).__name__})."
         )
-    input_checks.refuse_wake_model(network)
+    refuse_wake_model(network)
     if backend.buffers(network):
         raise ValueError(
             f"The network {network.name!r} holds a PyTorch module with its "
             "own statistics, which cannot be estimated anew. Take Keras's "
             "`BatchNormalization`."
         )
-    batching.check_ends(data)
+    check_ends(data)
     layers = batch_norm_layers(network)
     if not layers:
         return
@@ -85,15 +90,15 @@ def _means(
     """The mean over all images of what the variables hold after a batch."""
     sums = [np.zeros(variable.shape, "float64") for variable in statistics]
     images = 0
-    shape = input_checks.image_shape(network)
+    shape = image_shape(network)
     for number, (x, _) in enumerate(
-        batching.batches(data, shape=shape), start=1
+        iterate_batches(data, shape=shape), start=1
     ):
-        input_checks.check_images(x, shape)
-        x = input_checks.as_float_images(ops.convert_to_tensor(x))
+        check_images(x, shape)
+        x = as_float_images(ops.convert_to_tensor(x))
         # No labels are looked at: each image names its only class.
-        faults = fault_counts.count_faults(x, ops.ones((len(x), 1)), bounds)
-        fault_counts.raise_for_faults(
+        faults = count_faults(x, ops.ones((len(x), 1)), bounds)
+        raise_for_values(
             ops.convert_to_numpy(faults), bounds, 1, f"of batch {number}"
         )
         network(x, training=True)

@@ -1,50 +1,62 @@
-"""What can be said of the data of `fit` before a batch is taken.
+"""What `fit` and `evaluate` check before Keras runs.
 
 Wrong arrays, an empty data set and one that never ends are refused before the
-first step; the form of the labels decides whether a step has to be compiled
-again.
+first step. The checks of one array, one batch and one data set are in
+`keras_wake.data`; here is which of them an argument needs.
 """
 
 import contextlib
 import itertools
 import types
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_wake.backend import numerics
-from keras_wake.data import batching
-from keras_wake.data import input_checks
-from keras_wake.data.image_shape import ImageShape
-from keras_wake.data.image_shape import rank_is_unknown
-from keras_wake.utils import array_checks
+from keras_wake.data import arrays
+from keras_wake.data.arrays import ImageShape
+from keras_wake.data.batches import check_ends
+from keras_wake.data.batches import check_structure
 from keras_wake.utils import validate
+from keras_wake.utils.labels import int32_labels
+from keras_wake.utils.labels import with_int32_labels
+from keras_wake.utils.types import Dataset
+from keras_wake.utils.types import Json
+
+PARTS = ("x", "y", "sample_weight")
+ENDLESS = {
+    "x": "Set the number of batches to take: `steps_per_epoch` of `fit`, "
+    "`steps` of `evaluate` and `predict`.",
+    "validation_data": "Set `validation_steps`, the number of batches to take.",
+}
 
 
-def label_spec(x: Any, y: Any) -> Any:
-    """Shape and dtype of one label, where they are known without a batch.
+def label_spec(x: Dataset, y: Any) -> tuple[str, str] | None:
+    """Shape and dtype of one label, if known without taking a batch.
 
-    A compiled step that is given labels of another form drops what it knew
-    of their shape instead of being compiled again.
+    When they change, the step is compiled again: TensorFlow would go on
+    without a known shape.
     """
     if y is None:
         spec = getattr(x, "element_spec", None)
         y = spec[1] if isinstance(spec, tuple) and len(spec) > 1 else None
     if not hasattr(y, "shape") or not hasattr(y, "dtype"):
         return None
-    return str(y.shape[1:]), input_checks.number_type(y)
+    return str(y.shape[1:]), arrays.number_type(y)
 
 
-def data_settings(given: dict[str, Any]) -> dict[str, Any]:
-    """The settings of `fit` that say how the data are used, for the backup.
-
-    The batch size and number of batches where they are known without taking
-    a batch, the number of images in arrays, `steps_per_epoch`, `class_weight`
-    and whether there are sample weights.
+def data_settings(given: dict[str, Any]) -> dict[str, Json]:
+    """How `fit` uses its data, for the backup to compare on resume.
 
     Args:
         given: Arguments of `fit`, by name.
+
+    Returns:
+        `steps_per_epoch`, `class_weight` and whether there are sample
+        weights; the number of images in arrays; and the batch size and number
+        of batches, if known without taking a batch.
     """
     x: Any = given.get("x")
     found = {
@@ -54,18 +66,17 @@ def data_settings(given: dict[str, Any]) -> dict[str, Any]:
     found["sample_weight"] = given.get("sample_weight") is not None or (
         isinstance(parts, tuple) and len(parts) > 2
     )
-    if _inputs_are_arrays(x):
+    if hasattr(x, "shape") and hasattr(x, "dtype"):
         found["images"] = int(x.shape[0])
         found["batch_size"] = given.get("batch_size") or 32
     else:
+        # `tf.data` has it under the second name.
         for name in ("batch_size", "_batch_size"):
-            size = getattr(x, name, None)
-            if isinstance(size, int):
-                found["batch_size"] = size
-                break
+            if isinstance(getattr(x, name, None), int):
+                found.setdefault("batch_size", getattr(x, name))
         count = x.cardinality() if hasattr(x, "cardinality") else None
         if count is None and hasattr(x, "__len__"):
-            # A `DataLoader` over an `IterableDataset` has none to give.
+            # `len` of a `DataLoader` over an `IterableDataset` raises.
             with contextlib.suppress(TypeError):
                 count = len(x)
         if count is not None and int(count) > 0:
@@ -73,12 +84,8 @@ def data_settings(given: dict[str, Any]) -> dict[str, Any]:
     return {name: _number(value) for name, value in found.items()}
 
 
-def _inputs_are_arrays(x: Any) -> bool:
-    return hasattr(x, "shape") and hasattr(x, "dtype")
-
-
-def _number(value: Any) -> Any:
-    """A number as it is, anything else as a text: for JSON."""
+def _number(value: Any) -> Json:
+    """A number as it is, anything else as text."""
     value = value.item() if isinstance(value, np.generic) else value
     plain = value is None or isinstance(value, (bool, int, float))
     return value if plain else str(value)
@@ -88,9 +95,9 @@ def check(given: dict[str, Any], shape: ImageShape, num_classes: int) -> None:
     """Checks the data among the arguments of `fit`, `evaluate` or a batch.
 
     Args:
-        given: The arguments by name. Columns of data frames become arrays in
-            it, and the first batch of a generator is looked at.
-        shape: What the classifier takes.
+        given: The arguments by name. Columns of data frames are replaced by
+            arrays, and a generator by one that begins with its first batch.
+        shape: The shape that the classifier takes.
         num_classes: K.
 
     Raises:
@@ -98,8 +105,7 @@ def check(given: dict[str, Any], shape: ImageShape, num_classes: int) -> None:
     """
     numerics.check_floatx()
     steps = given.get("steps_per_epoch") or given.get("steps")
-    names = ("x", "y", "sample_weight")
-    parts = {name: given.get(name) for name in names}
+    parts = {name: given.get(name) for name in PARTS}
     given.update(_checked(parts, steps, shape, num_classes))
     _check_class_weight(given.get("class_weight"), num_classes)
     validation = given.get("validation_data")
@@ -110,7 +116,7 @@ def check(given: dict[str, Any], shape: ImageShape, num_classes: int) -> None:
                 "data set. Received: a "
                 f"{type(validation).__name__} of {len(validation)}."
             )
-        parts = dict(zip(names, validation, strict=False))
+        parts = dict(zip(PARTS, validation, strict=False))
         found = _checked(parts, None, shape, num_classes, "validation_data")
         values = tuple(found.values())
         given["validation_data"] = values if len(values) > 1 else values[0]
@@ -124,11 +130,11 @@ def check(given: dict[str, Any], shape: ImageShape, num_classes: int) -> None:
 
 def check_images(x: Any, shape: ImageShape, steps: int | None = None) -> None:
     """Checks the images, or the data set, of `predict`."""
-    x = array_checks.as_array(x)
+    x = arrays.as_array(x)
     if _is_data_set(x):
         _check_size(x, "x", steps)
     else:
-        array_checks.check_numbers("Images", x)
+        arrays.check_numbers("Images", x)
         shape.check(x)
         _check_not_empty(x)
 
@@ -140,18 +146,18 @@ def _checked(
     num_classes: int,
     name: str = "x",
 ) -> dict[str, Any]:
-    """The arguments that were given, checked, pandas objects as arrays."""
+    """Checks images, labels and weights, or a data set, and returns them."""
     parts = {
-        key: array_checks.as_array(value)
+        key: arrays.as_array(value)
         for key, value in parts.items()
         if value is not None
     }
     x, y = parts.get("x"), parts.get("y")
     weights = parts.get("sample_weight")
     if not _is_data_set(x):
-        _check_parts(x, y, weights, shape, num_classes)
+        _check_arrays(x, y, weights, shape, num_classes)
         _check_not_empty(x)
-        return parts | {"y": array_checks.int32_labels(y)}
+        return parts | {"y": int32_labels(y)}
     if y is not None or weights is not None:
         raise ValueError(
             f"A {type(x).__name__} yields (images, labels) or (images, "
@@ -162,14 +168,14 @@ def _checked(
     if spec is not None and _has_known_shapes(spec):
         _check_batch(spec, x, shape, num_classes)
     if isinstance(x, types.GeneratorType):
-        parts["x"] = _first_checked(x, shape, num_classes)
+        parts["x"] = _with_first_checked(x, shape, num_classes)
     return parts
 
 
 def _is_data_set(x: Any) -> bool:
     """Whether `x` yields batches, rather than being an array.
 
-    Refuses iterators that Keras does not accept.
+    Refuses an iterator that is no generator, as Keras does.
     """
     if hasattr(x, "element_spec") or isinstance(x, keras.utils.PyDataset):
         return True
@@ -183,7 +189,7 @@ def _is_data_set(x: Any) -> bool:
         return False
     if hasattr(x, "shape") or hasattr(x, "__array__"):
         return False
-    # The last is a data adapter of Keras.
+    # Keras's data adapters have the last of these methods.
     iterates = ("__iter__", "__getitem__", "get_numpy_iterator")
     return any(hasattr(x, name) for name in iterates)
 
@@ -191,61 +197,55 @@ def _is_data_set(x: Any) -> bool:
 def _has_known_shapes(spec: Any) -> bool:
     """Whether `spec` has shapes of batches; a `PerReplica` spec has none."""
     return not any(
-        not hasattr(part, "shape") or rank_is_unknown(part)
+        not hasattr(part, "shape") or arrays.rank_is_unknown(part)
         for part in keras.tree.flatten(spec)
     )
 
 
-def _check_parts(
+def _check_arrays(
     x: Any, y: Any, weights: Any, shape: ImageShape, num_classes: int
 ) -> None:
-    input_checks.check_images(x, shape)
-    input_checks.check_labels(y, num_classes)
+    arrays.check_images(x, shape)
+    arrays.check_labels(y, num_classes)
     if weights is not None:
-        input_checks.check_weights(weights)
-    array_checks.check_lengths(images=x, labels=y, sample_weights=weights)
+        arrays.check_weights(weights)
+    arrays.check_lengths(images=x, labels=y, sample_weights=weights)
 
 
 def _check_batch(
-    batch: Any, data: Any, shape: ImageShape, num_classes: int
+    batch: Any, data: Dataset, shape: ImageShape, num_classes: int
 ) -> None:
-    """Checks a batch of a data set, or what is known of its batches."""
-    batching.check_batch(data, batch)
+    """Checks a batch of `data`, or its `element_spec`."""
+    check_structure(data, batch)
     if len(batch) > 3:
         raise ValueError(
             "The data must yield (images, labels) or (images, labels, "
             f"weights). Received: batches of {len(batch)} parts."
         )
     x, y, weights = (*batch, None)[:3]
-    _check_parts(x, y, weights, shape, num_classes)
+    _check_arrays(x, y, weights, shape, num_classes)
 
 
-def _first_checked(generator: Any, shape: ImageShape, num_classes: int) -> Any:
-    """The generator again, its first batch checked."""
+def _with_first_checked(
+    generator: Iterator, shape: ImageShape, num_classes: int
+) -> Iterator:
+    """A generator of the same batches, after a check of the first."""
     first = list(itertools.islice(generator, 1))
     if not first:
         _refuse_empty(generator)
     _check_batch(first[0], generator, shape, num_classes)
-
-    def again() -> Any:
-        for batch in itertools.chain(first, generator):
-            yield array_checks.with_int32_labels(batch)
-
-    return again()
+    # Keras takes a generator, and not a `map`.
+    return (
+        with_int32_labels(batch) for batch in itertools.chain(first, generator)
+    )
 
 
-def _check_size(x: Any, name: str, steps: int | None) -> None:
-    """Refuses data that are known to be empty or infinite."""
+def _check_size(x: Dataset, name: str, steps: int | None) -> None:
+    """Refuses a data set that is known to be empty or infinite."""
     if hasattr(x, "cardinality") and int(x.cardinality()) == 0:
         _refuse_empty(x)
     if not steps:
-        what = {
-            "x": "Set the number of batches to take: `steps_per_epoch` of "
-            "`fit`, `steps` of `evaluate` and `predict`.",
-            "validation_data": "Set `validation_steps`, the number of batches "
-            "to take.",
-        }
-        batching.check_ends(x, what[name])
+        check_ends(x, ENDLESS[name])
 
 
 def _check_not_empty(x: Any) -> None:
@@ -286,7 +286,7 @@ def _check_read_once(name: str, data: Any, times: int, steps: str) -> None:
 
 
 def _check_class_weight(class_weight: Any, num_classes: int) -> None:
-    """Refuses weights of what is no class, which Keras would ignore."""
+    """Refuses weights of classes that do not exist; Keras ignores them."""
     if class_weight is None:
         return
     if not isinstance(class_weight, dict):

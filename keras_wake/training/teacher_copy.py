@@ -21,7 +21,7 @@ from keras import ops
 
 from keras_wake import backend
 from keras_wake.backend import keras_compat
-from keras_wake.data import input_checks
+from keras_wake.data.classifier import probe_images
 
 # Largest difference of the logits of two equal networks, relative to the
 # largest logit: in float32, and in lower precision.
@@ -51,7 +51,7 @@ def copy_of(classifier: Any, bounds: tuple[float, float]) -> Any:
             "Keras cannot copy such a network for the teacher. Quantise "
             "`robust_classifier` after training, or use int8 or int4."
         )
-    images = input_checks.probe_images(classifier, bounds)
+    images = probe_images(classifier, bounds)
     values = _values_for_zero_variables(classifier)
     expected, again = _logits(classifier, images, values, times=2)
     tolerance = _tolerance(classifier)
@@ -104,7 +104,7 @@ def check_same_function(
         for each in keras_compat.flatten_layers(source)
     ):
         return  # A module always computes with its own weights.
-    images = input_checks.probe_images(source, bounds)
+    images = probe_images(source, bounds)
     values: dict[int, Any] = {
         place: variable.value for place, variable in enumerate(source.variables)
     }

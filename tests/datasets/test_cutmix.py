@@ -9,12 +9,12 @@ from scipy import stats
 import keras_wake as kw
 from keras_wake import backend
 from keras_wake import datasets
-from keras_wake.datasets import batches as numpy_batches
-from keras_wake.datasets import pipeline
 from keras_wake.datasets.cutmix import cutmix_draws
 from keras_wake.datasets.cutmix import symmetric_beta
-from keras_wake.datasets.epochs import EpochCounter
-from keras_wake.datasets.images import ImageArrays
+from keras_wake.datasets.numpy_pipeline import EpochCounter
+from keras_wake.datasets.numpy_pipeline import TrainingBatches
+from keras_wake.datasets.source import ImageArrays
+from keras_wake.datasets.tensorflow_pipeline import training_dataset
 
 pytest.importorskip("sklearn", reason="the digits come from scikit-learn")
 
@@ -66,9 +66,11 @@ def assert_same_batches(first, second):
 @pytest.fixture(
     params=[
         pytest.param(
-            pipeline.training_dataset, marks=on_tensorflow, id="tf.data"
+            training_dataset,
+            marks=on_tensorflow,
+            id="tf.data",
         ),
-        pytest.param(numpy_batches.TrainingBatches, id="numpy"),
+        pytest.param(TrainingBatches, id="numpy"),
     ]
 )
 def make(request):
@@ -151,7 +153,10 @@ def test_numpy_batches_are_those_of_tf_data(augment, alpha):
     data = random_data(white=16)
     of_tf, of_numpy = (
         kind(data, 16, SIZE, augment, 5, EpochCounter(2), alpha)
-        for kind in (pipeline.training_dataset, numpy_batches.TrainingBatches)
+        for kind in (
+            training_dataset,
+            TrainingBatches,
+        )
     )
     for _ in range(3):
         assert_same_batches(listed(of_tf), listed(of_numpy))
@@ -184,7 +189,7 @@ def test_processes_make_their_shares_of_the_same_batches(
     def batches():
         data = random_data()
         return list(
-            numpy_batches.TrainingBatches(
+            TrainingBatches(
                 data, 16, SIZE, "crop_flip", 0, EpochCounter(0), 1.0
             )
         )

@@ -8,8 +8,8 @@ import pytest
 
 import keras_wake as kw
 from keras_wake import backend
-from keras_wake.data.array_batches import ArrayBatches
-from keras_wake.data.array_batches import shared
+from keras_wake.data.sharding import shard_arrays
+from keras_wake.data.sharding import ShardedArrays
 
 
 class Processes:
@@ -42,7 +42,7 @@ def passes(shard, processes, devices, *args):
     parts = []
     for process in range(processes):
         shard(process, processes, devices)
-        data = ArrayBatches(*args)
+        data = ShardedArrays(*args)
         parts.append([data[index] for index in range(len(data))])
     return [
         tuple(map(np.concatenate, zip(*batches, strict=True)))
@@ -84,7 +84,7 @@ def test_every_pass_has_an_order_of_its_own_that_all_processes_share(shard):
     def epochs(process):
         shard(process, 2, 1)
         seeds = iter((1, 2))
-        data = ArrayBatches(arrays(16), 4, True, lambda: next(seeds))
+        data = ShardedArrays(arrays(16), 4, True, lambda: next(seeds))
         return [
             np.concatenate([data[index][1] for index in range(len(data))])
             for _ in range(2)
@@ -116,7 +116,7 @@ def test_replaces_the_arrays_of_fit(shard):
         "validation_split": 0.2,
         "epochs": 3,
     }
-    shared(Model(), given, training=True)
+    shard_arrays(Model(), given, training=True)
     assert set(given) == {"x", "shuffle", "epochs", "validation_data"}
     np.testing.assert_array_equal(given["x"][0][1], [2, 3])
     np.testing.assert_array_equal(given["validation_data"][0][1], [9])
@@ -131,7 +131,7 @@ def test_leaves_data_sets_and_one_device_alone(shard):
     x, y = arrays(4)
     given = {"x": x, "y": y, "batch_size": 3}
     shard(0, 1, 1)
-    shared(Processes(), given, training=True)
+    shard_arrays(Processes(), given, training=True)
     assert given["x"] is x and given["y"] is y
 
     class Own(keras.utils.PyDataset):
@@ -144,7 +144,7 @@ def test_leaves_data_sets_and_one_device_alone(shard):
     own = Own()
     shard(0, 2, 1)
     given = {"x": own}
-    shared(Processes(), given, training=True)
+    shard_arrays(Processes(), given, training=True)
     assert given == {"x": own}
 
 
@@ -153,20 +153,20 @@ def test_parts_instead_of_the_whole_are_refused(shard):
     x, y = arrays(6)
     other = Processes(np.array([5, 123], np.int32))
     with pytest.raises(ValueError, match=r"same arrays.*lengths \[6, 5\]"):
-        shared(other, {"x": x, "y": y}, training=True)
+        shard_arrays(other, {"x": x, "y": y}, training=True)
 
 
 def test_unequal_lengths_and_uneven_batches_are_refused(shard):
     shard(0, 1, 2)
     x, y = arrays(6)
     with pytest.raises(ValueError, match="same length"):
-        shared(Processes(), {"x": x, "y": y[:5]}, training=False)
+        shard_arrays(Processes(), {"x": x, "y": y[:5]}, training=False)
     given = {"x": x, "y": y, "batch_size": 3}
-    shared(Processes(), given, training=True)
+    shard_arrays(Processes(), given, training=True)
     with pytest.raises(ValueError, match=r"multiple of 2.*batch_size=3"):
         len(given["x"])
     with pytest.raises(ValueError, match="fewer than the 2 devices"):
-        len(ArrayBatches(arrays(1), 4, True))
+        len(ShardedArrays(arrays(1), 4, True))
 
 
 def test_fit_and_evaluate_on_arrays_that_cannot_be_divided(shard):

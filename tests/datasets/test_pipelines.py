@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 
 from keras_wake import datasets
-from keras_wake.datasets import batches as numpy_batches
-from keras_wake.datasets import pipeline
-from keras_wake.datasets.epochs import epoch_draws
-from keras_wake.datasets.epochs import EpochCounter
-from keras_wake.datasets.images import ImageArrays
+from keras_wake.datasets.augmentation import augmentation_draws
+from keras_wake.datasets.augmentation import order_draws
+from keras_wake.datasets.numpy_pipeline import EpochCounter
+from keras_wake.datasets.numpy_pipeline import EvaluationBatches
+from keras_wake.datasets.numpy_pipeline import TrainingBatches
+from keras_wake.datasets.source import ImageArrays
+from keras_wake.datasets.tensorflow_pipeline import evaluation_dataset
+from keras_wake.datasets.tensorflow_pipeline import training_dataset
 
 on_tensorflow = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="needs tf.data"
@@ -31,6 +34,10 @@ def random_data(size, side=8, channels=2, seed=0):
     return ImageArrays(images, np.arange(size, dtype=np.int32))
 
 
+def floats(data):
+    return (data.images / np.float32(data.white)).astype(np.float32)
+
+
 def listed(dataset):
     return [tuple(np.asarray(part) for part in batch) for batch in dataset]
 
@@ -38,9 +45,11 @@ def listed(dataset):
 @pytest.fixture(
     params=[
         pytest.param(
-            pipeline.training_dataset, marks=on_tensorflow, id="tf.data"
+            training_dataset,
+            marks=on_tensorflow,
+            id="tf.data",
         ),
-        pytest.param(numpy_batches.TrainingBatches, id="numpy"),
+        pytest.param(TrainingBatches, id="numpy"),
     ]
 )
 def passes(request):
@@ -92,7 +101,7 @@ def test_without_augmentation_images_belong_to_their_labels(passes):
     data = random_data(50)
     (batches,) = passes(1, augment="none", data=data)
     for images, labels in batches:
-        np.testing.assert_array_equal(images, data.floats()[labels])
+        np.testing.assert_array_equal(images, floats(data)[labels])
 
 
 def test_resumed_run_sees_the_batches_of_the_uninterrupted_one(passes):
@@ -121,7 +130,7 @@ def test_augmentation_depends_on_image_and_epoch_alone(passes):
 
 def test_every_augmented_image_is_a_reflected_crop_or_its_mirror_image(passes):
     data = random_data(200, side=12)
-    originals = data.floats()
+    originals = floats(data)
     padded = np.pad(originals, ((0, 0), (4, 4), (4, 4), (0, 0)), "reflect")
     found = []
     (batches,) = passes(1, data=data)
@@ -152,7 +161,7 @@ def test_flip_alone_does_not_crop(passes):
     flips = 0
     for images, labels in batches:
         for image, label in zip(images, labels, strict=True):
-            original = data.floats()[label]
+            original = floats(data)[label]
             flipped = not np.array_equal(image, original)
             flips += flipped
             if flipped:
@@ -195,7 +204,10 @@ def test_numpy_batches_are_those_of_tf_data(augment, num_classes):
     data = ImageArrays(images, np.arange(50, dtype=np.int32), white=16)
     of_tf, of_numpy = (
         make(data, 16, num_classes, augment, 5, EpochCounter(2))
-        for make in (pipeline.training_dataset, numpy_batches.TrainingBatches)
+        for make in (
+            training_dataset,
+            TrainingBatches,
+        )
     )
     for _ in range(3):
         expected = listed(of_tf)
@@ -207,8 +219,8 @@ def test_numpy_batches_are_those_of_tf_data(augment, num_classes):
     of_tf, of_numpy = (
         make(data, 16, num_classes)
         for make in (
-            pipeline.evaluation_dataset,
-            numpy_batches.EvaluationBatches,
+            evaluation_dataset,
+            EvaluationBatches,
         )
     )
     assert_same_batches(listed(of_tf), listed(of_numpy))
@@ -216,14 +228,15 @@ def test_numpy_batches_are_those_of_tf_data(augment, num_classes):
 
 def test_draws_never_change():
     # Whoever resumes a run or repeats a published one depends on them.
-    order, choices = epoch_draws(6, (9, 18), seed=1, epoch=2)
+    order = order_draws(6, seed=1, epoch=2)
+    choices = augmentation_draws(6, (9, 18), seed=1, epoch=2)
     assert order.tolist() == [1, 3, 0, 4, 2, 5]
     expected = [[6, 9], [6, 14], [1, 5], [0, 14], [8, 13], [5, 12]]
     assert choices.tolist() == expected
     assert order.dtype == choices.dtype == np.int32
     for seed, epoch in ((2, 2), (1, 3), (2**63 - 1, 2)):
-        others = epoch_draws(6, (9, 18), seed, epoch)
-        assert others[1].tolist() != choices.tolist()
+        others = augmentation_draws(6, (9, 18), seed, epoch)
+        assert others.tolist() != choices.tolist()
 
 
 def test_fit_sees_the_epochs_in_their_order():

@@ -6,10 +6,10 @@ import pytest
 
 from keras_wake import backend
 from keras_wake import datasets
-from keras_wake.datasets.batches import EvaluationBatches
-from keras_wake.datasets.batches import TrainingBatches
-from keras_wake.datasets.epochs import EpochCounter
-from keras_wake.datasets.images import ImageArrays
+from keras_wake.datasets.numpy_pipeline import EpochCounter
+from keras_wake.datasets.numpy_pipeline import EvaluationBatches
+from keras_wake.datasets.numpy_pipeline import TrainingBatches
+from keras_wake.datasets.source import ImageArrays
 
 SIZE = 50
 

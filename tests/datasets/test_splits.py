@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from keras_wake.datasets.sampling import stratified_sample
+from keras_wake.datasets.splits import stratified_sample
 
 
 @settings(max_examples=100, deadline=None)

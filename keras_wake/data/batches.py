@@ -1,0 +1,228 @@
+"""The checks of a data set and of its batches, and the way through them.
+
+A data set is a pair of arrays (x, y), or anything that yields batches (images,
+labels) or (images, labels, sample_weight).
+"""
+
+import itertools
+import math
+import numbers
+import operator
+from collections.abc import Iterable
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_wake.data import arrays
+from keras_wake.data import faults
+from keras_wake.data.arrays import ImageShape
+from keras_wake.utils.labels import int32_labels
+from keras_wake.utils.types import Dataset
+from keras_wake.utils.types import Tensor
+
+
+def iterate_batches(
+    data: Dataset,
+    batch_size: int = 128,
+    shape: ImageShape | None = None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yields the batches (images, labels) of a data set.
+
+    Args:
+        data: The data set.
+        batch_size: Images per batch where `data` are arrays. Defaults to
+            `128`.
+        shape: The shape that the classifier takes, checked before arrays are
+            cut into batches. Defaults to `None`: any shape.
+
+    Raises:
+        ValueError: If there is nothing to yield.
+        TypeError: If `data` is no data set.
+    """
+    pair = _as_pair_of_arrays(data)
+    if pair is not None:
+        pairs = _cut(*pair, batch_size, shape)
+    elif isinstance(data, Iterable):
+        pairs = iter(data)
+    else:
+        raise TypeError(
+            "`data` must be a pair of arrays (x, y) or yield batches "
+            "(images, labels). "
+            f"Received: {type(data).__name__}."
+        )
+    empty = True
+    for batch in pairs:
+        check_structure(data, batch)
+        images, labels = _without_padding(*batch[:3])
+        if len(batch) > 2 and len(images) == 0:
+            continue  # All its images have weight 0.
+        empty = False
+        yield images, labels
+    if empty:
+        raise ValueError("The data set is empty: it yields no batch.")
+
+
+def _cut(
+    x: Any, y: Any, batch_size: int, shape: ImageShape | None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Checks a pair of arrays and cuts it into batches."""
+    arrays.check_images(x, shape)
+    if y is None:
+        raise ValueError("Labels are missing: the data must be (x, y).")
+    arrays.check_dense("Labels", y)
+    if len(y.shape) == 0:
+        raise ValueError(
+            "Labels must have shape (batch,) or (batch, K). Received: shape ()."
+        )
+    arrays.check_lengths(images=x, labels=y)
+    for start in range(0, len(x), batch_size):
+        part = slice(start, start + batch_size)
+        yield x[part], y[part]
+
+
+def check_structure(data: Dataset, batch: Any) -> None:
+    """Refuses a batch of `data` that is no pair of images and labels."""
+    is_list = isinstance(batch, (tuple, list))
+    # `[list_of_images, labels]` yields a long list, which is no batch.
+    longest = 3 if isinstance(data, (tuple, list)) else math.inf
+    if is_list and 2 <= len(batch) <= longest:
+        return
+    kind = type(batch).__name__
+    hint = ""
+    if isinstance(batch, dict):
+        hint = ' Take its entries: `(batch["image"], batch["label"])`.'
+    elif hasattr(batch, "shape"):
+        hint = " Labels are missing."
+    elif is_list:
+        kind += f" of length {len(batch)}"
+    raise TypeError(
+        "`data` must be a pair of arrays (x, y) or yield batches (images, "
+        f"labels). Received: a {type(data).__name__} that yields a {kind}."
+        f"{hint}"
+    )
+
+
+def check_ends(
+    data: Dataset,
+    advice: str = "Pass one that ends, such as `data.take(n)` with a number "
+    "of batches.",
+) -> None:
+    """Refuses a data set that is known to be infinite.
+
+    Of a generator, or a `DataLoader` over an iterable, this is not known.
+    """
+    if _never_ends(data):
+        raise ValueError(
+            f"The data set never ends, as after `repeat()`. {advice}"
+        )
+
+
+def _never_ends(data: Dataset) -> bool:
+    cardinality = getattr(data, "cardinality", None)
+    if callable(cardinality):
+        return int(cardinality()) == -1  # TensorFlow's sign for infinity.
+    if isinstance(data, keras.utils.PyDataset):
+        return data.num_batches is None
+    if isinstance(data, itertools.repeat):
+        # `repeat(batch, times)` has a length hint.
+        return operator.length_hint(data, -1) == -1
+    return isinstance(data, (itertools.cycle, itertools.count))
+
+
+def _without_padding(
+    x: Any, y: Any, weights: Any = None
+) -> tuple[Tensor, Tensor]:
+    """The images of a batch whose weight is not 0, and their labels."""
+    if weights is None:
+        return x, y
+    weights = ops.convert_to_numpy(weights)
+    if not np.isfinite(weights).all():
+        raise ValueError("The sample weights of a batch are NaN or infinite.")
+    present = np.flatnonzero(weights)
+    if len(present) == len(x):
+        return x, y
+    return ops.take(x, present, axis=0), ops.take(y, present, axis=0)
+
+
+def check_reusable(owner: str, data: Dataset) -> None:
+    """Refuses an iterator, which gives its batches only once."""
+    if isinstance(data, Iterator):
+        raise ValueError(
+            f"`{owner}` needs its data more than once, and this "
+            f"{type(data).__name__} gives them only once. Pass "
+            f"`{owner}(data=(x, y))` or a data set that can be read again."
+        )
+
+
+def _as_pair_of_arrays(data: Dataset) -> tuple[Any, Any] | None:
+    """(x, y) if `data` is such a pair, with lists of numbers as arrays."""
+    if not isinstance(data, (tuple, list)) or len(data) != 2:
+        return None
+    x, y = map(arrays.as_array, data)
+    # The labels tell a pair (x, y) from a list of two batches.
+    labels = _array_of_labels(y)
+    if labels is not None or hasattr(y, "shape"):
+        return images_of(x), y if labels is None else labels
+    return (x, y) if hasattr(x, "shape") else None
+
+
+def _array_of_labels(y: Any) -> np.ndarray | None:
+    """A list of class numbers, or of lists of numbers, as an array."""
+    first = y[0] if isinstance(y, (list, tuple)) and len(y) else None
+    row = first[0] if isinstance(first, (list, tuple)) and first else first
+    return np.array(y) if isinstance(row, numbers.Real) else None
+
+
+def images_of(x: Any) -> Any:
+    """Images, an array of them where they are in a list."""
+    if not isinstance(x, (list, tuple)):
+        return arrays.as_array(x)
+    try:
+        return np.stack([np.asarray(image) for image in x])
+    except ValueError as error:
+        raise ValueError(
+            "A list of images must hold at least one, all of one shape. "
+            f"Received: a list of {len(x)}. {error}"
+        ) from error
+
+
+def iterate_checked(
+    data: Dataset,
+    num_classes: int,
+    bounds: tuple[float, float],
+    batch_size: int = 128,
+    shape: ImageShape | None = None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yields batches as `checked_batch` returns them."""
+    check_ends(data)
+    pairs = iterate_batches(data, batch_size, shape)
+    for number, (x, y) in enumerate(pairs, start=1):
+        where = f"of batch {number}"
+        yield checked_batch(x, y, num_classes, bounds, where, shape)
+
+
+def checked_batch(
+    x: Any,
+    y: Any,
+    num_classes: int,
+    bounds: tuple[float, float],
+    where: str,
+    shape: ImageShape | None = None,
+) -> tuple[Tensor, Tensor]:
+    """One batch as float32 images and labels (batch, K), values checked."""
+    x, labels = images_of(x), _array_of_labels(y)
+    y = arrays.as_array(y) if labels is None else labels
+    arrays.check_images(x, shape)
+    arrays.check_labels(y, num_classes)
+    arrays.check_lengths(images=x, labels=y)
+    x = arrays.as_float_images(ops.convert_to_tensor(x))
+    y = ops.convert_to_tensor(int32_labels(y))
+    labels = arrays.one_hot_labels(y, num_classes)
+    if len(x) == 0:
+        raise ValueError(f"There are no images: the size {where} is 0.")
+    counts = ops.convert_to_numpy(faults.count_faults(x, labels, bounds))
+    faults.raise_for_values(counts, bounds, num_classes, where)
+    return x, labels

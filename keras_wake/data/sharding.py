@@ -1,0 +1,224 @@
+"""Batches of arrays that the processes and devices of JAX share.
+
+All processes have the same arrays, `batch_size` counts the images of all of
+them together, and each process makes its share of each batch. Keras itself
+would take the arrays of each process for another part of the data, and JAX
+refuses a batch that its devices cannot divide evenly.
+"""
+
+import math
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_wake import backend
+from keras_wake.utils.types import Array
+
+
+class ShardedBatches(keras.utils.PyDataset):
+    """Base of data sets in memory whose batches processes and devices share.
+
+    Args:
+        count: Number of images.
+        batch_size: Images per batch of all processes together; the last
+            batch may be smaller.
+        training: What to do with the last images that devices cannot divide
+            evenly. True leaves them out. False fills the last batch up with
+            its first image, at a weight of 0.
+    """
+
+    def __init__(self, count: int, batch_size: int, training: bool):
+        super().__init__()
+        self.batch_size = batch_size
+        self._count = count
+        self._training = training
+
+    # With several workers, Keras would keep batches of a pass that was given
+    # up for the next pass.
+
+    @property
+    def workers(self) -> int:
+        """Always 1, and cannot be changed."""
+        return 1
+
+    @property
+    def use_multiprocessing(self) -> bool:
+        """Always False, and cannot be changed."""
+        return False
+
+    def __len__(self) -> int:
+        return math.ceil(self._total() / self.batch_size)
+
+    def _total(self) -> int:
+        """Number of images in all batches of all processes."""
+        # Asked each time: it is known once `keras.distribution` is set up.
+        _, processes, devices = backend.data_shard()
+        multiple = processes * devices
+        if self.batch_size % multiple:
+            below = self.batch_size // multiple * multiple
+            nearest = f"{below} or " * (below > 0) + str(below + multiple)
+            raise ValueError(
+                f"`batch_size` must be a multiple of {multiple}, because "
+                f"{processes} process(es) with {devices} device(s) each share "
+                f"a batch evenly. Received: batch_size={self.batch_size}. "
+                f"Choose {nearest}."
+            )
+        if not self._training:
+            return math.ceil(self._count / multiple) * multiple
+        if self._count < multiple:
+            raise ValueError(
+                f"The {self._count} training image(s) are fewer than the "
+                f"{multiple} devices that share a batch. Use more images or "
+                "fewer devices."
+            )
+        return self._count // multiple * multiple
+
+    def _share(self, index: int) -> tuple[Array, Array | None]:
+        """This process's share of batch `index`.
+
+        Returns:
+            The numbers of its images, from 0 to `count` - 1; and their weights
+            if any batch is filled up, else None.
+        """
+        total = self._total()
+        start = index * self.batch_size
+        if not 0 <= start < total:
+            raise IndexError(
+                f"There are {len(self)} batches. Received: index {index}."
+            )
+        process, processes, _ = backend.data_shard()
+        size = (min(start + self.batch_size, total) - start) // processes
+        numbers = start + process * size + np.arange(size)
+        if total <= self._count:
+            return numbers, None
+        real = numbers < self._count
+        return np.where(real, numbers, start), real.astype(np.float32)
+
+
+class ShardedArrays(ShardedBatches):
+    """Batches `(x, y)` or `(x, y, sample_weight)` of arrays.
+
+    Args:
+        arrays: Images, labels and, if there are any, sample weights.
+        batch_size: As for `ShardedBatches`.
+        training: As for `ShardedBatches`.
+        new_seed: Called before each pass over shuffled images; returns the
+            same number in all processes. Defaults to None: not shuffled.
+    """
+
+    def __init__(
+        self,
+        arrays: tuple[Array, ...],
+        batch_size: int,
+        training: bool,
+        new_seed: Callable[[], int] | None = None,
+    ):
+        super().__init__(len(arrays[0]), batch_size, training)
+        self._arrays = arrays
+        self._new_seed = new_seed
+        self._order = np.arange(len(arrays[0]))
+
+    def __getitem__(self, index: int) -> tuple[Array, ...]:
+        if index == 0 and self._new_seed is not None:
+            rng = np.random.default_rng(self._new_seed())
+            self._order = rng.permutation(len(self._order))
+        numbers, real = self._share(index)
+        positions = self._order[numbers]
+        batch = tuple(array[positions] for array in self._arrays)
+        if real is None:
+            return batch
+        weights = batch[2] if len(batch) > 2 else 1
+        return *batch[:2], np.where(real, weights, 0).astype(np.float32)
+
+
+def shard_arrays(model: Any, given: dict[str, Any], training: bool) -> None:
+    """Replaces arrays among the arguments of `fit` or `evaluate`.
+
+    Does nothing where one device trains alone. A data set of the user's own
+    is left as it is: each process has its part of the batches.
+
+    Args:
+        model: The `WakeModel`.
+        given: The arguments by name, which are changed.
+        training: Whether they are the arguments of `fit`.
+
+    Raises:
+        ValueError: If processes were given different arrays, or if the batch
+            size cannot be divided.
+    """
+    _, processes, devices = backend.data_shard()
+    if processes * devices == 1:
+        return
+    size = given.get("batch_size") or 32
+    x, y = given.get("x"), given.get("y")
+    if _is_array(x) and _is_array(y):
+        arrays = _arrays(x, y, given.pop("sample_weight", None))
+        rest = None
+        split = given.pop("validation_split", None)
+        if split and given.get("validation_data") is None:
+            at = math.floor(len(arrays[0]) * (1 - split))
+            rest = tuple(array[at:] for array in arrays)
+            arrays = tuple(array[:at] for array in arrays)
+        _check_same(model, arrays)
+        shuffle = training and given.get("shuffle", True)
+        seeds = _seeds(model) if shuffle else None
+        given["x"] = ShardedArrays(arrays, size, training, seeds)
+        given.pop("y")
+        given.pop("batch_size", None)
+        if rest is not None:
+            given["validation_data"] = rest
+    validation = given.get("validation_data")
+    if isinstance(validation, (tuple, list)) and all(
+        map(_is_array, validation)
+    ):
+        arrays = _arrays(*validation)
+        _check_same(model, arrays)
+        own = given.pop("validation_batch_size", None)
+        given["validation_data"] = ShardedArrays(arrays, own or size, False)
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, np.ndarray) or keras.ops.is_tensor(value)
+
+
+def _arrays(x: Any, y: Any, weights: Any = None) -> tuple[Array, ...]:
+    given = (x, y) if weights is None else (x, y, weights)
+    arrays = tuple(
+        value if isinstance(value, np.ndarray) else backend.to_numpy(value)
+        for value in given
+    )
+    lengths = [len(array) for array in arrays]
+    if len(set(lengths)) > 1:
+        raise ValueError(
+            "Images, labels and weights must have the same length. Received: "
+            f"{lengths} of them."
+        )
+    return arrays
+
+
+def _check_same(model: Any, arrays: tuple[Array, ...]) -> None:
+    """Refuses different arrays: each process must have all of the data."""
+    labels = np.ascontiguousarray(arrays[1])
+    # Processes exchange int32.
+    mine = [len(labels), zlib.crc32(labels.tobytes()) & 0x7FFFFFFF]
+    found = model.of_all_processes(np.array(mine, np.int32))
+    if any((other != found[0]).any() for other in found):
+        counts = [int(other[0]) for other in found]
+        raise ValueError(
+            "Every process must be given the same arrays, of which it takes "
+            "its share of each batch. Received: arrays with other labels, of "
+            f"lengths {counts}. Pass the whole arrays to all of them, or "
+            "data that are divided already as a `keras.utils.PyDataset`."
+        )
+
+
+def _seeds(model: Any) -> Callable[[], int]:
+    def new_seed() -> int:
+        # NumPy's global state, which `BackupAndRestore` brings back.
+        drawn = np.random.randint(2**31 - 1)
+        return int(model.of_all_processes(np.int32(drawn))[0])
+
+    return new_seed

@@ -1,0 +1,107 @@
+"""What a data set is: its labels, its names, and how its images are read."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from keras_wake.utils.types import Array
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageArrays:
+    """Images in memory and their labels.
+
+    Attributes:
+        images: Unsigned 8-bit integers `(N, H, W, C)`.
+        labels: `(N,)` class numbers.
+        white: The pixel value that stands for 1.0. Defaults to `255`.
+    """
+
+    images: Array
+    labels: Array
+    white: int = 255
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width of an image."""
+        return self.images.shape[1], self.images.shape[2]
+
+    def take(self, positions: Array) -> "ImageArrays":
+        """The images at `positions`, in that order."""
+        return dataclasses.replace(
+            self, images=self.images[positions], labels=self.labels[positions]
+        )
+
+    def labels_at(self, positions: Array, num_classes: int | None) -> Array:
+        """Labels as int32, or one-hot as float32 if `num_classes` is given."""
+        labels = self.labels[positions]
+        if num_classes is None:
+            return labels.astype(np.int32)
+        return np.eye(num_classes, dtype=np.float32)[labels]
+
+
+def unit_range(pixels: Array, white: int) -> Array:
+    """Pixel values as float32 in [0, 1]."""
+    return np.divide(pixels, np.float32(white), dtype=np.float32)
+
+
+class Source(NamedTuple):
+    """A data set whose labels are known and whose images may not be read yet.
+
+    `Source.from_arrays` makes one of images in memory.
+
+    Attributes:
+        train_labels: `(N,)` labels of the training images.
+        test_labels: `(M,)` labels of the test images.
+        class_names: Names in the order of the labels.
+        default_augment: The augmentation if `load` is given none.
+        read: Reads the chosen images. It is given the positions of every
+            split, which for "test" count in the test images and else in the
+            training images. It returns the images of every split, as
+            `keras_wake.datasets.ImageArrays`, and the names of the files that
+            it could not read.
+    """
+
+    train_labels: Array
+    test_labels: Array
+    class_names: tuple[str, ...]
+    default_augment: str
+    read: Callable[
+        [dict[str, Array]], tuple[dict[str, ImageArrays], tuple[str, ...]]
+    ]
+
+    @classmethod
+    def from_arrays(
+        cls,
+        train: ImageArrays,
+        test: ImageArrays,
+        class_names: tuple[str, ...],
+        default_augment: str = "none",
+    ) -> "Source":
+        """A source whose images are in memory."""
+
+        def read(
+            chosen: dict[str, Array],
+        ) -> tuple[dict[str, ImageArrays], tuple[str, ...]]:
+            return {
+                name: (test if name == "test" else train).take(positions)
+                for name, positions in chosen.items()
+            }, ()
+
+        return cls(
+            train.labels, test.labels, class_names, default_augment, read
+        )
+
+
+def refuse_image_size(image_size: tuple[int, int] | None, name: str) -> None:
+    """Refuses to resize images that are not read from files."""
+    if image_size is not None:
+        raise ValueError(
+            "`image_size` is only for folders of images. "
+            f"Received: image_size={image_size!r} for {name!r}."
+        )

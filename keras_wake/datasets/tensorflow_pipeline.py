@@ -1,0 +1,116 @@
+"""The batches of `numpy_pipeline` as `tf.data.Dataset`s, for TensorFlow.
+
+`tf.data` makes batches ahead of the training step, and `tf.distribute` divides
+them among replicas and workers.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from keras_wake.data.sharding import ShardedBatches
+from keras_wake.datasets.numpy_pipeline import EpochCounter
+from keras_wake.datasets.numpy_pipeline import EvaluationBatches
+from keras_wake.datasets.numpy_pipeline import TrainingBatches
+from keras_wake.datasets.source import ImageArrays
+from keras_wake.utils.types import Tensor
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+# How many batches are made at a time, and how many are ready ahead.
+_AT_A_TIME = 2
+_AHEAD = 4
+
+
+def evaluation_dataset(
+    data: ImageArrays, batch_size: int, num_classes: int | None
+) -> "tf.data.Dataset":
+    """`EvaluationBatches` as a `tf.data.Dataset`."""
+    import tensorflow as tf
+
+    batches = EvaluationBatches(data, batch_size, num_classes)
+    make = _maker(batches.__getitem__, data, num_classes)
+    steps = tf.data.Dataset.range(len(batches))
+    dataset = steps.map(make, num_parallel_calls=_AT_A_TIME)
+    return _finished(dataset.prefetch(_AHEAD), batches)
+
+
+def training_dataset(
+    data: ImageArrays,
+    batch_size: int,
+    num_classes: int | None,
+    augment: str,
+    seed: int,
+    epochs: EpochCounter,
+    cutmix: float | None = None,
+) -> "tf.data.Dataset":
+    """`TrainingBatches` as a `tf.data.Dataset`."""
+    import tensorflow as tf
+
+    batches = TrainingBatches(
+        data, batch_size, num_classes, augment, seed, epochs, cutmix
+    )
+    make = _maker(batches.batch, data, num_classes)
+    steps = len(batches)
+
+    def one_epoch(_: Tensor) -> "tf.data.Dataset":
+        # Drawn here, once, rather than in several batches at a time.
+        epoch = tf.numpy_function(batches.begin_epoch, [], tf.int64)
+        return tf.data.Dataset.range(steps).map(
+            lambda step: (step, epoch, *make(step, epoch)),
+            num_parallel_calls=_AT_A_TIME,
+        )
+
+    def count(
+        step: Tensor, epoch: Tensor, x: Tensor, y: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        tf.cond(
+            tf.equal(step, steps - 1),
+            lambda: tf.group(tf.numpy_function(epochs.finish, [epoch], [])),
+            lambda: tf.no_op(),
+        )
+        return x, y
+
+    dataset = tf.data.Dataset.from_tensors(0).flat_map(one_epoch)
+    dataset = dataset.prefetch(_AHEAD)
+    # Counted after the prefetching, at the end of a pass: Keras opens more
+    # iterators than it has epochs and takes a first batch to build a model.
+    dataset = _finished(dataset.map(count), batches)
+    # `BackupAndRestore` looks for this name.
+    dataset.epoch_counter = epochs
+    return dataset
+
+
+def _maker(
+    function: Callable, data: ImageArrays, num_classes: int | None
+) -> Callable[..., tuple[Tensor, Tensor]]:
+    """A NumPy function that makes a batch, as one of TensorFlow."""
+    import tensorflow as tf
+
+    labels = tf.int32 if num_classes is None else tf.float32
+
+    def make(*args: Tensor) -> tuple[Tensor, Tensor]:
+        x, y = tf.numpy_function(function, args, [tf.float32, labels])
+        x.set_shape((None, *data.images.shape[1:]))
+        y.set_shape((None,) if num_classes is None else (None, num_classes))
+        return x, y
+
+    return make
+
+
+def _finished(
+    dataset: "tf.data.Dataset", batches: ShardedBatches
+) -> "tf.data.Dataset":
+    """The data set with a known length, ready for any strategy."""
+    import tensorflow as tf
+
+    options = tf.data.Options()
+    # The thread that tunes a pipeline sleeps ever longer, and the end of an
+    # epoch has to wait for it, often for as long as the epoch has taken.
+    options.autotune.enabled = False
+    # Several workers share the batches; there are no files to share.
+    options.experimental_distribute.auto_shard_policy = (
+        tf.data.experimental.AutoShardPolicy.DATA
+    )
+    dataset = dataset.with_options(options)
+    return dataset.apply(tf.data.experimental.assert_cardinality(len(batches)))

@@ -1,0 +1,278 @@
+"""The check of classifiers, and its messages."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from keras_wake.data.classifier import check_classifier
+from keras_wake.data.classifier import image_shape
+
+
+def _dense(units=3, activation=None, size=4):
+    return keras.Sequential(
+        [
+            keras.Input((size,), name="pixels"),
+            layers.Dense(units, activation=activation),
+        ],
+        name="mine",
+    )
+
+
+class Subclassed(keras.Model):
+    """Linear, and not built before its first call."""
+
+    def __init__(self):
+        super().__init__(name="mine")
+        self.head = layers.Dense(3)
+
+    def call(self, x, training=False):
+        return self.head(x)
+
+
+def _with_preprocessor(preprocessor=np.tanh):
+    """As a task of KerasHub, whose `predict` and `fit` preprocess."""
+    model = _dense(3)
+    model.preprocessor = preprocessor
+    return model
+
+
+class Preprocessing(keras.Model):
+    """A call preprocesses: there is nothing to refuse."""
+
+    def __init__(self):
+        super().__init__()
+        self.preprocessor = layers.Rescaling(2.0)
+        self.head = layers.Dense(3)
+
+    def call(self, x):
+        return self.head(self.preprocessor(x))
+
+
+def test_every_kind_of_model_is_accepted():
+    inputs = keras.Input((None, None, 3))
+    pooled = layers.GlobalMaxPooling2D()(layers.Conv2D(5, 3)(inputs))
+    subclassed, preprocessing = Subclassed(), Preprocessing()
+    for model in (subclassed, preprocessing):
+        model(np.zeros((1, 4), "float32"))
+    for model, classes in (
+        (_dense(3), 3),
+        (keras.Model(inputs, layers.Dense(7)(pooled)), 7),
+        (keras.Model([inputs], layers.Dense(7)(pooled)), 7),
+        (subclassed, 3),
+        (_with_preprocessor(None), 3),
+        (preprocessing, 3),
+        (keras.Sequential([_dense(4, "relu"), layers.Dense(3)]), 3),
+        (keras.Sequential([_dense(3), layers.Activation("linear")]), 3),
+        (_closed(keras.ops.log_softmax), 3),
+    ):
+        assert check_classifier(model) == classes
+
+
+def test_a_classifier_that_is_all_zeros_returns_logits():
+    model = _dense(3)
+    model.set_weights([np.zeros((4, 3)), np.zeros(3)])
+    assert check_classifier(model) == 3
+
+
+def test_checking_leaves_the_classifier_as_it_was():
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            layers.BatchNormalization(),
+            layers.Dropout(0.5),
+            layers.Dense(3),
+        ]
+    )
+    before = [np.copy(np.asarray(v)) for v in model.variables]
+    check_classifier(model)
+    for variable, value in zip(model.variables, before, strict=True):
+        np.testing.assert_array_equal(variable, value, err_msg=variable.path)
+
+
+def _two_inputs(kind):
+    first, second = keras.Input((4,), name="a"), keras.Input((4,), name="b")
+    outputs = layers.Dense(3)(layers.Add()([first, second]))
+    inputs = {"a": first, "b": second}
+    inputs = inputs if kind is dict else [first, second]
+    return keras.Model(inputs, outputs, name="mine")
+
+
+def _two_outputs():
+    inputs = keras.Input((4,))
+    outputs = [layers.Dense(3)(inputs), layers.Dense(3)(inputs)]
+    return keras.Model(inputs, outputs, name="mine")
+
+
+def _fixed_batch():
+    images = keras.Input((4, 4, 1))
+    flat = keras.ops.reshape(images, (8, 16))
+    return keras.Model(images, layers.Dense(3)(flat))
+
+
+def _closed(*operations):
+    inputs = outputs = keras.Input((4,))
+    for operation in (layers.Dense(3), *operations):
+        outputs = operation(outputs)
+    return keras.Model(inputs, outputs)
+
+
+def _cast(x):
+    return keras.ops.cast(x, "float32")
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (
+            lambda: "resnet",
+            TypeError,
+            r"`classifier` must be a `keras\.Model` that maps images to "
+            r"logits\. Received: 'resnet' \(of type str\)",
+        ),
+        (lambda: layers.Dense(3), TypeError, "of type Dense"),
+        (lambda: None, TypeError, "of type NoneType"),
+        (lambda: Subclassed, TypeError, "of type type"),
+        (
+            lambda: keras.Sequential([layers.Dense(3)], name="mine"),
+            ValueError,
+            "'mine' is not built yet. Call it on a batch of images, or `build`",
+        ),
+        (Subclassed, ValueError, "'mine' is not built yet"),
+        (
+            lambda: _two_inputs(list),
+            ValueError,
+            r"'mine' must take one batch of images.*\(None, 4\), \(None, 4\)",
+        ),
+        (
+            lambda: _two_inputs(dict),
+            ValueError,
+            "'mine' must take one batch of images",
+        ),
+        (
+            _two_outputs,
+            ValueError,
+            r"'mine' must return logits of shape \(batch, K\).*of shape list",
+        ),
+        (
+            lambda: keras.Sequential(
+                [keras.Input((4, 4, 1)), layers.Conv2D(3, 1)], name="mine"
+            ),
+            ValueError,
+            r"logits of shape \(batch, K\).*an output of shape \(4, 4, 4, 3\)",
+        ),
+        (
+            lambda: _dense(1),
+            ValueError,
+            r"K ≥ 2 classes.*of shape \(4, 1\)\. For two classes, end it in "
+            r"two logits, `Dense\(2\)` without a sigmoid",
+        ),
+        (lambda: _dense(1, "sigmoid"), ValueError, "two logits"),
+        (
+            lambda: _dense(3, "softmax"),
+            ValueError,
+            "'mine' returns probabilities, not logits.*sum to 1. Remove the "
+            r"softmax \(`activation=None`",
+        ),
+        (
+            lambda: keras.Sequential([_dense(), layers.Softmax()]),
+            ValueError,
+            "returns probabilities",
+        ),
+        (
+            lambda: keras.Sequential([_dense(), layers.Activation("sigmoid")]),
+            ValueError,
+            "returns the sigmoid of its logits",
+        ),
+        (
+            lambda: keras.Sequential([keras.Input((4,)), _dense(3, "sigmoid")]),
+            ValueError,
+            "returns the sigmoid of its logits",
+        ),
+        (
+            lambda: keras.Sequential(
+                [keras.Input((4,)), _dense(3, "relu"), layers.Dropout(0.1)]
+            ),
+            ValueError,
+            "returns the relu of its logits",
+        ),
+        (
+            lambda: keras.Sequential([_dense(3), layers.ReLU()]),
+            ValueError,
+            "returns the relu of its logits",
+        ),
+        (
+            lambda: _closed(keras.ops.sigmoid),
+            ValueError,
+            "returns the sigmoid of its logits",
+        ),
+        (
+            lambda: _closed(keras.ops.relu, layers.Flatten(), _cast),
+            ValueError,
+            "returns the relu of its logits",
+        ),
+        (
+            lambda: _closed(keras.activations.relu6, layers.Reshape((3,))),
+            ValueError,
+            "returns the relu6 of its logits",
+        ),
+        (
+            lambda: keras.Sequential(
+                [
+                    _dense(3, "sigmoid"),
+                    layers.Activation("linear"),
+                    keras.Sequential([layers.Identity(), layers.Dropout(0.1)]),
+                ]
+            ),
+            ValueError,
+            "returns the sigmoid of its logits",
+        ),
+        (
+            lambda: keras.Sequential(
+                [keras.Sequential([_dense(3), layers.ReLU()]), layers.Flatten()]
+            ),
+            ValueError,
+            "returns the relu of its logits",
+        ),
+        (_with_preprocessor, ValueError, r"'mine' has a preprocessor.*None`"),
+        (
+            lambda: _with_preprocessor(layers.Rescaling(1 / 255)),
+            ValueError,
+            "'mine' has a preprocessor",
+        ),
+        (
+            _fixed_batch,
+            ValueError,
+            r"could not be called on 4 images of shape \(4, 4, 1\).*any size",
+        ),
+    ],
+)
+def test_refuses_what_is_no_classifier(make, error, message):
+    with pytest.raises(error, match=message):
+        check_classifier(make())
+
+
+def test_refuses_an_input_of_integers():
+    images = keras.Input((4, 4, 1), dtype="uint8")
+    x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(images))
+    classifier = keras.Model(images, keras.layers.Dense(3)(x))
+    with pytest.raises(ValueError, match=r"no gradient.*input of dtype uint8"):
+        check_classifier(classifier)
+
+
+def test_rank_is_that_of_the_classifier():
+    model = keras.Sequential(
+        [
+            keras.Input((None, 5, 1)),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(2),
+        ],
+        name="mine",
+    )
+    image_shape(model).check(np.zeros((2, 4, 5, 1)))
+    with pytest.raises(
+        ValueError,
+        match=r"shape \(batch, None, 5, 1\), as the classifier 'mine' takes "
+        r"them\. Received: shape \(2, 4, 5\)",
+    ):
+        image_shape(model).check(np.zeros((2, 4, 5)))
