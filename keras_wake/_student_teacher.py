@@ -131,8 +131,8 @@ class StudentAndTeacher(KerasLoop):
             )
         teachers = (*self._pretrained, teacher)
         weights = [each.weight for each in teachers]
-        ramp = self.schedule
-        average = 0.0 if ramp is None else max(ramp.peak, ramp.final)
+        schedule = self.schedule
+        average = 0.0 if schedule is None else schedule.largest_weight
         if sum(weights) + average > 1 + 1e-6:
             raise ValueError(
                 "The weights of all teachers must not exceed 1 together. "

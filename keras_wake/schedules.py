@@ -1,14 +1,129 @@
 """How the weight of distillation grows over the epochs, counted from 1."""
 
+import warnings
 from typing import Any
 
 import keras
 
 from keras_wake.utils import validate
+from keras_wake.utils.types import Array
+from keras_wake.utils.types import Config
+
+
+class Schedule:
+    """The weight of distillation in each epoch, and when the teacher freezes.
+
+    A schedule of your own defines `__call__(t)`, the weight λ_t in epoch t,
+    counted from 1. It may override `averages(t)`, and `largest_weight` where
+    that is below 1. One that depends on what happens in training returns a
+    `Progress` of its own from `start()`.
+
+    Example:
+
+    ```python
+    @keras.saving.register_keras_serializable()
+    class LateTeacher(keras_wake.schedules.Schedule):
+        def __call__(self, t):
+            return 0.9 if t > 50 else 0.0
+    ```
+    """
+
+    @property
+    def largest_weight(self) -> float:
+        """The largest weight that any epoch may have."""
+        return 1.0
+
+    def __call__(self, t: int) -> float:
+        """The weight λ_t, from 0 to 1, in epoch `t`, counted from 1."""
+        raise TypeError(
+            f"`{type(self).__name__}` does not define `__call__(t)`, the "
+            "weight of distillation in epoch t."
+        )
+
+    def averages(self, t: int) -> bool:
+        """Whether the teacher is averaged in epoch `t`; else it is frozen."""
+        return True
+
+    def check_fit(self, epochs: int | None, has_validation: bool) -> None:
+        """Raises or warns, at the start of `fit`, if it does not suit.
+
+        Args:
+            epochs: Number of its last epoch, or `None` if another `fit` may
+                continue this one.
+            has_validation: Whether it has validation data.
+        """
+
+    def start(self) -> "Progress":
+        """The state of one training with this schedule, at its start."""
+        return Progress(self)
+
+    def get_config(self) -> Config:
+        """The arguments of the constructor."""
+        return {}
+
+    @classmethod
+    def from_config(cls, config: Config) -> "Schedule":
+        """Makes the schedule again from `get_config()`."""
+        return cls(**config)
+
+
+class Progress:
+    """How far one training has come in its schedule.
+
+    This one has no state: the schedule knows all weights in advance.
+    """
+
+    # The ramp that was found in this training, if its schedule looks for one.
+    ramp: "DistillationRamp | None" = None
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
+
+    def weight(self, t: int) -> float:
+        """The weight λ_t in epoch `t`."""
+        return self.schedule(t)
+
+    def averages(self, t: int) -> bool:
+        """Whether the teacher is averaged in epoch `t`."""
+        return self.schedule.averages(t)
+
+    def end_epoch(
+        self, t: int, teacher: keras.Model, accuracy: float | None
+    ) -> None:
+        """Called after epoch `t`; may change the teacher.
+
+        Args:
+            t: The epoch, counted from 1.
+            teacher: The averaged network.
+            accuracy: Its robust accuracy in validation, `None` without one.
+        """
+
+    def end_fit(self, t: int | None, teacher: keras.Model) -> None:
+        """Called when `fit` ends; may change the teacher.
+
+        Args:
+            t: The last epoch of this `fit`, `None` if it had none.
+            teacher: The averaged network.
+        """
+
+    def get_state(self) -> dict[str, Any]:
+        """What `BackupAndRestore` keeps."""
+        return {}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes on from what `get_state` has returned."""
+
+
+class NoDistillation(Schedule):
+    """Weight 0 in every epoch, and a teacher that is averaged in each."""
+
+    def __call__(self, t: int) -> float:
+        """0."""
+        return 0.0
 
 
 @keras.saving.register_keras_serializable(package="keras_wake")
-class DistillationRamp:
+class DistillationRamp(Schedule):
     """Weight λ_t of the distillation term in epoch t (Algorithm 2).
 
     With t_s = `start_epoch` and t_e = `end_epoch`:
@@ -84,6 +199,28 @@ class DistillationRamp:
         passed = t - self.start_epoch
         return self.peak * passed / (self.end_epoch - self.start_epoch)
 
+    @property
+    def largest_weight(self) -> float:
+        """The larger one of `peak` and `final`."""
+        return max(self.peak, self.final)
+
+    def averages(self, t: int) -> bool:
+        """Whether epoch `t` comes before t_e."""
+        return t < self.end_epoch
+
+    def check_fit(self, epochs: int | None, has_validation: bool) -> None:
+        """Warns if `fit` ends before distillation begins."""
+        if epochs is not None and epochs <= self.start_epoch:
+            warnings.warn(
+                f"`fit` ends with epoch {epochs}, before distillation begins: "
+                f"{self!r}. Train for more than {self.start_epoch} epochs, or "
+                "begin earlier: `DistillationRamp.for_epochs(n)` is made for "
+                "n epochs. If another `fit` continues this one, pass "
+                "`initial_epoch=0` here to silence this warning, and "
+                "`initial_epoch=` there.",
+                stacklevel=2,
+            )
+
     def __repr__(self) -> str:
         return (
             f"DistillationRamp(start_epoch={self.start_epoch}, "
@@ -91,7 +228,7 @@ class DistillationRamp:
             f"final={self.final:g})"
         )
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """The arguments of the constructor."""
         return {
             "start_epoch": self.start_epoch,
@@ -100,29 +237,24 @@ class DistillationRamp:
             "final": self.final,
         }
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "DistillationRamp":
-        """Makes the ramp again from `get_config()`."""
-        return cls(**config)
-
 
 @keras.saving.register_keras_serializable(package="keras_wake")
-class AdaptiveRamp:
+class AdaptiveRamp(Schedule):
     """A schedule that finds t_s and t_e by itself.
 
-    The teacher is averaged, and not yet learned from, while its robust
-    accuracy on the validation images rises. Once that has not improved in
-    `patience` evaluations in a row, in epoch t_s, the teacher becomes again
-    what it was in its best epoch and stays so, and λ_t rises as in
+    While the robust accuracy of the teacher on the validation images rises,
+    the teacher is averaged and the student does not learn from it. Epoch t_s
+    is the one in which that accuracy has not improved for `patience`
+    evaluations in a row. Then the teacher goes back to its best epoch and is
+    frozen, and λ_t rises as in
     `DistillationRamp(t_s, t_s + length, peak, final)`.
 
-    Where training ends before that, the teacher becomes what it was in its
-    best epoch as well, with a warning: the student has learned nothing from
-    it.
+    If training ends before that, the teacher goes back to its best epoch as
+    well, with a warning: the student has learned nothing from it.
 
-    `EMATeacher` follows this schedule; the ramp it has found is its `ramp`.
-    `fit` needs validation images, which should be held out of the training
-    images: the test images would choose the epoch.
+    The ramp that was found is `EMATeacher.ramp`. `fit` needs validation
+    images. Hold them out of the training images: test images must not choose
+    the epoch.
 
     Args:
         patience: Evaluations without improvement, at least 1. Defaults to
@@ -165,6 +297,24 @@ class AdaptiveRamp:
             latest_start = validate.integer(1, latest_start=latest_start)
         self.latest_start = latest_start
 
+    @property
+    def largest_weight(self) -> float:
+        """The larger one of `peak` and `final`."""
+        return max(self.peak, self.final)
+
+    def check_fit(self, epochs: int | None, has_validation: bool) -> None:
+        """Refuses a `fit` without validation data."""
+        if not has_validation:
+            raise ValueError(
+                "An `AdaptiveRamp` follows the teacher's robust accuracy on "
+                "validation images, and `fit` has none. Pass "
+                "`validation_data=`, held out of the training images."
+            )
+
+    def start(self) -> Progress:
+        """A search for t_s that has not begun."""
+        return _Search(self)
+
     def from_epoch(self, start_epoch: int) -> DistillationRamp:
         """The ramp for a teacher that is frozen after epoch t_s."""
         return DistillationRamp(
@@ -179,7 +329,7 @@ class AdaptiveRamp:
             f"peak={self.peak:g}, final={self.final:g}{end})"
         )
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """The arguments of the constructor."""
         return {
             "patience": self.patience,
@@ -189,7 +339,76 @@ class AdaptiveRamp:
             "latest_start": self.latest_start,
         }
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "AdaptiveRamp":
-        """Makes the schedule again from `get_config()`."""
-        return cls(**config)
+
+class _Search(Progress):
+    """Looks for the epoch in which the teacher stops to become better."""
+
+    schedule: AdaptiveRamp
+
+    def __init__(self, schedule: AdaptiveRamp) -> None:
+        super().__init__(schedule)
+        self._best = -1.0
+        self._best_teacher: list[Array] = []
+        self._waited = 0
+
+    def weight(self, t: int) -> float:
+        """0 until the ramp is found."""
+        return 0.0 if self.ramp is None else self.ramp(t)
+
+    def averages(self, t: int) -> bool:
+        """Until the ramp is found."""
+        return self.ramp is None
+
+    def end_epoch(
+        self, t: int, teacher: keras.Model, accuracy: float | None
+    ) -> None:
+        """Keeps the best teacher; the ramp may begin."""
+        if self.ramp is not None:
+            return
+        if accuracy is not None and accuracy > self._best:
+            self._best, self._waited = float(accuracy), 0
+            self._best_teacher = teacher.get_weights()
+        elif accuracy is not None:
+            self._waited += 1
+        latest = self.schedule.latest_start
+        late = latest is not None and t >= latest
+        if self._waited >= self.schedule.patience or late:
+            self.ramp = self.schedule.from_epoch(t)
+            if self._best_teacher:
+                teacher.set_weights(self._best_teacher)
+            self._best_teacher = []
+
+    def end_fit(self, t: int | None, teacher: keras.Model) -> None:
+        """Puts the best teacher back, with a warning, if no ramp began."""
+        # A run that is restored after its last epoch trains none (t is None).
+        ramp = self.ramp
+        if ramp is not None and (t is None or t > ramp.start_epoch):
+            return
+        if self._best_teacher:
+            teacher.set_weights(self._best_teacher)
+        measured = self._best >= 0
+        best = ", which is that of its best epoch" if measured else ""
+        warnings.warn(
+            f"`fit` has ended before distillation began: {self.schedule!r} "
+            "waits until the teacher has not become better in `patience` "
+            "evaluations. The student has learned nothing from the "
+            f"teacher{best}. Train for more epochs, lower `patience`, or set "
+            "`latest_start`.",
+            stacklevel=2,
+        )
+
+    def get_state(self) -> dict[str, Any]:
+        """What `BackupAndRestore` keeps."""
+        return {
+            "start_epoch": self.ramp and self.ramp.start_epoch,
+            "best": self._best,
+            "best_teacher": self._best_teacher,
+            "waited": self._waited,
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes on from what `get_state` has returned."""
+        start = state["start_epoch"]
+        self.ramp = None if start is None else self.schedule.from_epoch(start)
+        self._best, self._waited = state["best"], state["waited"]
+        self._best_teacher = list(state["best_teacher"])

@@ -21,8 +21,7 @@ from keras_wake.losses import distillation_loss
 from keras_wake.losses.distillation import check_temperature
 from keras_wake.objectives.objective import losses_of
 from keras_wake.objectives.objective import WeightPerturbation
-from keras_wake.schedules import AdaptiveRamp
-from keras_wake.schedules import DistillationRamp
+from keras_wake.schedules import Schedule
 from keras_wake.utils import validate
 from keras_wake.utils.seeds import CounterSeed
 
@@ -109,7 +108,7 @@ class WakeModel(Evaluation):
         attack: Attack | None,
         objective: Any = "at",
         eval_attack: Attack | None = None,
-        schedule: DistillationRamp | AdaptiveRamp | None = None,
+        schedule: Schedule | None = None,
         temperature: float = 2.0,
         scale_distillation: bool = True,
         head: Any = None,
@@ -142,9 +141,7 @@ class WakeModel(Evaluation):
                 f"of the images. Received: {attack.bounds} and "
                 f"{eval_attack.bounds}."
             )
-        if not isinstance(
-            schedule, (DistillationRamp, AdaptiveRamp, type(None))
-        ):
+        if not isinstance(schedule, (Schedule, type(None))):
             raise TypeError(
                 "`schedule` must be a `DistillationRamp`, an `AdaptiveRamp` or "
                 f"None. Received: schedule={schedule!r}."

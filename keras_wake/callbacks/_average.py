@@ -1,13 +1,14 @@
 """What callbacks have in common that average the student into the teacher."""
 
-from typing import Any
-
 import keras
 
 from keras_wake import backend
 from keras_wake.data.batches import check_ends
 from keras_wake.data.batches import check_reusable
 from keras_wake.models.batch_norm import reestimate_batch_norm
+from keras_wake.training import averaging
+from keras_wake.utils.types import Dataset
+from keras_wake.utils.types import Tensor
 
 
 class TeacherAverage(keras.callbacks.Callback):
@@ -17,37 +18,26 @@ class TeacherAverage(keras.callbacks.Callback):
     # student may learn. `average` is called in each step then.
     distils = False
 
-    def __init__(self, data: Any) -> None:
+    def __init__(self, data: Dataset) -> None:
         super().__init__()
         check_reusable(type(self).__name__, data)
         check_ends(data)
         self.data = data
-        self.buffers: list[tuple[Any, Any]] = []
+        self.buffers: list[tuple[Tensor, Tensor]] = []
         self._estimated_at: int | None = None
 
-    def set_model(self, model: Any) -> None:
+    def set_model(self, model: keras.Model) -> None:
         """Switches the teacher on, before the step is compiled."""
+        from keras_wake.wake_model import WakeModel
+
         super().set_model(model)
-        if not hasattr(model, "enable_teacher"):
+        if not isinstance(model, WakeModel):
             raise TypeError(
                 f"`{type(self).__name__}` works with `keras_wake.WakeModel`. "
                 f"Received: a model of type {type(model).__name__}."
             )
         model.enable_teacher(self)
-        pairs = zip(
-            backend.buffers(model.teacher),
-            backend.buffers(model.classifier),
-            strict=True,
-        )
-        # Floating-point buffers only: `num_batches_tracked` is a counter and is
-        # not averaged.
-        self.buffers = [
-            (mean, value)
-            for mean, value in pairs
-            if keras.backend.is_float_dtype(
-                keras.backend.standardize_dtype(mean.dtype)
-            )
-        ]
+        self.buffers = averaging.float_buffers(model.classifier, model.teacher)
 
     def _forget_estimate(self) -> None:
         """Forgets the last estimate; refuses `data` where there are workers."""

@@ -4,14 +4,16 @@ import warnings
 from typing import Any
 
 import keras
-import numpy as np
-from keras import ops
 
 from keras_wake import backend
 from keras_wake.callbacks._average import TeacherAverage
-from keras_wake.schedules import AdaptiveRamp
 from keras_wake.schedules import DistillationRamp
+from keras_wake.schedules import NoDistillation
+from keras_wake.schedules import Progress
+from keras_wake.training import averaging
 from keras_wake.utils import validate
+from keras_wake.utils.types import Dataset
+from keras_wake.utils.types import Tensor
 
 
 class EMATeacher(TeacherAverage):
@@ -73,7 +75,7 @@ class EMATeacher(TeacherAverage):
         decay: float = 0.999,
         batch_norm: str = "average",
         warmup: bool = False,
-        data: Any = None,
+        data: Dataset = None,
     ) -> None:
         super().__init__(data)
         self.decay = validate.in_range(0, 1, decay=decay)
@@ -91,27 +93,32 @@ class EMATeacher(TeacherAverage):
                 f"data={'None' if data is None else type(data).__name__}."
             )
         self.warmup = validate.boolean(warmup=warmup)
-        self._first_epoch = True
-        self._epoch = 0
-        self._searched_in: Any = None
-        self._forget_search()
+        self._last_epoch: int | None = None
+        self._progress: Progress = NoDistillation().start()
+        self._model_of_progress: keras.Model | None = None
 
-    def _forget_search(self) -> None:
-        # What an `AdaptiveRamp` looks for: the best epoch of the teacher.
-        self.ramp: DistillationRamp | None = None
-        self._best = -1.0
-        self._best_teacher: list[np.ndarray] = []
-        self._waited = 0
+    @property
+    def ramp(self) -> DistillationRamp | None:
+        """The ramp that an `AdaptiveRamp` has found, else `None`."""
+        return self._progress.ramp
 
-    def set_model(self, model: Any) -> None:
+    def set_model(self, model: keras.Model) -> None:
         """Switches the teacher on, before the step is compiled."""
         super().set_model(model)
-        if model is not self._searched_in:
-            self._forget_search()
-        self._searched_in = model
+        if model is not self._model_of_progress:
+            self._start_schedule()
+
+    def _start_schedule(self) -> None:
+        self._model_of_progress = self.model
+        schedule = self.model.schedule or NoDistillation()
+        self._progress = schedule.start()
 
     def average(
-        self, student: Any, teacher: Any, updates: Any, active: Any
+        self,
+        student: keras.Model,
+        teacher: keras.Model,
+        updates: Tensor,
+        active: Tensor,
     ) -> None:
         """One update of the average, with tensors, inside the step.
 
@@ -121,150 +128,71 @@ class EMATeacher(TeacherAverage):
             updates: Integer scalar n, the updates before this one.
             active: Boolean scalar; if false nothing changes.
         """
-        rate = ops.convert_to_tensor(1 - self.decay, "float32")
-        if self.warmup:
-            n = ops.cast(updates, "float32")
-            rate = ops.maximum(rate, 1 - (1 + n) / (10 + n))
-        copied = self.batch_norm == "copy"
-        trainable = {id(variable) for variable in student.trainable_variables}
-        for mean, value in zip(
-            teacher.variables, student.variables, strict=True
-        ):
-            if not keras.backend.is_float_dtype(mean.dtype):
-                continue
-            target = ops.convert_to_tensor(value)
-            current = ops.convert_to_tensor(mean)
-            if id(value) in trainable or not copied:
-                step = ops.cast(rate, mean.dtype)
-                target = current - step * (current - target)
-            # A choice, not a product with 0: a student that has become NaN
-            # must not reach a frozen teacher.
-            mean.assign(ops.where(active, target, current))
-        for mean, value in self.buffers:
-            target = mean - ops.cast(rate, mean.dtype) * (mean - value)
-            target = value if copied else target
-            mean.copy_(ops.where(active, target, mean))
+        rate = averaging.averaging_rate(self.decay, self.warmup, updates)
+        averaging.exponential_average(
+            student,
+            teacher,
+            self.buffers,
+            rate,
+            active,
+            copy_statistics=self.batch_norm == "copy",
+        )
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Lets a teacher that was never averaged start as the student."""
         self._forget_estimate()
-        schedule = self.model.schedule
-        adaptive = isinstance(schedule, AdaptiveRamp)
-        if adaptive and not self.model.fit_has_validation:
-            raise ValueError(
-                "An `AdaptiveRamp` follows the teacher's robust accuracy on "
-                "validation images, and `fit` has none. Pass "
-                "`validation_data=`, held out of the training images."
-            )
-        if int(backend.to_numpy(self.model.teacher_updates)) == 0:
-            self.model.teacher.set_weights(self.model.classifier.get_weights())
+        model = self.model
+        epochs = (self.params or {}).get("epochs")
+        if model.fit_is_one_of_several:
+            epochs = None
+        if model.schedule is not None:
+            model.schedule.check_fit(epochs, model.fit_has_validation)
+        if int(backend.to_numpy(model.teacher_updates)) == 0:
+            model.teacher.set_weights(model.classifier.get_weights())
             for mean, value in self.buffers:
                 mean.copy_(value)
-        self._first_epoch = True
-        epochs = (self.params or {}).get("epochs")
-        if not isinstance(schedule, DistillationRamp) or epochs is None:
-            return
-        one_of_several = self.model.fit_is_one_of_several
-        if epochs <= schedule.start_epoch and not one_of_several:
-            warnings.warn(
-                f"`fit` ends with epoch {epochs}, before distillation begins: "
-                f"{schedule!r}. Train for more than {schedule.start_epoch} "
-                "epochs, or begin earlier: `DistillationRamp.for_epochs(n)` "
-                "is made for n epochs. If another `fit` continues this one, "
-                "pass `initial_epoch=0` here to silence this warning, and "
-                "`initial_epoch=` there.",
-                stacklevel=2,
-            )
+        self._last_epoch = None
 
     def _warn_of_restart(self, t: int) -> None:
-        adaptive = isinstance(self.model.schedule, AdaptiveRamp)
-        same = " with the same `EMATeacher`" if adaptive else ""
         frozen = float(backend.to_numpy(self.model.teacher_averaging)) == 0
         if frozen and int(backend.to_numpy(self.model.teacher_updates)) > 0:
             warnings.warn(
                 f"The schedule starts again at epoch {t}, and the teacher, "
                 "which was frozen, is averaged again. To continue instead, "
-                f"pass `initial_epoch=` to `fit`{same}.",
+                "pass `initial_epoch=` to `fit` with the same `EMATeacher`.",
                 stacklevel=2,
             )
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Sets λ_t, and freezes the teacher from epoch t_e on."""
-        self._epoch = t = epoch + 1
-        schedule = self.model.schedule
-        if self._first_epoch and epoch == 0:
-            self._forget_search()
-        if isinstance(schedule, AdaptiveRamp):
-            ramp, averaging = self.ramp, self.ramp is None
-        else:
-            ramp = schedule
-            averaging = ramp is None or t < ramp.end_epoch
-        self.model.kd_weight.assign(0.0 if ramp is None else ramp(t))
-        if self._first_epoch and averaging and schedule is not None:
+        t = epoch + 1
+        first_of_fit, self._last_epoch = self._last_epoch is None, t
+        if first_of_fit and t == 1:
+            self._start_schedule()
+        averages = self._progress.averages(t)
+        self.model.kd_weight.assign(self._progress.weight(t))
+        if first_of_fit and averages and self.model.schedule is not None:
             self._warn_of_restart(t)
-        self._first_epoch = False
-        self.model.teacher_averaging.assign(float(averaging))
+        self.model.teacher_averaging.assign(float(averages))
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Brings the teacher up to date; an `AdaptiveRamp` may begin."""
         self.bring_up_to_date()
-        schedule = self.model.schedule
-        found = (logs or {}).get("val_teacher_robust_accuracy")
-        if not isinstance(schedule, AdaptiveRamp) or self.ramp is not None:
-            return
-        teacher = self.model.teacher
-        if found is not None and found > self._best:
-            self._best, self._waited = float(found), 0
-            self._best_teacher = teacher.get_weights()
-        elif found is not None:
-            self._waited += 1
-        t = epoch + 1
-        late = schedule.latest_start is not None and t >= schedule.latest_start
-        if self._waited >= schedule.patience or late:
-            self.ramp = schedule.from_epoch(t)
-            if self._best_teacher:
-                teacher.set_weights(self._best_teacher)
-            self._best_teacher = []
+        accuracy = (logs or {}).get("val_teacher_robust_accuracy")
+        self._progress.end_epoch(epoch + 1, self.model.teacher, accuracy)
 
     def on_train_end(self, logs: Any = None) -> None:
         """Puts the best teacher back where an `AdaptiveRamp` never began."""
-        schedule, ramp = self.model.schedule, self.ramp
-        if not isinstance(schedule, AdaptiveRamp):
-            return
-        # A run that is restored when it has ended trains no epoch.
-        if ramp is not None and (
-            self._first_epoch or self._epoch > ramp.start_epoch
-        ):
-            return
-        if self._best_teacher:
-            self.model.teacher.set_weights(self._best_teacher)
-        measured = self._best >= 0
-        best = ", which is that of its best epoch" if measured else ""
-        warnings.warn(
-            f"`fit` has ended before distillation began: {schedule!r} waits "
-            "until the teacher has not become better in `patience` "
-            "evaluations. The student has learned nothing from the "
-            f"teacher{best}. Train for more epochs, lower `patience`, or set "
-            "`latest_start`.",
-            stacklevel=2,
-        )
+        self._progress.end_fit(self._last_epoch, self.model.teacher)
 
     def get_state(self) -> dict[str, Any]:
         """What `BackupAndRestore` keeps; the teacher is part of the model."""
         return {
             "estimated_at": self._estimated_at,
-            "start_epoch": self.ramp and self.ramp.start_epoch,
-            "best": self._best,
-            "best_teacher": self._best_teacher,
-            "waited": self._waited,
+            **self._progress.get_state(),
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Goes on from what `get_state` has returned."""
         self._estimated_at = state["estimated_at"]
-        self._best, self._waited = state["best"], state["waited"]
-        self._best_teacher = list(state["best_teacher"])
-        self.ramp = None
-        schedule, start = self.model.schedule, state["start_epoch"]
-        if isinstance(schedule, AdaptiveRamp) and start is not None:
-            self.ramp = schedule.from_epoch(start)
+        self._progress.set_state(state)

@@ -3,12 +3,10 @@
 import warnings
 from typing import Any
 
-import keras
-from keras import ops
-
 from keras_wake import backend
 from keras_wake.callbacks._average import TeacherAverage
 from keras_wake.models.batch_norm import batch_norm_layers
+from keras_wake.training import averaging
 from keras_wake.utils import validate
 
 
@@ -94,15 +92,9 @@ class StochasticWeightAveraging(TeacherAverage):
         model = self.model
         model.sync_variables()
         n = int(backend.to_numpy(model.teacher_updates))
-        for mean, value in zip(
-            model.teacher.variables, model.classifier.variables, strict=True
-        ):
-            if keras.backend.is_float_dtype(mean.dtype):
-                mean.assign(
-                    mean + (ops.convert_to_tensor(value) - mean) / (n + 1)
-                )
-        for mean, value in self.buffers:
-            mean.copy_(mean + (value - mean) / (n + 1))
+        averaging.equal_average(
+            model.classifier, model.teacher, self.buffers, n
+        )
         model.teacher_updates.assign(n + 1)
         self._averaged = self._epoch
         super().bring_up_to_date()
