@@ -1,9 +1,8 @@
-"""The few images of a class report, kept while the data pass by.
+"""The images of a class report, chosen while the data are read once.
 
-Which pairs of classes share most is known only at the end of the pass, when
-the images are gone. So images of the pairs that share most so far are kept,
-for a bounded number of pairs: the first ones that are confused, and while
-there are none, those that come nearest to it.
+Which pairs of classes share most is known only at the end, when the images are
+gone. So images are kept for those pairs that share most so far: the first ones
+that are confused or, while there are none, those that come nearest to it.
 """
 
 import dataclasses
@@ -15,6 +14,7 @@ from keras_wake.attribution.correlation import indices_of_largest
 from keras_wake.attribution.correlation import unit_vectors
 from keras_wake.attribution.vectors import Batch
 from keras_wake.attribution.vectors import ClassMeans
+from keras_wake.utils.types import Array
 
 Pair = tuple[int, int]
 
@@ -35,8 +35,8 @@ class Example:
     """
 
     index: int
-    image: np.ndarray
-    adversarial: np.ndarray
+    image: Array
+    adversarial: Array
     nearest: bool = False
     gap: float = 0.0
 
@@ -44,12 +44,12 @@ class Example:
 class Candidates:
     """Images of the ordered pairs of classes that share most.
 
-    Of class i for the pair (i, j): the first that are taken for j or, until
-    one is, those whose logit of j is least below the largest logit.
+    For the pair (i, j): the first images of class i that are taken for j or,
+    until there is one, those whose logit of j is least below the largest.
 
     Args:
-        examples: How many images are kept of a pair.
-        most_pairs: Of how many ordered pairs.
+        examples: How many images are kept for a pair.
+        most_pairs: For how many ordered pairs images are kept.
     """
 
     def __init__(self, examples: int, most_pairs: int) -> None:
@@ -57,9 +57,7 @@ class Candidates:
         self.kept: dict[Pair, list[Example]] = {}
         self.seen = 0
 
-    def add(
-        self, batch: Batch, means: ClassMeans, confusion: np.ndarray
-    ) -> None:
+    def add(self, batch: Batch, means: ClassMeans, confusion: Array) -> None:
         """Keeps the images of a batch that are wanted.
 
         Args:
@@ -68,19 +66,19 @@ class Candidates:
             confusion: Confusion matrix so far, this batch included.
         """
         if self.examples:
-            wanted = self._wanted(batch, means, confusion)
-            found = _BatchImages(batch, self.seen)
+            images = (
+                ops.convert_to_numpy(batch.images),
+                ops.convert_to_numpy(batch.adversarial),
+            )
             kept = {
-                (i, j): self._updated(self.kept.get((i, j), []), found, i, j)
-                for i, j in wanted
+                pair: self._updated(pair, batch, images)
+                for pair in self._wanted(batch, means, confusion)
             }
-            self.kept = {
-                pair: images for pair, images in kept.items() if images
-            }
+            self.kept = {pair: found for pair, found in kept.items() if found}
         self.seen += len(batch.labels)
 
     def _wanted(
-        self, batch: Batch, means: ClassMeans, confusion: np.ndarray
+        self, batch: Batch, means: ClassMeans, confusion: Array
     ) -> list[Pair]:
         """The pairs of the largest cosine so far, the most confused first.
 
@@ -102,8 +100,8 @@ class Candidates:
         return list(zip(i[order].tolist(), j[order].tolist(), strict=True))
 
     def _pairs_of_batch(
-        self, batch: Batch, unit: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        self, batch: Batch, unit: Array
+    ) -> tuple[Array, Array, Array]:
         """The pairs (i, j) with an image of i in the batch, and their cosines.
 
         Only those of the largest cosines, ties included.
@@ -119,55 +117,35 @@ class Candidates:
         return i, j, known.ravel()[places]
 
     def _updated(
-        self, kept: list[Example], batch: "_BatchImages", i: int, j: int
+        self, pair: Pair, batch: Batch, images: tuple[Array, Array]
     ) -> list[Example]:
         """What is kept of the pair (i, j) after a batch."""
-        members = batch.places_of(i)
+        kept = self.kept.get(pair, [])
+        members = np.flatnonzero(batch.labels == pair[0])
         if not len(members):
             return kept
-        confused = members[batch.predictions[members] == j]
+
+        def example(
+            place: int, nearest: bool = False, gap: float = 0.0
+        ) -> Example:
+            # Copies: views would keep the whole batch in memory.
+            clean, adversarial = (np.array(each[place]) for each in images)
+            index = self.seen + int(place)
+            return Example(index, clean, adversarial, nearest, gap)
+
+        confused = members[batch.predictions[members] == pair[1]]
         if len(confused) or (kept and not kept[0].nearest):
             kept = [example for example in kept if not example.nearest]
             room = self.examples - len(kept)
-            return kept + [batch.example(place) for place in confused[:room]]
-        gaps = batch.gaps(members, j)
+            return kept + [example(place) for place in confused[:room]]
+        logits = batch.logits[members]
+        gaps = logits.max(axis=1) - logits[:, pair[1]]
         for n in np.argsort(gaps, kind="stable")[: self.examples]:
             full = len(kept) == self.examples
             if not np.isfinite(gaps[n]) or (full and gaps[n] >= kept[-1].gap):
                 break
-            image = batch.example(members[n], nearest=True, gap=float(gaps[n]))
+            image = example(members[n], True, float(gaps[n]))
             # Stable: of two that are equally near, the first stays first.
             kept = sorted([*kept, image], key=lambda example: example.gap)
             kept = kept[: self.examples]
         return kept
-
-
-class _BatchImages:
-    """A batch, whose images are fetched only if one of them is wanted."""
-
-    def __init__(self, batch: Batch, first: int) -> None:
-        self._batch, self._first = batch, first
-        self._arrays: tuple[np.ndarray, np.ndarray] | None = None
-        self.predictions = batch.predictions
-        self._largest = batch.logits.max(axis=1)
-
-    def places_of(self, label: int) -> np.ndarray:
-        """The places of the images of a class."""
-        return np.flatnonzero(self._batch.labels == label)
-
-    def gaps(self, places: np.ndarray, other: int) -> np.ndarray:
-        """By how much the logit of a class is below the largest one."""
-        return self._largest[places] - self._batch.logits[places, other]
-
-    def example(
-        self, place: int, nearest: bool = False, gap: float = 0.0
-    ) -> Example:
-        """A copy, which does not keep the whole batch in memory."""
-        if self._arrays is None:
-            self._arrays = (
-                ops.convert_to_numpy(self._batch.images),
-                ops.convert_to_numpy(self._batch.adversarial),
-            )
-        clean, adversarial = (np.array(each[place]) for each in self._arrays)
-        index = self._first + int(place)
-        return Example(index, clean, adversarial, nearest, gap)

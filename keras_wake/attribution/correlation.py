@@ -5,18 +5,23 @@ Class-wise as in Algorithm 1 of the paper, or instance-wise as in section D.4.
 
 import math
 import warnings
-from typing import Any
 
+import keras
 import numpy as np
 
+from keras_wake.attacks import Attack
 from keras_wake.attribution.instance import instance_correlation
 from keras_wake.attribution.vectors import attribution_vectors
+from keras_wake.attribution.vectors import Bounds
 from keras_wake.attribution.vectors import instance_vectors
 from keras_wake.data.classifier import check_classifier
 from keras_wake.utils import validate
+from keras_wake.utils.types import Array
+from keras_wake.utils.types import Dataset
+from keras_wake.utils.types import Tensor
 
 
-def cosine_matrix(vectors: Any) -> np.ndarray:
+def cosine_matrix(vectors: Tensor) -> Array:
     """Cosine similarity of every pair of rows.
 
     C[i, j] = v_i · v_j / (‖v_i‖ ‖v_j‖). A row that is zero or not finite has
@@ -49,18 +54,18 @@ def cosine_matrix(vectors: Any) -> np.ndarray:
     return matrix
 
 
-def first_of(classes: np.ndarray) -> str:
+def first_of(classes: Array) -> str:
     """The first 20 class numbers, for a message."""
     if len(classes) <= 20:
         return str(classes.tolist())
     return f"{classes[:20].tolist()} and {len(classes) - 20} more"
 
 
-# `warnings.catch_warnings` acts on all threads, so these functions do not warn;
-# the caller does.
+# The next functions leave warnings to the caller: silencing them with
+# `warnings.catch_warnings` would silence other threads as well.
 
 
-def quiet_cosine_matrix(vectors: Any) -> np.ndarray:
+def quiet_cosine_matrix(vectors: Tensor) -> Array:
     """`cosine_matrix` without its warning."""
     vectors = validate.floats(vectors=vectors)
     if vectors.ndim != 2:
@@ -80,14 +85,14 @@ def quiet_cosine_matrix(vectors: Any) -> np.ndarray:
     return matrix
 
 
-def unit_vectors(vectors: np.ndarray) -> np.ndarray:
+def unit_vectors(vectors: Array) -> Array:
     """Rows of length 1; NaN for one that is zero or not finite."""
     norms = np.linalg.norm(vectors, axis=1)
     norms[~((norms > 0) & np.isfinite(norms))] = np.nan
     return vectors / norms[:, None]
 
 
-def indices_of_largest(values: np.ndarray, count: int) -> np.ndarray:
+def indices_of_largest(values: Array, count: int) -> Array:
     """Indices of the `count` largest values, including ties."""
     if len(values) <= count:
         return np.arange(len(values))
@@ -95,7 +100,7 @@ def indices_of_largest(values: np.ndarray, count: int) -> np.ndarray:
     return np.flatnonzero(values >= least)
 
 
-def quiet_cas(matrix: Any) -> tuple[float, int]:
+def quiet_cas(matrix: Tensor) -> tuple[float, int]:
     """`cas` without its warning, and how many entries are left out."""
     matrix = validate.floats(matrix=matrix)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
@@ -117,7 +122,7 @@ def quiet_cas(matrix: Any) -> tuple[float, int]:
     return score, left_out
 
 
-def cas(matrix: Any) -> float:
+def cas(matrix: Tensor) -> float:
     """Class attribution similarity: how much the classes share features.
 
     CAS = Σ_{i≠j} max(C[i, j], 0), from 0 to K(K − 1). NaN entries are left
@@ -149,16 +154,16 @@ def cas(matrix: Any) -> float:
 
 
 def correlation_matrix(
-    classifier: Any,
-    data: Any,
-    attack: Any = None,
-    head: Any = None,
+    classifier: keras.Model,
+    data: Dataset,
+    attack: Attack | None = None,
+    head: str | keras.layers.Layer | None = None,
     batch_size: int = 128,
     seed: int = 0,
     mode: str = "class",
     block_size: int = 1024,
-    bounds: tuple[float, float] | None = None,
-) -> np.ndarray:
+    bounds: Bounds | None = None,
+) -> Array:
     """Cross-class feature attribution matrix (Algorithm 1).
 
     In the mode `"class"`, C[i, j] is the cosine of the mean attribution
@@ -175,10 +180,11 @@ def correlation_matrix(
         classifier: Built `keras.Model`, images to logits, ending in a Dense
             layer.
         data: Pair of arrays (x, y), or anything that yields such batches.
-        attack: What makes the adversarial images; PGD with 20 steps is usual.
-            Defaults to `None`: clean images.
-        head: Name of the Dense layer or the layer, where it cannot be found.
-        batch_size: How arrays are cut. Defaults to `128`.
+        attack: The attack; PGD with 20 steps is usual. Defaults to `None`:
+            clean images.
+        head: Dense layer that makes the logits, or its name. Defaults to
+            `None`: find it.
+        batch_size: Size of the batches of arrays. Defaults to `128`.
         seed: Integer seed of the attack's random starts. Defaults to `0`.
         mode: `"class"` or `"instance"`. Defaults to `"class"`.
         block_size: In the mode `"instance"`, how many samples are compared

@@ -1,29 +1,42 @@
-"""Finding the linear layer at the end of a classifier, and what goes in.
+"""The head of a classifier, its weights and its input.
 
-Attribution needs f(x) = W g(x) + b taken apart: the head is the Dense layer
-that makes the logits, the features g(x) are its input.
+A classifier is f(x) = W g(x) + b. The head is the Dense layer that makes the
+logits; the features g(x) are its input.
 """
 
 import types
 from collections.abc import Callable
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Any
+from typing import TypeVar
 
 import keras
 from keras import ops
 
 from keras_wake.backend import keras_compat
 from keras_wake.data.classifier import refuse_wake_model
+from keras_wake.utils.types import Tensor
 
+_T = TypeVar("_T")
 _HOW = (
     "Name the Dense layer that makes the logits: `head='layer name'`, or "
     "pass the layer itself."
 )
+# Layers behind the head that leave it the last one with weights.
+_SEEN_THROUGH = (
+    keras.layers.Activation,
+    keras.layers.Dropout,
+    keras.layers.Identity,
+    keras.layers.LeakyReLU,
+    keras.layers.ReLU,
+)
 
 
 def find_head(
-    classifier: Any, head: Any = None, num_classes: int | None = None
-) -> Any:
+    classifier: keras.Model,
+    head: str | keras.layers.Layer | None = None,
+    num_classes: int | None = None,
+) -> keras.layers.Dense:
     """Finds the Dense layer that makes the logits.
 
     In Functional and Sequential models, nested ones included, it is the last
@@ -33,16 +46,16 @@ def find_head(
         classifier: Built `keras.Model` that returns logits.
         head: Name of the layer or the layer itself, for models in which it
             cannot be found. Defaults to `None`: find it.
-        num_classes: K, where the head is to be checked against it. Defaults
-            to `None`: not checked.
+        num_classes: K, the number of units that the head must have. Defaults
+            to `None`: any.
 
     Returns:
         The `keras.layers.Dense` layer.
 
     Raises:
-        TypeError: If `classifier` is no model.
-        ValueError: If there is no such layer, or what is found is not Dense
-            or does not make K logits.
+        TypeError: If `classifier` is not a model.
+        ValueError: If there is no such layer, if it is not a Dense layer, or
+            if it does not make K logits.
 
     Example:
 
@@ -62,7 +75,7 @@ def find_head(
         found = _layer_of_name(classifier, head)
     else:
         found = head
-        if all(layer is not head for layer in _all_layers(classifier)):
+        if all(layer is not head for layer in _layers_in(classifier)):
             raise ValueError(
                 f"`head` must be a layer of {classifier.name!r}. Received: "
                 f"head={head!r}. {_HOW}"
@@ -70,7 +83,8 @@ def find_head(
     if not isinstance(found, keras.layers.Dense):
         raise ValueError(
             f"The classifier {classifier.name!r} has no Dense layer at its "
-            f"end that could be found: it ends in {_describe(found)}. {_HOW}"
+            "end that could be found: it ends in "
+            f"{type(found).__name__} {found.name!r}. {_HOW}"
         )
     if num_classes is not None and found.units != num_classes:
         raise ValueError(
@@ -81,29 +95,33 @@ def find_head(
     return found
 
 
-def counterpart(head: Any, classifier: Any, copy: Any) -> Any:
+def counterpart(
+    head: keras.layers.Layer, classifier: keras.Model, copy: keras.Model
+) -> keras.layers.Layer:
     """The layer of `copy` in the place that `head` has in `classifier`."""
-    places = [id(layer) for layer in _all_layers(classifier)]
-    return list(_all_layers(copy))[places.index(id(head))]
+    places = [layer is head for layer in _layers_in(classifier)]
+    return _layers_in(copy)[places.index(True)]
 
 
-def logits_and_features(classifier: Any, head: Any, x: Any) -> tuple[Any, Any]:
+def logits_and_features(
+    classifier: keras.Model, head: keras.layers.Dense, x: Tensor
+) -> tuple[Tensor, Tensor]:
     """One forward pass in inference mode: logits (batch, K), g(x) (batch, n).
 
-    Works for every kind of model, inside a step that is being compiled, and
-    in several threads at once: what goes into the head is recorded by a copy
-    of it that belongs to this call alone.
+    It works for every kind of model, while a step is compiled, and in several
+    threads at once, because no layer of the model is changed: this call makes
+    its own copy of the head, which records its input.
 
     Raises:
         ValueError: If the head is not called exactly once, on a batch of
             vectors.
     """
-    recorded: list[Any] = []
+    recorded: list[Tensor] = []
 
     def recording(call: Callable) -> Callable:
-        def record_and_call(inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        def record_and_call(inputs: Tensor, **kwargs: Any) -> Tensor:
             recorded.append(inputs)
-            return call(inputs, *args, **kwargs)
+            return call(inputs, **kwargs)
 
         return record_and_call
 
@@ -122,19 +140,18 @@ def logits_and_features(classifier: Any, head: Any, x: Any) -> tuple[Any, Any]:
     return logits, recorded[0]
 
 
-def head_features(head: Any) -> int:
+def head_features(head: keras.layers.Dense) -> int:
     """n, how many features go into a head."""
-    if _quantised_to(head) is None:
-        return int(head.kernel.shape[0])
-    return int(head.input_spec.axes[-1])  # Its kernel may be packed.
+    # Not the shape of the kernel, which is packed if the head is quantised.
+    return int(head.input_spec.axes[-1])
 
 
-def head_weights(head: Any) -> Any:
+def head_weights(head: keras.layers.Dense) -> Tensor:
     """The weights (n, K) by which a head multiplies its features.
 
-    Those of a quantised head are what its numbers stand for.
+    For a quantised head, they are the numbers that its integers stand for.
     """
-    mode = _quantised_to(head)
+    mode = head.quantization_mode
     if mode is None:
         return head.kernel
     # Keras stores quantised kernels in several formats. Calling the layer on
@@ -147,30 +164,27 @@ def head_weights(head: Any) -> Any:
     return ops.cast(found, "float32") / scale
 
 
-def _quantised_to(head: Any) -> str | None:
-    return getattr(head, "quantization_mode", None)
-
-
 class _HeadReplacer:
     """Copies a network, with another layer in place of its head.
 
-    It rebuilds only what leads to the head. All other layers, and all
-    variables, are shared with the original.
+    Only what leads to the head is copied: nested models, containers, calls of
+    Functional models. All other layers, and all variables, are shared with the
+    original. `keras.Model(classifier.inputs, head.input)` would do for a
+    Functional model, but not for a subclassed or a nested one.
 
     Args:
-        head: The layer to be replaced.
-        other: What takes its place.
+        head: The layer to replace.
+        other: The layer that replaces it.
     """
 
-    def __init__(self, head: Any, other: Any) -> None:
+    def __init__(
+        self, head: keras.layers.Layer, other: keras.layers.Layer
+    ) -> None:
         self._head = head
         self._copies = {id(head): other}
 
     def copy(self, value: Any) -> Any:
-        """Returns a copy of `value` in which the head is replaced.
-
-        `value` itself if it does not contain the head.
-        """
+        """A copy in which the head is replaced; `value` if it has no head."""
         if isinstance(value, keras.layers.Layer):
             return self._copy_of_layer(value)
         if isinstance(value, dict):
@@ -190,16 +204,16 @@ class _HeadReplacer:
             if owner is not value.__self__:
                 return types.MethodType(value.__func__, owner)
         if hasattr(value, "operation") and hasattr(value, "arguments"):
-            # A node of a Functional model.
+            # A call in a Functional model.
             operation = self.copy(value.operation)
             if operation is not value.operation:
                 return _shallow_copy(value, operation=operation)
         return value
 
-    def _copy_of_layer(self, layer: Any) -> Any:
+    def _copy_of_layer(self, layer: keras.layers.Layer) -> keras.layers.Layer:
         if id(layer) in self._copies:
             return self._copies[id(layer)]
-        if all(inner is not self._head for inner in _all_layers(layer)):
+        if all(inner is not self._head for inner in _layers_in(layer)):
             return layer
         copy = self._copies[id(layer)] = _shallow_copy(layer)
         for name, value in vars(layer).items():
@@ -207,28 +221,24 @@ class _HeadReplacer:
         return copy
 
 
-def _shallow_copy(value: Any, **attributes: Any) -> Any:
+def _shallow_copy(value: _T, **attributes: Any) -> _T:
     """Past Keras, which would track the attributes, or save what it copies."""
     copy = object.__new__(type(value))
     vars(copy).update({**vars(value), **attributes})
     return copy
 
 
-def _differ(new: Any, old: Any) -> bool:
+def _differ(new: Iterable, old: Iterable) -> bool:
     return any(a is not b for a, b in zip(new, old, strict=True))
 
 
-def _all_layers(classifier: Any) -> Iterator[Any]:
-    """All layers, depth first; a model's place is before its layers."""
-    layers = getattr(classifier, "layers", getattr(classifier, "_layers", []))
-    for layer in layers:
-        yield layer
-        yield from _all_layers(layer)
+def _layers_in(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """All layers within a model or layer, each once."""
+    return list(keras_compat.flatten_layers(layer))[1:]
 
 
-def _layer_of_name(classifier: Any, name: str) -> Any:
-    # By identity: a layer that two models share is one layer.
-    layers = {id(layer): layer for layer in _all_layers(classifier)}.values()
+def _layer_of_name(classifier: keras.Model, name: str) -> keras.layers.Layer:
+    layers = _layers_in(classifier)
     found = [layer for layer in layers if layer.name == name]
     if len(found) != 1:
         names = [layer.name for layer in layers]
@@ -239,44 +249,28 @@ def _layer_of_name(classifier: Any, name: str) -> Any:
     return found[0]
 
 
-def _last_layer(model: Any) -> Any:
-    """The last layer that computes logits, behind activations and dropout."""
+def _last_layer(model: keras.Model) -> keras.layers.Layer:
+    """The last layer that computes logits, before activations and dropout."""
     if isinstance(model, keras.Sequential):
         before = list(model.layers)
         if not before:
             return model
         layer = before.pop()
-        while _is_seen_through(layer) and before:
+        while isinstance(layer, _SEEN_THROUGH) and before:
             layer = before.pop()
     elif hasattr(model, "operations") and hasattr(model, "outputs"):
         layer, source = _last_of_functional(model.outputs[0])
-        while _is_seen_through(layer) and source is not None:
+        while isinstance(layer, _SEEN_THROUGH) and source is not None:
             layer, source = _last_of_functional(source)
     else:
         return model
     return _last_layer(layer) if isinstance(layer, keras.Model) else layer
 
 
-def _last_of_functional(tensor: Any) -> tuple[Any, Any]:
+def _last_of_functional(
+    tensor: keras.KerasTensor,
+) -> tuple[keras.layers.Layer, keras.KerasTensor | None]:
     """The layer that made a symbolic tensor, and that layer's own input."""
     layer, call = keras_compat.producer_of(tensor)
     inputs = keras_compat.inputs_of(layer, call)
     return layer, inputs[0] if len(inputs) == 1 else None
-
-
-def _is_seen_through(layer: Any) -> bool:
-    return isinstance(
-        layer,
-        (
-            keras.layers.Activation,
-            keras.layers.Dropout,
-            keras.layers.Identity,
-            keras.layers.LeakyReLU,
-            keras.layers.ReLU,
-        ),
-    )
-
-
-def _describe(layer: Any) -> str:
-    kind = type(layer).__name__
-    return f"{kind} {getattr(layer, 'name', '')!r}"

@@ -1,24 +1,25 @@
 """The instance-wise attribution matrix, in blocks of samples.
 
-Between each sample and the most similar one of every class there are N²
-similarities. They are computed block by block and only the largest of each
-class is kept, so that memory does not grow with N².
+N samples have N² similarities. They are computed block by block, and of each
+class only the largest is kept, so that memory does not grow with N².
 """
 
 import warnings
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 
 from keras_wake.utils import validate
+from keras_wake.utils.types import Array
+from keras_wake.utils.types import Tensor
 
 
 def instance_correlation(
-    vectors: Any,
-    labels: Any,
+    vectors: Tensor,
+    labels: Tensor,
     num_classes: int | None = None,
     block_size: int = 1024,
-) -> np.ndarray:
+) -> Array:
     """Instance-wise correlation of attribution vectors (section D.4).
 
     C[i, j] is the mean over the samples x of class i of the maximum over the
@@ -32,8 +33,8 @@ def instance_correlation(
     features and ten classes at the default.
 
     A vector that is zero or not finite has no direction. Such samples are
-    left out with a warning that gives their number. A class of which no
-    sample is left gives NaN in its row and column and a warning.
+    left out, with a warning that tells how many they are. A class without any
+    other samples gives NaN in its row and column, and a warning.
 
     Args:
         vectors: Float array (N, n), one attribution vector for each sample,
@@ -49,8 +50,7 @@ def instance_correlation(
 
     Raises:
         TypeError: If `labels` are not integers.
-        ValueError: If the shapes do not fit, or a label is none of the
-            classes.
+        ValueError: If the shapes do not fit, or if a label is out of range.
 
     Example:
 
@@ -67,7 +67,7 @@ def instance_correlation(
     for left, classes in blocks:
         best = np.full((len(left), num_classes), -np.inf)
         for right, others in blocks:
-            # Samples are in the order of their classes, so a class is a range.
+            # The samples are sorted by class, so that a class is a range.
             found, starts = np.unique(others, return_index=True)
             highest = np.maximum.reduceat(left @ right.T, starts, axis=1)
             best[:, found] = np.maximum(best[:, found], highest)
@@ -78,7 +78,7 @@ def instance_correlation(
     missing = counts == 0
     matrix = sums
     matrix /= np.where(missing, np.nan, counts)[:, None]
-    # A sample is the most similar one to itself, but for rounding.
+    # Each sample is most similar to itself; this removes the rounding.
     np.fill_diagonal(matrix, 1.0)
     matrix[missing, :] = np.nan
     matrix[:, missing] = np.nan
@@ -87,11 +87,9 @@ def instance_correlation(
 
 
 class _Blocks:
-    """Unit vectors and their classes, in the order of the classes."""
+    """Blocks of unit vectors and their classes, sorted by class."""
 
-    def __init__(
-        self, vectors: np.ndarray, labels: np.ndarray, size: int
-    ) -> None:
+    def __init__(self, vectors: Array, labels: Array, size: int) -> None:
         self.vectors, self.labels, self.size = vectors, labels, size
         self.norms = np.empty(len(vectors))
         for start in range(0, len(vectors), size):
@@ -102,17 +100,16 @@ class _Blocks:
         norms = self.norms[order]
         self.order = order[(norms > 0) & np.isfinite(norms)]
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[tuple[Array, Array]]:
         for start in range(0, len(self.order), self.size):
             part = self.order[start : start + self.size]
-            # Made anew each time: that is cheap beside the products, and
-            # saves a copy of all vectors.
+            # Not kept, which would take a copy of all vectors.
             unit = np.asarray(self.vectors[part], "float64")
             unit /= self.norms[part][:, None]
             yield unit, self.labels[part]
 
 
-def _check(vectors: np.ndarray, labels: np.ndarray, num_classes: Any) -> int:
+def _check(vectors: Array, labels: Array, num_classes: int | None) -> int:
     """Checks shapes and labels, and returns K."""
     if vectors.ndim != 2 or not vectors.size:
         raise ValueError(
@@ -144,7 +141,7 @@ def _check(vectors: np.ndarray, labels: np.ndarray, num_classes: Any) -> int:
     return num_classes
 
 
-def _warn(left_out: int, missing: np.ndarray) -> None:
+def _warn(left_out: int, missing: Array) -> None:
     if left_out:
         warnings.warn(
             f"{left_out} samples have a zero attribution vector, or one that "

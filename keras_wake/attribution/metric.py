@@ -1,15 +1,14 @@
 """CAS as a Keras metric, accumulated batch by batch in the validation pass."""
 
-from typing import Any
-
 import keras
-import numpy as np
 from keras import ops
 
 from keras_wake import backend
 from keras_wake.attribution.correlation import quiet_cosine_matrix
+from keras_wake.utils.types import Array
+from keras_wake.utils.types import Tensor
 
-# Of how many classes the similarities are in memory at once.
+# The similarities of so many classes are in memory at once.
 _ROWS = 1024
 
 
@@ -38,7 +37,11 @@ class ClassAttributionSimilarity(keras.metrics.Metric):
         )
 
     def update_state(
-        self, labels: Any, features: Any, kernel: Any, present: Any = None
+        self,
+        labels: Tensor,
+        features: Tensor,
+        kernel: Tensor,
+        present: Tensor | None = None,
     ) -> None:
         """Adds a batch.
 
@@ -56,11 +59,11 @@ class ClassAttributionSimilarity(keras.metrics.Metric):
         self.sums.assign_add(sums)
         self.counts.assign_add(counts)
 
-    def result(self) -> Any:
+    def result(self) -> Tensor:
         """CAS, a float32 scalar; classes without a direction are left out.
 
-        NaN where fewer than two are left: 0 would be the score of classes
-        that share nothing.
+        NaN if fewer than two classes are left, because 0 means that the
+        classes share nothing.
         """
         # The mean of a class has the direction of its sum.
         sums = ops.convert_to_tensor(self.sums)
@@ -75,19 +78,19 @@ class ClassAttributionSimilarity(keras.metrics.Metric):
             own = ops.diagonal(part, offset=start)
             score += ops.sum(part) - ops.sum(own)
         left = ops.sum(ops.cast(valid, "int32"))
-        # 0 / 0, and no constant NaN, at which
-        # `tf.debugging.enable_check_numerics` stops in every case.
+        # 0 / 0: at a constant NaN `tf.debugging.enable_check_numerics` would
+        # always stop.
         known = ops.cast(left >= 2, "float32")
         return score * known / known
 
-    def matrix(self) -> np.ndarray:
+    def matrix(self) -> Array:
         """The correlation matrix (K, K) as a float64 array."""
-        sums = backend.to_numpy(self.sums)
-        # The callback warns once, not in every epoch.
-        return quiet_cosine_matrix(sums)
+        return quiet_cosine_matrix(backend.to_numpy(self.sums))
 
 
-def class_sums(labels: Any, features: Any, kernel: Any) -> tuple[Any, Any]:
+def class_sums(
+    labels: Tensor, features: Tensor, kernel: Tensor
+) -> tuple[Tensor, Tensor]:
     """Sums of attribution vectors by class, and how many there are.
 
     Args:

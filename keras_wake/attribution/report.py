@@ -1,26 +1,34 @@
-"""A class-level report from one pass over the data.
+"""A report on every class, from one pass over the data.
 
-Which classes are robust, which are taken for which, which share features,
-and images in which that shows.
+It tells which classes are robust, which are taken for which and which share
+features, with images that show it.
 """
 
 import dataclasses
 import json
 import math
 from collections.abc import Sequence
-from typing import Any
 
+import keras
 import numpy as np
 
+from keras_wake.attacks import Attack
 from keras_wake.attribution._examples import Candidates
 from keras_wake.attribution._examples import Example
-from keras_wake.attribution._report_text import report_text
 from keras_wake.attribution.correlation import cosine_matrix
 from keras_wake.attribution.correlation import indices_of_largest
 from keras_wake.attribution.correlation import quiet_cas
 from keras_wake.attribution.vectors import analyse
+from keras_wake.attribution.vectors import Bounds
 from keras_wake.attribution.vectors import ClassMeans
 from keras_wake.utils import validate
+from keras_wake.utils.tables import class_table
+from keras_wake.utils.tables import percent
+from keras_wake.utils.tables import shorten_all
+from keras_wake.utils.tables import table
+from keras_wake.utils.types import Array
+from keras_wake.utils.types import Dataset
+from keras_wake.utils.types import Json
 
 # Images are kept for so many ordered pairs (i, j) at most: all of ten classes.
 MOST_CANDIDATES = 100
@@ -28,7 +36,7 @@ MOST_CANDIDATES = 100
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class SharedPair:
-    """Two classes and how much they share.
+    """Two classes, and how much they share.
 
     Attributes:
         classes: Their numbers (i, j), i < j.
@@ -36,8 +44,9 @@ class SharedPair:
         confusions: How many samples of class i are taken for j, and how many
             of class j for i.
         examples: Two lists of `Example`: images of class i that are taken
-            for j, and of class j that are taken for i; where there are none,
-            those that come nearest to it, which are marked as `nearest`.
+            for j, and images of class j that are taken for i. Where there
+            are none, the images that come nearest to it, with
+            `nearest=True`.
     """
 
     classes: tuple[int, int]
@@ -48,29 +57,29 @@ class SharedPair:
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class ClassReport:
-    """What `class_report` found. `print(report)` shows it as tables.
+    """What `class_report` has found. `print(report)` shows it as tables.
 
     Attributes:
         class_names: K names.
-        attack: The attack and its settings as text; None for clean images.
+        attack: The attack and its settings, as text; None without one.
         counts: Int64 array (K,), samples of each class.
         clean_accuracy: Float64 array (K,), NaN without samples.
-        robust_accuracy: The same under attack; None if there was none.
+        robust_accuracy: The same under attack; None without an attack.
         confusion: Int64 array (K, K): how many samples of class i (row) are
-            taken for class j (column) under attack, or on clean images if
-            there was none.
+            taken for class j (column) under attack, or on clean images
+            without an attack.
         correlation: Float64 array (K, K), the class-wise correlation matrix.
-        cas: Its score.
-        pairs: List of `SharedPair`, those of the largest cosine first.
+        cas: CAS of this matrix.
+        pairs: List of `SharedPair`, beginning with the largest cosine.
     """
 
     class_names: list[str]
     attack: str | None
-    counts: np.ndarray
-    clean_accuracy: np.ndarray
-    robust_accuracy: np.ndarray | None
-    confusion: np.ndarray
-    correlation: np.ndarray
+    counts: Array
+    clean_accuracy: Array
+    robust_accuracy: Array | None
+    confusion: Array
+    correlation: Array
     cas: float
     pairs: list[SharedPair]
 
@@ -88,11 +97,10 @@ class ClassReport:
             return None
         return float(np.trace(self.confusion) / self.counts.sum())
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Json]:
         """The numbers as lists and dictionaries, with None in place of NaN.
 
-        Of the example images it holds the places in the data; those of a
-        direction without confusions are the nearest ones.
+        Example images are given by their places in the data.
         """
         return {
             **self._without_matrices(),
@@ -103,7 +111,7 @@ class ClassReport:
             ],
         }
 
-    def _without_matrices(self) -> dict[str, Any]:
+    def _without_matrices(self) -> dict[str, Json]:
         names, robust = self.class_names, self.robust_accuracy
         return {
             "samples": int(self.counts.sum()),
@@ -141,15 +149,59 @@ class ClassReport:
         """`to_dict()` as JSON; NaN becomes null.
 
         Args:
-            indent: Spaces by which a level is indented. Defaults to `None`:
-                one line.
+            indent: Spaces by which each level is indented. Defaults to
+                `None`: everything in one line.
         """
         return json.dumps(self.to_dict(), allow_nan=False, indent=indent)
 
     def __str__(self) -> str:
-        return report_text(
-            self._without_matrices(), self.confusion, self.correlation
-        )
+        return "\n".join(self._lines())
+
+    def _lines(self) -> list[str]:
+        names = shorten_all(self.class_names)
+        report, classes = self._without_matrices(), len(names)
+        # A pair without a value adds nothing to CAS.
+        left = classes - int(np.isnan(np.diagonal(self.correlation)).sum())
+        most = left * (left - 1)
+        cas = "-" if math.isnan(self.cas) else f"{self.cas:.1f} of {most}"
+        if left < classes:
+            cas += f" ({classes - left} of {classes} classes left out)"
+        lines = [
+            f"{report['samples']} samples of {classes} classes, "
+            f"{self.attack or 'clean images'}",
+            f"clean accuracy {percent(report['clean_accuracy'])}, "
+            f"robust accuracy {percent(report['robust_accuracy'])}, CAS {cas}",
+            "",
+            *class_table(
+                report["classes"],
+                "robust_accuracy" if self.attack else "clean_accuracy",
+                {"most often taken for": self._most_often_taken_for(names)},
+            ),
+        ]
+        if not self.pairs:
+            return lines
+        header = ["cosine", "class i", "class j"]
+        header += ["i taken for j", "j taken for i"]
+        rows = []
+        for pair in self.pairs:
+            taken = (
+                f"{count} of {self.counts[i]}"
+                for count, i in zip(pair.confusions, pair.classes, strict=True)
+            )
+            both = (names[i] for i in pair.classes)
+            rows.append([f"{pair.cosine:.2f}", *both, *taken])
+        title = "the pairs that share most features"
+        return [*lines, "", title, *table(header, rows)]
+
+    def _most_often_taken_for(self, names: list[str]) -> list[str]:
+        cells = []
+        for i, row in enumerate(self.confusion):
+            others = row.copy()
+            others[i] = 0
+            most = int(others.argmax())
+            share = percent(float(row[most] / max(row.sum(), 1)))
+            cells.append(f"{names[most]} ({share})" if others[most] else "-")
+        return cells
 
     def __repr__(self) -> str:
         return (
@@ -159,50 +211,51 @@ class ClassReport:
 
 
 def class_report(
-    classifier: Any,
-    data: Any,
-    attack: Any = None,
+    classifier: keras.Model,
+    data: Dataset,
+    attack: Attack | None = None,
     class_names: Sequence[str] | None = None,
     pairs: int = 10,
     examples: int = 4,
-    head: Any = None,
+    head: str | keras.layers.Layer | None = None,
     batch_size: int = 128,
     seed: int = 0,
-    bounds: tuple[float, float] | None = None,
+    bounds: Bounds | None = None,
 ) -> ClassReport:
     """Accuracy, confusion and shared features of every class, in one pass.
 
-    Every batch is attacked once. The adversarial images give robust accuracy,
-    confusion and the class-wise matrix of `correlation_matrix` with its CAS;
-    the clean ones give clean accuracy. The pairs of classes with the largest
+    Every batch is attacked once. Its adversarial images give robust accuracy,
+    confusion and the class-wise matrix of `correlation_matrix` with its CAS.
+    The clean images give clean accuracy. The pairs of classes with the largest
     cosine C[i, j] are the ones that share most features.
 
     The examples of a pair (i, j) are the first images of class i that are
-    taken for class j under attack, and of class j that are taken for i. Where
-    there are none, they are those that come nearest to it, with the logit of
-    j least below the largest logit, and have `nearest=True`.
+    taken for class j under attack, and the first images of class j that are
+    taken for i. Where there are none, the images are kept in which the logit
+    of the other class is least below the largest one; they have
+    `nearest=True`.
 
-    Memory does not grow with the data: besides a batch, the class sums and
-    the confusion matrix, images are kept for at most 100 ordered pairs (or
-    four times `pairs`, if that is more), which takes 8·100·`examples` bytes a
-    pixel value. Where there are more pairs (with more than ten classes), those
-    of the largest cosine so far are kept. Their examples may then be of a part
-    of the data only. For that the data should be shuffled: with data in the
-    order of the classes, a cosine is unknown until both classes were seen.
+    Memory does not grow with the data. It holds a batch, the class sums, the
+    confusion matrix and the images of at most 100 ordered pairs (or four times
+    `pairs`, if that is more), which take 8·100·`examples` bytes per pixel
+    value. With more than ten classes there are more pairs, and only those of
+    the largest cosine so far are kept. Shuffle such data: in data sorted by
+    class, a cosine is unknown until both classes have been seen.
 
     Args:
         classifier: Built `keras.Model`, images to logits, ending in a Dense
             layer.
         data: Pair of arrays (x, y), or anything that yields such batches. It
             is read once.
-        attack: What makes the adversarial images. Defaults to `None`: there
-            is no robust accuracy, the rest is of clean images.
+        attack: The attack. Defaults to `None`: everything is of clean images,
+            and there is no robust accuracy.
         class_names: K names. Defaults to the class numbers.
         pairs: How many pairs are reported. Defaults to `10`.
-        examples: How many images are kept for each of a pair's two
+        examples: How many images of a pair are kept for each of its two
             directions. Defaults to `4`.
-        head: Name of the Dense layer or the layer, where it cannot be found.
-        batch_size: How arrays are cut. Defaults to `128`.
+        head: Dense layer that makes the logits, or its name. Defaults to
+            `None`: find it.
+        batch_size: Size of the batches of arrays. Defaults to `128`.
         seed: Integer seed of the attack's random starts. Defaults to `0`.
         bounds: Smallest and largest pixel value. Defaults to `None`: the
             bounds of the attack. Without an attack any values are accepted,
@@ -272,35 +325,22 @@ def class_report(
         confusion=confusion,
         correlation=matrix,
         cas=score,
-        pairs=_shared_pairs(matrix, confusion, candidates, pairs),
-    )
-
-
-def _shared_pairs(
-    matrix: np.ndarray,
-    confusion: np.ndarray,
-    candidates: Candidates,
-    count: int,
-) -> list[SharedPair]:
-    """The pairs i < j of the largest cosine; those without one are left out."""
-    found = []
-    for i, j in _largest_pairs(matrix, count):
-        there, back = (i, j), (j, i)
-        found.append(
+        pairs=[
             SharedPair(
                 classes=(i, j),
                 cosine=float(matrix[i, j]),
-                confusions=(int(confusion[there]), int(confusion[back])),
+                confusions=(int(confusion[i, j]), int(confusion[j, i])),
                 examples=(
-                    candidates.kept.get(there, []),
-                    candidates.kept.get(back, []),
+                    candidates.kept.get((i, j), []),
+                    candidates.kept.get((j, i), []),
                 ),
             )
-        )
-    return found
+            for i, j in _largest_pairs(matrix, pairs)
+        ],
+    )
 
 
-def _largest_pairs(matrix: np.ndarray, count: int) -> list[tuple[int, int]]:
+def _largest_pairs(matrix: Array, count: int) -> list[tuple[int, int]]:
     """The places i < j of the largest values; of equal ones the first."""
     found = np.empty((0, 3))
     if not count:

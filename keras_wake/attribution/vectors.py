@@ -1,16 +1,16 @@
 """Attribution vectors of samples and of classes, in one pass over the data.
 
-What every analysis has in common: attack a batch, take the features that go
-into the head, weigh them with the head's weights of the true class.
+What all analyses have in common: they attack a batch, take the features that
+go into the head, and multiply them with the head's weights of the true class.
 """
 
 import weakref
 from collections.abc import Callable
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
 from typing import NamedTuple
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -26,13 +26,18 @@ from keras_wake.data.batches import iterate_checked
 from keras_wake.data.classifier import check_classifier
 from keras_wake.data.classifier import image_shape
 from keras_wake.utils import validate
+from keras_wake.utils.types import Array
+from keras_wake.utils.types import Dataset
+from keras_wake.utils.types import Tensor
 
 # By classifier and then by head: a network may be analysed at several heads,
-# and several networks may share one.
+# and several networks may share a head.
 _COMPILED = PerModel()
-# Scaled images of any usual kind are below it; pixel values from 0 to 255 are
-# not, unless a whole batch is black.
+# Scaled images are below it. Images in [0, 255] are above it in every batch,
+# unless all of them are black.
 _LARGEST_SCALED = 32
+
+Bounds = tuple[float, float]
 
 
 class Sizes(NamedTuple):
@@ -43,11 +48,11 @@ class Sizes(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What is known of a batch; the images are tensors, the rest arrays.
+    """A batch and what the classifier made of it.
 
     Attributes:
-        images: (batch, ...), clean.
-        adversarial: (batch, ...); `images` where there is no attack.
+        images: Tensor (batch, ...), clean.
+        adversarial: Tensor (batch, ...); `images` if there is no attack.
         labels: (batch,), class numbers.
         clean_predictions: (batch,), class numbers, or None if not asked for.
         predictions: (batch,), of the adversarial images.
@@ -55,43 +60,32 @@ class Batch(NamedTuple):
         vectors: Float32 (batch, n), A(x) of the adversarial images.
     """
 
-    images: Any
-    adversarial: Any
-    labels: np.ndarray
-    clean_predictions: np.ndarray | None
-    predictions: np.ndarray
-    logits: np.ndarray
-    vectors: np.ndarray
+    images: Tensor
+    adversarial: Tensor
+    labels: Array
+    clean_predictions: Array | None
+    predictions: Array
+    logits: Array
+    vectors: Array
 
 
 def analyse(
-    classifier: Any,
-    data: Any,
-    attack: Any,
-    head: Any,
+    classifier: keras.Model,
+    data: Dataset,
+    attack: Attack | None,
+    head: str | keras.layers.Layer | None,
     batch_size: int,
     seed: int,
     clean: bool = False,
-    bounds: tuple[float, float] | None = None,
+    bounds: Bounds | None = None,
 ) -> tuple[Sizes, Iterator[Batch]]:
-    """Checks the arguments and starts a pass over the data.
+    """Checks the arguments of an analysis and starts its pass over the data.
 
-    Args:
-        classifier: Built `keras.Model`, images to logits.
-        data: Pair of arrays (x, y), or anything that yields such batches.
-        attack: What makes the adversarial images; None for clean images.
-        head: Name of the Dense layer or the layer; None to find it.
-        batch_size: How arrays are cut.
-        seed: Integer seed of the attack's random starts.
-        clean: Whether the clean images are classified, too. Defaults to
-            `False`.
-        bounds: Smallest and largest pixel value. Defaults to `None`: the
-            bounds of the attack. Without an attack any values are accepted,
-            except images that look like [0, 255].
+    With `clean`, the clean images are classified as well. The other arguments
+    are those of `attribution_vectors`.
 
     Returns:
-        K and n, and the batches, each of which is attacked when it is asked
-        for.
+        K and n, and an iterator that attacks each batch when it is asked for.
     """
     num_classes = check_classifier(classifier)
     head = find_head(classifier, head, num_classes)
@@ -132,7 +126,9 @@ def analyse(
     return Sizes(num_classes, head_features(head)), batches()
 
 
-def _bounds(bounds: Any, attack: Any) -> tuple[tuple[float, float], bool]:
+def _bounds(
+    bounds: Bounds | None, attack: Attack | None
+) -> tuple[Bounds, bool]:
     """Bounds of the images, and whether they are unknown."""
     if bounds is None:
         if attack is not None:
@@ -147,11 +143,8 @@ def _bounds(bounds: Any, attack: Any) -> tuple[tuple[float, float], bool]:
     return checked, False
 
 
-def _refuse_unscaled_images(x: Any) -> None:
-    """Refuses images in [0, 255].
-
-    The classifier was probably trained on images in [0, 1].
-    """
+def _refuse_unscaled_images(x: Tensor) -> None:
+    """Refuses images in [0, 255], which few classifiers are trained on."""
     low, high = float(ops.min(x)), float(ops.max(x))
     if low >= 0 and high > _LARGEST_SCALED:
         raise ValueError(
@@ -165,7 +158,7 @@ def _refuse_unscaled_images(x: Any) -> None:
 def _compile(classifier: Callable, head: Callable) -> Callable:
     """Compiles the analysis of a batch; the arguments are weak references."""
 
-    def analysis(x: Any, labels: Any) -> tuple[Any, Any, Any, Any]:
+    def analysis(x: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
         logits, features = logits_and_features(classifier(), head(), x)
         classes = ops.argmax(labels, axis=-1)
         weights = ops.take(ops.transpose(head_weights(head())), classes, axis=0)
@@ -192,25 +185,25 @@ class ClassMeans:
             self.sums[label] += members.sum(axis=0, dtype="float64")
             self.counts[label] += len(members)
 
-    def result(self) -> np.ndarray:
+    def result(self) -> Array:
         """Float64 array (K, n); NaN for a class without samples."""
         counts = np.where(self.counts == 0, np.nan, self.counts)
         return self.sums / counts[:, None]
 
 
 def attribution_vectors(
-    classifier: Any,
-    data: Any,
-    attack: Any = None,
-    head: Any = None,
+    classifier: keras.Model,
+    data: Dataset,
+    attack: Attack | None = None,
+    head: str | keras.layers.Layer | None = None,
     batch_size: int = 128,
     seed: int = 0,
-    bounds: tuple[float, float] | None = None,
-) -> np.ndarray:
+    bounds: Bounds | None = None,
+) -> Array:
     """Mean attribution vector of every class.
 
     A(x) = g(x + δ) ⊙ W[y], averaged over all samples of class y, whether the
-    classifier gets them right or not. The bias takes no part.
+    classifier gets them right or not. The bias of the head is not used.
 
     Args:
         classifier: Built `keras.Model`, images to logits, ending in a Dense
@@ -218,9 +211,10 @@ def attribution_vectors(
         data: Pair of arrays (x, y), or anything that yields such batches:
             images (batch, ...) within the attack's bounds, labels as class
             numbers or one-hot.
-        attack: What makes δ. Defaults to `None`: δ = 0, clean images.
-        head: Name of the Dense layer or the layer, where it cannot be found.
-        batch_size: How arrays are cut. Defaults to `128`.
+        attack: The attack that makes δ. Defaults to `None`: clean images.
+        head: Dense layer that makes the logits, or its name. Defaults to
+            `None`: find it.
+        batch_size: Size of the batches of arrays. Defaults to `128`.
         seed: Integer seed of the attack's random starts. Defaults to `0`.
         bounds: Smallest and largest pixel value. Defaults to `None`: the
             bounds of the attack. Without an attack any values are accepted,
@@ -230,8 +224,8 @@ def attribution_vectors(
         Float64 array (K, n). A class without samples gives a row of NaN.
 
     Raises:
-        TypeError, ValueError: For a classifier without a head that can be
-            found, or data that cannot be right.
+        TypeError, ValueError: If the head of the classifier cannot be found,
+            or if the data cannot be right.
 
     Example:
 
@@ -251,27 +245,28 @@ def attribution_vectors(
 
 
 def instance_vectors(
-    classifier: Any,
-    data: Any,
-    attack: Any = None,
-    head: Any = None,
+    classifier: keras.Model,
+    data: Dataset,
+    attack: Attack | None = None,
+    head: str | keras.layers.Layer | None = None,
     batch_size: int = 128,
     seed: int = 0,
-    bounds: tuple[float, float] | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
+    bounds: Bounds | None = None,
+) -> tuple[Array, Array]:
     """Attribution vector of every sample.
 
     A(x) = g(x + δ) ⊙ W[y] for the true class y of each sample, in the order
-    of the data. They take 4·N·n bytes, and as much again while they are put
-    together: 20 MB twice for 10,000 samples of 512 features.
+    of the data. The vectors take 4·N·n bytes, and twice that until the last
+    batch is added: 20 MB and 40 MB for 10,000 samples of 512 features.
 
     Args:
         classifier: Built `keras.Model`, images to logits, ending in a Dense
             layer.
         data: Pair of arrays (x, y), or anything that yields such batches.
-        attack: What makes δ. Defaults to `None`: δ = 0, clean images.
-        head: Name of the Dense layer or the layer, where it cannot be found.
-        batch_size: How arrays are cut. Defaults to `128`.
+        attack: The attack that makes δ. Defaults to `None`: clean images.
+        head: Dense layer that makes the logits, or its name. Defaults to
+            `None`: find it.
+        batch_size: Size of the batches of arrays. Defaults to `128`.
         seed: Integer seed of the attack's random starts. Defaults to `0`.
         bounds: Smallest and largest pixel value. Defaults to `None`: the
             bounds of the attack. Without an attack any values are accepted,

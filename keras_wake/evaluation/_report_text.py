@@ -2,12 +2,9 @@
 
 from typing import Any
 
+from keras_wake.utils.tables import class_table
 from keras_wake.utils.tables import percent
-from keras_wake.utils.tables import shorten
 from keras_wake.utils.tables import table
-
-# Above this number of classes only the least robust ones are listed.
-MOST_CLASSES_LISTED = 25
 
 
 def report_text(report: dict[str, Any]) -> str:
@@ -27,7 +24,7 @@ def report_text(report: dict[str, Any]) -> str:
         "",
         *_attack_lines(report),
         "",
-        *_class_lines(report),
+        *class_table(report["classes"], "robust_accuracy"),
         *_finding_lines(report),
     ]
     return "\n".join(lines)
@@ -89,28 +86,6 @@ def _attack_lines(report: dict[str, Any]) -> list[str]:
 
 def _count(number: int | None) -> str:
     return "-" if number is None else f"{number:,}"
-
-
-def _class_lines(report: dict[str, Any]) -> list[str]:
-    classes, note = report["classes"], []
-    if len(classes) > MOST_CLASSES_LISTED:
-        present = [entry for entry in classes if entry["samples"]]
-        present.sort(key=lambda entry: entry["robust_accuracy"])
-        note = [
-            f"the {MOST_CLASSES_LISTED} of {len(classes)} classes with the "
-            "lowest robust accuracy"
-        ]
-        classes = present[:MOST_CLASSES_LISTED]
-    rows = [
-        [
-            shorten(entry["name"]),
-            str(entry["samples"]),
-            percent(entry["clean_accuracy"]),
-            percent(entry["robust_accuracy"]),
-        ]
-        for entry in classes
-    ]
-    return note + table(["class", "samples", "clean", "robust"], rows)
 
 
 def sweep_text(sweep: dict[str, Any]) -> str:

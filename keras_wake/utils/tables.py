@@ -3,7 +3,11 @@
 import itertools
 from collections.abc import Sequence
 
+from keras_wake.utils.types import Json
+
 LONGEST_NAME = 20
+# Above this number of classes only the least accurate ones are listed.
+MOST_CLASSES_LISTED = 25
 
 
 def table(header: list[str], rows: list[list[str]]) -> list[str]:
@@ -58,3 +62,40 @@ def _letters_in_common(names: Sequence[str]) -> int:
 def percent(share: float | None) -> str:
     """A share in per cent, a dash for None."""
     return "-" if share is None else f"{100 * share:.1f} %"
+
+
+def class_table(
+    classes: Sequence[Json],
+    accuracy: str,
+    more: dict[str, list[str]] | None = None,
+) -> list[str]:
+    """Accuracies by class; where there are many, only the lowest.
+
+    Args:
+        classes: For each class a dictionary with the keys `name`, `samples`,
+            `clean_accuracy` and `robust_accuracy`, which may be None.
+        accuracy: Which of the two accuracies decides what is lowest.
+        more: Further columns, each with a cell for every class.
+    """
+    shown, note = list(range(len(classes))), []
+    if len(classes) > MOST_CLASSES_LISTED:
+        known = [i for i in shown if classes[i][accuracy] is not None]
+        known.sort(key=lambda i: classes[i][accuracy])
+        shown = known[:MOST_CLASSES_LISTED]
+        note = [
+            f"the {len(shown)} of {len(classes)} classes with the lowest "
+            f"{accuracy.replace('_', ' ')}"
+        ]
+    more = more or {}
+    names = shorten_all([each["name"] for each in classes])
+    rows = [
+        [
+            names[i],
+            str(classes[i]["samples"]),
+            percent(classes[i]["clean_accuracy"]),
+            percent(classes[i]["robust_accuracy"]),
+            *(column[i] for column in more.values()),
+        ]
+        for i in shown
+    ]
+    return note + table(["class", "samples", "clean", "robust", *more], rows)
