@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Evaluate with AutoAttack, and read the warnings
 #
-# A robust accuracy is worth as much as the attack behind it. This tutorial
-# evaluates a network that is robust, and one that only looks so.
+# A robust accuracy is only as reliable as the attack that measured it. This
+# tutorial evaluates a network that is robust, and one that only looks robust.
 
 # %% [markdown]
 # ## A network to evaluate
@@ -41,8 +41,9 @@ print(report)
 # %% [markdown]
 # ## AutoAttack
 #
-# Four attacks that need no tuning, each on the images that those before it have
-# left. It is slower than PGD, and its number is the one to report.
+# AutoAttack consists of four attacks that need no tuning. Each runs on the images
+# that the earlier ones did not break. It is slower than PGD, and its number is the
+# one to report.
 
 # %%
 report = kw.evaluation.autoattack(classifier, test, epsilon=epsilon, verbose=0)
@@ -50,7 +51,7 @@ print(report)
 kw.visualization.plot_robustness_report(report, path="images/autoattack.png")
 
 # %% [markdown]
-# The interval says what 200 images leave open.
+# The interval shows how uncertain a number from 200 images is.
 #
 # ![The accuracy that is left after each attack of the
 # list](images/autoattack.png)
@@ -72,10 +73,10 @@ for code, message in report.findings:
     print(f"\n[{code}] {message}")
 
 # %% [markdown]
-# The same weights, and a better number. The warning says that it cannot be
-# believed. AutoAttack does not rest on this gradient: the DLR loss does not change
-# when the logits are scaled, FAB follows differences of logits, and Square needs
-# no gradient.
+# The weights are the same, and the number is better. The warning says not to
+# believe it. AutoAttack does not need this gradient: the DLR loss does not change
+# when the logits are scaled, FAB follows differences of logits, and Square needs no
+# gradient.
 
 # %%
 report = kw.evaluation.autoattack(masked, test, epsilon=epsilon, verbose=0)
@@ -87,8 +88,8 @@ print(report)
 #
 # ## Over the radius
 #
-# A curve over several radii must reach 0 where the ball is large enough. One that
-# does not points to an attack that does not work.
+# A curve over several radii must reach 0 where the ball is large enough. If it does
+# not, the attack probably does not work.
 
 # %%
 sweep = kw.evaluation.epsilon_sweep(

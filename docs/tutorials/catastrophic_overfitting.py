@@ -1,11 +1,11 @@
 # %% [markdown]
 # # Catastrophic overfitting, and the monitor
 #
-# A single step of the gradient (FGSM) makes adversarial training several times as
-# fast as PGD. But the network can learn to bend its loss so that one step leads
-# nowhere, while several still find their way: robust accuracy falls, on large images
-# within an epoch and to almost nothing, and the accuracy under a single step does not
-# show it. `CatastrophicOverfitMonitor` compares the two.
+# With a single gradient step (FGSM), adversarial training is several times as fast as
+# with PGD. But the network can learn to bend its loss so that one step finds nothing,
+# while several steps still succeed. Robust accuracy then falls, on large images within
+# an epoch and to almost nothing, and the accuracy under a single step does not show it.
+# `CatastrophicOverfitMonitor` compares the two.
 
 # %%
 import keras
@@ -34,8 +34,8 @@ classifier = keras.Sequential(
 # %% [markdown]
 # ## First with PGD
 #
-# A few epochs of several steps, so that there is something to lose. The radius is
-# large for these images, on purpose.
+# A few epochs with several steps make a robust network, which can lose its robustness
+# later. The radius is large for these images, on purpose.
 
 # %%
 evaluation = kw.attacks.PGD("linf", epsilon, steps=10)
@@ -89,9 +89,9 @@ for warning in caught:
         break
 
 # %% [markdown]
-# The accuracy under one step says little of it. That under ten steps says what
-# happened: the network collapses, recovers and collapses again. At its worst, CAS has
-# gone down with it.
+# The accuracy under one step shows little of it. The accuracy under ten steps shows
+# what happened: the network collapses, recovers and collapses again. Where it is
+# lowest, CAS is low as well.
 
 # %%
 best = max(
@@ -116,9 +116,9 @@ kw.visualization.plot_correlation_difference(
 #
 # ## Let the monitor act
 #
-# `action="rollback"` goes back to student, teacher and optimizer as they were at the
-# last good check, and stops. Here it looks every tenth step rather than once in an
-# epoch, which costs a little and loses less.
+# `action="rollback"` restores student, teacher and optimizer as they were at the last
+# good check, and stops. Here it checks every tenth step instead of once in an epoch,
+# which costs a little time and loses less training.
 
 # %%
 classifier.set_weights(weights)
@@ -144,7 +144,7 @@ with warnings.catch_warnings():
 print(f"Stopped in epoch {monitor.history[-1]['epoch']}:", robust_accuracy())
 
 # %% [markdown]
-# The cure, rather than the emergency brake: a random start and a step of 1.25 ε
-# (`FGSM.fast_at`), which hold out longer; PGD with two or three steps; a smaller ε.
-# On real images: `python examples/cifar10.py --method fast-at`, or
-# `python examples/catastrophic_overfitting.py`.
+# To avoid a collapse instead of stopping it, use a random start and a step of 1.25 ε
+# (`FGSM.fast_at`), with which it comes later, PGD with two or three steps, or a smaller
+# ε. On real images: `python examples/cifar10.py --method fast-at`, or `python
+# examples/catastrophic_overfitting.py`.

@@ -1,13 +1,13 @@
 # %% [markdown]
 # # Your own model, and your own images
 #
-# Any `keras.Model` will do that takes float images in [0, 1] and returns logits:
-# no softmax at the end, normalisation inside.
+# You can train any `keras.Model` that takes float images in [0, 1] and returns logits:
+# without a softmax at its end, and with the normalisation inside.
 
 # %% [markdown]
 # ## A folder of images
 #
-# One folder for each class, in `train/` and `test/`:
+# `train/` and `test/` have one folder for each class:
 #
 # ```text
 # birds/
@@ -18,8 +18,8 @@
 #     heron/...
 # ```
 #
-# So that this page runs anywhere, we make one from the digits of scikit-learn,
-# enlarged to 32×32 in three channels.
+# So that this page runs anywhere, we make such a folder from the digits of
+# scikit-learn, enlarged to 32×32 pixels with three channels.
 
 # %%
 import pathlib
@@ -54,19 +54,19 @@ print(
 )
 
 # %% [markdown]
-# Images of different sizes: `image_size=(224, 224)`. Files that cannot be read are
-# listed in `data.skipped` instead of ending the program. If your images come from a
-# pipeline of your own, pass that: a `tf.data.Dataset`, a `PyDataset`, a PyTorch
-# `DataLoader` or arrays, of floats in [0, 1].
+# If the images have different sizes, pass `image_size=(224, 224)`. Files that cannot be
+# read do not end the program; `data.skipped` lists them. If your images come from a
+# pipeline of your own, pass that to `fit`: a `tf.data.Dataset`, a `PyDataset`, a
+# PyTorch `DataLoader` or arrays, of floats in [0, 1].
 #
 # ## A network of keras.applications
 #
-# These networks expect their own range of pixels, so that goes in front, and they end
-# in a softmax unless you say otherwise. Their first layers are made for large images:
-# for 32×32 pixels take a part of the network, and no `include_top`. Without published
-# weights, also change the momentum of their batch norm: with 0.99 or 0.999, the
-# statistics that a network is attacked and evaluated with need thousands of steps to
-# arrive.
+# Each of these networks expects its own range of pixels, so put a `Rescaling` layer
+# before it. They end in a softmax by default; here `include_top=False` removes it.
+# Their first layers are made for large images: for 32×32 pixels use a part of the
+# network. Without published weights, also change the momentum of their batch norm: with
+# 0.99 or 0.999, the statistics with which a network is attacked and evaluated need
+# thousands of steps to settle.
 
 # %%
 backbone = keras.applications.MobileNet(
@@ -111,13 +111,13 @@ for epoch in (1, epochs // 2, epochs):
         print(f"epoch {epoch:2} {name} {run.history[name][epoch - 1]:.3f}")
 
 # %% [markdown]
-# The layer that makes the logits was found by itself, which attribution needs. For a
-# subclassed model name it, in `WakeModel(..., head="logits")` and in
-# `class_report(..., head="logits")`. A subclassed model must also have been called
-# once on images, so that it has weights, and needs `get_config`, as the teacher is made
-# from it.
+# Attribution needs the layer that makes the logits, and found it here by itself. For a
+# subclassed model, name the layer in `WakeModel(..., head="logits")` and in
+# `class_report(..., head="logits")`. A subclassed model must also have been called once
+# on images, so that it has weights, and it needs `get_config`, from which the teacher
+# is made.
 #
-# A report of each class, from one pass:
+# A report on each class, from one pass over the data:
 
 # %%
 report = kw.attribution.class_report(
@@ -131,8 +131,8 @@ print(report)
 # %% [markdown]
 # ## KerasHub and KerasCV
 #
-# `pip install -e '.[hub]'` or `'.[cv]'`. A backbone of either goes into the place of
-# `backbone` above:
+# `pip install -e '.[hub]'` or `'.[cv]'`. A backbone of either replaces `backbone`
+# above:
 #
 # <!-- not run -->
 # ```python
@@ -149,6 +149,6 @@ print(report)
 # ```
 #
 # KerasCV works on the TensorFlow backend. `python examples/cifar10.py --model
-# keras_cv_resnet18 --augment keras_cv` shows a backbone of it and its RandAugment.
+# keras_cv_resnet18 --augment keras_cv` uses one of its backbones and its RandAugment.
 # DeiT-Ti, from KerasHub's layers, is `kw.models.DeiTTiny()`, and
 # `examples/cifar10_deit.py` trains it with its published recipe.

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Quickstart
 #
-# Everything on this page runs on two CPU cores in a minute or two, on the 8×8 digits
-# of scikit-learn, which need no download.
+# This page uses the 8×8 digits of scikit-learn, which need no download. All of it runs
+# on two CPU cores in a minute or two.
 #
 # ## Install
 #
@@ -12,8 +12,8 @@
 # pip install -e '.[tensorflow,examples]'
 # ```
 #
-# Or `'.[jax,examples]'` or `'.[torch,examples]'`, with `KERAS_BACKEND=jax` or `torch`
-# set; what follows is the same.
+# For another backend install `'.[jax,examples]'` or `'.[torch,examples]'`, and set
+# `KERAS_BACKEND` to `jax` or `torch`. The rest of this page is the same.
 #
 # ## Data and network
 
@@ -32,11 +32,11 @@ classifier = kw.models.SmallCNN(
 )
 
 # %% [markdown]
-# Any built `keras.Model` will do that takes float images in [0, 1] and returns logits
-# `(batch, classes)`: no softmax at the end, normalisation inside. The validation
-# images are taken from the training data, so that the best epoch can be chosen
-# without looking at the test set.
-# [Your own model and your own images](own_model.md) has more.
+# The classifier may be any built `keras.Model` that takes float images in [0, 1] and
+# returns logits `(batch, classes)`, so without a softmax at its end, and with the
+# normalisation inside. The validation images are taken from the training data, so that
+# the best epoch can be chosen without looking at the test set. [Your own model and your
+# own images](own_model.md) has more.
 #
 # ## Train
 
@@ -62,16 +62,16 @@ for name in ("val_robust_accuracy", "val_teacher_robust_accuracy", "val_cas"):
     print(name, f"{run.history[name][0]:.3f} ... {run.history[name][-1]:.3f}")
 
 # %% [markdown]
-# `EMATeacher` switches on the averaged network; a schedule needs one. With so few
+# `EMATeacher` switches on the averaged network, which a schedule needs. With so few
 # steps, `warmup=True` keeps the first weights from dominating the average.
-# `CrossClassAttribution` uses the adversarial examples that validation makes anyway,
-# so it costs next to nothing. Without `verbose=0` Keras shows its progress bar.
+# `CrossClassAttribution` uses the adversarial examples that validation makes anyway, so
+# it costs almost no time. Without `verbose=0`, Keras shows its progress bar.
 #
-# The logs say how things stand:
+# `fit` logs:
 #
 # | log | what it is |
 # |---|---|
-# | `loss`, `robust_accuracy` | on the training batches, as attacked |
+# | `loss`, `robust_accuracy` | on the attacked training batches |
 # | `kd_weight` | weight of the distillation in this epoch |
 # | `val_accuracy`, `val_robust_accuracy` | student: clean images, and under `eval_attack` |
 # | `val_teacher_accuracy`, `val_teacher_robust_accuracy` | the same for the teacher, attacked on its own |
@@ -97,8 +97,8 @@ model.robust_classifier.save("robust.keras")
 # `keras.models.load_model("robust.keras")` needs no keras-wake.
 #
 # A robust accuracy is the accuracy under one attack, by default PGD with 20 steps. It
-# is an upper bound: a stronger attack may lower it, which
-# [AutoAttack](autoattack.md) tries.
+# is an upper bound, because a stronger attack may lower it; [AutoAttack](autoattack.md)
+# is such an attack.
 #
 # ## Look
 
@@ -149,7 +149,7 @@ print(f"CAS {kw.attribution.cas(matrix):.2f}")
 # %% [markdown]
 # ## On real images
 #
-# `examples/cifar10.py` trains on CIFAR-10 with the published settings, on one GPU or
-# on all that TensorFlow sees; `--limit` and `--model small` make it fit a CPU. With
+# `examples/cifar10.py` trains on CIFAR-10 with the published settings, on one GPU or on
+# all that TensorFlow sees. With `--limit` and `--model small` a CPU can train it. With
 # `--data-dir` it reads a folder of images instead. `--help` explains the options.
-# [Robust overfitting and CAS](robust_overfitting.md) shows what comes out.
+# [Robust overfitting and CAS](robust_overfitting.md) shows the results of such runs.

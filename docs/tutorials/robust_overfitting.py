@@ -1,16 +1,16 @@
 # %% [markdown]
 # # Robust overfitting and CAS: AT against WAKE on CIFAR-10
 #
-# Adversarial training (AT) is at its most robust in the middle of the run. This
-# tutorial shows it on real images, shows what it does to the attributions of the
-# classes, and what WAKE changes.
+# Adversarial training (AT) is most robust in the middle of the run. This tutorial shows
+# this on real images, how the attributions of the classes change with it, and what WAKE
+# changes.
 #
 # ## The runs
 #
-# Each of these took 30 to 80 minutes, two at a time on two CPU cores: 3,000 images of CIFAR-10
-# (JPEG), that is CIFAR-10 re-encoded as JPEG, and a small network. `FOLDER` has the
-# images as `train/CLASS/*.jpg` and `test/CLASS/*.jpg`; without `--data-dir`, TensorFlow
-# Datasets downloads the original.
+# The runs train a small network on 3,000 images of CIFAR-10 (JPEG), which is CIFAR-10
+# re-encoded as JPEG. Each took 30 to 80 minutes, two at a time on two CPU cores.
+# `FOLDER` has the images as `train/CLASS/*.jpg` and `test/CLASS/*.jpg`; without
+# `--data-dir`, TensorFlow Datasets downloads the original.
 #
 # ```bash
 # small="--data-dir FOLDER --model small --limit 3000 --validation 1000 \
@@ -73,16 +73,16 @@ for name, group in runs.items():
 # run on, those of WAKE stay](../images/robust_overfitting.png)
 #
 # The figure has a fourth seed of AT. AT peaks near epoch 20, when the learning rate is
-# still high, and loses several points by the end, while it goes on to learn its
-# training images. The averaged teacher of WAKE is frozen near its peak, and its student
-# keeps the level too.
+# still high, and loses several points by the end, although it still learns its training
+# images. The averaged teacher of WAKE is frozen near its peak, and its student stays at
+# the same level.
 #
 # ## What happens to the classes
 #
-# C[i, j] is the cosine of what classes i and j rest on; CAS is the sum of its
-# positive entries off the diagonal. In AT it falls from the start, and goes on to fall
-# while robust accuracy does: the network replaces features that classes share by
-# features of single classes. With WAKE it stops falling.
+# C[i, j] is the cosine of the attribution vectors of classes i and j. CAS is the sum of
+# its positive entries off the diagonal. With AT, CAS falls from the start, and
+# continues to fall when robust accuracy does: the network replaces features that
+# classes share by features of single classes. With WAKE it stops falling.
 
 # %%
 for name, group in runs.items():
@@ -103,8 +103,8 @@ for name, group in runs.items():
 # ![A strip of matrices over the epochs: similarities between classes fade towards the
 # end](../images/at-seed3-correlation_epochs.png)
 #
-# What agrees with the paper, what does not, and other methods are in
-# [Results](../results.md).
+# [Results](../results.md) has other methods, and what agrees with the paper and what
+# does not.
 #
 # ## Watch it in your own run
 #

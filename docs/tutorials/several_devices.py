@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Several GPUs and several hosts
 #
-# The script stays the same; a strategy says where it runs. This page runs on two
-# logical devices of a CPU, so that you can follow it without a GPU; on a machine with
-# GPUs leave the next cell out.
+# The training script stays the same; a strategy decides on which devices it runs. This
+# page uses two logical devices of a CPU, so that you can follow it without a GPU. On a
+# machine with GPUs, leave the next cell out.
 
 # %%
 import tensorflow as tf
@@ -65,26 +65,25 @@ print("one device ", train(one))
 print("two devices", train(two))
 
 # %% [markdown]
-# `batch_size` is that of all devices together: each has 32 of the 64 images. The loss
-# is the mean over the whole batch, so the numbers are those of one device, up to the
-# order of sums. That holds too where the last batch does not divide evenly and one
-# device gets fewer images.
+# `batch_size` counts the images of all devices together: each has 32 of the 64 images.
+# The loss is the mean over the whole batch, so the numbers are those of one device, up
+# to the order of sums. This also holds if the last batch does not divide evenly and one
+# device has fewer images.
 #
-# Two things would make a difference. Random starts come from another stream on each
-# device. And without `synchronized=True`, batch-norm statistics are those of a device's
-# own share, as in the networks of `kw.models`;
-# [Scaling](../scaling.md#batch-norm) has what that means and how to change it. A last
-# batch with fewer images than there are devices leaves one of them without any: then
-# networks with such batch norm have no statistics, and `fit` stops with a message.
-# Choose another batch size, or drop the remainder.
+# Two things can make a difference. Random starts come from another stream on each
+# device. And without `synchronized=True`, each device uses the batch-norm statistics of
+# its own share, as in the networks of `kw.models`; [Scaling](../scaling.md#batch-norm)
+# explains what this means and how to change it. If the last batch has fewer images than
+# there are devices, a device has none: then such batch norm has no statistics, and
+# `fit` stops with a message. Choose another batch size, or drop the last batch.
 #
-# With `tf.distribute.MirroredStrategy()`, all GPUs that TensorFlow sees take part. The
-# example scripts do that by themselves.
+# `tf.distribute.MirroredStrategy()` uses all GPUs that TensorFlow sees. The example
+# scripts do this by themselves.
 #
 # ## Several hosts
 #
-# Each host runs the same script; `TF_CONFIG` tells it about the others, and the
-# strategy is the first thing that TensorFlow makes.
+# Each host runs the same script. `TF_CONFIG` tells it about the others, and the script
+# must make the strategy before anything else of TensorFlow.
 #
 # ```bash
 # # On host-a; on host-b the index is 1
@@ -116,6 +115,6 @@ print("two devices", train(two))
 # )
 # ```
 #
-# and for several hosts `keras.distribution.initialize` before it. SLURM, a job that
-# dies and goes on, the learning rate for a larger batch, batch norm, and what to
-# expect of 8, 64 and 512 devices: [Scaling](../scaling.md).
+# For several hosts, call `keras.distribution.initialize` before it.
+# [Scaling](../scaling.md) explains SLURM, jobs that die and continue, the learning rate
+# for a larger batch, batch norm, and what to expect of 8, 64 and 512 devices.

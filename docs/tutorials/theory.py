@@ -3,13 +3,13 @@
 #
 # The paper explains robust overfitting by a model that is small enough for a
 # formula. There are three classes. Class i has an *exclusive* feature, which no
-# other class has, and shares a *common* feature with each of the two others. All
-# that are present have mean μ and deviation σ, the others are 0. A classifier has
-# two weights: w1 for the exclusive features, w2 for the common ones.
+# other class has, and shares a *common* feature with each of the two others.
+# Features that are present have mean μ and deviation σ; the others are 0. A
+# classifier has two weights: w1 for the exclusive features, w2 for the common ones.
 #
-# Common features carry information, and a small w2 throws it away. But an
-# adversary of radius ε reaches more of them: for each class it can raise the two
-# wrong logits and lower the right one. Which weights are best?
+# Common features carry information, which a small w2 discards. But an adversary of
+# radius ε can change more of them: for each class it can raise the two wrong logits
+# and lower the right one. Which weights are best?
 
 # %%
 import keras_wake as kw
@@ -28,7 +28,8 @@ print(f"epsilon_0 = {model.critical_epsilon():.4f}")
 # $$
 #
 # on, the best weight of the common features is 0: adversarial training drops what
-# classes share. In a network, CAS is the counterpart: it falls with robust overfitting.
+# classes share. The counterpart in a network is CAS, which falls with robust
+# overfitting.
 #
 # ## Soft labels keep the common features
 #
@@ -51,8 +52,8 @@ print(f"epsilon_1 = {model.critical_epsilon(beta):.4f}")
 # %% [markdown]
 # ## Is the formula right?
 #
-# Two other ways lead to the same weights: the loss on samples, minimised, and the
-# linear model trained with `WakeModel` like any network.
+# Two other ways give the same weights: minimising the loss on samples, and training
+# the linear model with `WakeModel` like any network.
 
 # %%
 samples = 20_000  # quick: 500
@@ -77,7 +78,8 @@ for epsilon in (0.05, 0.15):
 # \qquad s = \frac{\sigma}{\mu - 2 \varepsilon}
 # $$
 #
-# It rises on $t \in [0, 1]$: who keeps the common features is more robust.
+# It rises on $t \in [0, 1]$: a classifier that keeps the common features is more
+# robust.
 
 # %%
 for t in (0.0, 0.25, 0.5, 1.0):
@@ -88,8 +90,8 @@ for t in (0.0, 0.25, 0.5, 1.0):
 #
 # <div class="synthetic"></div>
 #
-# The curves are the closed forms of w2; the marks are ε0 and ε1. A figure of the same
-# for β = 0.1, from the library:
+# The curves are the closed forms of w2; the marks are ε0 and ε1. The library draws
+# the same for β = 0.1:
 
 # %%
 kw.visualization.plot_synthetic(model, beta, path="images/synthetic.png")
