@@ -2,16 +2,17 @@
 
 import numbers
 import os
-from collections.abc import Callable
 from typing import Any
 
 import keras
 
 from keras_wake.datasets import catalogue
-from keras_wake.datasets import numpy_pipeline
 from keras_wake.datasets import tensorflow_pipeline
 from keras_wake.datasets.augmentation import AUGMENTATIONS
 from keras_wake.datasets.augmentation import CROP_PADDING
+from keras_wake.datasets.numpy_pipeline import EpochCounter
+from keras_wake.datasets.numpy_pipeline import EvaluationBatches
+from keras_wake.datasets.numpy_pipeline import TrainingBatches
 from keras_wake.datasets.splits import choose
 from keras_wake.datasets.splits import Splits
 from keras_wake.utils import validate
@@ -151,22 +152,29 @@ def load(
     input_shape = arrays["train"].images.shape[1:]
     _check_crop(augment, input_shape)
     one_hot = len(source.class_names) if label_mode == "categorical" else None
-    epoch = numpy_pipeline.EpochCounter(initial_epoch)
-    training, evaluation = _pipelines()
-    train = training(
+    epoch = EpochCounter(initial_epoch)
+    train = TrainingBatches(
         arrays["train"], batch_size, one_hot, augment, seed, epoch, cutmix
     )
     # Refuses a batch size that devices cannot share here, not only in `fit`.
     len(train)
     others = {
-        split: evaluation(data, batch_size, one_hot)
+        split: EvaluationBatches(data, batch_size, one_hot)
         for split, data in arrays.items()
         if split != "train"
     }
+    prepared: dict[str, Dataset] = {"train": train, **others}
+    if keras.backend.backend() == "tensorflow":
+        prepared = {
+            split: tensorflow_pipeline.training_dataset(train)
+            if split == "train"
+            else tensorflow_pipeline.evaluation_dataset(others[split])
+            for split in prepared
+        }
     return Splits(
-        train=train,
-        validation=others.get("validation"),
-        test=others["test"],
+        train=prepared["train"],
+        validation=prepared.get("validation"),
+        test=prepared["test"],
         class_names=source.class_names,
         input_shape=input_shape,
         train_size=len(arrays["train"]),
@@ -176,16 +184,6 @@ def load(
         _arrays=arrays,
         _epoch=epoch,
     )
-
-
-def _pipelines() -> tuple[Callable[..., Dataset], Callable[..., Dataset]]:
-    """What makes the batches for training, and those for evaluation."""
-    if keras.backend.backend() == "tensorflow":
-        return (
-            tensorflow_pipeline.training_dataset,
-            tensorflow_pipeline.evaluation_dataset,
-        )
-    return numpy_pipeline.TrainingBatches, numpy_pipeline.EvaluationBatches
 
 
 def _checked_label_mode(label_mode: str | None, cutmix: float | None) -> str:

@@ -54,37 +54,60 @@ class EpochCounter:
         self._epoch = state["epoch"]
 
 
-class EvaluationBatches(ShardedBatches):
-    """All images in their order, for validation and test.
-
-    Batches are `(images, labels)`. If the images cannot be divided evenly
-    among the devices, they are `(images, labels, sample_weight)`: the last
-    batch is filled up with its first image, at a weight of 0.
+class ImageBatches(ShardedBatches):
+    """Base of the batches of images and labels.
 
     Args:
         data: The images.
         batch_size: Images per batch of all processes together; the last
             batch may be smaller.
         num_classes: Length of one-hot labels, or None for integer labels.
+        training: As for `ShardedBatches`.
     """
 
     def __init__(
-        self, data: ImageArrays, batch_size: int, num_classes: int | None
+        self,
+        data: ImageArrays,
+        batch_size: int,
+        num_classes: int | None,
+        training: bool = False,
     ):
-        super().__init__(len(data), batch_size, training=False)
+        super().__init__(len(data), batch_size, training)
         self._data = data
         self._num_classes = num_classes
 
+    def element_shapes(self) -> tuple[tuple[int, ...], tuple[int, ...], str]:
+        """Shape of an image, shape of a label, and dtype of the labels."""
+        image = self._data.images.shape[1:]
+        if self._num_classes is None:
+            return image, (), "int32"
+        return image, (self._num_classes,), "float32"
+
+    def _labels(self, positions: Array) -> Array:
+        labels = self._data.labels[positions]
+        if self._num_classes is None:
+            return labels.astype(np.int32)
+        return np.eye(self._num_classes, dtype=np.float32)[labels]
+
+    def _images(self, positions: Array) -> Array:
+        return unit_range(self._data.images[positions], self._data.white)
+
+
+class EvaluationBatches(ImageBatches):
+    """All images in their order, for validation and test.
+
+    Batches are `(images, labels)`. If the images cannot be divided evenly
+    among the devices, they are `(images, labels, sample_weight)`: the last
+    batch is filled up with its first image, at a weight of 0.
+    """
+
     def __getitem__(self, index: int) -> tuple[Array, ...]:
         positions, weights = self._share(index)
-        images = unit_range(self._data.images[positions], self._data.white)
-        labels = self._data.labels_at(positions, self._num_classes)
-        return (
-            (images, labels) if weights is None else (images, labels, weights)
-        )
+        batch = self._images(positions), self._labels(positions)
+        return batch if weights is None else (*batch, weights)
 
 
-class TrainingBatches(ShardedBatches):
+class TrainingBatches(ImageBatches):
     """Shuffled, augmented images; every complete pass is the next epoch.
 
     A pass is complete when each batch was asked for once. A pass that is
@@ -95,10 +118,7 @@ class TrainingBatches(ShardedBatches):
     an epoch are left out, which are others in each epoch.
 
     Args:
-        data: The images.
-        batch_size: Images per batch of all processes together; the last
-            batch may be smaller.
-        num_classes: Length of one-hot labels, or None for integer labels.
+        data, batch_size, num_classes: As for `ImageBatches`.
         augment: One of `AUGMENTATIONS`.
         seed: Decides, with the epoch, on order and augmentation.
         epochs: Counts the complete passes.
@@ -116,9 +136,7 @@ class TrainingBatches(ShardedBatches):
         epochs: EpochCounter,
         cutmix: float | None = None,
     ):
-        super().__init__(len(data), batch_size, training=True)
-        self._data = data
-        self._num_classes = num_classes
+        super().__init__(data, batch_size, num_classes, training=True)
         # `BackupAndRestore` looks for this name.
         self.epoch_counter = epochs
         self._seed = seed
@@ -197,11 +215,10 @@ class TrainingBatches(ShardedBatches):
         """This process's share of batch `index` of an epoch."""
         order, choices, *mixing = self._draws(epoch)
         positions = order[self._share(index)[0]]
-        labels = self._data.labels_at(positions, self._num_classes)
+        labels = self._labels(positions)
         if not mixing and len(self._rows) == len(self._columns) == 1:
             # Neither augmented nor mixed.
-            images = self._data.images[positions]
-            return unit_range(images, self._data.white), labels
+            return self._images(positions), labels
         places = self._places(positions, choices)
         if mixing:
             partners, boxes, covered = (draw[positions] for draw in mixing)
@@ -209,8 +226,7 @@ class TrainingBatches(ShardedBatches):
                 self._inside(boxes), self._places(partners, choices), places
             )
             part = covered[:, np.newaxis]
-            others = self._data.labels_at(partners, self._num_classes)
-            labels = (1 - part) * labels + part * others
+            labels = (1 - part) * labels + part * self._labels(partners)
         # One look-up in the pixels of all images is five times as fast as one
         # with an index for each axis, and mixes images before they are made.
         pixels = self._pixels.take(places, axis=0)

@@ -37,13 +37,6 @@ class ImageArrays:
             self, images=self.images[positions], labels=self.labels[positions]
         )
 
-    def labels_at(self, positions: Array, num_classes: int | None) -> Array:
-        """Labels as int32, or one-hot as float32 if `num_classes` is given."""
-        labels = self.labels[positions]
-        if num_classes is None:
-            return labels.astype(np.int32)
-        return np.eye(num_classes, dtype=np.float32)[labels]
-
 
 def unit_range(pixels: Array, white: int) -> Array:
     """Pixel values as float32 in [0, 1]."""

@@ -7,11 +7,8 @@ them among replicas and workers.
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from keras_wake.data.sharding import ShardedBatches
-from keras_wake.datasets.numpy_pipeline import EpochCounter
 from keras_wake.datasets.numpy_pipeline import EvaluationBatches
 from keras_wake.datasets.numpy_pipeline import TrainingBatches
-from keras_wake.datasets.source import ImageArrays
 from keras_wake.utils.types import Tensor
 
 if TYPE_CHECKING:
@@ -22,39 +19,26 @@ _AT_A_TIME = 2
 _AHEAD = 4
 
 
-def evaluation_dataset(
-    data: ImageArrays, batch_size: int, num_classes: int | None
-) -> "tf.data.Dataset":
-    """`EvaluationBatches` as a `tf.data.Dataset`."""
+def evaluation_dataset(batches: EvaluationBatches) -> "tf.data.Dataset":
+    """The batches, in their order."""
     import tensorflow as tf
 
-    batches = EvaluationBatches(data, batch_size, num_classes)
-    make = _maker(batches.__getitem__, data, num_classes)
+    make = _in_tensorflow(batches.__getitem__, batches)
     steps = tf.data.Dataset.range(len(batches))
     dataset = steps.map(make, num_parallel_calls=_AT_A_TIME)
-    return _finished(dataset.prefetch(_AHEAD), batches)
+    return _finished(dataset.prefetch(_AHEAD), len(batches))
 
 
-def training_dataset(
-    data: ImageArrays,
-    batch_size: int,
-    num_classes: int | None,
-    augment: str,
-    seed: int,
-    epochs: EpochCounter,
-    cutmix: float | None = None,
-) -> "tf.data.Dataset":
-    """`TrainingBatches` as a `tf.data.Dataset`."""
+def training_dataset(batches: TrainingBatches) -> "tf.data.Dataset":
+    """The batches; each pass is one epoch, counted where it is complete."""
     import tensorflow as tf
 
-    batches = TrainingBatches(
-        data, batch_size, num_classes, augment, seed, epochs, cutmix
-    )
-    make = _maker(batches.batch, data, num_classes)
+    make = _in_tensorflow(batches.batch, batches)
     steps = len(batches)
+    epochs = batches.epoch_counter
 
     def one_epoch(_: Tensor) -> "tf.data.Dataset":
-        # Drawn here, once, rather than in several batches at a time.
+        # Drawn here, once, rather than by several batches at the same time.
         epoch = tf.numpy_function(batches.begin_epoch, [], tf.int64)
         return tf.data.Dataset.range(steps).map(
             lambda step: (step, epoch, *make(step, epoch)),
@@ -75,32 +59,30 @@ def training_dataset(
     dataset = dataset.prefetch(_AHEAD)
     # Counted after the prefetching, at the end of a pass: Keras opens more
     # iterators than it has epochs and takes a first batch to build a model.
-    dataset = _finished(dataset.map(count), batches)
+    dataset = _finished(dataset.map(count), steps)
     # `BackupAndRestore` looks for this name.
     dataset.epoch_counter = epochs
     return dataset
 
 
-def _maker(
-    function: Callable, data: ImageArrays, num_classes: int | None
+def _in_tensorflow(
+    function: Callable, batches: EvaluationBatches | TrainingBatches
 ) -> Callable[..., tuple[Tensor, Tensor]]:
-    """A NumPy function that makes a batch, as one of TensorFlow."""
+    """A NumPy function that makes a batch, as a function of TensorFlow."""
     import tensorflow as tf
 
-    labels = tf.int32 if num_classes is None else tf.float32
+    image, label, label_type = batches.element_shapes()
 
     def make(*args: Tensor) -> tuple[Tensor, Tensor]:
-        x, y = tf.numpy_function(function, args, [tf.float32, labels])
-        x.set_shape((None, *data.images.shape[1:]))
-        y.set_shape((None,) if num_classes is None else (None, num_classes))
+        x, y = tf.numpy_function(function, args, [tf.float32, label_type])
+        x.set_shape((None, *image))
+        y.set_shape((None, *label))
         return x, y
 
     return make
 
 
-def _finished(
-    dataset: "tf.data.Dataset", batches: ShardedBatches
-) -> "tf.data.Dataset":
+def _finished(dataset: "tf.data.Dataset", steps: int) -> "tf.data.Dataset":
     """The data set with a known length, ready for any strategy."""
     import tensorflow as tf
 
@@ -113,4 +95,4 @@ def _finished(
         tf.data.experimental.AutoShardPolicy.DATA
     )
     dataset = dataset.with_options(options)
-    return dataset.apply(tf.data.experimental.assert_cardinality(len(batches)))
+    return dataset.apply(tf.data.experimental.assert_cardinality(steps))

@@ -108,20 +108,7 @@ def WideResNet28_10(
 ) -> keras.Model:
     """`WideResNet` with depth 28 and widen factor 10: 36.5 million weights.
 
-    Args:
-        num_classes: Number of logits, at least 2. Defaults to 10.
-        input_shape: `(height, width, channels)` of an image, both sides at
-            least 4. Defaults to `(32, 32, 3)`.
-        mean: Mean of the pixels in [0, 1]: a number, or one per channel.
-            Defaults to CIFAR-10's for three channels, else to 0.5.
-        std: Standard deviation of the pixels in [0, 1], like `mean`.
-        name: Name of the model.
-
-    Returns:
-        A functional `keras.Model`, see `WideResNet`.
-
-    Raises:
-        ValueError, TypeError: As `WideResNet`.
+    Arguments, result and errors are those of `WideResNet`.
 
     Example:
 
@@ -141,20 +128,7 @@ def WideResNet34_10(
 ) -> keras.Model:
     """`WideResNet` with depth 34 and widen factor 10: 46.2 million weights.
 
-    Args:
-        num_classes: Number of logits, at least 2. Defaults to 10.
-        input_shape: `(height, width, channels)` of an image, both sides at
-            least 4. Defaults to `(32, 32, 3)`.
-        mean: Mean of the pixels in [0, 1]: a number, or one per channel.
-            Defaults to CIFAR-10's for three channels, else to 0.5.
-        std: Standard deviation of the pixels in [0, 1], like `mean`.
-        name: Name of the model.
-
-    Returns:
-        A functional `keras.Model`, see `WideResNet`.
-
-    Raises:
-        ValueError, TypeError: As `WideResNet`.
+    Arguments, result and errors are those of `WideResNet`.
 
     Example:
 

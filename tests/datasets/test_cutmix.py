@@ -32,6 +32,10 @@ on_tensorflow = pytest.mark.skipif(
 )
 
 
+def tensorflow_training(*args):
+    return training_dataset(TrainingBatches(*args))
+
+
 def random_data(size=SIZE, white=255):
     # Not square, so that rows and columns cannot be mistaken.
     images = np.random.default_rng(0).integers(
@@ -66,7 +70,7 @@ def assert_same_batches(first, second):
 @pytest.fixture(
     params=[
         pytest.param(
-            training_dataset,
+            tensorflow_training,
             marks=on_tensorflow,
             id="tf.data",
         ),
@@ -154,7 +158,7 @@ def test_numpy_batches_are_those_of_tf_data(augment, alpha):
     of_tf, of_numpy = (
         kind(data, 16, SIZE, augment, 5, EpochCounter(2), alpha)
         for kind in (
-            training_dataset,
+            tensorflow_training,
             TrainingBatches,
         )
     )

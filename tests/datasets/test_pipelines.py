@@ -27,6 +27,14 @@ on_tensorflow = pytest.mark.skipif(
 REPO = pathlib.Path(__file__).resolve().parents[2]
 
 
+def tensorflow_training(*args):
+    return training_dataset(TrainingBatches(*args))
+
+
+def tensorflow_evaluation(*args):
+    return evaluation_dataset(EvaluationBatches(*args))
+
+
 def random_data(size, side=8, channels=2, seed=0):
     images = np.random.default_rng(seed).integers(
         0, 256, (size, side, side, channels), np.uint8
@@ -45,7 +53,7 @@ def listed(dataset):
 @pytest.fixture(
     params=[
         pytest.param(
-            training_dataset,
+            tensorflow_training,
             marks=on_tensorflow,
             id="tf.data",
         ),
@@ -205,7 +213,7 @@ def test_numpy_batches_are_those_of_tf_data(augment, num_classes):
     of_tf, of_numpy = (
         make(data, 16, num_classes, augment, 5, EpochCounter(2))
         for make in (
-            training_dataset,
+            tensorflow_training,
             TrainingBatches,
         )
     )
@@ -219,7 +227,7 @@ def test_numpy_batches_are_those_of_tf_data(augment, num_classes):
     of_tf, of_numpy = (
         make(data, 16, num_classes)
         for make in (
-            evaluation_dataset,
+            tensorflow_evaluation,
             EvaluationBatches,
         )
     )

@@ -1,4 +1,4 @@
-"""The state dict in a PyTorch file, without what scripts wrap around it."""
+"""The arrays of a PyTorch checkpoint, without what scripts wrap around them."""
 
 import os
 import pickle
@@ -8,29 +8,32 @@ from typing import Any
 
 import numpy as np
 
-# Under which names training scripts keep the state dict beside the epoch.
+from keras_wake.utils.types import Array
+
+# Where training scripts put the state dict, beside the number of the epoch.
 NESTED_UNDER = ("state_dict", "model_state_dict", "model", "net")
-# What DataParallel, wrappers that normalise, and torch.compile put in front.
+# Prefixes of DataParallel, of wrappers that normalise, and of torch.compile.
 PREFIXES = ("module.", "model.", "_orig_mod.")
-# The same of `Sequential(normalise, network)`: "1.conv1.weight".
+# The prefix of `Sequential(normalise, network)`, as in "1.conv1.weight".
 NUMBER = re.compile(r"\d+\.")
 # The pixels' mean and deviation, of the network or a wrapper that normalises.
 NORMALISER = re.compile(r"(?:\w+\.)?(mean|std|mu|sigma)")
 NORMALISER_NAMES = {"mean": "mean", "mu": "mean", "std": "std", "sigma": "std"}
-# Parts that published code saves and does not compute with: a group of
-# TRADES's network, and a second name for the first layers in the code of
-# Andriushchenko and Flammarion (2020).
+# Saved by published code and not used: a group of TRADES's network, and a
+# second name for the first layers of Andriushchenko and Flammarion (2020).
 UNUSED = ("sub_block1.", "model_preact_hl1.")
-# What terminals take for colours.
+# Colours, for terminals.
 ANSI_CODES = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def state_dict(
     checkpoint: Any,
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+) -> tuple[dict[str, Array], dict[str, Array]]:
     """The arrays of a checkpoint by key, without wrappers and counters.
 
-    Second, the mean and std of a wrapper that normalises, where there is one.
+    Returns:
+        The arrays; and the mean and std of a wrapper that normalises, if
+        there is one.
     """
     if isinstance(checkpoint, (str, os.PathLike)):
         checkpoint = _read(checkpoint)
@@ -54,7 +57,7 @@ def state_dict(
         state = {key.removeprefix(prefix): state[key] for key in state}
         normaliser |= _take_normaliser(state)
     arrays = {
-        key.replace(".shortcut.0.", ".shortcut."): pytorch_to_numpy(value)
+        key.replace(".shortcut.0.", ".shortcut."): to_numpy(value)
         for key, value in state.items()
         if not key.endswith("num_batches_tracked")
         and not key.startswith(UNUSED)
@@ -63,7 +66,7 @@ def state_dict(
 
 
 def _check_is_one(state: Mapping[str, Any]) -> None:
-    """Refuses a dictionary of state dicts, of which none is the obvious one."""
+    """Refuses a dictionary of several state dicts."""
     inner = [key for key in state if isinstance(state[key], Mapping)]
     if inner and len(inner) == len(state):
         raise ValueError(
@@ -84,11 +87,11 @@ def _common_prefix(state: Mapping[str, Any]) -> str:
     return ""
 
 
-def _take_normaliser(state: dict[str, Any]) -> dict[str, np.ndarray]:
+def _take_normaliser(state: dict[str, Any]) -> dict[str, Array]:
     """Removes the mean and std of a wrapper, and returns them."""
     matches = {key: NORMALISER.fullmatch(key) for key in state}
     return {
-        NORMALISER_NAMES[match[1]]: pytorch_to_numpy(state.pop(key)).ravel()
+        NORMALISER_NAMES[match[1]]: to_numpy(state.pop(key)).ravel()
         for key, match in matches.items()
         if match
     }
@@ -115,7 +118,7 @@ def _read(path: str | os.PathLike) -> Any:
             f"state dict. PyTorch says: {_first_line(error)}"
         ) from error
     except Exception as error:
-        # What it raises for other bytes is whatever they happen to mean.
+        # PyTorch raises many kinds of errors for damaged files.
         raise ValueError(
             f"The file {os.fspath(path)!r} could not be read: it is damaged, "
             "empty or not made by `torch.save`. Download or save it again. "
@@ -127,7 +130,7 @@ def _first_line(error: Exception) -> str:
     return ANSI_CODES.sub("", str(error).partition("\n")[0])
 
 
-def pytorch_to_numpy(value: Any) -> np.ndarray:
+def to_numpy(value: Any) -> Array:
     """A PyTorch tensor, or anything like an array, as a NumPy array."""
     if hasattr(value, "detach"):  # A PyTorch tensor, without importing torch.
         # NumPy has no bfloat16.

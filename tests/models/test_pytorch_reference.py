@@ -155,7 +155,7 @@ def test_an_interrupted_comparison_leaves_the_weights_as_they_were(
 
     before = [np.array(weight) for weight in classifier.get_weights()]
     monkeypatch.setattr(
-        "keras_wake.models._checkpoint_reference.compare", interrupted
+        "keras_wake.models.pytorch_weights._compare", interrupted
     )
     reference = IMAGES, np.ones((4, 3), "float32")
     with pytest.raises(KeyboardInterrupt):
