@@ -1,33 +1,58 @@
-"""What happens to a batch, in the order in which it happens.
+"""`WakeModel`: what Keras calls, handed to the parts that do it.
 
-Images and labels → attack on the student → student (and teacher) → objective
-and distillation → optimiser → teacher average → logs. The compiled step that
-strings these together is in `keras_wake.backend`.
+A batch of `fit` goes through the `Trainer` of the backend, which calls the
+parts of `training.step.TrainingStep` in their order.
 """
 
+import inspect
+import warnings
 from typing import Any
 
 import keras
-from keras import ops
 
 from keras_wake import backend
 from keras_wake import objectives
-from keras_wake._evaluation import Evaluation
 from keras_wake.attacks import Attack
 from keras_wake.attacks import PGD
+from keras_wake.attribution.head import counterpart
+from keras_wake.attribution.head import find_head
+from keras_wake.backend import keras_compat
 from keras_wake.backend import numerics
-from keras_wake.data import input_checks
-from keras_wake.losses import distillation_loss
+from keras_wake.checkpoint.files import written_whole
+from keras_wake.data.classifier import check_classifier
+from keras_wake.data.sharding import shard_arrays
 from keras_wake.losses.distillation import check_temperature
-from keras_wake.objectives.objective import losses_of
-from keras_wake.objectives.objective import WeightPerturbation
 from keras_wake.schedules import Schedule
+from keras_wake.training import callback_list
+from keras_wake.training import fit as fit_checks
+from keras_wake.training import teacher_copy
+from keras_wake.training.guard import BatchGuard
+from keras_wake.training.metrics import NetworkMetrics
+from keras_wake.training.session import FitSession
+from keras_wake.training.session import Switches
+from keras_wake.training.step import EvaluationStep
+from keras_wake.training.step import TrainingStep
+from keras_wake.training.teacher import Teacher
 from keras_wake.utils import validate
-from keras_wake.utils.seeds import CounterSeed
+from keras_wake.utils.types import Tensor
+
+# What a compiled step has taken over, and a new value would not reach.
+_SETTINGS = (
+    "attack",
+    "classifier",
+    "eval_attack",
+    "num_classes",
+    "objective",
+    "scale_distillation",
+    "schedule",
+    "seed",
+    "teacher",
+    "temperature",
+)
 
 
 @keras.saving.register_keras_serializable(package="keras_wake")
-class WakeModel(Evaluation):
+class WakeModel(backend.Trainer):
     """Adversarial training of a classifier, with WAKE (Algorithm 2).
 
     In each step the attack finds δ on the student; the student then minimises
@@ -115,7 +140,7 @@ class WakeModel(Evaluation):
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
-        num_classes = input_checks.check_classifier(classifier)
+        num_classes = check_classifier(classifier)
         # The policy has Keras scale the loss for float16; images and
         # perturbations stay in float32, and the layers cast them.
         half = numerics.computes_in_float16(classifier)
@@ -153,31 +178,180 @@ class WakeModel(Evaluation):
         )
         self.seed = validate.seed(seed=seed)
 
-        # State cannot be added to a model once it is built, so the teacher
-        # and the accumulators are made here and idle until a callback
-        # switches them on.
-        self._prepare_loop(classifier)
-        self._add_networks(classifier, head)
-        self._add_metrics()
-        self._perturbation = WeightPerturbation()
+        # State cannot be added to a model once it is built. So all of it is
+        # made here, and idle until a callback switches it on.
+        bounds = (self.attack or self.eval_attack).bounds
+        self.guard = BatchGuard(classifier, num_classes, bounds)
+        self.input_faults = self.guard.counts
+        self.switches = Switches()
+        self.session: FitSession | None = None
+        self._phase = "train"
+        self._labels: Any = None
+        self._compiled_for: dict[str, Any] = {}
+        self.classifier = classifier
+        self.teacher = teacher_copy.copy_of(classifier, bounds)
+        self._find_heads(head)
+        self._make_steps(bounds)
         self.built = True
 
-    # A training step ----------------------------------------------------
-
-    def adversarial_batch(self, data: Any) -> tuple[Any, Any, Any]:
-        """First part of a step: checks the batch and attacks the student."""
-        x, labels, sample_weight = self._checked(data)
-        self.train_steps.assign_add(1)
-        images = {}
-        for name in self.objective.inputs:
-            if name == "clean":
-                images[name] = x
-                continue
-            seed = CounterSeed(
-                self.seed, self.train_steps, 7919 * backend.replica_index()
+    def _find_heads(self, head: Any) -> None:
+        """Finds the Dense layers that make the logits, for attribution."""
+        self.head: Any = None
+        self.teacher_head: Any = None
+        self._head_name = getattr(head, "name", head)
+        try:
+            self.head = find_head(self.classifier, head, self.num_classes)
+            self.teacher_head = counterpart(
+                self.head, self.classifier, self.teacher
             )
-            images[name] = self.attack.perturb(self.classifier, x, labels, seed)
-        return images, labels, sample_weight
+        except ValueError as error:
+            if head is not None:
+                raise
+            self._no_head = str(error)
+
+    def _make_steps(self, bounds: tuple[float, float]) -> None:
+        """Makes both steps, with the state that they change."""
+        # Variables, because a callback changes them during `fit`, and a
+        # resumed run goes on from them.
+        self.kd_weight = self._scalar("kd_weight", "float32")
+        self.teacher_averaging = self._scalar("teacher_averaging", "float32")
+        self.teacher_updates = self._scalar("teacher_updates", "int32")
+        self.train_steps = self._scalar("train_steps", "int32")
+        self._teacher = Teacher(
+            self.classifier,
+            self.teacher,
+            bounds,
+            self.teacher_averaging,
+            self.teacher_updates,
+        )
+        student = NetworkMetrics(self.classifier, self.head, self.num_classes)
+        teacher = NetworkMetrics(
+            self.teacher, self.teacher_head, self.num_classes, "teacher_"
+        )
+        training = TrainingStep(
+            self._teacher,
+            student,
+            self.guard,
+            self.objective,
+            self.attack,
+            self.temperature,
+            self.scale_distillation,
+            self.kd_weight,
+            self.seed,
+            self.train_steps,
+            self.switches,
+        )
+        evaluation = EvaluationStep(
+            student,
+            teacher,
+            self.guard,
+            self.objective,
+            self.eval_attack,
+            self.seed,
+            training.loss,
+            self.switches,
+        )
+        self.set_steps(training, evaluation)
+        # Keras finds metrics that are attributes of the model, and files
+        # hold them under these names.
+        self._loss = training.loss
+        self._accuracy = student.accuracy
+        self._robust_accuracy = student.robust_accuracy
+        self._kd_weight_mean = training.kd_weight_mean
+        self._teacher_accuracy = teacher.accuracy
+        self._teacher_robust_accuracy = teacher.robust_accuracy
+        if self.head is not None:
+            self.attribution = student.attribution
+            self.teacher_attribution = teacher.attribution
+
+    def _scalar(self, name: str, dtype: str) -> keras.Variable:
+        return self.add_weight(
+            shape=(),
+            initializer="zeros",
+            dtype=dtype,
+            trainable=False,
+            name=name,
+        )
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuses new values for the arguments of the constructor."""
+        if name in _SETTINGS and getattr(self, "built", False):
+            raise AttributeError(
+                f"`{name}` of a `WakeModel` cannot be set: a compiled step "
+                "would go on with the old value. Make a new `WakeModel`. "
+                f"Received: {name}={value!r}."
+            )
+        super().__setattr__(name, value)
+
+    @property
+    def robust_classifier(self) -> keras.Model:
+        """What the algorithm returns: the teacher in use, else the student."""
+        return self.teacher if self.teacher_in_use else self.classifier
+
+    def enable_teacher(self, averager: Any) -> None:
+        """Has `averager.average(...)` called after every update.
+
+        Args:
+            averager: The callback that asks. It defines `average(student,
+                teacher, updates, active)`, and `distils`: whether the student
+                may learn from the average, which then is a teacher from the
+                first step on.
+
+        Raises:
+            ValueError: If another callback has asked before, or the student
+                now computes something else than its copy, the teacher.
+        """
+        self.switches.set_averager(averager)
+        self._teacher.check_same_function()
+
+    def enable_pretrained(self, teacher: Any) -> None:
+        """Has the student learn from a network that was trained before.
+
+        Args:
+            teacher: The callback that asks. It has `teacher`, a checked
+                `keras.Model` of `num_classes`, and `weight`, the constant
+                weight of its term.
+
+        Raises:
+            ValueError: If the network does not fit the student, or the
+                weights of all teachers are more than 1 together.
+        """
+        if teacher.num_classes != self.num_classes:
+            raise ValueError(
+                "A teacher must know the classes of the student. Received: a "
+                f"teacher of {teacher.num_classes} classes for a student of "
+                f"{self.num_classes}."
+            )
+        if teacher.teacher in (self.classifier, self.teacher):
+            raise ValueError(
+                "A pretrained teacher must be a network of its own. Received: "
+                f"{teacher.teacher.name!r}, a network of the `WakeModel` "
+                "itself."
+            )
+        self.switches.add_pretrained(teacher, self.schedule)
+
+    def enable_attribution(self) -> None:
+        """Has the evaluation accumulate attribution vectors.
+
+        Raises:
+            ValueError: If the head of the classifier was not found.
+        """
+        if self.head is None:
+            raise ValueError(
+                f"{self._no_head} For the validation pass, name it here: "
+                "`WakeModel(..., head='layer name')`."
+            )
+        self.switches.attribution = True
+
+    @property
+    def teacher_in_use(self) -> bool:
+        """Whether the teacher has ever been averaged, or is about to be."""
+        if self.switches.distils:
+            return True
+        self.sync_variables()
+        return int(backend.to_numpy(self.teacher_updates)) > 0
+
+    # One step ------------------------------------------------------------
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """The student's logits (batch, K); of a dictionary, one for each."""
@@ -195,66 +369,10 @@ class WakeModel(Evaluation):
         y_pred: Any = None,
         sample_weight: Any = None,
         training: bool = True,
-    ) -> Any:
-        """The blend of objective and distillation, averaged over the batch.
-
-        The average is over the global batch, so that replicas with shares of
-        different size add up to what one replica would have computed.
-        """
-        if self.keeps_assignments_of_forward_pass:
-            self._perturbation.after_forward_pass()
-        losses, weight = self._distilled(x, y, y_pred)
-        if sample_weight is not None:
-            losses = losses * sample_weight
-        count = ops.cast(ops.shape(losses)[0], "float32")
-        loss = ops.sum(losses) / backend.global_sum(count)
-
-        extra = self._regularisers()
-        self._loss.update_state(losses + extra)
-        self._kd_weight_mean.update_state(weight)
-        loss = loss + extra / backend.global_sum(ops.ones((), "float32"))
-        self.input_faults.count_loss(loss)
-        return loss
-
-    def _regularisers(self) -> Any:
-        return sum((ops.cast(ops.sum(e), "float32") for e in self.losses), 0.0)
-
-    def _distilled(self, x: Any, y: Any, y_pred: Any) -> tuple[Any, Any]:
-        """The blend for each sample, and the weight of distillation in it."""
-        losses = losses_of(self.objective, y, y_pred)
-        images, student = (
-            values[self.objective.inputs[-1]] for values in (x, y_pred)
-        )
-        weight = ops.zeros((), "float32")
-        terms = []
-        if self._averager is not None and self._averager.distils:
-            weight = ops.convert_to_tensor(self.kd_weight)
-            terms.append((weight, self._average_logits(images, student)))
-        for each in self._pretrained:
-            logits = backend.without_gradient(
-                lambda each=each: each.teacher(images, training=False)
-            )
-            terms.append((each.weight, logits))
-            weight = weight + each.weight
-        if not terms:
-            return losses, weight
-        losses = (1 - weight) * losses
-        for share, logits in terms:
-            losses = losses + share * distillation_loss(
-                student, logits, self.temperature, self.scale_distillation
-            )
-        return losses, weight
-
-    def _average_logits(self, images: Any, like: Any) -> Any:
-        """The teacher's logits without gradient; zeros while λ_t is 0."""
-        return backend.without_gradient(
-            lambda: ops.cond(
-                self.kd_weight > 0,
-                lambda: ops.cast(
-                    self.teacher(images, training=False), like.dtype
-                ),
-                lambda: ops.zeros_like(like),
-            )
+    ) -> Tensor:
+        """The blend of objective and distillation, averaged over the batch."""
+        return self.training_step.total_loss(
+            x, y, y_pred, sample_weight, self.losses
         )
 
     def compute_metrics(
@@ -264,40 +382,365 @@ class WakeModel(Evaluation):
         if not isinstance(y_pred, dict):
             # Keras builds the compiled metrics from symbolic tensors.
             return super().compute_metrics(x, y, y_pred, sample_weight)
-        trackers = {
-            "clean": self._accuracy,
-            "adversarial": self._robust_accuracy,
-        }
-        for name, logits in y_pred.items():
-            trackers[name].update_state(numerics.hits(y, logits))
+        self.training_step.update_accuracy(y, y_pred)
         return {}
 
-    def optimizer_updates(self) -> Any:
-        """How often the weights were updated; not each step with
-        `gradient_accumulation_steps`."""
-        return ops.cast(self.optimizer.iterations, "int32") + 0
+    def _compiled(self) -> Any:
+        return keras_compat.compiled_metrics(self) if self.compiled else None
 
-    def perturb_weights(self, batch: Any) -> WeightPerturbation:
-        """Between attack and update: has the objective move the weights."""
-        moved = self.objective.perturb_weights(self.classifier, *batch)
-        self._perturbation = moved
-        return moved
+    @property
+    def metrics(self) -> list[Any]:
+        """The metrics of what is running: training or evaluation."""
+        if self._phase == "train":
+            return [*self.training_step.metrics, self.input_faults]
+        metrics = self.evaluation_step.metrics(self._compiled())
+        return [*metrics, self.input_faults]
 
-    def after_update(self, updated: Any) -> None:
-        """Last part of a step: θ̄ ← α θ̄ + (1 − α) θ, if θ was updated.
+    @property
+    def metrics_names(self) -> list[str]:
+        """Names of the metrics that are in use; `evaluate` returns others.
 
-        Also looks whether θ is still finite: the gradient of a finite loss
-        need not be.
+        `evaluate(..., return_dict=True)` names what it returns.
         """
-        if self.trainable_variables:
-            self.input_faults.count_update(self.trainable_variables)
-        if self._averager is None or not self._averager.distils:
-            return
-        active = ops.logical_and(self.teacher_averaging > 0, updated > 0)
-        self._averager.average(
-            self.classifier, self.teacher, self.teacher_updates, active
+        return [m.name for m in self.metrics if m is not self.input_faults]
+
+    def compile(
+        self,
+        optimizer: Any = "rmsprop",
+        loss: Any = None,
+        metrics: Any = None,
+        jit_compile: Any = "auto",
+        **kwargs: Any,
+    ) -> None:
+        """Configures the model for training, as `keras.Model.compile`.
+
+        Args:
+            optimizer: As in Keras.
+            loss: Must stay `None`: the loss follows from the objective.
+            metrics: Computed on clean images in `evaluate`.
+            jit_compile: `True`, `False` or `"auto"`. Auto takes what is
+                fast: XLA on JAX, on TensorFlow on GPU and TPU only, and no
+                `torch.compile` on PyTorch. Defaults to `"auto"`.
+            **kwargs: As in Keras.
+
+        Raises:
+            ValueError: If a loss is given, or if the optimizer averages the
+                weights (`use_ema`) and the objective is `AWP`.
+        """
+        if loss is not None:
+            raise ValueError(
+                "WakeModel computes its own loss from its objective. "
+                f"Received: loss={loss!r}. Leave it out, or pass "
+                "`WakeModel(..., objective=)`."
+            )
+        if kwargs.get("loss_weights") is not None:
+            raise ValueError(
+                "`loss_weights` has no use in WakeModel, which has one loss. "
+                f"Received: loss_weights={kwargs['loss_weights']!r}."
+            )
+        self.objective.check_optimizer(optimizer)
+        self._jit_compile_given = jit_compile
+        if jit_compile == "auto" and not backend.jit_by_default():
+            jit_compile = False
+        super().compile(
+            optimizer=optimizer,
+            metrics=metrics,
+            jit_compile=jit_compile,
+            **kwargs,
         )
-        self.teacher_updates.assign_add(ops.cast(active, "int32"))
+
+    def get_compile_config(self) -> Any:
+        """The arguments of `compile`; `"auto"` is decided again on loading."""
+        config = super().get_compile_config()
+        if config:
+            config["jit_compile"] = self._jit_compile_given
+            config["optimizer"] = keras_compat.of_any_backend(
+                config["optimizer"]
+            )
+        return config
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compiles a loaded model as it was compiled when it was saved."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+    def fit(self, *args: Any, **kwargs: Any) -> Any:
+        """Trains the student, as `keras.Model.fit`.
+
+        Raises:
+            TypeError, ValueError: For data that cannot be right: images that
+                are not floating point, outside the bounds or with NaN, labels
+                that name no class, an empty data set; for a schedule without
+                a teacher.
+        """
+        given = inspect.signature(super().fit).bind(*args, **kwargs).arguments
+        self._teacher.check_and_update()
+        if self.compiled:  # Else Keras refuses to train.
+            fit_checks.check_optimizer(self.optimizer, self.trainable_variables)
+        shape = self.guard.image_shape
+        fit_checks.check(given, shape, self.num_classes)
+        session = FitSession.of(self, given, fit_checks.data_settings(given))
+        # No trainer calls `on_train_end` when it raises, so what an earlier
+        # `fit` has switched on may still be on.
+        self.switches.reset()
+        self._phase = "train"
+        self._labels = fit_checks.label_spec(given.get("x"), given.get("y"))
+        fit_checks.set_shuffle(given)
+        shard_arrays(self, given, training=True)
+        given["callbacks"] = callback_list.prepare(given.get("callbacks"), self)
+        session.callbacks = callback_list.unwrapped(given["callbacks"])
+        self.session = session
+        try:
+            with session.running() as first_epoch:
+                given["initial_epoch"] = first_epoch
+                return super().fit(**given)
+        finally:
+            self.session = None
+            self._initial_epoch = None
+            self.switches.attribution = False
+            self.switches.pretrained = ()
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """Clean and robust accuracy, as `keras.Model.evaluate`.
+
+        Raises:
+            TypeError, ValueError: For data that cannot be right, as `fit`.
+        """
+        if keras_compat.is_validation_of_fit(kwargs):
+            if self.switches.averager is not None:
+                self.switches.averager.bring_up_to_date()
+            return self._evaluate(kwargs)
+        method = super().evaluate
+        given = inspect.signature(method).bind(*args, **kwargs).arguments
+        self._teacher.check_and_update()
+        shape = self.guard.image_shape
+        fit_checks.check(given, shape, self.num_classes)
+        shard_arrays(self, given, training=False)
+        given["callbacks"] = callback_list.prepare(given.get("callbacks"), self)
+        # A callback of `fit` may evaluate other data within an epoch, and the
+        # metrics of the epoch go on afterwards.
+        kept = []
+        if self.session is not None:
+            self.sync_variables()
+            kept = [
+                (variable, backend.to_numpy(variable))
+                for metric in self.metrics
+                for variable in metric.variables
+            ]
+        try:
+            return self._evaluate(given)
+        finally:
+            for variable, value in kept:
+                variable.assign(value)
+
+    def _evaluate(self, given: dict[str, Any]) -> Any:
+        """`keras.Model.evaluate`, with the metrics of evaluation."""
+        self._labels = fit_checks.label_spec(given.get("x"), given.get("y"))
+        phase, attribution = self._phase, self.switches.attribution
+        self._phase = "test"
+        try:
+            return super().evaluate(**given)
+        finally:
+            self.sync_variables()
+            self._phase, self.switches.attribution = phase, attribution
+
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        """Logits of the student, as `keras.Model.predict`."""
+        given = inspect.signature(super().predict).bind(*args, **kwargs)
+        x, steps = given.arguments["x"], given.arguments.get("steps")
+        fit_checks.check_images(x, self.guard.image_shape, steps)
+        # Between two steps JAX has the weights elsewhere, and Ctrl-C may come
+        # there, or a callback of `fit` may ask.
+        self.sync_variables()
+        try:
+            return super().predict(*args, **kwargs)
+        finally:
+            self.sync_variables()
+
+    def predict_on_batch(self, x: Any) -> Any:
+        """Logits of one batch, as `keras.Model.predict_on_batch`."""
+        fit_checks.check_images(x, self.guard.image_shape)
+        return super().predict_on_batch(x)
+
+    def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        """One step on one batch, as `keras.Model.train_on_batch`.
+
+        A loss that is NaN is returned as it is, and the weights with it; only
+        `fit` goes back to those before.
+
+        Raises:
+            TypeError, ValueError: For data that cannot be right, as `fit`.
+        """
+        given = self._of_batch(super().train_on_batch, args, kwargs)
+        logs = super().train_on_batch(**given)
+        self.raise_for_faults("of this batch")
+        return logs
+
+    def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        """Metrics of a single batch, as `keras.Model.test_on_batch`.
+
+        Raises:
+            TypeError, ValueError: For data that cannot be right, as `fit`.
+        """
+        given = self._of_batch(super().test_on_batch, args, kwargs)
+        phase, self._phase = self._phase, "test"
+        try:
+            logs = super().test_on_batch(**given)
+        finally:
+            self._phase = phase
+        self.raise_for_faults("of this batch")
+        return logs
+
+    def _of_batch(self, method: Any, args: Any, kwargs: Any) -> dict[str, Any]:
+        """The arguments of a method of one batch by name, checked."""
+        self.input_faults.reset_state()
+        given = inspect.signature(method).bind(*args, **kwargs).arguments
+        fit_checks.check(given, self.guard.image_shape, self.num_classes)
+        self._labels = fit_checks.label_spec(None, given["y"])
+        return given
+
+    def make_train_function(self, force: bool = False) -> Any:
+        """Compiles the training step, again if its callbacks changed."""
+        averager = self.switches.averager
+        if self.schedule is not None and not self.switches.distils:
+            raise ValueError(
+                "The schedule distils from a running average, but no callback "
+                "makes one. Add `keras_wake.callbacks.EMATeacher()` to the "
+                "callbacks of `fit`, or pass `schedule=None`."
+            )
+        if averager is None and self.teacher_in_use:
+            warnings.warn(
+                "The teacher of an earlier `fit` stays as it is, and stays "
+                "the `robust_classifier`: no callback of this `fit` averages "
+                "it. Add the same `keras_wake.callbacks.EMATeacher` to go on.",
+                stacklevel=2,
+            )
+        setting = (averager, self.switches.pretrained, self._labels)
+        force = self._changed("train", setting) or force
+        return super().make_train_function(force=force)
+
+    def make_test_function(self, force: bool = False) -> Any:
+        """Compiles the test step, again if what it measures changed."""
+        # Read here, because a step that is being compiled cannot.
+        with_teacher = self.teacher_in_use
+        self.evaluation_step.with_teacher = with_teacher
+        setting = (with_teacher, self.switches.attribution, self._labels)
+        force = self._changed("test", setting) or force
+        return super().make_test_function(force=force)
+
+    def _changed(self, function: str, setting: Any) -> bool:
+        changed = self._compiled_for.get(function, setting) != setting
+        self._compiled_for[function] = setting
+        return changed
+
+    def raise_for_faults(self, where: str) -> tuple[int, int]:
+        """`BatchGuard.raise_for` what the steps since its reset have counted.
+
+        Args:
+            where: Which images were looked at, for the message.
+        """
+        (values,) = self.metric_values(self.input_faults)
+        return self.guard.raise_for(values, where, self._phase == "train")
+
+    @property
+    def losses(self) -> list[Any]:
+        """The student's regularisers; the teacher's take no part."""
+        return keras_compat.losses_in_scope(self) or self.classifier.losses
+
+    @property
+    def trainable_variables(self) -> list[Any]:
+        """The student's; the teacher's are averaged, not trained."""
+        return self.classifier.trainable_variables if self.trainable else []
+
+    @property
+    def non_trainable_variables(self) -> list[Any]:
+        """All others, the teacher's among them.
+
+        Also those of pretrained teachers, which are no part of the model: a
+        step of JAX must be given what it reads.
+        """
+        trained = {id(v) for v in self.trainable_variables}
+        own = [v for v in self.variables if id(v) not in trained]
+        return own + [
+            v for t in self.switches.pretrained for v in t.teacher.variables
+        ]
+
+    @property
+    def trainable_weights(self) -> list[Any]:
+        """The student's trainable weights."""
+        return self.classifier.trainable_weights if self.trainable else []
+
+    @property
+    def non_trainable_weights(self) -> list[Any]:
+        """All other weights, the teacher's among them."""
+        trained = {id(v) for v in self.trainable_weights}
+        return [v for v in self.weights if id(v) not in trained]
+
+    @property
+    def layers(self) -> list[Any]:
+        """The student and the teacher; the heads are layers of theirs."""
+        return [self.classifier, self.teacher]
+
+    def build(self, input_shape: Any = None) -> None:
+        """Does nothing: the classifier is built already."""
+
+    def save(self, filepath: Any, overwrite: bool = True, **kwargs: Any) -> Any:
+        """Saves the model, as `keras.Model.save`.
+
+        The file is complete or what it was before, also for a kill.
+
+        Raises:
+            ValueError: If the name does not end in `.keras`.
+        """
+        with (
+            written_whole(filepath, ".keras", overwrite) as path,
+            backend.alone(),
+        ):
+            return super().save(path, overwrite=overwrite, **kwargs)
+
+    def save_weights(
+        self, filepath: Any, overwrite: bool = True, **kwargs: Any
+    ) -> Any:
+        """Saves the weights, as `keras.Model.save_weights`.
+
+        The file is complete or what it was before, also for a kill.
+
+        Raises:
+            ValueError: If the name does not end in `.weights.h5`, or with
+                `max_shard_size` in `.weights.json`.
+        """
+        sharded = kwargs.get("max_shard_size") is not None
+        ending = ".weights.json" if sharded else ".weights.h5"
+        with (
+            written_whole(filepath, ending, overwrite) as path,
+            backend.alone(),
+        ):
+            return super().save_weights(path, overwrite=overwrite, **kwargs)
+
+    def export(self, filepath: Any, *args: Any, **kwargs: Any) -> Any:
+        """Exports `robust_classifier`, as `keras.Model.export`."""
+        return self.robust_classifier.export(filepath, *args, **kwargs)
+
+    def save_own_variables(self, store: Any) -> None:
+        """Also saves the random states, of dropout say, which Keras forgets."""
+        super().save_own_variables(store)
+        for name, variable in self._random_states().items():
+            store[name] = backend.to_numpy(variable)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Loads what `save_own_variables` has saved."""
+        states = self._random_states()
+        super().load_own_variables(
+            {key: store[key] for key in store.keys() if key not in states}
+        )
+        for name, variable in states.items():
+            if name in store.keys():
+                variable.assign(store[name])
+
+    def _random_states(self) -> dict[str, Any]:
+        weights = {id(weight) for weight in self.weights}
+        states = [v for v in self.variables if id(v) not in weights]
+        return {f"random_state_{n}": v for n, v in enumerate(states)}
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor, serialised."""

@@ -9,6 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_wake.utils.types import Tensor
+
 NO_GRADIENT = (
     "The logits of the classifier have no gradient with respect to the images, "
     "so no attack can follow it. Look for what cuts it: a cast to integers, "
@@ -100,7 +102,7 @@ def buffers(network: Any) -> list[Any]:
     return []
 
 
-# Where a step changes the variables themselves: TensorFlow and PyTorch.
+# Where one process saves by itself: TensorFlow and PyTorch.
 
 
 def alone() -> contextlib.AbstractContextManager:
@@ -108,16 +110,49 @@ def alone() -> contextlib.AbstractContextManager:
     return contextlib.nullcontext()
 
 
-class VariablesInPlace(keras.Model):
-    """Reading of variables between the steps of an epoch."""
+class CommonTrainer(keras.Model):
+    """What the trainers of all backends have in common: one process.
+
+    Variables are up to date between the steps of an epoch.
+    """
 
     # Whether a value that a layer assigns to a trainable variable in the
     # forward pass is kept.
     keeps_assignments_of_forward_pass = True
 
-    def metric_values(self, metric: Any) -> list[Any]:
-        """The variables of a metric after the newest step, as NumPy arrays."""
+    def set_steps(self, training_step: Any, evaluation_step: Any) -> None:
+        """Takes the parts that `train_step` and `test_step` call.
+
+        Args:
+            training_step: `keras_wake.training.step.TrainingStep`.
+            evaluation_step: `keras_wake.training.step.EvaluationStep`.
+        """
+        self.training_step = training_step
+        self.evaluation_step = evaluation_step
+
+    def optimizer_updates(self) -> Tensor:
+        """How often the weights were updated, an int32 scalar.
+
+        With `gradient_accumulation_steps` not in each step.
+        """
+        return keras.ops.cast(self.optimizer.iterations, "int32") + 0
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this process is the one of several that writes files."""
+        return True
+
+    def of_all_processes(self, value: Any) -> list[Any]:
+        """What all processes have, the chief's first; each has to ask.
+
+        Args:
+            value: A number or a NumPy array of the same shape in all.
+        """
+        return [value]
+
+    def metric_values(self, metric: keras.metrics.Metric) -> list[np.ndarray]:
+        """The variables of a metric after the newest step."""
         return [to_numpy(variable) for variable in metric.variables]
 
     def sync_variables(self) -> None:
-        """Does nothing: the variables are up to date."""
+        """Brings variables up to date between the steps of an epoch."""

@@ -14,6 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from keras_wake.backend import keras_compat
+from keras_wake.backend._common import CommonTrainer
 from keras_wake.backend._common import to_numpy
 from keras_wake.utils.labels import with_int32_labels
 
@@ -31,7 +32,7 @@ _EVALUATED = (
 _PREDICTED = ("trainable_variables", "non_trainable_variables")
 
 
-class Trainer(keras.Model):
+class Trainer(CommonTrainer):
     """The steps that `fit` and `evaluate` compile, for `WakeModel`.
 
     A step is a function of the values of all variables: each part of it runs
@@ -50,13 +51,12 @@ class Trainer(keras.Model):
         """Attack, update the student, average the teacher, report."""
         groups = self._variables(_TRAINED)
         with _scope(groups, state) as scope:
-            batch = self.adversarial_batch(data)
-            moved = self.perturb_weights(batch)
+            batch = self.training_step.attacked(data)
+            self.training_step.perturb_weights(batch)
             updates_before = self.optimizer_updates()
         _, state = super().train_step(_values(groups, scope), batch)
         with _scope(groups, state) as scope:
-            moved.restore()
-            self.after_update(self.optimizer_updates() - updates_before)
+            self.training_step.finish(self.optimizer_updates() - updates_before)
             logs = self.get_metrics_result()
         return logs, _values(groups, scope)
 
@@ -64,8 +64,11 @@ class Trainer(keras.Model):
         """Accuracy on clean and on adversarial images, without any update."""
         groups = self._variables(_EVALUATED)
         with _scope(groups, state) as scope:
-            self.evaluate_batch(data)
-            logs = self.step_result()
+            logs = self.evaluation_step.evaluate(
+                data,
+                lambda: self.losses,
+                keras_compat.compiled_metrics(self),
+            )
         return logs, _values(groups, scope)
 
     def _variables(self, names: Sequence[str]) -> tuple[Sequence[Any], ...]:

@@ -124,3 +124,26 @@ def set_jax_state(model: keras.Model, state: dict[str, Any]) -> None:
     """
     model._jax_state = state
     model._jax_state_synced = False
+
+
+def is_validation_of_fit(arguments: dict[str, Any]) -> bool:
+    """Whether `fit` calls `evaluate`: `_use_cached_eval_dataset`.
+
+    Without it the teacher is not brought up to date before it is validated.
+    """
+    return bool(arguments.get("_use_cached_eval_dataset"))
+
+
+def of_any_backend(config: Any) -> Any:
+    """Configuration of an optimizer without classes private to PyTorch.
+
+    Keras has its own `keras.src.backend.torch.optimizers` behind the public
+    names. Without it a model saved on PyTorch loads on PyTorch only.
+    """
+    if not isinstance(config, dict):
+        return config
+    config = {key: of_any_backend(value) for key, value in config.items()}
+    module = config.get("module") or ""
+    if module.startswith("keras.src.backend.torch.optimizers"):
+        config["module"] = "keras.optimizers"
+    return config

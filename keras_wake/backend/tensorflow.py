@@ -14,11 +14,11 @@ import tensorflow as tf
 from keras_wake.backend import keras_compat
 from keras_wake.backend._common import alone
 from keras_wake.backend._common import buffers
+from keras_wake.backend._common import CommonTrainer
 from keras_wake.backend._common import no_gradient
 from keras_wake.backend._common import random_state
 from keras_wake.backend._common import set_random_state
 from keras_wake.backend._common import to_numpy
-from keras_wake.backend._common import VariablesInPlace
 
 __all__ = [
     "Trainer",
@@ -259,7 +259,7 @@ def _is_multi_worker(strategy: Any) -> bool:
     ) and bool(strategy.cluster_resolver.cluster_spec().as_dict())
 
 
-class Trainer(VariablesInPlace):
+class Trainer(CommonTrainer):
     """The steps that `fit` and `evaluate` compile, for `WakeModel`."""
 
     def make_train_function(self, force: bool = False) -> Any:
@@ -280,22 +280,24 @@ class Trainer(VariablesInPlace):
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """Attack, update the student, average the teacher, report."""
-        batch = self.adversarial_batch(data)
-        moved = self.perturb_weights(batch)
+        batch = self.training_step.attacked(data)
+        self.training_step.perturb_weights(batch)
         updates_before = self.optimizer_updates()
         super().train_step(batch)
-        moved.restore()
-        self.after_update(self.optimizer_updates() - updates_before)
-        return self._logs()
+        self.training_step.finish(self.optimizer_updates() - updates_before)
+        return self._in_keras_form(self.get_metrics_result())
 
     def test_step(self, data: Any) -> dict[str, Any]:
         """Accuracy on clean and on adversarial images, without any update."""
-        self.evaluate_batch(data)
-        return self._logs()
+        logs = self.evaluation_step.evaluate(
+            data,
+            lambda: self.losses,
+            keras_compat.compiled_metrics(self),
+        )
+        return self._in_keras_form(logs)
 
-    def _logs(self) -> dict[str, Any]:
+    def _in_keras_form(self, logs: dict[str, Any]) -> dict[str, Any]:
         """The logs of a step, in the form in which Keras reduces them."""
-        logs = self.step_result()
         if not _is_multi_worker(self.distribute_strategy):
             return logs
         # With several workers Keras takes the mean along the first axis.

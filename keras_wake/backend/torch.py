@@ -8,13 +8,13 @@ import torch
 
 from keras_wake.backend import keras_compat
 from keras_wake.backend._common import alone
+from keras_wake.backend._common import CommonTrainer
 from keras_wake.backend._common import global_sum
 from keras_wake.backend._common import no_gradient
 from keras_wake.backend._common import replica_index
 from keras_wake.backend._common import replicas_of
 from keras_wake.backend._common import side_by_side
 from keras_wake.backend._common import to_numpy
-from keras_wake.backend._common import VariablesInPlace
 
 __all__ = [
     "Trainer",
@@ -166,7 +166,7 @@ def compile_split(function: Callable, model: Callable, split: int) -> Callable:
     return compile(function, model)
 
 
-class Trainer(VariablesInPlace):
+class Trainer(CommonTrainer):
     """The steps of `fit` and `evaluate`, for `WakeModel`."""
 
     def make_train_function(self, force: bool = False) -> Any:
@@ -185,25 +185,18 @@ class Trainer(VariablesInPlace):
     def train_step(self, data: Any) -> dict[str, Any]:
         """Attack, update the student, average the teacher, report."""
         with torch.no_grad():
-            batch = self.adversarial_batch(data)
-            moved = self.perturb_weights(batch)
+            batch = self.training_step.attacked(data)
+            self.training_step.perturb_weights(batch)
             updates_before = self.optimizer_updates()
         super().train_step(batch)
         with torch.no_grad():
-            moved.restore()
-            self.after_update(self.optimizer_updates() - updates_before)
+            self.training_step.finish(self.optimizer_updates() - updates_before)
             return self.get_metrics_result()
 
     def test_step(self, data: Any) -> dict[str, Any]:
         """Accuracy on clean and on adversarial images, without any update."""
-        self.evaluate_batch(data)
-        return self.step_result()
-
-    @property
-    def is_chief(self) -> bool:
-        """Whether this process is the one of several that writes files."""
-        return True
-
-    def of_all_processes(self, value: Any) -> list[Any]:
-        """What all processes have: there is one."""
-        return [value]
+        return self.evaluation_step.evaluate(
+            data,
+            lambda: self.losses,
+            keras_compat.compiled_metrics(self),
+        )

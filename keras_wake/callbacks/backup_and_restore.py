@@ -16,7 +16,9 @@ from keras_wake.checkpoint import variable_keys
 from keras_wake.checkpoint.backup_folder import BackupFolder
 from keras_wake.checkpoint.backup_folder import BAD_STATE_ERRORS
 from keras_wake.checkpoint.lock import in_use_error
+from keras_wake.training.session import FitSession
 from keras_wake.utils import validate
+from keras_wake.wake_model import WakeModel
 
 
 class BackupAndRestore(keras.callbacks.Callback):
@@ -115,12 +117,12 @@ class BackupAndRestore(keras.callbacks.Callback):
         self._found: tuple[dict[str, Any], list[Any]] | None = None
         self._record: dict[str, Any] = {}
         self._settings: dict[str, str] = {}
-        self._fit: dict[str, Any] = {}
+        self._fit: Any = None
 
     def set_model(self, model: Any) -> None:
         """Checks that the model is one whose state is known."""
         super().set_model(model)
-        if not hasattr(model, "fit_callbacks"):
+        if not isinstance(model, WakeModel):
             raise TypeError(
                 "`BackupAndRestore` works with `keras_wake.WakeModel`. "
                 f"Received: a model of type {type(model).__name__}. For any "
@@ -150,6 +152,19 @@ class BackupAndRestore(keras.callbacks.Callback):
         self._put_back(model, values, state["record"])
         return state["epoch"]
 
+    runs_last = True
+
+    def before_fit(self, session: FitSession) -> None:
+        """Locks the folder, and reads the backup that is in it."""
+        # For a model that is not compiled, `fit` raises an error of Keras.
+        if session.model.compiled:
+            self.lock_folder(session.model)
+            self.open_backup(session.model, session)
+
+    def after_fit(self, session: FitSession) -> None:
+        """Frees the folder."""
+        self.close_backup(session.model)
+
     def lock_folder(self, model: Any) -> None:
         """Locks the folder for this `fit`; called by `fit` first."""
         free = True
@@ -160,7 +175,7 @@ class BackupAndRestore(keras.callbacks.Callback):
                 f"The folder {self.backup_dir}", "`fit`", "backup_dir"
             )
 
-    def open_backup(self, model: Any, fit: dict[str, Any]) -> None:
+    def open_backup(self, model: Any, fit: FitSession) -> None:
         """Reads the backup; called by `fit` before training begins.
 
         A backup that cannot be used is refused here, before anything is
@@ -173,14 +188,14 @@ class BackupAndRestore(keras.callbacks.Callback):
         """
         self._fit = fit
         others = self._others(model)
-        self._record = run_record.run_record(model, others, fit["batches"])
+        self._record = run_record.run_record(model, others, fit.batches)
         # Now, as an attack of the user's own may count its calls.
         self._settings = run_record.settings_of(model)
         self._found = self._read(model)
         if self._found is None:
             return
         state, values = self._found
-        epoch, epochs = state["epoch"], fit["epochs"]
+        epoch, epochs = state["epoch"], fit.epochs
         if epochs < epoch:
             raise ValueError(
                 f"The backup {self._folder.newest} was made after {epoch} "
@@ -192,7 +207,7 @@ class BackupAndRestore(keras.callbacks.Callback):
 
     def close_backup(self, model: Any) -> None:
         """Unlocks the folder; called by `fit`, however it has ended."""
-        self._found, self._record, self._fit = None, {}, {}
+        self._found, self._record, self._fit = None, {}, None
         if model.is_chief:
             self._folder.unlock()
 
@@ -206,7 +221,7 @@ class BackupAndRestore(keras.callbacks.Callback):
         found, self._found = self._found, None
         if found is None:
             if self.model.is_chief:
-                first = self._fit["initial_epoch"]
+                first = self._fit.initial_epoch
                 self._folder.save_log_lengths(self._others(self.model), first)
             return
         state, values = found
@@ -217,7 +232,7 @@ class BackupAndRestore(keras.callbacks.Callback):
         given = self._record["callbacks"]
         with self._folder.explaining_errors("of the callbacks"):
             pairs = callback_states.match_callbacks(before["callbacks"], given)
-        goes_on = self._fit["epochs"] > state["epochs"] or (
+        goes_on = self._fit.epochs > state["epochs"] or (
             state["stopped"]
             and callback_states.stopper_has_changed(state, given, pairs)
         )
@@ -246,7 +261,7 @@ class BackupAndRestore(keras.callbacks.Callback):
     ) -> None:
         """Warns, and trains no epoch, if the run has already ended."""
         newest = self._folder.newest
-        epoch, epochs = state["epoch"], self._fit["epochs"]
+        epoch, epochs = state["epoch"], self._fit.epochs
         if not stopped and epoch < epochs:
             return
         if stopped:
@@ -284,7 +299,7 @@ class BackupAndRestore(keras.callbacks.Callback):
                 **self._record,
                 "variables": variable_keys.keys_of(self.model),
             },
-            "epochs": self._fit["epochs"],
+            "epochs": self._fit.epochs,
             "stopped": bool(self.model.stop_training),
         }
         # By all workers, which may have to exchange what they hold.
@@ -384,13 +399,13 @@ class BackupAndRestore(keras.callbacks.Callback):
         """The callbacks of this `fit` but those that back up."""
         return [
             callback
-            for callback in model.fit_callbacks
+            for callback in model.session.callbacks
             if not isinstance(callback, BackupAndRestore)
         ]
 
 
 def _training_data(model: Any) -> Any:
     """What of the data of this `fit` has a state, or None."""
-    data = model.fit_data[0]
+    data = model.session.data[0]
     data = getattr(data, "epoch_counter", data)
     return data if hasattr(data, "set_state") else None

@@ -142,7 +142,7 @@ class CatastrophicOverfitMonitor(keras.callbacks.Callback):
         self._forget()
         data = self.data
         if data is None:
-            x, y = self.model.fit_data
+            x, y = self.model.session.data
             data = x if y is None else (x, y)
             if hasattr(data, "__next__"):
                 raise ValueError(

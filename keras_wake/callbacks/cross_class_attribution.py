@@ -141,7 +141,7 @@ class CrossClassAttribution(keras.callbacks.Callback):
     def on_train_begin(self, logs: Any = None) -> None:
         """Starts a new history."""
         self._forget()
-        if self.data is None and not self.model.fit_has_validation:
+        if self.data is None and not self.model.session.has_validation:
             raise ValueError(
                 "`CrossClassAttribution()` measures the validation pass, and "
                 "`fit` has none. Pass `validation_data=` to `fit`, or "
@@ -163,7 +163,7 @@ class CrossClassAttribution(keras.callbacks.Callback):
         """Where matrices are written, if there is such a place."""
         if self.path is not None:
             return pathlib.Path(self.path) / _FOLDER
-        callbacks = getattr(self.model, "fit_callbacks", None) or ()
+        callbacks = getattr(self.model.session, "callbacks", ())
         backups = [c for c in callbacks if isinstance(c, BackupAndRestore)]
         if not backups:
             return None
@@ -255,7 +255,7 @@ class CrossClassAttribution(keras.callbacks.Callback):
                 continue
             values[key] = value.astype("float32")
             # Outside of `fit`, epochs have no number.
-            if folder is None or self.model.fit_callbacks is None:
+            if folder is None or self.model.session is None:
                 continue
             path = folder / f"{key}_epoch_{values['epoch']:04d}.npy"
             if not self.model.is_chief:

@@ -143,10 +143,10 @@ class EMATeacher(TeacherAverage):
         self._forget_estimate()
         model = self.model
         epochs = (self.params or {}).get("epochs")
-        if model.fit_is_one_of_several:
+        if model.session.one_of_several:
             epochs = None
         if model.schedule is not None:
-            model.schedule.check_fit(epochs, model.fit_has_validation)
+            model.schedule.check_fit(epochs, model.session.has_validation)
         if int(backend.to_numpy(model.teacher_updates)) == 0:
             model.teacher.set_weights(model.classifier.get_weights())
             for mean, value in self.buffers:

@@ -75,7 +75,7 @@ class PretrainedTeacher(keras.callbacks.Callback):
 
     def _check_against(self, model: Any) -> None:
         """Refuses a teacher that cannot be beside this student."""
-        if any(each is self for each in model._pretrained):
+        if any(each is self for each in model.switches.pretrained):
             raise ValueError(
                 "The same `PretrainedTeacher` is twice among the callbacks. "
                 "For a larger share pass it once, with a larger `weight`. "

@@ -64,7 +64,7 @@ class StochasticWeightAveraging(TeacherAverage):
                 "batch-norm statistics of the average. Pass `data=(x, y)`."
             )
         epochs = (self.params or {}).get("epochs")
-        if self.model.fit_is_one_of_several or epochs is None:
+        if self.model.session.one_of_several or epochs is None:
             return
         if epochs < self.start_epoch:
             warnings.warn(

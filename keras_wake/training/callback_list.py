@@ -1,13 +1,10 @@
 """The callbacks of a `fit`: checked, completed, and in their order."""
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import keras
 
 from keras_wake.backend import keras_compat
-from keras_wake.callbacks.backup_and_restore import BackupAndRestore
 from keras_wake.checkpoint import callback_states
 from keras_wake.training import writers
 from keras_wake.training.guard import InputGuard
@@ -22,7 +19,7 @@ def prepare(callbacks: Any, model: Any) -> Any:
     given = callbacks.callbacks if is_list else callbacks
     listed = keras.tree.flatten(given or [])
     _check(listed)
-    backups = [c for c in listed if isinstance(c, BackupAndRestore)]
+    backups = [c for c in listed if _runs_last(c)]
     if len(backups) > 1:
         folders = [str(backup.backup_dir) for backup in backups]
         raise ValueError(
@@ -52,19 +49,6 @@ def unwrapped(prepared: Any) -> tuple[Any, ...]:
     """The callbacks of `prepare` without wrappers."""
     callbacks = getattr(prepared, "callbacks", prepared)
     return tuple(map(writers.without_wrapper, callbacks))
-
-
-@contextlib.contextmanager
-def open_backups(model: Any, fit: dict[str, Any]) -> Iterator[None]:
-    """Opens the backups of a `fit`, and closes them however it ends."""
-    with contextlib.ExitStack() as stack:
-        for backup in model.fit_callbacks:
-            # For a model that is not compiled, `fit` raises an error of Keras.
-            if isinstance(backup, BackupAndRestore) and model.compiled:
-                backup.lock_folder(model)
-                stack.callback(backup.close_backup, model)
-                backup.open_backup(model, fit)
-        yield
 
 
 def _check(callbacks: list[Any]) -> None:
@@ -105,13 +89,16 @@ def _backups_last(callbacks: list[Any]) -> list[Any]:
 
     Keras adds its `History` at the very end, where a backup would miss it.
     """
-    kinds = (keras.callbacks.History, BackupAndRestore)
-    backups = [c for c in callbacks if isinstance(c, BackupAndRestore)]
+    backups = [c for c in callbacks if _runs_last(c)]
     if not backups:
         return callbacks
     history = [c for c in callbacks if isinstance(c, keras.callbacks.History)]
-    others = [c for c in callbacks if not isinstance(c, kinds)]
+    others = [c for c in callbacks if c not in (*history, *backups)]
     return [*others, *(history or [keras.callbacks.History()]), *backups]
+
+
+def _runs_last(callback: Any) -> bool:
+    return getattr(callback, "runs_last", False)
 
 
 def _set_direction(callback: Any) -> None:

@@ -14,11 +14,13 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_wake.backend import keras_compat
 from keras_wake.backend import numerics
 from keras_wake.data import arrays
 from keras_wake.data.arrays import ImageShape
 from keras_wake.data.batches import check_ends
 from keras_wake.data.batches import check_structure
+from keras_wake.data.sharding import ShardedBatches
 from keras_wake.utils import validate
 from keras_wake.utils.labels import int32_labels
 from keras_wake.utils.labels import with_int32_labels
@@ -303,3 +305,40 @@ def _check_class_weight(class_weight: Any, num_classes: int) -> None:
                 f"and {num_classes - 1}. Received: {label!r}."
             )
         validate.not_negative(class_weight=weight)
+
+
+def check_optimizer(optimizer: Any, variables: list[keras.Variable]) -> None:
+    """Refuses an optimizer that was made for other variables.
+
+    Args:
+        optimizer: A Keras optimizer.
+        variables: Those that `fit` is to train.
+
+    Raises:
+        ValueError: If other layers are trainable than at the first step.
+    """
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    if not getattr(optimizer, "built", False):
+        return
+    before = keras_compat.trained_variables(optimizer)
+    if [id(v) for v in variables] != [id(v) for v in before]:
+        raise ValueError(
+            "The trainable layers have changed since the last training: "
+            "call `compile` again, with a new optimizer. Received: "
+            f"{len(variables)} trainable variables, and {len(before)} before."
+        )
+
+
+def set_shuffle(given: dict[str, Any]) -> None:
+    """Leaves the order to data that shuffle by themselves.
+
+    With its default, Keras would warn.
+
+    Args:
+        given: The arguments of `fit` by name, which are changed.
+    """
+    x = given.get("x")
+    if isinstance(x, ShardedBatches):
+        given["shuffle"] = False
+    elif given.get("y") is None and not isinstance(x, keras.utils.PyDataset):
+        given.setdefault("shuffle", False)

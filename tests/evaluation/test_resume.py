@@ -256,9 +256,9 @@ def test_images_that_are_damaged_are_refused(model, tmp_path):
 def test_counts_that_were_edited_are_refused(model, tmp_path, changes):
     path = tmp_path / "state.npz"
     evaluation.autoattack(model, data(model), state=path, **OPTIONS)
-    state, _ = _progress._backup_file.read(path)
+    state, _ = _progress.archive.read(path)
     state["progress"] |= changes
-    _progress._backup_file.write(path, state, [])
+    _progress.archive.write(path, state, [])
     with pytest.raises(ValueError, match=r"contradict each other\. Delete it"):
         evaluation.autoattack(model, data(model), state=path, **OPTIONS)
 
@@ -374,7 +374,7 @@ def finished_batches(path):
     """A number that grows with the progress in a state file."""
     if not path.exists():
         return 0
-    state, _ = _progress._backup_file.read(path)
+    state, _ = _progress.archive.read(path)
     return sum(state["progress"]["passes"])
 
 

@@ -224,11 +224,11 @@ class Noisy(layers.Layer):
 def test_one_that_is_random_is_not_compared_and_nothing_is_left_behind():
     network = ended(Noisy(), layers.BatchNormalization())
     # The check of the classifier calls it too, and is not what this is about.
-    images = kw._inputs.probe_images(network)
-    first, second = kw._teacher_copy._logits(network, images, times=2)
+    images = kw.data.input_checks.probe_images(network)
+    first, second = kw.training.teacher_copy._logits(network, images, times=2)
     assert np.abs(first - second).max() > 0.1
     before = [ops.convert_to_numpy(v).copy() for v in network.variables]
-    kw._teacher_copy.copy_of(network, (0.0, 1.0))
+    kw.training.teacher_copy.copy_of(network, (0.0, 1.0))
     for variable, value in zip(network.variables, before, strict=True):
         np.testing.assert_array_equal(variable, value, err_msg=variable.path)
 
@@ -238,7 +238,7 @@ def test_images_are_within_the_bounds_and_of_any_size():
     pooled = layers.GlobalAveragePooling2D()(inputs)
     network = keras.Model(inputs, layers.Dense(CLASSES)(pooled))
     images = ops.convert_to_numpy(
-        kw._inputs.probe_images(network, (-5.0, 250.0))
+        kw.data.input_checks.probe_images(network, (-5.0, 250.0))
     )
     assert images.shape == (4, 32, 32, 3)
     assert -5 <= images.min() < 0 and 200 < images.max() <= 250
@@ -249,7 +249,7 @@ def test_images_are_within_the_bounds_and_of_any_size():
 def test_half_precision_is_compared_with_its_own_tolerance(policy):
     network = ended(layers.Flatten(), layers.Dense(8, dtype=policy))
     model = kw.WakeModel(network, ATTACK)
-    assert kw._teacher_copy._tolerance(network) > 1e-3
+    assert kw.training.teacher_copy._tolerance(network) > 1e-3
     assert_equal(model.teacher, network)
 
 

@@ -1,0 +1,130 @@
+"""What one `fit` was given, and what its callbacks have switched on."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+from keras_wake.utils.types import Dataset
+
+
+@dataclasses.dataclass(eq=False)
+class Switches:
+    """What callbacks have switched on, for the steps that are compiled next.
+
+    Attributes:
+        averager: The callback that averages the student into the teacher.
+        pretrained: Callbacks with networks that were trained before.
+        attribution: Whether evaluation measures attribution vectors.
+    """
+
+    averager: Any = None
+    pretrained: tuple[Any, ...] = ()
+    attribution: bool = False
+
+    @property
+    def distils(self) -> bool:
+        """Whether the average is taken in each step, to learn from it."""
+        return self.averager is not None and self.averager.distils
+
+    def reset(self) -> None:
+        """Switches everything off."""
+        self.averager, self.pretrained, self.attribution = None, (), False
+
+    def set_averager(self, averager: Any) -> None:
+        """Switches a callback on that averages.
+
+        Raises:
+            ValueError: If there is another one.
+        """
+        if self.averager not in (None, averager):
+            raise ValueError(
+                "A model has one average, so one callback may make it. "
+                f"Received: {type(self.averager).__name__} and "
+                f"{type(averager).__name__} among the callbacks."
+            )
+        self.averager = averager
+
+    def add_pretrained(self, teacher: Any, schedule: Any) -> None:
+        """Switches on a teacher that was trained before.
+
+        Raises:
+            ValueError: If the weights of all teachers, with the largest
+                weight of the schedule, are more than 1 together.
+        """
+        teachers = (*self.pretrained, teacher)
+        weights = [each.weight for each in teachers]
+        average = 0.0 if schedule is None else schedule.largest_weight
+        if sum(weights) + average > 1 + 1e-6:
+            raise ValueError(
+                "The weights of all teachers must not exceed 1 together. "
+                f"Received: {weights} for pretrained teachers, and up to "
+                f"{average:g} for the average, by the schedule."
+            )
+        self.pretrained = teachers
+
+
+@dataclasses.dataclass(eq=False)
+class FitSession:
+    """One call of `fit`, for its callbacks: `WakeModel.session` while it runs.
+
+    A callback that must know of a `fit` before Keras starts it, or after it
+    has ended, defines any of these:
+
+    - `before_fit(session)`, called before the first `on_train_begin`. It
+      returns the epoch to start with, counted from 0, or `None`.
+    - `after_fit(session)`, called however `fit` ends, with an error too.
+    - `runs_last = True`: it comes after all other callbacks.
+    - `chief_only = True`: of several processes, only the chief runs it.
+
+    Attributes:
+        model: The `WakeModel`.
+        epochs: Number of epochs at the end, as in `fit`.
+        initial_epoch: As in `fit`.
+        one_of_several: Whether `initial_epoch` was given: this `fit` may be
+            one part of a run.
+        has_validation: Whether there are validation data.
+        data: The training data `(x, y)`, as given.
+        batches: How `fit` divides the data, for the record of a backup.
+        callbacks: The callbacks in their order, without wrappers.
+    """
+
+    model: keras.Model
+    epochs: int
+    initial_epoch: int
+    one_of_several: bool
+    has_validation: bool
+    data: tuple[Dataset, Any]
+    batches: dict[str, Any]
+    callbacks: tuple[keras.callbacks.Callback, ...] = ()
+
+    @classmethod
+    def of(
+        cls, model: keras.Model, given: dict[str, Any], batches: dict[str, Any]
+    ) -> "FitSession":
+        """The session of a `fit` with these arguments."""
+        validation = given.get("validation_data") is not None
+        return cls(
+            model=model,
+            epochs=int(given.get("epochs", 1)),
+            initial_epoch=int(given.get("initial_epoch", 0)),
+            one_of_several="initial_epoch" in given,
+            has_validation=validation or bool(given.get("validation_split")),
+            data=(given.get("x"), given.get("y")),
+            batches=batches,
+        )
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[int]:
+        """Calls the hooks of the callbacks; gives the epoch to start with."""
+        with contextlib.ExitStack() as stack:
+            first = self.initial_epoch
+            for callback in self.callbacks:
+                if hasattr(callback, "after_fit"):
+                    stack.callback(callback.after_fit, self)
+                if hasattr(callback, "before_fit"):
+                    epoch = callback.before_fit(self)
+                    first = first if epoch is None else epoch
+            yield first
