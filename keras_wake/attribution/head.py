@@ -251,26 +251,13 @@ def _layer_of_name(classifier: keras.Model, name: str) -> keras.layers.Layer:
 
 def _last_layer(model: keras.Model) -> keras.layers.Layer:
     """The last layer that computes logits, before activations and dropout."""
-    if isinstance(model, keras.Sequential):
-        before = list(model.layers)
-        if not before:
-            return model
-        layer = before.pop()
-        while isinstance(layer, _SEEN_THROUGH) and before:
-            layer = before.pop()
-    elif hasattr(model, "operations") and hasattr(model, "outputs"):
-        layer, source = _last_of_functional(model.outputs[0])
-        while isinstance(layer, _SEEN_THROUGH) and source is not None:
-            layer, source = _last_of_functional(source)
-    else:
+    graph = keras_compat.functional_of(model)
+    if not hasattr(graph, "operations"):
         return model
+    tensors = [graph.outputs[0]]
+    while len(tensors) == 1:
+        layer, call = keras_compat.producer_of(tensors[0])
+        if not isinstance(layer, _SEEN_THROUGH):
+            break
+        tensors = keras_compat.inputs_of(layer, call)
     return _last_layer(layer) if isinstance(layer, keras.Model) else layer
-
-
-def _last_of_functional(
-    tensor: keras.KerasTensor,
-) -> tuple[keras.layers.Layer, keras.KerasTensor | None]:
-    """The layer that made a symbolic tensor, and that layer's own input."""
-    layer, call = keras_compat.producer_of(tensor)
-    inputs = keras_compat.inputs_of(layer, call)
-    return layer, inputs[0] if len(inputs) == 1 else None

@@ -62,11 +62,28 @@ def instance_correlation(
     vectors, labels = np.asarray(vectors), np.asarray(labels)
     num_classes = _check(vectors, labels, num_classes)
     block_size = validate.integer(1, block_size=block_size)
-    blocks = _Blocks(vectors, labels, block_size)
+    norms = np.empty(len(vectors))
+    for start in range(0, len(vectors), block_size):
+        part = slice(start, start + block_size)
+        block = np.asarray(vectors[part], "float64")
+        norms[part] = np.linalg.norm(block, axis=1)
+    # The samples that have a direction, sorted by class.
+    order = np.argsort(labels, kind="stable")
+    order = order[(norms[order] > 0) & np.isfinite(norms[order])]
+
+    def blocks() -> Iterator[tuple[Array, Array]]:
+        """Unit vectors and their classes."""
+        for start in range(0, len(order), block_size):
+            part = order[start : start + block_size]
+            # Not kept, which would take a copy of all vectors.
+            unit = np.asarray(vectors[part], "float64")
+            unit /= norms[part][:, None]
+            yield unit, labels[part]
+
     sums = np.zeros((num_classes, num_classes))
-    for left, classes in blocks:
+    for left, classes in blocks():
         best = np.full((len(left), num_classes), -np.inf)
-        for right, others in blocks:
+        for right, others in blocks():
             # The samples are sorted by class, so that a class is a range.
             found, starts = np.unique(others, return_index=True)
             highest = np.maximum.reduceat(left @ right.T, starts, axis=1)
@@ -74,39 +91,15 @@ def instance_correlation(
         found, starts = np.unique(classes, return_index=True)
         np.clip(best, -1.0, 1.0, out=best)
         sums[found] += np.add.reduceat(best, starts, axis=0)
-    counts = np.bincount(labels[blocks.order], minlength=num_classes)
+    counts = np.bincount(labels[order], minlength=num_classes)
     missing = counts == 0
     matrix = sums
     matrix /= np.where(missing, np.nan, counts)[:, None]
     # Each sample is most similar to itself; this removes the rounding.
     np.fill_diagonal(matrix, 1.0)
-    matrix[missing, :] = np.nan
-    matrix[:, missing] = np.nan
-    _warn(len(vectors) - len(blocks.order), missing)
+    matrix[missing, :] = matrix[:, missing] = np.nan
+    _warn(len(vectors) - len(order), missing)
     return matrix
-
-
-class _Blocks:
-    """Blocks of unit vectors and their classes, sorted by class."""
-
-    def __init__(self, vectors: Array, labels: Array, size: int) -> None:
-        self.vectors, self.labels, self.size = vectors, labels, size
-        self.norms = np.empty(len(vectors))
-        for start in range(0, len(vectors), size):
-            part = slice(start, start + size)
-            block = np.asarray(vectors[part], "float64")
-            self.norms[part] = np.linalg.norm(block, axis=1)
-        order = np.argsort(labels, kind="stable")
-        norms = self.norms[order]
-        self.order = order[(norms > 0) & np.isfinite(norms)]
-
-    def __iter__(self) -> Iterator[tuple[Array, Array]]:
-        for start in range(0, len(self.order), self.size):
-            part = self.order[start : start + self.size]
-            # Not kept, which would take a copy of all vectors.
-            unit = np.asarray(self.vectors[part], "float64")
-            unit /= self.norms[part][:, None]
-            yield unit, self.labels[part]
 
 
 def _check(vectors: Array, labels: Array, num_classes: int | None) -> int:

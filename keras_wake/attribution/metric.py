@@ -46,18 +46,27 @@ class ClassAttributionSimilarity(keras.metrics.Metric):
         """Adds a batch.
 
         Args:
-            labels: Float tensor (batch, K).
-            features: Float tensor (batch, n).
-            kernel: Float tensor (n, K).
+            labels: Float tensor (batch, K); the class of a sample is its
+                largest entry. A sample whose entries are all 0 does not count.
+            features: Float tensor (batch, n), g(x + δ).
+            kernel: Float tensor (n, K), the weights of the head.
             present: Boolean tensor (batch,), which samples count. Defaults
                 to `None`: all.
         """
         if present is not None:
             features = ops.where(present[:, None], features, 0.0)
             labels = ops.where(present[:, None], labels, 0.0)
-        sums, counts = class_sums(labels, features, kernel)
+        classes = ops.one_hot(
+            ops.argmax(labels, axis=-1), labels.shape[-1], dtype="float32"
+        )
+        named = ops.cast(ops.any(labels > 0, axis=-1), "float32")
+        classes = classes * named[:, None]
+        features = ops.cast(features, "float32")
+        weights = ops.transpose(ops.cast(kernel, "float32"))
+        # Sums of g(x) first: the weights are the same for the whole class.
+        sums = ops.matmul(ops.transpose(classes), features) * weights
         self.sums.assign_add(sums)
-        self.counts.assign_add(counts)
+        self.counts.assign_add(ops.sum(classes, axis=0))
 
     def result(self) -> Tensor:
         """CAS, a float32 scalar; classes without a direction are left out.
@@ -86,28 +95,3 @@ class ClassAttributionSimilarity(keras.metrics.Metric):
     def matrix(self) -> Array:
         """The correlation matrix (K, K) as a float64 array."""
         return quiet_cosine_matrix(backend.to_numpy(self.sums))
-
-
-def class_sums(
-    labels: Tensor, features: Tensor, kernel: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Sums of attribution vectors by class, and how many there are.
-
-    Args:
-        labels: Float tensor (batch, K); the class of a sample is its largest
-            entry. A sample whose entries are all 0 does not count.
-        features: Float tensor (batch, n), g(x + δ).
-        kernel: Float tensor (n, K), the weights of the head.
-
-    Returns:
-        Float32 tensors (K, n) and (K,).
-    """
-    num_classes = labels.shape[-1]
-    classes = ops.one_hot(
-        ops.argmax(labels, axis=-1), num_classes, dtype="float32"
-    )
-    named = ops.cast(ops.any(labels > 0, axis=-1), "float32")
-    classes = classes * named[:, None]
-    summed = ops.matmul(ops.transpose(classes), ops.cast(features, "float32"))
-    weights = ops.transpose(ops.cast(kernel, "float32"))
-    return summed * weights, ops.sum(classes, axis=0)

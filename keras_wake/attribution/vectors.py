@@ -96,7 +96,14 @@ def analyse(
         )
     batch_size = validate.integer(1, batch_size=batch_size)
     seed = validate.seed(seed=seed)
-    limits, bounds_unknown = _bounds(bounds, attack)
+    limits = (-np.inf, np.inf) if attack is None else attack.bounds
+    if bounds is not None:
+        limits = ThreatModel("linf", None, bounds).bounds
+        if attack is not None and attack.bounds != limits:
+            raise ValueError(
+                "`bounds` must be those of the attack. Received: "
+                f"bounds={bounds!r} and an attack with {attack.bounds}."
+            )
     by_head = _COMPILED.get(classifier, lambda _: PerModel())
     compiled = by_head.get(head, partial(_compile, weakref.ref(classifier)))
     shape = image_shape(classifier)
@@ -104,7 +111,7 @@ def analyse(
 
     def batches() -> Iterator[Batch]:
         for number, (x, labels) in enumerate(checked):
-            if bounds_unknown:
+            if np.isinf(limits[1]):
                 _refuse_unscaled_images(x)
             adversarial = x
             if attack is not None:
@@ -124,23 +131,6 @@ def analyse(
             )
 
     return Sizes(num_classes, head_features(head)), batches()
-
-
-def _bounds(
-    bounds: Bounds | None, attack: Attack | None
-) -> tuple[Bounds, bool]:
-    """Bounds of the images, and whether they are unknown."""
-    if bounds is None:
-        if attack is not None:
-            return attack.bounds, False
-        return (-np.inf, np.inf), True
-    checked = ThreatModel("linf", None, bounds).bounds
-    if attack is not None and attack.bounds != checked:
-        raise ValueError(
-            "`bounds` must be those of the attack. Received: "
-            f"bounds={bounds!r} and an attack with {attack.bounds}."
-        )
-    return checked, False
 
 
 def _refuse_unscaled_images(x: Tensor) -> None:

@@ -66,7 +66,11 @@ def plot_adversarial_examples(
     """
     clean = _check_images(images=images)
     changed = _check_images(adversarial=adversarial)
-    _check_same_shape(clean, changed)
+    if clean.shape != changed.shape:
+        raise ValueError(
+            "`images` and `adversarial` must have the same shape. Received: "
+            f"{clean.shape} and {changed.shape}."
+        )
     count = len(clean)
     truth = _check_classes(count, labels=labels)
     before = _check_classes(count, predictions=predictions)
@@ -75,21 +79,23 @@ def plot_adversarial_examples(
     )
     names = _class_names(class_names, int(np.max([truth, before, after])))
     factor = _magnification(changed - clean, magnify)
-    enlarged = np.clip(0.5 + factor * (changed - clean), 0.0, 1.0)
-    shown = (clean, enlarged, changed)
-
+    rows = {
+        "clean": clean,
+        f"perturbation\n× {factor:g}": 0.5 + factor * (changed - clean),
+        "adversarial": changed,
+    }
     figure, columns = _grid(count)
     for sample, panels in enumerate(columns):
-        for panel, pictures in zip(panels, shown, strict=True):
+        for panel, (row, pictures) in zip(panels, rows.items(), strict=True):
             _figure.draw_image(panel, pictures[sample])
+            if sample % SAMPLES_PER_BAND == 0:
+                panel.set_ylabel(row, fontsize=8)
         true_class = truth[sample]
         panels[0].set_title(
             f"true: {names[true_class]}", fontsize=7, pad=3, parse_math=False
         )
         _write_prediction(panels[0], names, before[sample], true_class)
         _write_prediction(panels[2], names, after[sample], true_class)
-        if sample % SAMPLES_PER_BAND == 0:
-            _name_rows(panels, factor)
     figure.supxlabel("below an image: predicted class, ✗ = wrong", fontsize=7)
     return _figure.save(figure, path)
 
@@ -117,14 +123,6 @@ def _check_images(**kwargs: Tensor) -> Array:
     return np.clip(images, 0.0, 1.0)
 
 
-def _check_same_shape(clean: Array, changed: Array) -> None:
-    if clean.shape != changed.shape:
-        raise ValueError(
-            "`images` and `adversarial` must have the same shape. Received: "
-            f"{clean.shape} and {changed.shape}."
-        )
-
-
 def _check_classes(count: int, **kwargs: Tensor) -> Array:
     ((name, value),) = kwargs.items()
     numbers = validate.floats(**kwargs)
@@ -146,7 +144,7 @@ def _check_classes(count: int, **kwargs: Tensor) -> Array:
 
 def _class_names(class_names: Sequence[str] | None, highest: int) -> list[str]:
     if class_names is None:
-        return [str(index) for index in range(highest + 1)]
+        return validate.names_of_classes(None, highest + 1)
     single = isinstance(class_names, str)
     names = [] if single else validate.list_of_names(class_names)
     if single or len(names) <= highest:
@@ -183,11 +181,9 @@ def _grid(count: int) -> tuple[_figure.Figure, list[list[_figure.Axes]]]:
         panel.set_xticks([])
         panel.set_yticks([])
         panel.spines[:].set_visible(False)
-    columns = []
-    for sample in range(count):
-        band, column = divmod(sample, across)
-        columns.append(list(axes[3 * band : 3 * band + 3, column]))
-    return figure, columns
+    # Bands of three rows, one after the other.
+    columns = axes.reshape(bands, 3, across).swapaxes(1, 2).reshape(-1, 3)
+    return figure, columns[:count].tolist()
 
 
 def _write_prediction(
@@ -203,9 +199,3 @@ def _write_prediction(
         color="#B00020" if wrong else "black",
         fontweight="bold" if wrong else "normal",
     )
-
-
-def _name_rows(panels: Sequence[_figure.Axes], factor: float) -> None:
-    names = ("clean", f"perturbation\n× {factor:g}", "adversarial")
-    for panel, name in zip(panels, names, strict=True):
-        panel.set_ylabel(name, fontsize=8)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from keras_wake.utils import validate
+from keras_wake.utils.types import Array
 from keras_wake.visualization import _curves
 from keras_wake.visualization import _figure
 
@@ -73,22 +74,24 @@ def plot_comparison(
         for name, value in histories.items()
     }
     curves = {
-        (name, item): _curves_of(name, columns, item, freq)
+        (name, item): found
         for name, columns in runs.items()
         for item in shown
+        if (found := _curves_of(name, columns, item, freq))
     }
     _check_complete(runs, shown, curves)
     figure = _figure.new_figure(6.4, 1.0 + 2.6 * len(shown))
     axes = _figure.column(figure, [1] * len(shown))
     for panel, item in zip(axes, shown, strict=True):
         for index, name in enumerate(runs):
-            if curves[name, item]:
-                _draw(panel, name, _figure.look_of(index), curves[name, item])
+            if (name, item) in curves:
+                look = _figure.look_of(index)
+                _draw(panel, name, look, *curves[name, item])
         panel.set_ylabel(KEY_LABELS.get(item, item), fontsize=9)
         if item.endswith("accuracy"):
             _figure.show_percent(panel)
     _figure.style_epochs(
-        axes, (e for group in curves.values() for c in group for e in c[0])
+        axes, (epoch for epochs, _ in curves.values() for epoch in epochs)
     )
     # The colours are the same in all panels, so every run is named once.
     lines = [line for panel in axes for line in panel.get_lines()]
@@ -99,17 +102,17 @@ def plot_comparison(
 
 
 def _check_keys(key: str, keys: Sequence[str] | None) -> list[str]:
-    if keys is None and not isinstance(key, str):
-        raise TypeError(f"`key` must be a text. Received: key={key!r}.")
-    is_list = isinstance(keys, Sequence) and not isinstance(keys, str)
-    shown = list(keys) if keys is not None and is_list else [key]
+    if keys is None:
+        if not isinstance(key, str):
+            raise TypeError(f"`key` must be a text. Received: key={key!r}.")
+        return [key]
     # A text is a sequence of letters, each of which would be taken for a key.
-    if (keys is not None and not is_list) or not shown:
+    if not isinstance(keys, Sequence) or isinstance(keys, str) or not keys:
         raise ValueError(
             "`keys` must be a list with at least one key. "
             f"Received: keys={keys!r}."
         )
-    return shown
+    return list(keys)
 
 
 def _as_runs(
@@ -127,12 +130,12 @@ def _as_runs(
 
 def _curves_of(
     name: str, runs: list[_curves.Columns], key: str, validation_freq: int
-) -> list[_curves.Curve]:
-    """The curve of every seed, or none at all, on their common epochs."""
+) -> _curves.Curve | None:
+    """The common epochs of all seeds and their values (seeds, epochs)."""
     found = [_curves.curve(run, key, validation_freq) for run in runs]
     curves = [points for points in found if points is not None]
     if not curves:
-        return []
+        return None
     if len(curves) < len(found):
         raise ValueError(
             f"Only {len(curves)} of the {len(found)} histories of {name!r} "
@@ -146,27 +149,24 @@ def _curves_of(
             f"The {len(curves)} histories of {name!r} have no epoch with "
             f"{key!r} in common."
         )
-    return [
-        (epochs[keep], values[keep])
-        for epochs, values in curves
-        for keep in [np.isin(epochs, common)]
-    ]
+    kept = [values[np.isin(epochs, common)] for epochs, values in curves]
+    return common, np.stack(kept)
 
 
 def _check_complete(
     runs: dict[str, list[_curves.Columns]],
     shown: list[str],
-    curves: dict[tuple[str, str], list[_curves.Curve]],
+    curves: dict[tuple[str, str], _curves.Curve],
 ) -> None:
     received = {name: sorted(columns[0]) for name, columns in runs.items()}
     for item in shown:
-        if not any(curves[name, item] for name in runs):
+        if not any((name, item) in curves for name in runs):
             raise ValueError(
                 f"None of the histories holds values of {item!r}. "
                 f"Received: keys {received}."
             )
     for name in runs:
-        if not any(curves[name, item] for item in shown):
+        if not any((name, item) in curves for item in shown):
             raise ValueError(
                 f"histories[{name!r}] holds values of none of {shown}. "
                 f"Received: keys {received[name]}."
@@ -177,10 +177,9 @@ def _draw(
     panel: _figure.Axes,
     name: str,
     look: _figure.Look,
-    curves: list[_curves.Curve],
+    epochs: Array,
+    values: Array,
 ) -> None:
-    epochs = curves[0][0]
-    values = np.stack([points[1] for points in curves])
     seeds = len(values)
     label = f"{name} (mean and range of {seeds} runs)" if seeds > 1 else name
     mean = values.mean(axis=0)
