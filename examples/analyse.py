@@ -1,4 +1,4 @@
-"""What a trained network confuses, and which classes share features.
+"""Shows what a trained network confuses, and which classes share features.
 
     python examples/analyse.py --network runs/cifar10-wake-seed0/best.keras
     python examples/analyse.py --pytorch model_best.pth --attack none
@@ -23,15 +23,8 @@ from runner.record import write_aside
 def parse_args(
     argv: list[str] | None = None,
 ) -> tuple[Parser, argparse.Namespace]:
-    """The parser, and the flags."""
-    parser = Parser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    saved.add_flags(parser)
-    group = parser.add_argument_group("analysis")
-    saved.add_threat(group)
-    add = group.add_argument
+    """The parser and the parsed flags."""
+    parser, add = saved.make_parser(__doc__, "analysis")
     # fmt: off
     add("--mode", choices=("class", "instance"), default="class", help="of the "
         "matrix: mean vectors of classes, or nearest images")
@@ -99,7 +92,7 @@ def analyse(args: argparse.Namespace, network: Any, splits: Any) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Loads network and images, and analyses."""
+    """Loads network and images, and analyses the network."""
     parser, args = parse_args(argv)
     analyse(args, *saved.load(parser, args))
 

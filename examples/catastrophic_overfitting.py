@@ -1,10 +1,10 @@
-"""A network that collapses under single-step training, and what is lost.
+"""Shows a network that collapses under single-step training.
 
     python examples/catastrophic_overfitting.py
     python examples/catastrophic_overfitting.py --dataset cifar10
 
-Trains with PGD for a few epochs, then goes on with single steps (FGSM) at a
-radius that they cannot stand: catastrophic overfitting (the paper's D.6).
+Trains with PGD for a few epochs, then with single steps (FGSM) at a radius at
+which they fail: catastrophic overfitting (the paper's D.6).
 `CatastrophicOverfitMonitor` reports it. Writes the curve of single-step and
 multi-step accuracy, and the matrices before and after the collapse. With
 `--warm-up 0`, the default for CIFAR-10, all epochs are Fast-AT (FGSM-RS).
@@ -20,8 +20,8 @@ from runner.parsing import positive
 
 import keras_wake as kw
 
-# Radius, batch size, epochs of either phase: enough on two CPU cores for the
-# digits; CIFAR-10 wants a GPU.
+# Radius, batch size and epochs of both phases. Two CPU cores are enough for the
+# digits; CIFAR-10 needs a GPU.
 DIGITS = {
     "epsilon": 0.3,
     "batch_size": 64,
@@ -65,7 +65,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def network(splits):
-    """For digits a small one, which collapses within seconds."""
+    """A network; for the digits a small one, which collapses in seconds."""
     import keras
 
     classes, shape = splits.num_classes, splits.input_shape
@@ -89,7 +89,7 @@ def network(splits):
 
 
 def fit(classifier, attack, splits, epochs, rate, args) -> list[dict[str, Any]]:
-    """Trains with an attack; returns a check for each epoch, with matrix."""
+    """Trains with an attack; returns a check and a matrix of each epoch."""
     import keras
 
     if not epochs:
@@ -158,7 +158,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def before_and_after(checks):
-    """The best check before the first collapse, and the worst of a collapse.
+    """The best check before the first collapse, and the worst one in it.
 
     Returns:
         Two checks, or None if there was no collapse, or nothing before it.
@@ -175,7 +175,7 @@ def before_and_after(checks):
 
 
 def report(args, splits, checks) -> None:
-    """Prints both accuracies and draws them and the matrices."""
+    """Prints and draws both accuracies, and draws the matrices."""
     print("\nepoch  single step  multi step   CAS  trained with")
     for check in checks:
         print(

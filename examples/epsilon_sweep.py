@@ -1,12 +1,12 @@
-"""Adversarial training at several radii: how CAS falls, and how much.
+"""Trains at several radii, and shows how much CAS falls.
 
     python examples/epsilon_sweep.py --example cifar10 --epsilons 8 12 16
     python examples/epsilon_sweep.py --example digits --epsilons 19 38 57
 
-One run of the example for each radius (in grey levels, or pixel units times
-255) and seed, then the table of CAS and robust accuracy at an early, the best
-and the last epoch. Flags that it does not know go to the example. A sweep that
-was broken off continues with the same command.
+Runs the example once for each radius (in grey levels: pixel units times 255)
+and seed, then prints CAS and robust accuracy at an early, the best and the last
+epoch. Unknown flags are passed to the example. An interrupted sweep continues
+with the same command.
 """
 
 import argparse
@@ -58,7 +58,7 @@ def parse_args(
 
 
 def folder(args: argparse.Namespace, epsilon: float, seed: int) -> pathlib.Path:
-    """Where the run of a radius and a seed is."""
+    """The folder of the run with a radius and a seed."""
     radius = repr(epsilon).removesuffix(".0")
     return args.run_dir / (
         f"{args.method}-{args.norm}-epsilon{radius}-seed{seed}"
@@ -68,7 +68,7 @@ def folder(args: argparse.Namespace, epsilon: float, seed: int) -> pathlib.Path:
 def command(
     args: argparse.Namespace, others: list[str], epsilon: float, seed: int
 ) -> list[str] | None:
-    """What trains at one radius; None if that has been done.
+    """The command that trains at one radius; None if that has been done.
 
     Raises:
         ValueError: There is a run with other settings.
@@ -84,7 +84,7 @@ def command(
     ]
     script = [sys.executable, str(HERE / f"{args.example}.py"), *arguments]
     example = importlib.import_module(args.example)
-    # Refuses wrong flags before the first run, not before the last one.
+    # All flags are checked before the first run begins.
     _, here = flags.parse_args("", example.DEFAULTS, arguments)
     record_path = run_dir / "record.json"
     if not record_path.exists():

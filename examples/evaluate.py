@@ -1,13 +1,13 @@
-"""How robust a trained network is: AutoAttack, or PGD alone.
+"""Evaluates a trained network with AutoAttack, or with PGD alone.
 
     python examples/evaluate.py --network runs/cifar10-wake-seed0/robust.keras
     python examples/evaluate.py --network NETWORK --attack pgd --test-limit 1000
 
 Takes a network that Keras has saved, or the published weights of a PyTorch
 network. Prints the accuracy that is left after each attack, with its interval
-and what makes it doubtful, and writes the same as a figure and as JSON. Broken
-off, the same command goes on from what the folder has; the published standard
-takes hours for 10,000 images on a CPU.
+and what makes it doubtful, and writes the same as a figure and as JSON. After
+an interruption the same command continues from the state in the folder: the
+published standard takes hours for 10,000 images on a CPU.
 """
 
 import argparse
@@ -23,15 +23,8 @@ from runner.record import write_aside
 def parse_args(
     argv: list[str] | None = None,
 ) -> tuple[Parser, argparse.Namespace]:
-    """The parser, and the flags."""
-    parser = Parser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    saved.add_flags(parser)
-    group = parser.add_argument_group("evaluation")
-    saved.add_threat(group)
-    add = group.add_argument
+    """The parser and the parsed flags."""
+    parser, add = saved.make_parser(__doc__, "evaluation")
     # fmt: off
     add("--attack", choices=("standard", "rand", "pgd"), default="standard",
         help="version of AutoAttack (standard; rand for networks with random "
@@ -39,7 +32,7 @@ def parse_args(
     add("--steps", type=at_least(1), default=20, help="of PGD (20)")
     add("--seed", type=at_least(0), default=0, help="of the attacks")
     add("--out", type=pathlib.Path, default=pathlib.Path("evaluation"),
-        help="folder to write, and to go on from (evaluation)")
+        help="folder to write, and to continue from (evaluation)")
     # fmt: on
     return parser, saved.parsed(parser, argv)
 
@@ -83,7 +76,7 @@ def evaluate(args: argparse.Namespace, network: Any, splits: Any) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Loads network and images, and evaluates."""
+    """Loads network and images, and evaluates the network."""
     parser, args = parse_args(argv)
     network, splits = saved.load(parser, args)
     try:

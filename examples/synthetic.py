@@ -1,4 +1,4 @@
-"""Why strong adversaries cost common features, in a model that has a formula.
+"""Shows why strong adversaries cost common features, in a synthetic model.
 
 python examples/synthetic.py
 

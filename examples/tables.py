@@ -37,7 +37,7 @@ CLEAN_NOTE = "† CAS of clean images, on which the method trains."
 def read(paths: list[pathlib.Path]) -> list[Record]:
     """The records below the given folders, or in the given files.
 
-    A file that is none is named on the standard error output.
+    A file that is not a record is named on the standard error output.
     """
     files: list[pathlib.Path] = []
     for path in paths:
@@ -59,7 +59,7 @@ def read(paths: list[pathlib.Path]) -> list[Record]:
 
 
 def check(record: Any) -> None:
-    """Raises an error unless a record has what the tables look at."""
+    """Raises an error unless a record has all that the tables need."""
     settings = record["settings"]
     METHODS[settings["method"]], NORMS[settings["norm"]]
     for name in ("seed", "epochs", "epsilon"):
@@ -80,9 +80,9 @@ def _number_or_none(value: Any) -> None:
 
 
 def setting_of(record: Record) -> str:
-    """All that makes a run of its kind, in a comparable form."""
+    """The settings of a run, in a form that can be compared."""
     settings = of_runs.comparable(record["settings"])
-    # Not yet known to older records: without it they are what they were.
+    # Older records do not have it.
     known = {
         name: _plain(value)
         for name, value in settings.items()
@@ -92,16 +92,16 @@ def setting_of(record: Record) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """1000 for 1000.0: a flag makes a float of a default that is none."""
+    """1000 for 1000.0, because some flags turn integers into floats."""
     whole = isinstance(value, float) and value.is_integer()
     return int(value) if whole else value
 
 
 def one_per_seed(records: list[Record]) -> list[Record]:
-    """Of runs with the same settings and seed the one that came furthest.
+    """The longest of the runs that have the same settings and seed.
 
-    A copy of a file, or a second try, is no second seed. Of two that are
-    finished the later one counts.
+    A copy of a file, or a second try, must not count as a second seed. Of two
+    finished runs the later one counts.
     """
     found: dict[tuple[str, Any], Record] = {}
 
@@ -121,7 +121,7 @@ def one_per_seed(records: list[Record]) -> list[Record]:
 
 
 def groups(records: list[Record], by: str | None) -> list[Group]:
-    """Runs that differ in the seed alone, one of each, sorted by `by`."""
+    """Groups of runs that differ only in the seed, sorted by `by`."""
     found: dict[str, Group] = {}
     for record in one_per_seed(records):
         found.setdefault(setting_of(record), []).append(record)
@@ -142,7 +142,7 @@ def groups(records: list[Record], by: str | None) -> list[Group]:
 
 
 def differing(grouped: list[Group]) -> list[str]:
-    """The settings in which groups differ that both look at them."""
+    """The settings that are used in two groups and differ between them."""
     shown = [_shown(group) for group in grouped]
     ignored = [of_runs.unused(group[0]["settings"]) for group in grouped]
     names = {name for settings in shown for name in settings}
@@ -159,7 +159,7 @@ def differing(grouped: list[Group]) -> list[str]:
 
 
 def _shown(group: Group) -> dict[str, Any]:
-    """The settings that a row could name; None where a value is the usual."""
+    """The settings that a row may name; None for a usual value."""
     settings = of_runs.comparable(group[0]["settings"])
     ignored = {*NAMED, *of_runs.unused(settings)}
     usual = of_runs.usual(settings)
@@ -175,7 +175,7 @@ def _shown(group: Group) -> dict[str, Any]:
 
 
 def label(group: Group, names: list[str] | None = None) -> str:
-    """What a row is called: method, and settings that set it apart.
+    """The name of a row: its method, and the settings that distinguish it.
 
     Args:
         group: The runs of the row.
@@ -195,7 +195,7 @@ def label(group: Group, names: list[str] | None = None) -> str:
 
 
 def labels(grouped: list[Group], by: str | None = None) -> list[str]:
-    """What the rows of one table are called; `by` is always named."""
+    """The names of the rows of a table; `by` is always named."""
     names = differing(grouped)
     found = []
     for group in grouped:
@@ -246,7 +246,7 @@ def cells(
         if (row["network"], row["epoch"]) == (network, epoch)
     ]
     if key == "cas" and _on_clean_images(group):
-        # Older runs took CAS of attacked images here, which is another thing.
+        # Older runs stored the CAS of attacked images here.
         rows = [row for row in rows if row.get("cas_images") == "clean"]
     return [row[key] for row in rows]
 
@@ -256,7 +256,7 @@ def _on_clean_images(group: Group) -> bool:
 
 
 def _dagger(group: Group, text: str) -> str:
-    """Marks a CAS that is not to be compared with those of other rows."""
+    """Marks a CAS that cannot be compared with those of other rows."""
     return f"{text} †" if _on_clean_images(group) and text != "–" else text
 
 

@@ -3,8 +3,8 @@
 A script names its defaults and calls `main`. A run folder then holds
 `record.json` (settings, commit, every epoch, final table), `history.csv`,
 checkpoints, figures and two networks: `robust.keras` of the last epoch, and
-`best.keras` of the best one, which early stopping would have kept. It is
-written as the run goes on, so a run that was killed continues with `--resume`.
+`best.keras` of the best one, which early stopping would have kept. All of it is
+written during the run, so that a killed run continues with `--resume`.
 """
 
 import os
@@ -27,12 +27,12 @@ from runner.record import Record
 def main(description: str, defaults: dict[str, Any], argv: Any = None) -> None:
     """Parses the flags, trains or continues, and reports.
 
-    What is cheap to check is checked first: flags, then the run folder, then
-    the parts of the model, then the data.
+    Cheap checks come first: flags, then the run folder, then the parts of the
+    model, then the data.
     """
     parser, args = flags.parse_args(description, defaults, argv)
     try:
-        # The other processes of a job may find what the chief has begun.
+        # Other processes of a job may find the folder that the chief made.
         if processes.is_chief():
             check_folder(args.run_dir, args.resume)
     except (ValueError, OSError) as error:

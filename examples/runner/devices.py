@@ -1,6 +1,6 @@
-"""On what a run runs: threads, devices, and the processes that share it.
+"""Threads and devices of a run, and the processes that share it.
 
-The only part of the examples that knows one framework from another.
+The only part of the examples that depends on the framework.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from runner import processes
 def start(threads: int) -> Any:
     """Joins the other processes and shares out the devices.
 
-    To be called before anything is computed: TensorFlow accepts a strategy
+    Call it before anything is computed, because TensorFlow accepts a strategy
     of several workers only then.
 
     Args:
@@ -58,9 +58,9 @@ def _start_tensorflow(threads: int) -> Any:
     import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")
-    # On a CPU an attack computes the two halves of a batch next to each
-    # other, so an operation gets half of the threads. With GPUs and without
-    # a wish the choice is TensorFlow's.
+    # On a CPU an attack computes the two halves of a batch at the same time,
+    # so an operation gets half of the threads. With GPUs, TensorFlow chooses
+    # unless a number was given.
     if threads or not gpus:
         threads = threads or os.cpu_count() or 1
         config = tf.config.threading
@@ -74,7 +74,7 @@ def _start_tensorflow(threads: int) -> Any:
         communication = tf.distribute.experimental.CommunicationImplementation
         return tf.distribute.MultiWorkerMirroredStrategy(
             cluster_resolver=resolver,
-            # Left to itself, TensorFlow exchanges gradients over gRPC.
+            # By default TensorFlow exchanges gradients over gRPC.
             communication_options=tf.distribute.experimental.CommunicationOptions(
                 implementation=(
                     communication.NCCL if gpus else communication.AUTO

@@ -1,4 +1,4 @@
-"""The figures of a run. One that fails does not cost the others."""
+"""The figures of a run. If one fails, the others are still drawn."""
 
 import argparse
 import sys
@@ -36,7 +36,7 @@ class Figures:
             plot(*args, path=self.args.run_dir / name, **kwargs)
         except OSError as error:
             print(f"{name} could not be drawn: {error}.", file=sys.stderr)
-        # What was computed is kept; a figure is not worth a run.
+        # A figure that fails must not end the run.
         except Exception:
             traceback.print_exc()
             print(f"{name} could not be drawn, see above.", file=sys.stderr)
@@ -76,14 +76,14 @@ class Figures:
         )
 
     def classes(self, report: Any) -> None:
-        """What the network confuses, and images in which that shows."""
+        """What the network confuses, with example images."""
         figures = kw.visualization
         self.draw("classes.png", figures.plot_class_report, report)
         if any(any(pair.examples) for pair in report.pairs[:5]):
             self.draw("shared_pairs.png", figures.plot_shared_pairs, report)
 
     def epochs(self, record: Record, history: list[dict[str, Any]]) -> None:
-        """The student's matrices over the epochs, and what the last lost."""
+        """The student's matrices over the epochs, and best minus last."""
         key = METHODS[self.args.method].best_by
         scores = {
             row["epoch"]: row[key]
@@ -100,11 +100,11 @@ class Figures:
             "correlation_epochs.png",
             kw.visualization.plot_correlation_strip,
             {epoch: matrices[epoch] for epoch in chosen},
-            # Robust accuracy says nothing of clean images.
+            # Robust accuracy is not about clean images.
             None if self.clean else {e: scores[e] for e in chosen},
             class_names=self.names,
             title="clean images" if self.clean else None,
-            # There, classes share little.
+            # With regular training, classes share little.
             vmax=0.5 if self.clean else 1.0,
         )
         if best != epochs[-1]:
@@ -130,7 +130,7 @@ class Figures:
 
 
 def chosen_epochs(epochs: list[int], best: int, count: int = 5) -> list[int]:
-    """At most so many of the epochs: first, best, last, and some between."""
+    """At most `count` of the epochs: first, best, last, and some between."""
     chosen = {epochs[0], best, epochs[-1]}
     for part in range(1, count):
         if len(chosen) == min(count, len(epochs)):

@@ -24,7 +24,7 @@ MODELS = (
 )
 AUGMENTATIONS = ("crop_flip", "flip", "none", "keras_cv")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
-# What a run may be resumed with another value of. Files may have moved.
+# Flags that may differ when a run is resumed. Files may have moved.
 UNIMPORTANT = (
     "run_dir",
     "resume",
@@ -41,7 +41,7 @@ class _HelpFormatter(
     argparse.ArgumentDefaultsHelpFormatter,
     argparse.RawDescriptionHelpFormatter,
 ):
-    """Shows the description as it is, and defaults where there are any."""
+    """Keeps the line breaks of the description, and shows defaults."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.default is None:
@@ -130,7 +130,7 @@ def _parser(description: str) -> Parser:
     add("--latest-start", type=at_least(1), help="of wake-adaptive: freeze the "
         "teacher after this epoch at the latest")
     add("--batch-norm", choices=("average", "copy", "reestimate"),
-        default="average", help="what becomes of the teacher's batch-norm "
+        default="average", help="how the teacher gets its batch-norm "
         "statistics; reestimate: by a pass over the training images")
     add("--ema-warmup", action=argparse.BooleanOptionalAction, default=False,
         help="ramp the decay up over the first updates")
@@ -152,7 +152,7 @@ def _parser(description: str) -> Parser:
 def parse_args(
     description: str, defaults: dict[str, Any], argv: Any = None
 ) -> tuple[Parser, argparse.Namespace]:
-    """The parser, and the flags as given with the defaults of one example.
+    """The parser, and the parsed flags with the defaults of one example.
 
     Args:
         description: Docstring of the example.
@@ -179,7 +179,7 @@ def parse_args(
 
 
 def _check_epochs(parser: Parser, args: argparse.Namespace) -> None:
-    """Refuses what the number of epochs does not allow."""
+    """Refuses epochs that do not fit the number of epochs."""
     if args.eval_every > args.epochs:
         parser.error(
             "argument --eval-every: must not be above --epochs, because "
@@ -200,7 +200,7 @@ def _check_epochs(parser: Parser, args: argparse.Namespace) -> None:
 
 
 def _check_teachers(parser: Parser, args: argparse.Namespace) -> None:
-    """Refuses teachers that are not there, and notes which they are."""
+    """Refuses missing files of teachers, and keeps their checksums."""
     for name in settings.TEACHER_FILES:
         setattr(args, name, None)
     if METHODS[args.method].teacher != "kdswa":
@@ -232,7 +232,7 @@ def _check_teachers(parser: Parser, args: argparse.Namespace) -> None:
 
 
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:
-    """What makes a run what it is; a resumed run must agree in all of it.
+    """The settings of a run, which must be the same when it is resumed.
 
     Flags that the method ignores are None.
     """

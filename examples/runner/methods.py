@@ -1,7 +1,7 @@
-"""The methods that a run can train with, each a record of what it is made of.
+"""The methods that a run can train with, as data.
 
-A method is data: an objective, an attack, teachers. `training` makes objects
-of it, `flags` offers its name, and the record of a run keeps that name.
+A method names an objective, an attack and teachers. `parts` makes the objects,
+`flags` offers the name of the method, and the record of a run keeps that name.
 """
 
 import dataclasses
@@ -9,7 +9,7 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """What a run trains with.
+    """A method of training.
 
     Args:
         summary: What it is, for `--help`.
@@ -17,8 +17,9 @@ class Method:
         single_step: Whether the attack is FGSM-RS instead of PGD.
         awp: Whether weights are perturbed as well.
         teacher: "wake" (an average that the student learns from), "adaptive"
-            (WAKE that chooses its epochs by itself), "average" (one that it
-            does not learn from), "kdswa" (two pretrained networks), or None.
+            (WAKE that chooses its epochs by itself), "average" (an average
+            that it does not learn from), "kdswa" (two pretrained networks), or
+            None.
         label_smoothing: Share of each label that goes to all classes.
         cutmix: α of CutMix, or None.
     """
@@ -38,7 +39,7 @@ class Method:
 
     @property
     def on_clean_images(self) -> bool:
-        """Whether it is regular training, which is looked at as such."""
+        """Whether it is regular training, which is judged on clean images."""
         return self.objective == "standard"
 
     @property
@@ -50,7 +51,7 @@ class Method:
 
     @property
     def stopped_by(self) -> str:
-        """The log that early stopping follows: that of what is saved."""
+        """The log that early stopping follows: that of the saved network."""
         return "val_teacher_robust_accuracy" if self.averages else self.best_by
 
 

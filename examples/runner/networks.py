@@ -11,13 +11,13 @@ import keras_wake as kw
 def network(
     name: str, classes: int, shape: tuple[int, ...], width: int = 64
 ) -> keras.Model:
-    """The classifier of a name of `flags.MODELS`.
+    """The classifier with a name in `flags.MODELS`.
 
     Args:
-        name: Which one.
+        name: Name of the network.
         classes: Number of logits.
         shape: `(height, width, channels)` of an image.
-        width: Of the first stage of the PreActResNet.
+        width: Width of the first stage of the PreActResNet.
     """
     models = kw.models
     if name == "preact_resnet18":
@@ -83,8 +83,8 @@ def keras_cv_resnet18(classes: int, shape: tuple[int, ...]) -> keras.Model:
 def with_rand_augment(splits: Any, seed: int) -> Any:
     """The splits, with RandAugment of KerasCV after the usual augmentation.
 
-    Its random numbers are its own: a run that is continued sees other ones
-    than it would have seen without a break.
+    RandAugment draws from its own generator, so a resumed run sees other random
+    numbers than a run without a break.
     """
     import tensorflow as tf
 

@@ -1,4 +1,4 @@
-"""Parsers of the command line, and converters of what stands there."""
+"""A parser of the command line, and converters of its values."""
 
 import argparse
 import math
@@ -7,7 +7,7 @@ from typing import NoReturn
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in a line, not below the usage of all flags."""
+    """A parser that prints an error in one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
         """Prints the message and exits with status 2."""

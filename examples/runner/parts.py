@@ -1,4 +1,4 @@
-"""What a method is made of: objective, attacks, schedule, teachers."""
+"""The parts of a method: objective, attacks, schedule, teachers."""
 
 import argparse
 import pathlib
@@ -12,14 +12,14 @@ from runner.methods import METHODS
 
 
 class Parts:
-    """What a method is made of, as far as it needs no data to be checked.
+    """The parts of a method, checked as far as this needs no data.
 
     Args:
         args: Flags of the run.
 
     Raises:
-        ValueError: Flags that the library refuses, or a pretrained teacher
-            that is none.
+        ValueError: The library refuses a flag, or a file is no pretrained
+            teacher.
         ImportError: A package is not installed.
     """
 
@@ -123,7 +123,7 @@ def load_network(flag: str, path: pathlib.Path) -> keras.Model:
     advice = "Pass the best.keras or robust.keras of a run."
     try:
         network = keras.models.load_model(path)
-    # A file can be wrong in many ways, and Keras has an error for each.
+    # Keras raises different errors for different faults of a file.
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(
@@ -143,7 +143,7 @@ def check_fits(flag: str, network: keras.Model, splits: Any) -> None:
     Raises:
         ValueError: It does not fit the data.
     """
-    # A subclassed network may not know; `fit` refuses it in other words.
+    # A subclassed network may not know its shapes; then `fit` refuses it.
     images = (None, *splits.input_shape)
     shape = tuple(getattr(network, "input_shape", images)[1:])
     classes = getattr(network, "output_shape", (splits.num_classes,))[-1]

@@ -1,6 +1,6 @@
-"""Which of several processes this one is, as the environment says.
+"""Which of several processes this one is, according to the environment.
 
-Read before any framework is imported, which takes seconds. Only the first
+This is read before a framework is imported, which takes seconds. Only the first
 process, the chief, writes files.
 """
 
@@ -26,7 +26,7 @@ def jax_job() -> bool:
 
 
 def keras_distribution() -> list[str]:
-    """The variables that are set of those that only JAX looks at."""
+    """The variables that are set and that only JAX uses."""
     return sorted(
         name
         for name, value in os.environ.items()

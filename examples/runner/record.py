@@ -1,4 +1,4 @@
-"""`record.json` and `history.csv`: what is known of a run."""
+"""`record.json` and `history.csv`: settings and results of a run."""
 
 import copy
 import csv
@@ -25,12 +25,12 @@ def check_folder(run_dir: pathlib.Path, resume: bool) -> None:
     """Makes the folder of a run, and sees that it can be written.
 
     Raises:
-        ValueError: There is a run and it is not to be resumed, or the other
+        ValueError: There is a run and `--resume` was not given, or the other
             way round.
         OSError: The folder cannot be written.
     """
     record = (run_dir / RECORD).exists()
-    # A kill in the first epoch leaves the folder, with nothing to go on from.
+    # After a kill in the first epoch there is a folder, but nothing to resume.
     backup = any((run_dir / BACKUP).glob("*.npz"))
     if record and not resume:
         raise ValueError(
@@ -38,7 +38,7 @@ def check_folder(run_dir: pathlib.Path, resume: bool) -> None:
             "--resume, or choose another folder."
         )
     if backup and not record:
-        # `fit` would go on from a backup of who knows which settings.
+        # `fit` would continue from a backup whose settings are unknown.
         raise ValueError(
             f"--run-dir {run_dir} holds the backup of a run whose {RECORD} is "
             f"missing. Put {RECORD} back to continue it, delete "
@@ -57,12 +57,12 @@ def check_folder(run_dir: pathlib.Path, resume: bool) -> None:
 
 
 class Record:
-    """Both files of a run, rewritten whole each time.
+    """Both files of a run, which are always rewritten as a whole.
 
     Args:
         run_dir: Folder of the run.
-        settings: What makes the run what it is.
-        device: On what it runs, in words.
+        settings: The settings of the run.
+        device: The devices that it runs on, in words.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Record:
         self._new = copy.deepcopy(self.content)
 
     def load(self) -> None:
-        """Takes over what an earlier, interrupted run has written.
+        """Reads what an earlier, interrupted run has written.
 
         Raises:
             ValueError: That run had other settings, or its record is damaged.
@@ -114,18 +114,18 @@ class Record:
         self.content = {**there, "resumed_commits": resumed}
 
     def keep_epochs(self, count: int) -> None:
-        """Forgets the epochs after `count`, which will come again.
+        """Removes the epochs after `count`, which are trained again.
 
-        The backup may have more epochs, if the record could not be written;
-        `set_state` of `KeepRecord` brings them back. Where there is no backup
-        (it was damaged, or a full disk kept it from being written) the run
-        starts again, and what it left is set aside.
+        The backup may have more epochs than the record, if the record could
+        not be written; `set_state` of `KeepRecord` restores them. Without a
+        backup (it was damaged, or the disk was full) the run starts again, and
+        its old files are renamed.
 
         Raises:
-            OSError: It cannot be set aside.
+            OSError: They cannot be renamed.
         """
         epochs = self.content["epochs"]
-        # A kill may have come between the record and the first backup.
+        # The run may have been killed between the record and the first backup.
         if not count and len(epochs) > 1:
             print(
                 f"{self.path} has {len(epochs)} epochs, and there is no "
@@ -138,7 +138,7 @@ class Record:
         del epochs[count:]
 
     def _set_aside(self) -> None:
-        """Renames the record and the networks of the run that is given up."""
+        """Renames the record and the networks of the abandoned run."""
         if not processes.is_chief():
             return
         best = sorted(self.run_dir.glob("best*.keras"))
@@ -178,9 +178,9 @@ class Record:
         write_aside(self.path, lambda path: path.write_text(content + "\n"))
 
     def columns(self) -> dict[str, list[Any]]:
-        """The epochs as `visualization.plot_history` takes them.
+        """The epochs as columns for `visualization.plot_history`.
 
-        There, `epochs` are counted from 1 as here, and `epoch` from 0.
+        It counts `epochs` from 1, as this record does, and `epoch` from 0.
         """
         return _columns(self.content["epochs"])
 
@@ -194,9 +194,9 @@ def _backend() -> str:
 def write_aside(
     path: pathlib.Path, write: Callable[[pathlib.Path], Any]
 ) -> None:
-    """Has `write` write a file under another name, and moves it into place.
+    """Has `write` write a file under another name, then renames it.
 
-    So neither a kill nor a full disk spoils the file that was there.
+    After a kill, or on a full disk, the old file is still complete.
     """
     aside = path.with_name(f"unfinished_{path.name}")
     try:
@@ -208,7 +208,7 @@ def write_aside(
 
 
 def attempt(what: str, write: Callable[..., Any], *args: Any) -> bool:
-    """Writes something that is not worth a run; returns whether it worked."""
+    """Writes something, and returns whether it worked; a failure is printed."""
     try:
         write(*args)
     except OSError as error:
@@ -237,7 +237,7 @@ def _csv(epochs: list[dict[str, Any]]) -> str:
 
 
 def _strict(value: Any) -> Any:
-    """`value` with None for what JSON has no number for."""
+    """`value` with None in place of NaN and infinity, which JSON lacks."""
     if isinstance(value, dict):
         return {key: _strict(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

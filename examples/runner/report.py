@@ -1,4 +1,4 @@
-"""What a run ends with: table, figures and the networks."""
+"""The end of a run: its table, figures and networks."""
 
 import argparse
 import pathlib
@@ -29,11 +29,12 @@ def report(
 
     Args:
         args: Flags of the run.
-        parts: What it is made of.
+        parts: The parts of its method.
         model: The trained `WakeModel`.
         splits: Its images.
-        record: Of the run; gets the table.
-        history: Of `CrossClassAttribution`, the matrices of the validations.
+        record: The record of the run, which the table is added to.
+        history: `CrossClassAttribution.history`, with the matrices of the
+            validations.
 
     Returns:
         Whether networks and record could be written.
@@ -108,9 +109,9 @@ def measure(
     Args:
         model: The `WakeModel`.
         splits: Its images; those for testing are used.
-        epoch: What the rows are to be called.
-        networks: Those that are asked for.
-        clean: Whether CAS is that of clean images, in place of attacked ones.
+        epoch: Name of the epoch in the rows.
+        networks: The networks to evaluate.
+        clean: Whether CAS is of clean images instead of attacked ones.
     """
     attribution = kw.CrossClassAttribution()
     logs = model.evaluate(
@@ -143,7 +144,7 @@ def measure(
 
 
 def attacked(model: Any, splits: Any) -> tuple[Any, ...]:
-    """Six images, attacked; their labels, and logits before and after."""
+    """Six images before and after an attack, their labels and both logits."""
     x, y = splits.arrays("test")
     x, y = x[:6], y[:6]
     network = model.robust_classifier
@@ -172,7 +173,7 @@ def print_table(rows: list[dict[str, Any]], splits: Any, clean: bool) -> None:
 def print_what_never_began(
     args: argparse.Namespace, parts: Parts, model: Any, record: Record
 ) -> None:
-    """Says where a run was too short for what its method is about."""
+    """Prints a note if the run was too short for its method."""
     epochs = record.content["epochs"]
     teacher = parts.method.teacher
     if teacher in ("wake", "adaptive"):

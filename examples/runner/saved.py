@@ -1,11 +1,12 @@
-"""A network that was saved, and the images to look at it with.
+"""A saved network and the images to evaluate it on.
 
-What the scripts share that take a trained network: their flags for it, for the
-images and for the threat, and how both are loaded.
+The scripts that take a trained network share this: the flags for network,
+images and threat, and how network and images are loaded.
 """
 
 import argparse
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import cifar10
@@ -21,8 +22,22 @@ PYTORCH = ("preact_resnet18", "wide_resnet28_10", "wide_resnet34_10")
 DATASETS = ("digits", "cifar10", "cifar100", "tiny_imagenet", "folder")
 
 
-def add_flags(parser: Parser) -> None:
-    """The flags for network and images."""
+def make_parser(
+    description: str, purpose: str
+) -> tuple[Parser, Callable[..., Any]]:
+    """A parser with the flags for network, images and threat.
+
+    Args:
+        description: Docstring of the script.
+        purpose: Name of the last group of flags.
+
+    Returns:
+        The parser, and what adds a flag to its last group.
+    """
+    parser = Parser(
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     # fmt: off
     add = parser.add_mutually_exclusive_group(required=True).add_argument
     add("--network", type=pathlib.Path, help="a .keras file, such as "
@@ -45,19 +60,15 @@ def add_flags(parser: Parser) -> None:
     add("--data-dir", type=pathlib.Path)
     add("--test-limit", type=at_least(1), help="number of test images")
     add("--batch-size", type=at_least(1), default=128)
+    add = parser.add_argument_group(purpose).add_argument
+    add("--norm", choices=("linf", "l2"), default="linf")
+    add("--epsilon", type=positive, help="radius; default: the usual one")
     # fmt: on
-
-
-def add_threat(group: Any) -> None:
-    """The flags for norm and radius, to a group of flags."""
-    group.add_argument("--norm", choices=("linf", "l2"), default="linf")
-    group.add_argument(
-        "--epsilon", type=positive, help="radius; default: the usual one"
-    )
+    return parser, add
 
 
 def parsed(parser: Parser, argv: list[str] | None) -> argparse.Namespace:
-    """The flags; the radius is the usual one of the images unless given."""
+    """The flags, with the usual radius for the images unless one is given."""
     args = parser.parse_args(argv)
     path = args.network or args.pytorch
     if not path.is_file():
@@ -69,7 +80,7 @@ def parsed(parser: Parser, argv: list[str] | None) -> argparse.Namespace:
 
 
 def load(parser: Parser, args: argparse.Namespace) -> tuple[Any, Any]:
-    """Network and data set; what does not fit ends the program."""
+    """Network and data set; ends the program if they do not fit."""
     import keras_wake as kw
 
     try:
@@ -88,7 +99,7 @@ def load(parser: Parser, args: argparse.Namespace) -> tuple[Any, Any]:
 
 
 def load_network(args: argparse.Namespace, splits: Any) -> Any:
-    """The network of either flag.
+    """The network that one of the two flags names.
 
     Raises:
         ValueError: The file is not what it should be, or does not fit.
@@ -118,7 +129,7 @@ def load_network(args: argparse.Namespace, splits: Any) -> Any:
 
 
 def load_reference(path: pathlib.Path | None) -> tuple[Any, Any] | None:
-    """Images and logits of the PyTorch network, if there is a file of them.
+    """Images and logits of the PyTorch network, if a file with them is given.
 
     Raises:
         ValueError: The file does not hold both.

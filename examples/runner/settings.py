@@ -1,6 +1,6 @@
-"""The settings of a run: which of them matter, and what they usually are.
+"""The settings of a run: which of them a method uses, and their defaults.
 
-Needs no framework, so that tables of many runs come at once.
+This imports no framework, so that tables of many runs are made quickly.
 """
 
 import math
@@ -9,11 +9,11 @@ from typing import Any
 
 from runner.methods import METHODS
 
-# What runs did that were made before there was a choice.
+# The settings of runs that are older than a flag.
 BEFORE = {"precision": "float32", "batch_norm": "average"}
 TEACHER_FILES = ("robust_teacher_sha256", "standard_teacher_sha256")
 
-# Settings that only some methods look at.
+# Settings that only some methods use.
 AVERAGE = ("decay", "ema_warmup", "batch_norm")
 WEIGHTS = ("peak", "final")
 RAMP = ("start_epoch", "end_epoch")
@@ -49,14 +49,14 @@ def unused(settings: Mapping[str, Any]) -> list[str]:
 
 
 def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings, also of an older run, with None for what is ignored."""
+    """The settings of a run, also of an older one; None for ignored ones."""
     settings = {**BEFORE, **settings}
     ignored = dict.fromkeys(unused(settings))
     return {k: ignored.get(k, v) for k, v in settings.items()}
 
 
 def usual(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that follow from others, as they are unless given.
+    """The defaults of the settings that follow from other settings.
 
     Args:
         settings: `method`, `epochs`, `norm` and `epsilon`, and `start_epoch`
@@ -72,7 +72,7 @@ def usual(settings: Mapping[str, Any]) -> dict[str, Any]:
         "gamma": 0.005 if method.objective == "trades" else 0.01,
         "step_size": settings["epsilon"]
         / (4 if settings["norm"] == "linf" else 8),
-        # As `DistillationRamp.for_epochs` has it.
+        # As in `DistillationRamp.for_epochs`.
         "start_epoch": epochs // 2,
         "end_epoch": max(start + 1, round(0.55 * epochs)),
         "ramp_epochs": max(1, round(0.05 * epochs)),
@@ -81,7 +81,7 @@ def usual(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """In what the settings of a recorded run and of this one differ.
+    """The differences between the settings of a recorded run and of this one.
 
     Returns:
         A text such as "seed: 0 there, 1 here", empty if they agree.
@@ -98,7 +98,7 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
 
 
 def same(value: Any, other: Any) -> bool:
-    """Whether two settings are equal; numbers but for rounding."""
+    """Whether two settings are equal, apart from rounding of numbers."""
     numbers = all(
         isinstance(v, (int, float)) and not isinstance(v, bool)
         for v in (value, other)

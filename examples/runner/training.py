@@ -1,4 +1,4 @@
-"""The model of a run and its training, kept after every epoch."""
+"""The model of a run and its training, which is saved after every epoch."""
 
 import argparse
 import pathlib
@@ -38,11 +38,11 @@ def load_data(args: argparse.Namespace) -> Any:
 
 
 def learning_rate(rate: float, epochs: int, steps: int) -> Any:
-    """The rate, divided by 10 with the first step of two later epochs.
+    """A learning rate that drops to a tenth at the start of two epochs.
 
     Args:
-        rate: The first one.
-        epochs: Number of epochs; it drops after 1/2 and 3/4 of them.
+        rate: The learning rate at the beginning.
+        epochs: Number of epochs; the rate drops after 1/2 and 3/4 of them.
         steps: Number of steps in an epoch.
     """
     # Keras keeps the old value at the boundary, and counts steps from 0.
@@ -73,8 +73,8 @@ def build(args: argparse.Namespace, parts: Parts, splits: Any) -> Any:
         optimizer=keras.optimizers.SGD(
             learning_rate(args.learning_rate, args.epochs, len(splits.train)),
             momentum=momentum,
-            # Keras takes the decay off the weights directly; PyTorch adds it
-            # to the gradient, where momentum multiplies it by 1 / (1 − m).
+            # Keras subtracts the decay from the weights directly; PyTorch adds
+            # it to the gradient, where momentum multiplies it by 1 / (1 − m).
             weight_decay=args.weight_decay / (1 - momentum),
         )
     )
@@ -82,12 +82,12 @@ def build(args: argparse.Namespace, parts: Parts, splits: Any) -> Any:
 
 
 def best_path(run_dir: pathlib.Path, key: str) -> pathlib.Path:
-    """The model at the epoch that was best in `key`."""
+    """The file of the model at the epoch that was best in `key`."""
     return run_dir / f"best_{key}.keras"
 
 
 def backup(run_dir: pathlib.Path) -> kw.BackupAndRestore:
-    """What a resumed run starts from."""
+    """The backup from which a resumed run starts."""
     return kw.BackupAndRestore(run_dir / BACKUP, delete_checkpoint=False)
 
 
@@ -103,7 +103,7 @@ class KeepBest(keras.callbacks.Callback):
         value = (logs or {}).get(self.key)
         if value is not None and value > self.best and self.model.is_chief:
             what = f"The best model, {self.path.name},"
-            # Which never spoils the file that is there.
+            # The old file stays complete until the new one is.
             if attempt(what, self.model.save, self.path):
                 self.best = float(value)
 
@@ -117,8 +117,8 @@ class KeepBest(keras.callbacks.Callback):
 class KeepRecord(keras.callbacks.Callback):
     """Writes the record after every epoch.
 
-    What the record has and the backup, which comes after it, has not is
-    trained again.
+    The backup is written after the record. Epochs that are only in the record
+    are trained again.
     """
 
     def __init__(self, record: Record):
@@ -162,7 +162,7 @@ def train(
     teachers = parts.teachers(args, splits)
     callbacks = [attribution, *teachers]
     if method.single_step:
-        # Same images in each process, and of all classes.
+        # The same images in each process, of all classes.
         images = splits.arrays("train", limit=min(256, splits.train_size))
         callbacks.append(kw.CatastrophicOverfitMonitor(data=images))
     if any(isinstance(c, AVERAGES) for c in teachers):
@@ -178,7 +178,7 @@ def train(
     callbacks.append(KeepRecord(record))
     callbacks.append(backup(args.run_dir))
     with warnings.catch_warnings():
-        # A finished run is resumed for what comes after the training.
+        # A finished run is resumed for its report alone.
         warnings.filterwarnings("ignore", ".*nothing is left to train")
         model.fit(
             splits.train,
