@@ -496,7 +496,6 @@ class WakeModel(backend.Trainer):
                 return super().fit(**given)
         finally:
             self.session = None
-            self._initial_epoch = None
             self.switches.attribution = False
             self.switches.pretrained = ()
 

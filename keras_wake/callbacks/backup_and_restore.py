@@ -2,11 +2,10 @@
 
 import os
 import pathlib
-import sys
 import warnings
-from typing import Any
 
 import keras
+import numpy as np
 
 from keras_wake import backend
 from keras_wake.checkpoint import callback_states
@@ -18,6 +17,8 @@ from keras_wake.checkpoint.backup_folder import BAD_STATE_ERRORS
 from keras_wake.checkpoint.lock import in_use_error
 from keras_wake.training.session import FitSession
 from keras_wake.utils import validate
+from keras_wake.utils.types import Config
+from keras_wake.utils.types import Dataset
 from keras_wake.wake_model import WakeModel
 
 
@@ -103,6 +104,10 @@ class BackupAndRestore(keras.callbacks.Callback):
     ```
     """
 
+    # `History` and all others have begun when this callback restores their
+    # states, and have ended an epoch when it reads them.
+    runs_last = True
+
     def __init__(
         self, backup_dir: str | os.PathLike, delete_checkpoint: bool = True
     ) -> None:
@@ -113,13 +118,15 @@ class BackupAndRestore(keras.callbacks.Callback):
         )
         self._folder = BackupFolder(self.backup_dir)
         self._written = 0
-        # From `open_backup`, for `on_train_begin`.
-        self._found: tuple[dict[str, Any], list[Any]] | None = None
-        self._record: dict[str, Any] = {}
+        # What `before_fit` has found out.
+        self._others: list[keras.callbacks.Callback] = []
+        self._found: tuple[Config, list[np.ndarray]] | None = None
+        self._record: Config = {}
+        self._pairs: dict[int, int] = {}
+        self._stopped = False
         self._settings: dict[str, str] = {}
-        self._fit: Any = None
 
-    def set_model(self, model: Any) -> None:
+    def set_model(self, model: WakeModel) -> None:
         """Checks that the model is one whose state is known."""
         super().set_model(model)
         if not isinstance(model, WakeModel):
@@ -130,7 +137,7 @@ class BackupAndRestore(keras.callbacks.Callback):
             )
         snapshot.check_complete(model)
 
-    def restore(self, model: Any) -> int:
+    def restore(self, model: WakeModel) -> int:
         """Loads student, teacher and optimizer from the backup, outside `fit`.
 
         Args:
@@ -146,151 +153,137 @@ class BackupAndRestore(keras.callbacks.Callback):
         found = self._read(model)
         if found is None:
             return 0
-        state, values = found
-        record = run_record.run_record(model, [], {})
-        self._check_model(model, values, state["record"], record)
-        self._put_back(model, values, state["record"])
-        return state["epoch"]
+        self._check(model, found, run_record.run_record(model, [], {}))
+        self._restore_variables(model, found)
+        return found[0]["epoch"]
 
-    runs_last = True
-
-    def before_fit(self, session: FitSession) -> None:
-        """Locks the folder, and reads the backup that is in it."""
-        # For a model that is not compiled, `fit` raises an error of Keras.
-        if session.model.compiled:
-            self.lock_folder(session.model)
-            self.open_backup(session.model, session)
-
-    def after_fit(self, session: FitSession) -> None:
-        """Frees the folder."""
-        self.close_backup(session.model)
-
-    def lock_folder(self, model: Any) -> None:
-        """Locks the folder for this `fit`; called by `fit` first."""
-        free = True
-        if model.is_chief:
-            free = self._folder.lock()
-        if not all(map(int, model.of_all_processes(int(free)))):
-            raise in_use_error(
-                f"The folder {self.backup_dir}", "`fit`", "backup_dir"
-            )
-
-    def open_backup(self, model: Any, fit: FitSession) -> None:
-        """Reads the backup; called by `fit` before training begins.
+    def before_fit(self, session: FitSession) -> int | None:
+        """Locks the folder, and reads and checks the backup.
 
         A backup that cannot be used is refused here, before anything is
         changed.
 
-        Args:
-            model: The `WakeModel`.
-            fit: The arguments `epochs` and `initial_epoch` of `fit`, and how
-                it divides the data into `batches`.
+        Returns:
+            The first epoch of this `fit`, the number of epochs if the run has
+            ended; None if there is no backup.
         """
-        self._fit = fit
-        others = self._others(model)
-        self._record = run_record.run_record(model, others, fit.batches)
+        model = session.model
+        backups = [c for c in session.callbacks if isinstance(c, type(self))]
+        if len(backups) > 1:
+            folders = [str(backup.backup_dir) for backup in backups]
+            raise ValueError(
+                "A `fit` takes one `BackupAndRestore`. Received: "
+                f"{len(backups)}, with the folders {folders}. Pass one of them."
+            )
+        if not model.compiled:
+            return None  # Keras refuses to train it.
+        free = self._folder.lock() if model.is_chief else True
+        if not all(map(int, model.of_all_processes(int(free)))):
+            raise in_use_error(
+                f"The folder {self.backup_dir}", "`fit`", "backup_dir"
+            )
+        self._others = [c for c in session.callbacks if c is not self]
+        self._record = run_record.run_record(
+            model, self._others, session.batches
+        )
         # Now, as an attack of the user's own may count its calls.
         self._settings = run_record.settings_of(model)
         self._found = self._read(model)
         if self._found is None:
-            return
-        state, values = self._found
-        epoch, epochs = state["epoch"], fit.epochs
-        if epochs < epoch:
+            return None
+        state, _ = self._found
+        epoch = state["epoch"]
+        if session.epochs < epoch:
             raise ValueError(
                 f"The backup {self._folder.newest} was made after {epoch} "
-                f"epochs, and `fit` is to train fewer: epochs={epochs}. Pass "
-                "a larger number, load the model with `restore(model)`, or "
-                f"{self._folder.how_to_start_over}."
+                f"epochs, and `fit` is to train fewer: epochs={session.epochs}."
+                " Pass a larger number, load the model with `restore(model)`, "
+                f"or {self._folder.how_to_start_over}."
             )
-        self._check_model(model, values, state["record"], self._record)
+        self._check(model, self._found, self._record)
+        self._stopped = self._has_stopped(state, session.epochs)
+        return session.epochs if self._stopped else epoch
 
-    def close_backup(self, model: Any) -> None:
-        """Unlocks the folder; called by `fit`, however it has ended."""
-        self._found, self._record, self._fit = None, {}, None
-        if model.is_chief:
+    def _has_stopped(self, state: Config, epochs: int) -> bool:
+        """Whether a callback stopped the run, and this `fit` does not go on."""
+        given = self._record["callbacks"]
+        with self._folder.explaining_errors("of the callbacks"):
+            self._pairs = callback_states.match_callbacks(
+                state["record"]["callbacks"], given
+            )
+            return (
+                state["stopped"]
+                and epochs <= state["epochs"]
+                and (
+                    self.delete_checkpoint
+                    or bool(callback_states.stoppers(state))
+                )
+                and not callback_states.stopper_has_changed(
+                    state, given, self._pairs
+                )
+            )
+
+    def after_fit(self, session: FitSession) -> None:
+        """Unlocks the folder."""
+        self._found, self._others = None, []
+        if session.model.is_chief:
             self._folder.unlock()
 
-    # `WakeModel.fit` has this callback come after all others, `History`
-    # among them. So they have begun when it restores their states, and an
-    # epoch has ended for them when it reads these.
-
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: Config | None = None) -> None:
         """Restores the state of an earlier run, if there is one."""
         self._written = 0
         found, self._found = self._found, None
         if found is None:
             if self.model.is_chief:
-                first = self._fit.initial_epoch
-                self._folder.save_log_lengths(self._others(self.model), first)
+                first = self.model.session.initial_epoch
+                self._folder.save_log_lengths(self._others, first)
             return
-        state, values = found
-        self._written = epoch = state["epoch"]
-        before = state["record"]
-        words = self._put_back(self.model, values, before)
-        self._record["learning_rate"] = before["learning_rate"]
-        given = self._record["callbacks"]
-        with self._folder.explaining_errors("of the callbacks"):
-            pairs = callback_states.match_callbacks(before["callbacks"], given)
-        goes_on = self._fit.epochs > state["epochs"] or (
-            state["stopped"]
-            and callback_states.stopper_has_changed(state, given, pairs)
-        )
-        stopped = state["stopped"] and (
-            self.delete_checkpoint or bool(callback_states.stoppers(state))
-        )
+        state, _ = found
+        self._written = state["epoch"]
+        words = self._restore_variables(self.model, found)
+        self._record["learning_rate"] = state["record"]["learning_rate"]
         callback_states.restore_states(
-            self._others(self.model), pairs, state, self._folder
+            self._others, self._pairs, state, self._folder
         )
-        self._warn_of_other_settings(state, words, pairs)
-        data = _training_data(self.model)
+        self._warn_of_other_settings(state, words)
+        data = self._data_with_state()
         if data is not None and state["data"] is not None:
             with self._folder.explaining_errors("of the data"):
                 data.set_state(state["data"])
-        if state.get("random") is not None:
+        if state["random"] is not None:
             with self._folder.explaining_errors("of the random numbers"):
                 backend.set_random_state(state["random"])
-        self.model._initial_epoch = epoch
-        if goes_on:
-            callback_states.undo_stop(self._others(self.model))
-            stopped = self.model.stop_training = False
-        self._skip_training_if_finished(state, stopped)
-
-    def _skip_training_if_finished(
-        self, state: dict[str, Any], stopped: bool
-    ) -> None:
-        """Warns, and trains no epoch, if the run has already ended."""
-        newest = self._folder.newest
-        epoch, epochs = state["epoch"], self._fit.epochs
-        if not stopped and epoch < epochs:
+        if self._stopped:
+            self._warn_that_nothing_is_left(
+                f"was stopped by one of its callbacks after epoch "
+                f"{self._written}: nothing is left to train."
+            )
             return
-        if stopped:
-            what = (
-                f"The run of the backup {newest} was stopped by one "
-                f"of its callbacks after epoch {epoch}: nothing is left to "
-                "train."
+        callback_states.undo_stop(self._others)
+        self.model.stop_training = False
+        if self._written == self.model.session.epochs:
+            self._warn_that_nothing_is_left(
+                f"has all its {self._written} epochs: nothing is left to "
+                "train. For more, pass a larger `epochs`."
             )
-        else:
-            what = (
-                f"The run of the backup {newest} has all its {epoch} "
-                "epochs: nothing is left to train. For more, pass a larger "
-                "`epochs`."
-            )
+
+    def _warn_that_nothing_is_left(self, what: str) -> None:
         warnings.warn(
-            f"{what} To start from the beginning, "
-            f"{self._folder.how_to_start_over}.",
+            f"The run of the backup {self._folder.newest} {what} To start from "
+            f"the beginning, {self._folder.how_to_start_over}.",
             stacklevel=3,
         )
-        self.model._initial_epoch = sys.maxsize
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Config | None = None) -> None:
         """Writes the backup of this epoch in place of that of the last."""
-        data = _training_data(self.model)
+        data = self._data_with_state()
+        # By all workers, which may have to exchange what they hold.
+        values = snapshot.take(self.model)
         state = {
             "epoch": epoch + 1,
             "callbacks": [
                 [type(callback).__name__, callback_states.state_of(callback)]
-                for callback in self._others(self.model)
+                for callback in self._others
             ],
             "data": None if data is None else data.get_state(),
             "random": backend.random_state(),
@@ -299,37 +292,32 @@ class BackupAndRestore(keras.callbacks.Callback):
                 **self._record,
                 "variables": variable_keys.keys_of(self.model),
             },
-            "epochs": self._fit.epochs,
+            "epochs": self.model.session.epochs,
             "stopped": bool(self.model.stop_training),
         }
-        # By all workers, which may have to exchange what they hold.
-        values = snapshot.take(self.model)
         if not self.model.is_chief:
             return
         try:
             self._folder.write(state, values)
         except OSError as error:
+            kept = "There is none of an epoch before."
+            if self._written:
+                kept = f"The backup of epoch {self._written} stays."
             warnings.warn(
                 f"The backup of epoch {epoch + 1} could not be written to "
-                f"{self._folder.path}: {error}. "
-                f"{self._kept()} Training goes on, and the next epoch tries "
-                "again.",
+                f"{self._folder.path}: {error}. {kept} Training goes on, and "
+                "the next epoch tries again.",
                 stacklevel=2,
             )
         else:
             self._written = epoch + 1
 
-    def _kept(self) -> str:
-        if self._written:
-            return f"The backup of epoch {self._written} stays."
-        return "There is none of an epoch before."
-
-    def on_train_end(self, logs: Any = None) -> None:
+    def on_train_end(self, logs: Config | None = None) -> None:
         """Marks the backup of a run that has ended as planned."""
         if self.delete_checkpoint and self.model.is_chief:
             self._folder.finish()
 
-    def _read(self, model: Any) -> tuple[dict[str, Any], list[Any]] | None:
+    def _read(self, model: WakeModel) -> tuple[Config, list[np.ndarray]] | None:
         """The backup, if there is one, which all workers must have."""
         found = self._folder.read()
         of_all = model.of_all_processes(found[0]["epoch"] if found else 0)
@@ -343,18 +331,19 @@ class BackupAndRestore(keras.callbacks.Callback):
             )
         return found
 
-    def _check_model(
+    def _check(
         self,
-        model: Any,
-        values: list[Any],
-        saved: dict[str, Any],
-        current: dict[str, Any],
+        model: WakeModel,
+        found: tuple[Config, list[np.ndarray]],
+        current: Config,
     ) -> None:
         """Refuses the backup of another network or optimizer."""
+        state, values = found
+        saved = state["record"]
         with self._folder.explaining_errors("of the run"):
             words = run_record.refusals(saved, current)
-            keys = saved["variables"]
         try:
+            keys = saved["variables"]
             variable_keys.check(model, variable_keys.by_key(values, keys))
         except BAD_STATE_ERRORS as error:
             words.insert(0, str(error))
@@ -368,44 +357,34 @@ class BackupAndRestore(keras.callbacks.Callback):
             "or delete the backup to start from the beginning."
         )
 
-    def _put_back(
-        self, model: Any, values: list[Any], record: dict[str, Any]
+    def _restore_variables(
+        self, model: WakeModel, found: tuple[Config, list[np.ndarray]]
     ) -> list[str]:
+        state, values = found
         try:
-            return run_record.restore(model, values, record)
+            return run_record.restore(model, values, state["record"])
         except BAD_STATE_ERRORS as error:
             raise self._misfit(str(error)) from error
 
-    def _warn_of_other_settings(
-        self, state: dict[str, Any], words: list[str], pairs: dict[int, int]
-    ) -> None:
+    def _warn_of_other_settings(self, state: Config, words: list[str]) -> None:
         """Names each setting that differs, with both values."""
-        newest = self._folder.newest
         current = {"settings": self._settings, "record": self._record}
         with self._folder.explaining_errors("of the run"):
             # Other workers have no callbacks that write.
-            whole = self.model.is_chief
-            words += run_record.differences(state, current, pairs, whole)
+            words += run_record.differences(
+                state, current, self._pairs, self.model.is_chief
+            )
         if words:
             warnings.warn(
-                f"The backup {newest} was made with other settings, and "
-                "training goes on with those of this model. Differing: "
-                f"{'; '.join(words)}. Choose another `backup_dir` for "
-                "another run.",
+                f"The backup {self._folder.newest} was made with other "
+                "settings, and training goes on with those of this model. "
+                f"Differing: {'; '.join(words)}. Choose another `backup_dir` "
+                "for another run.",
                 stacklevel=3,
             )
 
-    def _others(self, model: Any) -> list[Any]:
-        """The callbacks of this `fit` but those that back up."""
-        return [
-            callback
-            for callback in model.session.callbacks
-            if not isinstance(callback, BackupAndRestore)
-        ]
-
-
-def _training_data(model: Any) -> Any:
-    """What of the data of this `fit` has a state, or None."""
-    data = model.session.data[0]
-    data = getattr(data, "epoch_counter", data)
-    return data if hasattr(data, "set_state") else None
+    def _data_with_state(self) -> Dataset | None:
+        """What of the data of this `fit` has a state."""
+        data, _ = self.model.session.data
+        data = getattr(data, "epoch_counter", data)
+        return data if hasattr(data, "set_state") else None

@@ -4,12 +4,12 @@ import os
 import pathlib
 import warnings
 from collections.abc import Mapping
-from typing import Any
 
 import keras
 import numpy as np
 
 from keras_wake import attribution
+from keras_wake.attacks import Attack
 from keras_wake.attribution.correlation import quiet_cas
 from keras_wake.attribution.correlation import quiet_cosine_matrix
 from keras_wake.attribution.head import counterpart
@@ -21,8 +21,13 @@ from keras_wake.checkpoint.matrices import StoredMatrix
 from keras_wake.data.batches import check_ends
 from keras_wake.data.batches import check_reusable
 from keras_wake.utils import validate
+from keras_wake.utils.types import Array
+from keras_wake.utils.types import Config
+from keras_wake.utils.types import Dataset
+from keras_wake.utils.types import Json
+from keras_wake.wake_model import WakeModel
 
-# Beyond, the matrices of 200 epochs take more than 200 MB.
+# With more, the matrices of 200 epochs take more than 200 MB.
 MOST_CLASSES_IN_MEMORY = 500
 _FOLDER = "matrices"
 
@@ -30,12 +35,12 @@ _FOLDER = "matrices"
 class CrossClassAttribution(keras.callbacks.Callback):
     """Follows the cross-class attribution matrix and CAS (Algorithm 1).
 
-    Without `data` it rides on the validation pass: the adversarial images
-    that `evaluate` makes anyway give the matrix, at the cost of one product
-    of matrices a batch, and `val_cas` (with a teacher also `val_teacher_cas`)
-    is in the logs for every callback. With `data` it makes its own pass at
-    the end of an epoch and adds the same keys to the logs; callbacks that are
-    to see them must come after it.
+    Without `data` it uses the validation pass: the matrix is computed from
+    the adversarial images of `evaluate`, at the cost of one product of
+    matrices a batch, and `val_cas` (with a teacher also `val_teacher_cas`) is
+    in the logs for every callback. With `data` it makes its own pass at the
+    end of an epoch and adds the same keys to the logs; callbacks that read
+    them must come after it.
 
     After each measurement `correlation` is the student's matrix, a NumPy
     array (K, K), `cas` its score, `teacher_correlation` the teacher's matrix,
@@ -80,12 +85,12 @@ class CrossClassAttribution(keras.callbacks.Callback):
 
     def __init__(
         self,
-        data: Any = None,
-        attack: Any = None,
+        data: Dataset | None = None,
+        attack: Attack | None = None,
         every: int = 1,
         path: str | os.PathLike | None = None,
-        class_names: Any = None,
-        head: Any = None,
+        class_names: list[str] | None = None,
+        head: str | None = None,
     ) -> None:
         super().__init__()
         if data is None and (attack is not None or head is not None):
@@ -109,19 +114,19 @@ class CrossClassAttribution(keras.callbacks.Callback):
         self._forget()
 
     def _forget(self) -> None:
-        self.history: list[Mapping[str, Any]] = []
-        self.correlation: np.ndarray | None = None
-        self.teacher_correlation: np.ndarray | None = None
+        self.history: list[Mapping[str, Json]] = []
+        self.correlation: Array | None = None
+        self.teacher_correlation: Array | None = None
         self.cas: float | None = None
         self.teacher_cas: float | None = None
         self._epoch = 0
         self._measured = False
         self._missing = 0
 
-    def set_model(self, model: Any) -> None:
+    def set_model(self, model: WakeModel) -> None:
         """Switches on the accumulation, before the step is compiled."""
         super().set_model(model)
-        if not hasattr(model, "enable_attribution"):
+        if not isinstance(model, WakeModel):
             raise TypeError(
                 "`CrossClassAttribution` works with `keras_wake.WakeModel`. "
                 f"Received: a model of type {type(model).__name__}. For any "
@@ -138,7 +143,7 @@ class CrossClassAttribution(keras.callbacks.Callback):
             self._head = find_head(network, self.head, model.num_classes)
         self._teacher_head = counterpart(self._head, network, model.teacher)
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: Config | None = None) -> None:
         """Starts a new history."""
         self._forget()
         if self.data is None and not self.model.session.has_validation:
@@ -163,9 +168,12 @@ class CrossClassAttribution(keras.callbacks.Callback):
         """Where matrices are written, if there is such a place."""
         if self.path is not None:
             return pathlib.Path(self.path) / _FOLDER
-        callbacks = getattr(self.model.session, "callbacks", ())
-        backups = [c for c in callbacks if isinstance(c, BackupAndRestore)]
-        if not backups:
+        session = self.model.session
+        callbacks = session.callbacks if session is not None else ()
+        for backup in callbacks:
+            if isinstance(backup, BackupAndRestore):
+                break
+        else:
             return None
         sharing = [
             callback
@@ -175,14 +183,14 @@ class CrossClassAttribution(keras.callbacks.Callback):
         ]
         number = 1 + [c is self for c in sharing].index(True)
         name = _FOLDER if number == 1 else f"{_FOLDER}_{number}"
-        return backups[0].backup_dir / name
+        return backup.backup_dir / name
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Config | None = None) -> None:
         """Remembers the epoch."""
         self._epoch = epoch + 1
         self._measured = False
 
-    def on_test_end(self, logs: Any = None) -> None:
+    def on_test_end(self, logs: Config | None = None) -> None:
         """Reads the matrix that the pass has accumulated."""
         if self.data is None:
             model = self.model
@@ -192,26 +200,23 @@ class CrossClassAttribution(keras.callbacks.Callback):
                 model.teacher_attribution.matrix() if teacher else None,
             )
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Config | None = None) -> None:
         """Measures `data`, and draws."""
         due = self._epoch % self.every == 0
         if self.data is not None and due:
-            student = self._matrix_of(self.model.classifier, self._head)
-            teacher = None
-            if self.model.teacher_in_use:
-                teacher = self._matrix_of(
-                    self.model.teacher, self._teacher_head
-                )
+            model, teacher = self.model, None
+            student = self._matrix_of(model.classifier, self._head)
+            if model.teacher_in_use:
+                teacher = self._matrix_of(model.teacher, self._teacher_head)
             self._record(student, teacher)
             if logs is not None:
                 logs["val_cas"] = self.cas
                 if teacher is not None:
                     logs["val_teacher_cas"] = self.teacher_cas
-        if self.path is not None and due and self._measured:
-            if self.model.is_chief:
-                self._draw(pathlib.Path(self.path))
+        if due and self._measured and self.model.is_chief:
+            self._draw()
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> Config:
         """What `BackupAndRestore` keeps."""
         history = [
             entry.to_state() if isinstance(entry, Measurement) else entry
@@ -219,7 +224,7 @@ class CrossClassAttribution(keras.callbacks.Callback):
         ]
         return {"history": history, "missing": self._missing}
 
-    def set_state(self, state: dict[str, Any]) -> None:
+    def set_state(self, state: Config) -> None:
         """Goes on from what `get_state` has returned."""
         folder = self._folder()
         self.history = []
@@ -230,7 +235,7 @@ class CrossClassAttribution(keras.callbacks.Callback):
                 entry = self._store_matrices(dict(entry))
             self.history.append(entry)
         self._missing = state["missing"]
-        last = self.history[-1] if self.history else {}
+        last: Mapping = self.history[-1] if self.history else {}
         self.cas = last.get("cas")
         self.teacher_cas = last.get("teacher_cas")
         try:
@@ -243,7 +248,7 @@ class CrossClassAttribution(keras.callbacks.Callback):
                 stacklevel=2,
             )
 
-    def _store_matrices(self, values: dict[str, Any]) -> Mapping[str, Any]:
+    def _store_matrices(self, values: Config) -> Mapping[str, Json]:
         """Returns an entry of the history, its matrices in files if possible.
 
         With files it is a read-only mapping that reads them on access.
@@ -271,7 +276,9 @@ class CrossClassAttribution(keras.callbacks.Callback):
                 )
         return Measurement({**values, **stored}) if stored else values
 
-    def _matrix_of(self, network: Any, head: Any) -> np.ndarray:
+    def _matrix_of(
+        self, network: keras.Model, head: keras.layers.Dense | None
+    ) -> Array:
         attack = self.attack or self.model.eval_attack
         # `_record` warns, once.
         matrix = quiet_cosine_matrix(
@@ -281,7 +288,7 @@ class CrossClassAttribution(keras.callbacks.Callback):
         # callbacks that read the logs have to decide alike.
         return self.model.of_all_processes(matrix)[0]
 
-    def _record(self, student: np.ndarray, teacher: np.ndarray | None) -> None:
+    def _record(self, student: Array, teacher: Array | None) -> None:
         missing = int(np.isnan(np.diagonal(student)).sum())
         if missing and missing != self._missing:
             warnings.warn(
@@ -306,16 +313,19 @@ class CrossClassAttribution(keras.callbacks.Callback):
         self.history.append(self._store_matrices(entry))
         self._measured = True
 
-    def _draw(self, folder: pathlib.Path) -> None:
+    def _draw(self) -> None:
+        if self.path is None:
+            return
         name = f"correlation_epoch_{self._epoch:04d}.png"
         try:
+            # Matplotlib is optional.
             from keras_wake import visualization
 
             visualization.plot_correlation_matrix(
                 self.correlation,
                 class_names=self.class_names,
                 title=f"Epoch {self._epoch}, CAS {self.cas:.1f}",
-                path=folder / name,
+                path=pathlib.Path(self.path) / name,
             )
         except Exception as error:
             warnings.warn(

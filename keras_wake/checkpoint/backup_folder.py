@@ -14,7 +14,10 @@ from keras_wake.checkpoint.lock import FileLock
 from keras_wake.utils.types import Config
 
 # What a backup holds beside the values of variables.
-_ENTRIES = {"callbacks", "data", "settings", "record", "epochs", "stopped"}
+_ENTRIES = {
+    *("callbacks", "data", "random", "settings"),
+    *("record", "epochs", "stopped"),
+}
 _RECORD = {"graphs", "variables"}
 # Errors of code that uses a state which is not what it was.
 BAD_STATE_ERRORS = (

@@ -1,10 +1,9 @@
-"""Atomic writes, and folders to write to."""
+"""Files that are written whole, and folders to write to."""
 
 import contextlib
 import os
 import pathlib
 from collections.abc import Iterator
-from typing import Any
 
 from keras_wake.utils import validate
 
@@ -26,57 +25,29 @@ def written_aside(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     path = pathlib.Path(os.path.realpath(path))
     aside = path.with_name(f"unfinished_{path.name}")
     try:
-        # What a kill has left: Keras asks before it replaces a file.
+        # Keras asks the user before it replaces a file.
         aside.unlink(missing_ok=True)
         yield aside
-        # On the disk before the name is, should the machine fail.
+        # The content must be on the disk before the name is, and the name
+        # before the caller goes on, in case the machine fails.
         with open(aside, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(aside, path)
-        _fsync_folder(path.parent)
+        with contextlib.suppress(OSError):  # Windows opens no folders.
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
     except BaseException:
         with contextlib.suppress(OSError):
             aside.unlink()
         raise
 
 
-def check_folder(path: Any) -> None:
-    """Refuses a `path` that cannot be the name of a folder."""
-    validate.path(path=path)
-    if os.path.exists(path) and not os.path.isdir(path):
-        raise ValueError(
-            "`path` must name a folder. Received: "
-            f"path={os.fspath(path)!r}, which is a file."
-        )
-
-
-def make_folder(path: Any) -> None:
-    """Creates a folder and checks that it is writable, before training."""
-    check_folder(path)
-    reason = "it may not be written to"
-    try:
-        os.makedirs(path, exist_ok=True)
-        usable = os.access(path, os.W_OK | os.X_OK)
-    except OSError as error:
-        usable, reason = False, str(error)
-    if not usable:
-        raise ValueError(
-            "`path` must be a folder that files can be written to. Received: "
-            f"path={os.fspath(path)!r}: {reason}."
-        )
-
-
-def _fsync_folder(folder: pathlib.Path) -> None:
-    """Has the new name on the disk, where folders can be opened."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def written_whole(filepath: Any, ending: str, overwrite: bool) -> Any:
+def written_whole(
+    filepath: object, ending: str, overwrite: bool
+) -> contextlib.AbstractContextManager:
     """`written_aside` for a file that Keras writes, where that is possible.
 
     Args:
@@ -91,19 +62,41 @@ def written_whole(filepath: Any, ending: str, overwrite: bool) -> Any:
         ValueError: If the name has another ending. Keras would begin to
             write some of them, and fail.
     """
-    name = str(filepath)
-    if isinstance(filepath, (str, os.PathLike)) and not (
-        name.endswith(ending) or name.startswith("hf://")
-    ):
+    if not isinstance(filepath, (str, os.PathLike)):
+        return contextlib.nullcontext(filepath)
+    name = os.fspath(filepath)
+    if not name.endswith(ending) and not name.startswith("hf://"):
         raise ValueError(
             f"The name of the file must end in `{ending}`. Received: "
             f"{name!r}. For the network alone, in another format, save "
             "`model.robust_classifier`."
         )
-    local = isinstance(filepath, (str, os.PathLike)) and (
-        "://" not in os.fspath(filepath)
-    )
-    single = local and os.fspath(filepath).endswith(ending)
-    if single and (overwrite or not os.path.exists(filepath)):
-        return written_aside(filepath)
-    return contextlib.nullcontext(filepath)
+    if "://" in name or (os.path.exists(name) and not overwrite):
+        return contextlib.nullcontext(filepath)
+    return written_aside(name)
+
+
+def check_folder(path: object) -> None:
+    """Refuses a `path` that cannot be the name of a folder."""
+    path = validate.path(path=path)
+    if os.path.exists(path) and not os.path.isdir(path):
+        raise ValueError(
+            "`path` must name a folder. Received: "
+            f"path={os.fspath(path)!r}, which is a file."
+        )
+
+
+def make_folder(path: str | os.PathLike) -> None:
+    """Creates a folder and checks that it is writable, before training."""
+    check_folder(path)
+    reason = "it may not be written to"
+    try:
+        os.makedirs(path, exist_ok=True)
+        usable = os.access(path, os.W_OK | os.X_OK)
+    except OSError as error:
+        usable, reason = False, str(error)
+    if not usable:
+        raise ValueError(
+            "`path` must be a folder that files can be written to. Received: "
+            f"path={os.fspath(path)!r}: {reason}."
+        )

@@ -4,7 +4,6 @@ import contextlib
 import errno
 import os
 import pathlib
-import threading
 import warnings
 
 try:
@@ -12,14 +11,13 @@ try:
 except ImportError:  # Windows.
     fcntl = None  # type: ignore[assignment]
 
-# The locks that this process holds, by file.
-_HELD: dict[str, "FileLock"] = {}
-_HELD_GUARD = threading.Lock()
 _IN_USE = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
+# The locks that this process holds.
+_HELD: set["FileLock"] = set()
 
 
 class FileLock:
-    """A lock file: one holder at a time, also within a process.
+    """A lock file, which one holder at a time has, also within a process.
 
     The operating system frees it when the process ends, whatever ends it, so
     nothing has to be deleted after a kill. It is a lock of `flock`: one of
@@ -34,7 +32,6 @@ class FileLock:
 
     def __init__(self, path: pathlib.Path) -> None:
         self.path = path
-        self._key = os.path.realpath(path)
         self._descriptor: int | None = None
 
     def acquire(self) -> bool:
@@ -43,23 +40,19 @@ class FileLock:
         Raises:
             OSError: If the file cannot be written.
         """
-        with _HELD_GUARD:
-            if self._key in _HELD:
-                return False
-            while True:
-                flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
-                descriptor = os.open(self.path, flags, 0o666)
-                if not _locked(descriptor, self.path):
-                    os.close(descriptor)
-                    return False
-                with contextlib.suppress(OSError):
-                    now = os.stat(self.path)
-                    if os.path.samestat(os.fstat(descriptor), now):
-                        break
-                # Whoever held it has deleted it in between.
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
+        while True:
+            descriptor = os.open(self.path, flags, 0o666)
+            if not _lock(descriptor, self.path):
                 os.close(descriptor)
-            self._descriptor = descriptor
-            _HELD[self._key] = self
+                return False
+            # Whoever held the lock may have deleted the file in between.
+            with contextlib.suppress(OSError):
+                if os.path.samestat(os.fstat(descriptor), os.stat(self.path)):
+                    break
+            os.close(descriptor)
+        self._descriptor = descriptor
+        _HELD.add(self)
         return True
 
     def read(self) -> bytes:
@@ -80,38 +73,28 @@ class FileLock:
         """Gives the lock back, if it is held, and deletes the file."""
         if self._descriptor is None:
             return
-        with _HELD_GUARD:
-            if not keep_file and fcntl is not None:
-                with contextlib.suppress(OSError):
-                    self.path.unlink()
-            if fcntl is not None:
-                # Also for a child that has not closed the file yet.
-                with contextlib.suppress(OSError):
-                    fcntl.flock(self._descriptor, fcntl.LOCK_UN)
-            os.close(self._descriptor)
-            if not keep_file and fcntl is None:
-                # Windows deletes no file that is open.
-                with contextlib.suppress(OSError):
-                    self.path.unlink()
-            self._descriptor = None
-            _HELD.pop(self._key, None)
-
-
-def _leave_locks_to_the_parent() -> None:
-    """Closes the lock files in a forked process, which unlocks none."""
-    global _HELD_GUARD
-    # Another thread of the parent may have held it.
-    _HELD_GUARD = threading.Lock()
-    for lock in _HELD.values():
-        if lock._descriptor is not None:
+        # Nobody may take the lock before the file is deleted. But Windows
+        # deletes no file that is open.
+        if not keep_file and fcntl is not None:
+            self._delete()
+        if fcntl is not None:
+            # Also for a child that has not closed the file yet.
             with contextlib.suppress(OSError):
-                os.close(lock._descriptor)
-            lock._descriptor = None
-    _HELD.clear()
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        self._close()
+        if not keep_file and fcntl is None:
+            self._delete()
 
+    def _delete(self) -> None:
+        with contextlib.suppress(OSError):
+            self.path.unlink()
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_leave_locks_to_the_parent)
+    def _close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, None
+        _HELD.discard(self)
+        if descriptor is not None:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
 
 
 def in_use_error(what: str, user: str, argument: str) -> ValueError:
@@ -128,8 +111,8 @@ def in_use_error(what: str, user: str, argument: str) -> ValueError:
     )
 
 
-def _locked(descriptor: int, path: pathlib.Path) -> bool:
-    """Locks an open file; returns False where another process has it."""
+def _lock(descriptor: int, path: pathlib.Path) -> bool:
+    """Locks an open file; returns False where somebody else has locked it."""
     try:
         if fcntl is not None:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -143,8 +126,18 @@ def _locked(descriptor: int, path: pathlib.Path) -> bool:
         if error.errno in _IN_USE:
             return False
         warnings.warn(
-            f"{path} cannot be locked: {error}. See to it that no other "
+            f"{path} cannot be locked: {error}. Make sure that no other "
             "process uses the folder at the same time.",
             stacklevel=4,
         )
     return True
+
+
+def _leave_locks_to_the_parent() -> None:
+    """Closes the lock files in a forked process, which unlocks none."""
+    for lock in list(_HELD):
+        lock._close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_locks_to_the_parent)

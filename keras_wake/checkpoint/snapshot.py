@@ -3,14 +3,13 @@
 Student, teacher, their counters and random states, and the optimizer.
 """
 
-from typing import Any
-
+import keras
 import numpy as np
 
 from keras_wake import backend
 
 
-def variables_of(model: Any) -> list[Any]:
+def variables_of(model: keras.Model) -> list[keras.Variable]:
     """The variables of a compiled model that training changes, in order."""
     model.sync_variables()
     optimizer = model.optimizer
@@ -19,7 +18,7 @@ def variables_of(model: Any) -> list[Any]:
     return [*model.variables, *optimizer.variables]
 
 
-def check_complete(model: Any) -> None:
+def check_complete(model: keras.Model) -> None:
     """Refuses a model that computes with more than its variables.
 
     Raises:
@@ -33,52 +32,45 @@ def check_complete(model: Any) -> None:
         )
 
 
-def take(model: Any) -> list[np.ndarray]:
+def take(model: keras.Model) -> list[np.ndarray]:
     """The values of `variables_of(model)`.
 
-    Where the replicas of a variable differ, theirs in a row.
+    Where the replicas of a variable differ, their values are stacked.
     """
     return [_value_of(variable) for variable in variables_of(model)]
 
 
-def _value_of(variable: Any) -> np.ndarray:
+def _value_of(variable: keras.Variable) -> np.ndarray:
     values = [backend.to_numpy(r) for r in backend.replicas_of(variable)]
     if all(np.array_equal(value, values[0]) for value in values[1:]):
         return values[0]
     return np.stack(values)
 
 
-def check(variables: list[Any], values: list[np.ndarray]) -> None:
+def check(variables: list[keras.Variable], values: list[np.ndarray]) -> None:
     """Refuses values that are not those of these variables.
 
     Raises:
         ValueError: If they are those of another model.
     """
+    what = "The values are those of another model or optimizer: "
     for number, (variable, value) in enumerate(
         zip(variables, values, strict=False)
     ):
         shape, found = tuple(variable.shape), np.shape(value)
-        if not fits(variable, value):
+        if shape != found and not (shape == found[1:] and found[0] > 1):
             raise ValueError(
-                "The values are those of another model or optimizer: variable "
-                f"{number} ({variable.path}) has shape {shape} in this "
-                f"script and {found} in the backup."
+                f"{what}variable {number} ({variable.path}) has shape {shape} "
+                f"in this script and {found} in the backup."
             )
     if len(variables) != len(values):
         raise ValueError(
-            "The values are those of another model or optimizer: "
-            f"{len(variables)} variables in this script, {len(values)} in the "
-            "backup."
+            f"{what}{len(variables)} variables in this script, {len(values)} "
+            "in the backup."
         )
 
 
-def fits(variable: Any, value: np.ndarray) -> bool:
-    """Whether a value has the shape of a variable, or of several replicas."""
-    shape, found = tuple(variable.shape), np.shape(value)
-    return shape == found or (shape == found[1:] and found[0] > 1)
-
-
-def put_back(model: Any, values: list[np.ndarray]) -> None:
+def put_back(model: keras.Model, values: list[np.ndarray]) -> None:
     """Sets the variables of a model to what `take` has returned.
 
     Raises:
@@ -90,7 +82,7 @@ def put_back(model: Any, values: list[np.ndarray]) -> None:
         assign(variable, value)
 
 
-def assign(variable: Any, value: np.ndarray) -> None:
+def assign(variable: keras.Variable, value: np.ndarray) -> None:
     """Sets a variable to what `take` has returned for it."""
     if np.ndim(value) == len(variable.shape):
         variable.assign(value)

@@ -1,8 +1,13 @@
-"""The callbacks of a `fit`: checked, completed, and in their order."""
+"""The callbacks of a `fit`: checked, completed, and in their order.
 
-from typing import Any
+A callback tells with attributes of its class where it belongs: `runs_last`
+comes after all others, `chief_only` runs on the chief of several workers.
+"""
 
 import keras
+from keras.callbacks import Callback
+from keras.callbacks import CallbackList
+from keras.callbacks import History
 
 from keras_wake.backend import keras_compat
 from keras_wake.checkpoint import callback_states
@@ -10,60 +15,47 @@ from keras_wake.training import writers
 from keras_wake.training.guard import InputGuard
 
 
-def prepare(callbacks: Any, model: Any) -> Any:
+def prepare(
+    callbacks: CallbackList | list | Callback | None, model: keras.Model
+) -> CallbackList | list[Callback]:
     """Checks callbacks, adds those that are needed, and puts them in order.
 
-    The check of input values comes before all others, and backups come last.
+    The check of input values comes before all others.
     """
-    is_list = isinstance(callbacks, keras.callbacks.CallbackList)
-    given = callbacks.callbacks if is_list else callbacks
-    listed = keras.tree.flatten(given or [])
-    _check(listed)
-    backups = [c for c in listed if _runs_last(c)]
-    if len(backups) > 1:
-        folders = [str(backup.backup_dir) for backup in backups]
-        raise ValueError(
-            "A `fit` takes one `BackupAndRestore`. Received: "
-            f"{len(backups)}, with the folders {folders}. Pass one of them."
-        )
-    for callback in listed:
-        _set_direction(callback)
-        writers.check_ending(callback)
-    if is_list:
-        # Made before `fit`, which has since switched everything off.
-        callbacks.set_model(model)
-        if not any(isinstance(c, InputGuard) for c in callbacks.callbacks):
-            guard = InputGuard()
-            guard.set_model(model)
-            callbacks.callbacks.insert(0, guard)
-            # It decided without the guard that batches may end in a thread.
-            keras_compat.configure_async_dispatch(callbacks)
-        callbacks.callbacks = _backups_last(
-            _of_process(callbacks.callbacks, model)
-        )
-        return callbacks
-    return [InputGuard(), *_backups_last(_of_process(listed, model))]
+    if not isinstance(callbacks, CallbackList):
+        listed = keras.tree.flatten(callbacks or [])
+        _check(listed)
+        return [InputGuard(), *_in_order(listed, model)]
+    _check(callbacks.callbacks)
+    # Made before `fit`, which has since switched everything off.
+    callbacks.set_model(model)
+    if not any(isinstance(c, InputGuard) for c in callbacks.callbacks):
+        guard = InputGuard()
+        guard.set_model(model)
+        callbacks.callbacks.insert(0, guard)
+        # It decided without the guard that batches may end in a thread.
+        keras_compat.configure_async_dispatch(callbacks)
+    callbacks.callbacks = _in_order(callbacks.callbacks, model)
+    return callbacks
 
 
-def unwrapped(prepared: Any) -> tuple[Any, ...]:
+def unwrapped(prepared: CallbackList | list[Callback]) -> tuple[Callback, ...]:
     """The callbacks of `prepare` without wrappers."""
     callbacks = getattr(prepared, "callbacks", prepared)
     return tuple(map(writers.without_wrapper, callbacks))
 
 
-def _check(callbacks: list[Any]) -> None:
-    """Refuses a callback that is listed twice, and Keras's own backup."""
+def _check(callbacks: list[Callback]) -> None:
+    """Refuses what would fail later, and sets the direction of metrics."""
+    callbacks = [writers.without_wrapper(callback) for callback in callbacks]
     for number, callback in enumerate(callbacks):
-        callback = writers.without_wrapper(callback)
-        if any(
-            callback is writers.without_wrapper(other)
-            for other in callbacks[:number]
-        ):
+        name = type(callback).__name__
+        if any(callback is other for other in callbacks[:number]):
             given = callback_states.arguments_of(callback).items()
             text = ", ".join(f"{name}={value!r}" for name, value in given)
             raise ValueError(
-                f"The same `{type(callback).__name__}` is twice among the "
-                "callbacks, and would be called twice. Pass it once. "
+                f"The same `{name}` is twice among the callbacks, and would "
+                "be called twice. Pass it once. "
                 f"Received: {text or callback!r}."
             )
         if isinstance(callback, keras.callbacks.BackupAndRestore):
@@ -72,42 +64,33 @@ def _check(callbacks: list[Any]) -> None:
                 "random states, the history and the other callbacks of a "
                 "`WakeModel`. Use `keras_wake.BackupAndRestore(backup_dir)`."
             )
+        writers.check_ending(callback)
+        # With "auto", Keras refuses metrics that `compile` was not given.
+        monitor = getattr(callback, "monitor", None)
+        higher = ("accuracy", "cas")
+        if isinstance(monitor, str) and monitor.endswith(higher):
+            if getattr(callback, "mode", None) == "auto":
+                callback.mode = "max"
 
 
-def _of_process(callbacks: list[Any], model: Any) -> list[Any]:
-    """The callbacks without those that only the chief of several needs.
-
-    Workers that write the same file at the same time would spoil it.
-    """
-    if model.is_chief:
-        return writers.tolerant(callbacks)
-    return [c for c in callbacks if not isinstance(c, writers.WRITERS)]
-
-
-def _backups_last(callbacks: list[Any]) -> list[Any]:
-    """Callbacks with `History` and the backups, if there are any, at the end.
-
-    Keras adds its `History` at the very end, where a backup would miss it.
-    """
-    backups = [c for c in callbacks if _runs_last(c)]
-    if not backups:
+def _in_order(callbacks: list[Callback], model: keras.Model) -> list[Callback]:
+    """The callbacks of this process, in the order in which they run."""
+    callbacks = [
+        writers.TolerantWriter(callback)
+        if isinstance(callback, writers.WRITERS)
+        else callback
+        for callback in callbacks
+        # Workers that write the same file at the same time would spoil it.
+        if model.is_chief
+        or not (
+            isinstance(callback, writers.WRITERS)
+            or getattr(callback, "chief_only", False)
+        )
+    ]
+    last = [c for c in callbacks if getattr(c, "runs_last", False)]
+    if not last:
         return callbacks
-    history = [c for c in callbacks if isinstance(c, keras.callbacks.History)]
-    others = [c for c in callbacks if c not in (*history, *backups)]
-    return [*others, *(history or [keras.callbacks.History()]), *backups]
-
-
-def _runs_last(callback: Any) -> bool:
-    return getattr(callback, "runs_last", False)
-
-
-def _set_direction(callback: Any) -> None:
-    """Tells a callback that accuracy and CAS are better when they are higher.
-
-    For Keras, `mode="auto"` is an error unless the metric is one of those
-    given to `compile`.
-    """
-    monitor = getattr(callback, "monitor", None)
-    higher = isinstance(monitor, str) and monitor.endswith(("accuracy", "cas"))
-    if higher and getattr(callback, "mode", None) == "auto":
-        callback.mode = "max"
+    # Keras adds its `History` at the very end, after those that run last.
+    history = [c for c in callbacks if isinstance(c, History)]
+    first = [c for c in callbacks if c not in last and c not in history]
+    return [*first, *(history or [History()]), *last]

@@ -1,13 +1,16 @@
-"""Callbacks that write files, kept from ending a run when they cannot.
+"""Callbacks of Keras that write files, kept from ending a run if they cannot.
 
 A full disk or a share that has gone is no reason to lose an epoch: a log or a
 checkpoint that cannot be written is a warning, and the next one is tried.
 """
 
 import warnings
-from typing import Any
+from collections.abc import Callable
 
 import keras
+from keras.callbacks import Callback
+
+from keras_wake.utils.types import Config
 
 WRITERS = (
     keras.callbacks.CSVLogger,
@@ -16,7 +19,29 @@ WRITERS = (
 )
 
 
-class TolerantWriter(keras.callbacks.Callback):
+def _tolerant(hook: str) -> Callable:
+    """A method that calls the same one of the writer, and warns of failures."""
+
+    def call(self: "TolerantWriter", *args: object, **logs: object) -> None:
+        writer = self.writer
+        # A checkpoint changes its best value before it writes.
+        best = getattr(writer, "best", None)
+        try:
+            getattr(writer, hook)(*args, **logs)
+        except OSError as error:
+            if best is not None:
+                writer.best = best
+            warnings.warn(
+                f"`{type(writer).__name__}` could not write: {error}. Files "
+                "that were complete stay as they are. Training goes on, and "
+                "the next time is tried again.",
+                stacklevel=2,
+            )
+
+    return call
+
+
+class TolerantWriter(Callback):
     """Calls a callback of Keras that writes files; an `OSError` is a warning.
 
     Where training begins it is an error still: a path that is wrong should be
@@ -26,77 +51,36 @@ class TolerantWriter(keras.callbacks.Callback):
         writer: One of `WRITERS`.
     """
 
-    def __init__(self, writer: keras.callbacks.Callback) -> None:
+    def __init__(self, writer: Callback) -> None:
         super().__init__()
         self.writer = writer
 
-    def set_params(self, params: Any) -> None:
+    def set_params(self, params: Config) -> None:
         """Hands them on."""
         super().set_params(params)
         self.writer.set_params(params)
 
-    def set_model(self, model: Any) -> None:
+    def set_model(self, model: keras.Model) -> None:
         """Hands it on."""
         super().set_model(model)
         self.writer.set_model(model)
 
-    def _attempt(self, hook: str, *args: Any) -> None:
-        # A checkpoint takes the value for its best before it writes.
-        best = getattr(self.writer, "best", None)
-        try:
-            getattr(self.writer, hook)(*args)
-        except OSError as error:
-            if best is not None:
-                self.writer.best = best
-            warnings.warn(
-                f"`{type(self.writer).__name__}` could not write: {error}. "
-                "Files that were complete stay as they are. Training goes on, "
-                "and the next time is tried again.",
-                stacklevel=3,
-            )
-
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: Config | None = None) -> None:
         """Calls the writer; errors are errors."""
         self.writer.on_train_begin(logs)
 
-    def on_train_end(self, logs: Any = None) -> None:
-        """Calls the writer."""
-        self._attempt("on_train_end", logs)
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Calls the writer."""
-        self._attempt("on_epoch_begin", epoch, logs)
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Calls the writer."""
-        self._attempt("on_epoch_end", epoch, logs)
-
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """Calls the writer."""
-        self._attempt("on_train_batch_begin", batch, logs)
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Calls the writer."""
-        self._attempt("on_train_batch_end", batch, logs)
-
-    def on_test_begin(self, logs: Any = None) -> None:
-        """Calls the writer."""
-        self._attempt("on_test_begin", logs)
-
-    def on_test_end(self, logs: Any = None) -> None:
-        """Calls the writer."""
-        self._attempt("on_test_end", logs)
-
-    def on_test_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """Calls the writer."""
-        self._attempt("on_test_batch_begin", batch, logs)
-
-    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Calls the writer."""
-        self._attempt("on_test_batch_end", batch, logs)
+    on_train_end = _tolerant("on_train_end")
+    on_epoch_begin = _tolerant("on_epoch_begin")
+    on_epoch_end = _tolerant("on_epoch_end")
+    on_train_batch_begin = _tolerant("on_train_batch_begin")
+    on_train_batch_end = _tolerant("on_train_batch_end")
+    on_test_begin = _tolerant("on_test_begin")
+    on_test_end = _tolerant("on_test_end")
+    on_test_batch_begin = _tolerant("on_test_batch_begin")
+    on_test_batch_end = _tolerant("on_test_batch_end")
 
 
-def check_ending(callback: Any) -> None:
+def check_ending(callback: Callback) -> None:
     """Refuses a checkpoint that `WakeModel.save` would refuse an epoch later.
 
     Raises:
@@ -114,15 +98,6 @@ def check_ending(callback: Any) -> None:
         )
 
 
-def tolerant(callbacks: list[Any]) -> list[Any]:
-    """The callbacks, those that write files in a `TolerantWriter`."""
-    return [
-        TolerantWriter(c) if isinstance(c, WRITERS) else c for c in callbacks
-    ]
-
-
-def without_wrapper(callback: Any) -> Any:
+def without_wrapper(callback: Callback) -> Callback:
     """The callback that the user has given."""
-    if isinstance(callback, TolerantWriter):
-        return callback.writer
-    return callback
+    return callback.writer if isinstance(callback, TolerantWriter) else callback
