@@ -11,7 +11,7 @@ from _shared import wake_model
 
 
 class Repetitions:
-    """The seconds of a step in each repetition, and whether they suffice."""
+    """The seconds of a step in each repetition, and whether to go on."""
 
     def __init__(self, spec: dict) -> None:
         self.steps = spec["images"] // spec["batch"]
@@ -113,7 +113,7 @@ def run_torch(spec: dict) -> None:
 
     name = require_device("torch", spec)
     device = "cpu" if name == "CPU" else "cuda"
-    # As every tuned script does: shapes do not change.
+    # Tuned scripts do so if shapes do not change.
     torch.backends.cudnn.benchmark = True
     step, network, forward_flops = torch_step(spec, device)
     layout = torch.contiguous_format
@@ -126,7 +126,7 @@ def run_torch(spec: dict) -> None:
     repetitions = Repetitions(spec)
 
     def repetition(steps):
-        """Seconds of so many steps."""
+        """Seconds of a number of steps."""
         begin = time.perf_counter()
         seen = torch.zeros(2, device=device)
         order = torch.randperm(len(x), device=device).split(spec["batch"])
@@ -173,7 +173,7 @@ def run_keras(spec: dict) -> None:
                 self.first = time.perf_counter() - self.begin
 
         def on_epoch_end(self, epoch, logs=None):
-            # The last that a step changes.
+            # A step changes it last.
             for network in (self.model.teacher, self.model.classifier):
                 keras.ops.convert_to_numpy(network.variables[-1])
             if backend == "torch":
@@ -224,7 +224,7 @@ def keras_forward_flops(classifier) -> int:
 
 
 def wait() -> None:
-    """Waits until PyTorch's GPU has done its work."""
+    """Waits until the GPU has finished PyTorch's work."""
     import torch
 
     if torch.cuda.is_available():
@@ -232,7 +232,7 @@ def wait() -> None:
 
 
 def require_device(framework: str, spec: dict) -> str:
-    """The name of the framework's GPU; `"CPU"` where that is allowed."""
+    """The name of the framework's GPU; `"CPU"` if that is allowed."""
     name = None
     if framework == "torch":
         import torch
@@ -257,7 +257,7 @@ def require_device(framework: str, spec: dict) -> str:
 
 
 def peak_bytes(framework: str) -> int | None:
-    """Most memory of the GPU that arrays took; not that of the libraries."""
+    """Peak of the GPU memory for arrays; without that of the libraries."""
     if framework == "torch":
         import torch
 
@@ -285,6 +285,6 @@ def run_measurement(spec: dict) -> None:
         traceback.print_exc()
         report(
             error=f"{type(error).__name__}: {error}"[:500],
-            # Then there is no use in trying the contender again.
+            # Trying this contender again would not help.
             unavailable=isinstance(error, ImportError),
         )

@@ -1,4 +1,4 @@
-"""What the benchmarks share: where they ran, and processes of their own."""
+"""What the benchmarks share: commit and versions, and measuring processes."""
 
 import importlib.metadata
 import json
@@ -28,7 +28,7 @@ def commit() -> str:
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Versions of those packages that are installed."""
+    """The versions of the packages that are installed."""
     found = {}
     for package in packages:
         try:
@@ -51,7 +51,7 @@ def environment(backend: str, cpu: bool = True) -> dict[str, str]:
         variables.setdefault("TF_NUM_INTEROP_THREADS", "2")
     variables.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     variables["KERAS_BACKEND"] = backend
-    # The library beside this file is what is measured.
+    # The library in this repository is measured, not an installed one.
     path = [str(ROOT), variables.get("PYTHONPATH", "")]
     variables["PYTHONPATH"] = os.pathsep.join(filter(None, path))
     return variables
@@ -78,7 +78,7 @@ def wake_model(method: str, width: int, steps: int, jit_compile="auto"):
             epsilon=EPSILON, step_size=STEP_SIZE, steps=steps
         ),
         objective="standard" if method == "standard" else "at",
-        # In force from the first epoch on, with the averaging: its full cost.
+        # Distillation and averaging begin in the first epoch: the full cost.
         schedule=kw.schedules.DistillationRamp(0, 100)
         if method == "wake"
         else None,
@@ -91,7 +91,7 @@ def wake_model(method: str, width: int, steps: int, jit_compile="auto"):
 
 
 def report(**values) -> None:
-    """Tells the parent process what came out."""
+    """Sends a result to the parent process."""
     print(json.dumps(values), flush=True)
 
 
@@ -100,15 +100,15 @@ def measure(script: str, spec: dict, variables: dict, limit: float):
 
     Args:
         script: Path of the script.
-        spec: What it has to measure.
+        spec: What the process measures.
         variables: The environment of the process.
-        limit: Seconds after which it is ended.
+        limit: Seconds after which the process is ended.
 
     Returns:
         The reports of the process, and why it failed: `None` if it did not,
         `"timeout"`, or the end of what it wrote to stderr.
     """
-    # Whoever ends this process ends what it has started.
+    # If this process is ended, so is the process that it started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
@@ -147,7 +147,7 @@ def _object(line: str) -> dict | None:
 
 
 def write(path: pathlib.Path, record: dict) -> None:
-    """Writes a record as JSON, whole or not at all."""
+    """Writes a record as JSON; the file is never half written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(path.name + ".new")
     new.write_text(json.dumps(record, indent=1) + "\n")

@@ -7,13 +7,13 @@ A small network is trained adversarially on the 8×8 digits of scikit-learn with
 keras-wake. Its weights are copied into a PyTorch twin, and the two are compared
 on the test images: logits must agree. Then both libraries run the standard
 version (APGD-CE, APGD-T, FAB-T, Square with 5,000 queries) on the same images,
-in processes of their own that take turns. What is measured is one call from
-images to robust accuracy; keras-wake's compiling is part of it, importing and
-training are not. Both have the same numbers of steps, targets and queries, and
-put all images that still stand into one batch.
+in processes of their own that take turns. The time is that of one call from
+images to robust accuracy. It includes the compiling of keras-wake, but not
+importing and training. Both use the same numbers of steps, targets and queries,
+and put all images that are not broken yet into one batch.
 
-Both get the cores that the process may use. The threads of TensorFlow are set
-up as the examples do it.
+Both use the cores that the process may use. The threads of TensorFlow are set
+up as in the examples.
 """
 
 import argparse
@@ -42,7 +42,7 @@ WIDTHS = (16, 32)
 
 
 def keras_network():
-    """Two convolutions of stride 2 and a layer on all they return."""
+    """Two convolutions of stride 2 and a Dense layer on all their outputs."""
     import keras
 
     layers = keras.layers
@@ -62,7 +62,7 @@ def keras_network():
 
 
 def torch_network(weights):
-    """The same in PyTorch, which counts channels before pixels."""
+    """The same in PyTorch, which puts channels before pixels."""
     import torch
     from torch import nn
 
@@ -118,7 +118,7 @@ def train(path: str, epochs: int, norm: str) -> None:
     model = kw.WakeModel(network, attack)
     model.compile(keras.optimizers.Adam(0.003))
     model.fit(x, y, epochs=epochs, batch_size=50, verbose=0)
-    # The digits have 1,797 images: of the training ones come what is missing.
+    # The digits have 1,797 images: missing test images are training images.
     x, y = np.concatenate([x_test, x]), np.concatenate([y_test, y])
     weights = {f"weight_{n}": w for n, w in enumerate(network.get_weights())}
     np.savez(path, x=x, y=y, logits=network.predict(x, verbose=0), **weights)
@@ -142,7 +142,7 @@ def run(contender: str, path: str, samples: int, norm: str, seed: int) -> None:
 
 
 def run_keras_wake(task, norm: str, seed: int) -> None:
-    """Ours."""
+    """The evaluation by keras-wake."""
     import keras_wake as kw
 
     network = keras_network()
@@ -167,7 +167,7 @@ def run_keras_wake(task, norm: str, seed: int) -> None:
 
 
 def run_torchattacks(task, norm: str, seed: int) -> None:
-    """Theirs."""
+    """The evaluation by torchattacks."""
     import numpy as np
     import torch
     import torchattacks

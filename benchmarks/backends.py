@@ -1,16 +1,16 @@
-"""What `jit_compile="auto"` chooses, against what it could have chosen.
+"""Compares what `jit_compile="auto"` chooses with the other choices.
 
     python benchmarks/backends.py
     python benchmarks/backends.py --backends jax --limit 600
 
 Adversarial training with PGD-10 of PreActResNet-18 at width 16, batch 64, on
 every Keras backend that is installed: with and without compiling (XLA, or
-`torch.compile`), and with the steps of the attack as a loop in what is
-compiled or written out. PyTorch has no such loop. A row of the table is a
-process of its own; it does two steps to warm up, of which the first compiles,
-and the median of the others is reported. A row that does not get so far
-within the limit says how far it got. The first row is plain PyTorch: eager,
-NCHW, float32.
+`torch.compile`), and with the steps of the attack as a loop in the compiled
+function or unrolled. PyTorch has no such loop. Each row of the table is
+measured in a process of its own. Two steps warm up, of which the first
+compiles, and the median of the others is reported. If a row does not finish
+within the limit, it says how far it got. The first row is plain PyTorch:
+eager, NCHW, float32.
 """
 
 import argparse
@@ -103,21 +103,21 @@ def run_torch(spec: dict) -> None:
 
 
 def unrolled(times: int, function: Callable, value: Any) -> Any:
-    """The steps of an attack, written out."""
+    """The steps of an attack, unrolled."""
     for _ in range(times):
         value = function(value)
     return value
 
 
 def loop(times: int, function: Callable, value: Any) -> Any:
-    """The steps of an attack as a loop in what is compiled."""
+    """The steps of an attack as a loop in the compiled function."""
     from keras import ops
 
     return ops.fori_loop(0, times, lambda _, v: function(v), value)
 
 
 def run_keras(spec: dict) -> None:
-    """Times the steps of `fit`, made as the row says."""
+    """Times the steps of `fit` with the settings of a row."""
     import keras
 
     import keras_wake
@@ -178,7 +178,7 @@ def run_row(spec: dict) -> None:
 
 
 def rows(backends: list[str]) -> list[dict]:
-    """What is to be measured."""
+    """The rows to measure."""
     return [{"backend": PEER, "jit": False, "unrolled": True}] + [
         {"backend": backend, "jit": jit, "unrolled": unrolled}
         for backend in backends
@@ -188,7 +188,7 @@ def rows(backends: list[str]) -> list[dict]:
 
 
 def measure_row(row: dict, setting: dict) -> dict:
-    """A row with what came out."""
+    """A row with its results."""
     keras = row["backend"] != PEER
     reports, failure = measure(
         __file__,

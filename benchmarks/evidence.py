@@ -1,12 +1,12 @@
-"""The runs behind the results page: trains what is missing, then reports.
+"""Trains the runs of the results page that are missing, and reports.
 
     python benchmarks/evidence.py train --data-dir FOLDER --runs runs/evidence
     python benchmarks/evidence.py report
 
 `train` goes through the list of runs below, a few at a time, each on one CPU
-core, and keeps the record of each run that is finished in
-`benchmarks/results/cifar10_small`. What was broken off continues with the same
-command. On one idle core a run takes 20 to 30 minutes. `report` writes the
+core, and keeps the record of each finished run in
+`benchmarks/results/cifar10_small`. After an interruption the same command
+continues. On one idle core a run takes 20 to 30 minutes. `report` writes the
 tables of `docs/results.md`, between its markers, and its figures, from these
 records.
 """
@@ -44,7 +44,7 @@ KDSWA = (
     "--robust-teacher {runs}/at-seed3/best.keras "
     "--standard-teacher {runs}/standard-seed3/robust.keras"
 )
-# Name of each run: its flags. A run comes after those that it needs.
+# The flags of each run by its name. A run comes after those that it needs.
 RUNS = {
     **{f"at-seed{s}": f"--method at --seed {s}" for s in range(4)},
     **{f"wake-seed{s}": f"--method wake --seed {s} {WAKE}" for s in range(3)},
@@ -75,7 +75,7 @@ KEPT = {"at-seed3": ("correlation_epochs.png", "correlation_difference.png")}
 
 
 def command(name: str, data_dir: pathlib.Path, runs: pathlib.Path) -> list[str]:
-    """What trains a run, from where it was broken off."""
+    """The command that trains a run, or continues it."""
     resume = ["--resume"] * (runs / name / "record.json").exists()
     return [
         sys.executable,
@@ -89,7 +89,7 @@ def command(name: str, data_dir: pathlib.Path, runs: pathlib.Path) -> list[str]:
 
 
 def keep(name: str, runs: pathlib.Path) -> None:
-    """Copies the record of a finished run, and what the page shows of it."""
+    """Copies the record of a finished run, and its figures for the page."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(runs / name / "record.json", RESULTS / f"{name}.json")
     for figure in KEPT.get(name, ()):
@@ -193,7 +193,7 @@ def sections(found: list[dict]) -> dict[str, str]:
 
 
 def autoattack_table() -> str:
-    """What is left of networks after PGD, and after each part of AutoAttack."""
+    """Accuracy after PGD, and after each attack of AutoAttack."""
     rows, header = [], []
     for path in sorted(AUTOATTACK.glob("*-standard.json")):
         name = path.stem.removesuffix("-standard")
@@ -217,7 +217,7 @@ def autoattack_table() -> str:
 
 
 def runs_table(found: list[dict]) -> str:
-    """When, where and from which commit each run came."""
+    """When, on which device and at which commit each run was made."""
     rows = [
         [
             record["settings"]["method"],
@@ -235,7 +235,7 @@ def runs_table(found: list[dict]) -> str:
 
 
 def filled(page: str, parts: dict[str, str]) -> str:
-    """The page with its tables as the records have them.
+    """The page with its tables made from the records.
 
     Raises:
         ValueError: The page lacks the marker of a table, or has an unknown
@@ -355,7 +355,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--jobs", type=int, default=os.cpu_count(), help="runs at a time")
     add("--only", nargs="+", choices=RUNS, metavar="RUN", default=[*RUNS])
     args = parser.parse_args(argv)
-    # As Ctrl-C does: the runs end with this program, and go on from their
+    # As with Ctrl-C: the runs end with this program, and continue from their
     # last epoch when it is started again.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if args.command == "report":

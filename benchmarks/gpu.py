@@ -1,39 +1,37 @@
-"""Training steps on a GPU, on every Keras backend, against PyTorch.
+"""Compares training steps on a GPU, on every Keras backend, with PyTorch.
 
     python benchmarks/gpu.py
     python benchmarks/gpu.py --resume          # goes on where it stopped
     python benchmarks/gpu.py --methods at --batches 128 --contenders keras-jax
 
-The work is a step of regular training ("standard"), of adversarial training
-with PGD-10 ("at") and of WAKE ("wake": the teacher is averaged and distilled
-from in every step) of PreActResNet-18 on random images of CIFAR's size: SGD
-with momentum and weight decay, the attack from a random start on the network
-in evaluation mode, the update in training mode. Contenders are
+The benchmark times a step of regular training ("standard"), of adversarial
+training with PGD-10 ("at") and of WAKE ("wake": the teacher is averaged and
+distilled from in every step) of PreActResNet-18 on random images of CIFAR's
+size: SGD with momentum and weight decay, the attack from a random start on the
+network in evaluation mode, the update in training mode. Contenders are
 
     torch-eager          plain PyTorch: float32, NCHW
     torch-compile        `torch.compile`, channels last, bfloat16 (autocast)
     torch-compile-graphs the same with CUDA graphs ("reduce-overhead")
     keras-BACKEND        `WakeModel.fit` on arrays in memory, float32 and
-                         `mixed_bfloat16`, for those backends that are there
+                         `mixed_bfloat16`, for each installed backend
 
-PyTorch's images lie on the GPU and its metrics are read once a repetition;
+PyTorch's images are on the GPU, and its metrics are read once per repetition.
 `fit` feeds its batches from the host's memory and reads a counter of faults
-after each, as for every user. Each measurement has a process of its own. A
-repetition is an epoch of some ten thousand images, timed from its beginning
-until the GPU has nothing left to do; the first one compiles and warms up, and
-the median of the others is reported. "first" is the time of the first step,
-which is where compiling happens.
+after each, as it does for users. Each measurement has a process of its own. A
+repetition is an epoch of about ten thousand images, timed from its beginning
+until the GPU is idle. The first one compiles and warms up, and the median of
+the others is reported. "first" is the time of the first step, which compiles.
 
-Model FLOP utilisation (MFU) takes the multiplications and additions of
-convolutions and dense layers, as counted in the network. A backward pass
-counts as two forward passes, as one where only the gradient of the images is
-wanted; so a step counts as 3 forward passes, with PGD-k 2k + 3, with WAKE's
-teacher 2k + 4. The peak is that of dense products on the tensor cores. For
-float32 it is TF32's, which is what all three frameworks use in convolutions
-unless they are told not to.
+Model FLOP utilisation (MFU) counts the multiplications and additions of
+convolutions and dense layers. A backward pass counts as two forward passes, or
+as one if only the gradient of the images is computed. So a step counts as 3
+forward passes, as 2k + 3 with PGD-k, and as 2k + 4 with WAKE's teacher. The
+peak is that of dense products on the tensor cores. For float32 it is that of
+TF32, which all three frameworks use in convolutions by default.
 
-Measurements come in the order of their importance. Each is written as soon
-as it is finished, and what fails is written with its error.
+The most important measurements come first. Each is written as soon as it is
+finished; one that fails is written with its error.
 """
 
 import argparse
@@ -87,12 +85,12 @@ PEAKS = {
     "T4": (None, 8.1),
 }
 PRECISIONS = ("bfloat16", "float32")
-# Where less time is left, no measurement is begun.
+# With less time left, no measurement is begun.
 SHORTEST = 20
 
 
 def missing_package(contender: str) -> str | None:
-    """What a contender needs and does not find."""
+    """The packages that a contender needs and does not find."""
     family, framework = contender.split("-")[:2]
     needed = ["keras", framework] if family == "keras" else ["torch"]
     for package in needed:
@@ -102,7 +100,7 @@ def missing_package(contender: str) -> str | None:
 
 
 def wanted(args) -> list[dict]:
-    """What is to be measured, the most important first."""
+    """The measurements to make, the most important first."""
     return [
         {
             "contender": contender,
@@ -125,7 +123,7 @@ def key(measurement: dict, **changes) -> tuple:
 
 
 def measure_all(record: dict, args) -> bool:
-    """Adds what is missing to the record; whether nothing is left."""
+    """Adds missing measurements to the record; returns whether all are done."""
     done = {
         key(m)
         for m in record["measurements"]
@@ -170,13 +168,13 @@ def measure_all(record: dict, args) -> bool:
 
 
 def step_seconds(measurement: dict | None) -> float | None:
-    """The median over the repetitions; `None` where there are none."""
+    """The median over the repetitions; `None` if there are none."""
     seconds = (measurement or {}).get("seconds_per_step")
     return statistics.median(seconds) if seconds else None
 
 
 def peak_tflops(device: str, override=None) -> dict[str, float | None]:
-    """Peak by precision; `None` where it is not known."""
+    """Peak by precision; `None` if it is not known."""
     if override:
         return dict(zip(PRECISIONS, override, strict=True))
     words = device.replace("-", " ").split()
@@ -187,14 +185,14 @@ def peak_tflops(device: str, override=None) -> dict[str, float | None]:
 
 
 def forward_passes(method: str, attack_steps: int) -> int:
-    """How many forward passes a step is worth."""
+    """How many forward passes a step counts as."""
     if method == "standard":
         return 3
     return 2 * attack_steps + (4 if method == "wake" else 3)
 
 
 def summarise(record: dict, peaks: dict) -> None:
-    """Adds to each measurement what follows from it and its peers."""
+    """Adds ratios and utilisation to each measurement."""
     by_key = {key(m): m for m in record["measurements"]}
     for found in record["measurements"]:
         seconds = step_seconds(found)
@@ -317,7 +315,7 @@ def new_record(args) -> dict:
         "attack_steps": 2 if args.tiny else 10,
         "images": 24 if args.tiny else 12800,
         "repetitions": args.repetitions or (2 if args.tiny else 5),
-        # After three repetitions that took longer, no other is begun.
+        # No repetition begins after three that took longer than this.
         "seconds": 20,
     }
     return {
@@ -335,7 +333,7 @@ def new_record(args) -> dict:
 
 
 def main() -> None:
-    """Measures what there is time for, and prints the table."""
+    """Measures as long as there is time, and prints the table."""
     parser, args = parse()
     if args.measure:
         run_measurement(args.measure)

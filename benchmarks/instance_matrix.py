@@ -1,17 +1,16 @@
-"""Time and memory of the instance-wise matrix, against all N² at once.
+"""Time and memory of the instance-wise matrix, compared with all N² at once.
 
     python benchmarks/instance_matrix.py \
         --output benchmarks/results/instance_matrix.json
 
-The contender is the plain NumPy way: an (N, N) array of all cosines in
-float64, from which the largest of each class are taken. Both get the same
-random float32 vectors (512 features, ten classes), in processes of their own
-that take turns; where the (N, N) array would not fit into half of the free
-memory, only keras-wake runs. Memory is the peak of what is allocated in
-addition to the vectors (`tracemalloc`, which sees NumPy's arrays), measured in
-a run apart from the timed ones, and the growth of the process (its peak of
-resident memory). The results of both are compared: exact means equal to
-rounding.
+The contender is plain NumPy: an (N, N) array of all cosines in float64, from
+which the largest of each class are taken. Both get the same random float32
+vectors (512 features, ten classes), in processes of their own that take turns.
+If the (N, N) array does not fit into half of the free memory, only keras-wake
+runs. Two numbers describe the memory: the peak of allocations besides the
+vectors (`tracemalloc`, which sees NumPy's arrays), measured in a separate run,
+and the growth of the process (its peak of resident memory). The results of both
+are compared: exact means equal up to rounding.
 """
 
 import argparse
@@ -115,7 +114,7 @@ def free_mib() -> float:
 
 def fits(count: int) -> bool:
     """Whether the contender's arrays take at most half of the free memory."""
-    # All cosines, and those of one class of ten beside them.
+    # All cosines, and a copy of those of one class of ten.
     needed = 8 * (1.2 * count**2 + 2 * count * FEATURES) / MIB
     return needed < free_mib() / 2
 
@@ -132,7 +131,7 @@ def compare(count: int, block_size: int, turns: int) -> dict:
                 "count": count,
                 "block_size": block_size,
             }
-            # Importing Keras is not measured; any backend does.
+            # Importing Keras is not measured, so any backend will do.
             found, failure = measure(
                 __file__, spec, environment("tensorflow"), limit=1800
             )

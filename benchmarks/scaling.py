@@ -1,25 +1,27 @@
-"""What data-parallel adversarial training costs in communication: a model.
+"""A model of the communication of data-parallel adversarial training.
 
     python benchmarks/scaling.py
     python benchmarks/scaling.py --device-tflops 989 --network-gbit 400
 
-It computes and measures nothing: no framework is imported, and the same flags
-print the same numbers. Parameters and multiply-adds are counted layer by
-layer; what devices and links reach are assumptions, and flags. The defaults
+It only computes: it measures nothing, imports no framework, and prints the same
+numbers for the same flags. Parameters and multiply-adds are counted layer by
+layer. The speeds of devices and links are assumptions, which are flags. The
+defaults
 describe NVIDIA A100 (SXM): 156 TFLOP/s in TF32, which TensorFlow uses there
 for float32, and 300 GB/s of NVLink in each direction. `docs/scaling.md`
 explains the results.
 
-The step. A forward pass is the unit. A backward pass costs one more for the
-gradient of the input and one more for that of the weights, so a step of
-PGD-k costs 2 k for the attack, which needs no gradient of the weights, and 3
-for the update; the teacher of WAKE adds 1. Only the update's backward pass,
-2 units, makes what has to be sent, so only that can hide communication.
+The step. The unit is a forward pass. A backward pass costs one unit for the
+gradient of the input and one for that of the weights. So a step with PGD-k
+costs 2 k for the attack, which needs no gradient of the weights, and 3 for the
+update; the teacher of WAKE adds 1. Only the backward pass of the update, 2
+units, makes the gradients that are sent, so communication can run only beside
+it.
 
-The links. Gradients go around a ring; with several devices in a host around
-two, where each device sums an equal part of them with its peers in other
-hosts and all parts share the host's one link. Short messages go up and down
-a binary tree.
+The links. Gradients go around a ring. With several devices in a host there are
+two rings: each device sums an equal part of the gradients with its peers in
+other hosts, and all parts share the host's one link. Short messages go up and
+down a binary tree.
 """
 
 import argparse

@@ -1,14 +1,14 @@
-"""Time and memory of a training step, against PyTorch, measured in one run.
+"""Time and memory of a training step, compared with PyTorch in one run.
 
     pip install torch==2.13.0 && pip install -e '.[tensorflow]'
     python benchmarks/train_step.py --output benchmarks/results/train_step.json
 
-The work is PreActResNet-18 at width 16, batch 64, PGD-10 on random images of
-CIFAR's size. Each contender runs in a process of its own and they take turns,
-one step each, so that a machine that slows down for a while slows all of them
-down. A ratio is the median over the turns; ratios are what is claimed, the
-seconds are this machine's. The PyTorch step is the plain eager implementation
-of the same thing.
+The step is that of PreActResNet-18 at width 16, batch 64, PGD-10, on random
+images of CIFAR's size. Each contender runs in a process of its own. They take
+turns, one step each, so that a machine that is slow for a while slows all of
+them down. A ratio is the median over the turns. The claim is about ratios; the
+seconds depend on the machine. The PyTorch step is a plain eager implementation
+of the same step.
 """
 
 import argparse
@@ -140,7 +140,7 @@ def run_validation(batches: int) -> None:
     while True:
         wait_for_turn()
         report(**{name: turns[name]() for name in order})
-        # Neither is always the first.
+        # They take turns in being the first.
         order.reverse()
 
 
