@@ -5,7 +5,7 @@ parts of `training.step.TrainingStep` in their order.
 """
 
 import inspect
-import warnings
+from contextlib import nullcontext
 from typing import Any
 
 import keras
@@ -13,20 +13,19 @@ import keras
 from keras_wake import backend
 from keras_wake import objectives
 from keras_wake.attacks import Attack
-from keras_wake.attacks import PGD
-from keras_wake.attribution.head import counterpart
-from keras_wake.attribution.head import find_head
 from keras_wake.backend import keras_compat
 from keras_wake.backend import numerics
-from keras_wake.checkpoint.files import written_whole
+from keras_wake.checkpoint import model_files
 from keras_wake.data.classifier import check_classifier
 from keras_wake.data.sharding import shard_arrays
 from keras_wake.losses.distillation import check_temperature
 from keras_wake.schedules import Schedule
+from keras_wake.training import arguments
 from keras_wake.training import callback_list
 from keras_wake.training import fit as fit_checks
 from keras_wake.training import teacher_copy
 from keras_wake.training.guard import BatchGuard
+from keras_wake.training.metrics import find_heads
 from keras_wake.training.metrics import NetworkMetrics
 from keras_wake.training.session import FitSession
 from keras_wake.training.session import Switches
@@ -34,20 +33,15 @@ from keras_wake.training.step import EvaluationStep
 from keras_wake.training.step import TrainingStep
 from keras_wake.training.teacher import Teacher
 from keras_wake.utils import validate
+from keras_wake.utils.types import Config
 from keras_wake.utils.types import Tensor
 
+# Arguments that a config holds serialised.
+_OBJECTS = ("classifier", "attack", "objective", "eval_attack", "schedule")
 # What a compiled step has taken over, and a new value would not reach.
 _SETTINGS = (
-    "attack",
-    "classifier",
-    "eval_attack",
-    "num_classes",
-    "objective",
-    "scale_distillation",
-    "schedule",
-    "seed",
-    "teacher",
-    "temperature",
+    *_OBJECTS,
+    *("num_classes", "scale_distillation", "seed", "teacher", "temperature"),
 )
 
 
@@ -60,11 +54,9 @@ class WakeModel(backend.Trainer):
         (1 − λ_t) · objective + λ_t · KD(f_student(x + δ), f_teacher(x + δ))
 
     where λ_t is the schedule's weight in epoch t and the teacher is a running
-    average of the student, switched on by a callback
-    (`keras_wake.callbacks.EMATeacher`). Without a schedule and a teacher this
-    is plain adversarial training. Networks that were trained before can be
-    teachers as well, with constant weights
-    (`keras_wake.callbacks.PretrainedTeacher`).
+    average of the student, switched on by the callback `EMATeacher`. Without
+    a schedule and a teacher this is plain adversarial training. Networks that
+    were trained before can be teachers as well: see `PretrainedTeacher`.
 
     Calling the model, or `predict`, gives the student's logits. What the
     algorithm returns is the averaged network, `robust_classifier`.
@@ -116,13 +108,8 @@ class WakeModel(backend.Trainer):
         attack=keras_wake.attacks.PGD(steps=10),
         schedule=keras_wake.schedules.DistillationRamp(100, 110),
     )
-    model.compile(optimizer=keras.optimizers.SGD(0.1, momentum=0.9))
-    model.fit(
-        train,
-        validation_data=validation,
-        epochs=200,
-        callbacks=[keras_wake.callbacks.EMATeacher(decay=0.999)],
-    )
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9))
+    model.fit(train, epochs=200, callbacks=[keras_wake.EMATeacher()])
     model.robust_classifier.save("robust.keras")
     ```
     """
@@ -141,37 +128,16 @@ class WakeModel(backend.Trainer):
         **kwargs: Any,
     ) -> None:
         num_classes = check_classifier(classifier)
-        # The policy has Keras scale the loss for float16; images and
-        # perturbations stay in float32, and the layers cast them.
+        # The policy has Keras scale the loss for float16.
         half = numerics.computes_in_float16(classifier)
         policy = "mixed_float16" if half else "float32"
         super().__init__(dtype=policy, autocast=False, **kwargs)
         self.num_classes = num_classes
         self.objective = objectives.get(objective)
-        self.attack = _check_attack(attack=attack)
-        if isinstance(attack, PGD):
-            self.attack = attack.for_objective(self.objective)
-        if attack is None and "adversarial" in self.objective.inputs:
-            raise ValueError(
-                f"The objective {self.objective.name!r} trains on adversarial "
-                "images and needs an attack. Received: attack=None."
-            )
-        if eval_attack is None:
-            eval_attack = PGD() if attack is None else attack
-            eval_attack = PGD.for_evaluation(eval_attack)
-        self.eval_attack = _check_attack(eval_attack=eval_attack)
-        if attack is not None and attack.bounds != eval_attack.bounds:
-            raise ValueError(
-                "`attack` and `eval_attack` must have the same bounds, those "
-                f"of the images. Received: {attack.bounds} and "
-                f"{eval_attack.bounds}."
-            )
-        if not isinstance(schedule, (Schedule, type(None))):
-            raise TypeError(
-                "`schedule` must be a `DistillationRamp`, an `AdaptiveRamp` or "
-                f"None. Received: schedule={schedule!r}."
-            )
-        self.schedule = schedule
+        self.attack, self.eval_attack = arguments.check_attacks(
+            attack, eval_attack, self.objective
+        )
+        self.schedule = arguments.check_schedule(schedule)
         self.temperature = check_temperature(temperature)
         self.scale_distillation = validate.boolean(
             scale_distillation=scale_distillation
@@ -190,24 +156,12 @@ class WakeModel(backend.Trainer):
         self._compiled_for: dict[str, Any] = {}
         self.classifier = classifier
         self.teacher = teacher_copy.copy_of(classifier, bounds)
-        self._find_heads(head)
+        self._head_name = getattr(head, "name", head)
+        self.head, self.teacher_head, self._no_head = find_heads(
+            classifier, self.teacher, head, num_classes
+        )
         self._make_steps(bounds)
         self.built = True
-
-    def _find_heads(self, head: Any) -> None:
-        """Finds the Dense layers that make the logits, for attribution."""
-        self.head: Any = None
-        self.teacher_head: Any = None
-        self._head_name = getattr(head, "name", head)
-        try:
-            self.head = find_head(self.classifier, head, self.num_classes)
-            self.teacher_head = counterpart(
-                self.head, self.classifier, self.teacher
-            )
-        except ValueError as error:
-            if head is not None:
-                raise
-            self._no_head = str(error)
 
     def _make_steps(self, bounds: tuple[float, float]) -> None:
         """Makes both steps, with the state that they change."""
@@ -241,17 +195,10 @@ class WakeModel(backend.Trainer):
             self.train_steps,
             self.switches,
         )
-        evaluation = EvaluationStep(
-            student,
-            teacher,
-            self.guard,
-            self.objective,
-            self.eval_attack,
-            self.seed,
-            training.loss,
-            self.switches,
+        self.set_steps(
+            training,
+            EvaluationStep(training, student, teacher, self.eval_attack),
         )
-        self.set_steps(training, evaluation)
         # Keras finds metrics that are attributes of the model, and files
         # hold them under these names.
         self._loss = training.loss
@@ -289,53 +236,21 @@ class WakeModel(backend.Trainer):
         return self.teacher if self.teacher_in_use else self.classifier
 
     def enable_teacher(self, averager: Any) -> None:
-        """Has `averager.average(...)` called after every update.
-
-        Args:
-            averager: The callback that asks. It defines `average(student,
-                teacher, updates, active)`, and `distils`: whether the student
-                may learn from the average, which then is a teacher from the
-                first step on.
-
-        Raises:
-            ValueError: If another callback has asked before, or the student
-                now computes something else than its copy, the teacher.
-        """
+        """Has a callback average the student, see `Switches.set_averager`."""
         self.switches.set_averager(averager)
         self._teacher.check_same_function()
 
     def enable_pretrained(self, teacher: Any) -> None:
-        """Has the student learn from a network that was trained before.
-
-        Args:
-            teacher: The callback that asks. It has `teacher`, a checked
-                `keras.Model` of `num_classes`, and `weight`, the constant
-                weight of its term.
-
-        Raises:
-            ValueError: If the network does not fit the student, or the
-                weights of all teachers are more than 1 together.
-        """
-        if teacher.num_classes != self.num_classes:
-            raise ValueError(
-                "A teacher must know the classes of the student. Received: a "
-                f"teacher of {teacher.num_classes} classes for a student of "
-                f"{self.num_classes}."
-            )
-        if teacher.teacher in (self.classifier, self.teacher):
-            raise ValueError(
-                "A pretrained teacher must be a network of its own. Received: "
-                f"{teacher.teacher.name!r}, a network of the `WakeModel` "
-                "itself."
-            )
-        self.switches.add_pretrained(teacher, self.schedule)
+        """Has the student learn from a teacher, see `add_pretrained`."""
+        self.switches.add_pretrained(
+            teacher,
+            self.num_classes,
+            (self.classifier, self.teacher),
+            self.schedule,
+        )
 
     def enable_attribution(self) -> None:
-        """Has the evaluation accumulate attribution vectors.
-
-        Raises:
-            ValueError: If the head of the classifier was not found.
-        """
+        """Has the evaluation accumulate attribution vectors."""
         if self.head is None:
             raise ValueError(
                 f"{self._no_head} For the validation pass, name it here: "
@@ -398,10 +313,7 @@ class WakeModel(backend.Trainer):
 
     @property
     def metrics_names(self) -> list[str]:
-        """Names of the metrics that are in use; `evaluate` returns others.
-
-        `evaluate(..., return_dict=True)` names what it returns.
-        """
+        """Names of the metrics of the last training or evaluation."""
         return [m.name for m in self.metrics if m is not self.input_faults]
 
     def compile(
@@ -427,17 +339,7 @@ class WakeModel(backend.Trainer):
             ValueError: If a loss is given, or if the optimizer averages the
                 weights (`use_ema`) and the objective is `AWP`.
         """
-        if loss is not None:
-            raise ValueError(
-                "WakeModel computes its own loss from its objective. "
-                f"Received: loss={loss!r}. Leave it out, or pass "
-                "`WakeModel(..., objective=)`."
-            )
-        if kwargs.get("loss_weights") is not None:
-            raise ValueError(
-                "`loss_weights` has no use in WakeModel, which has one loss. "
-                f"Received: loss_weights={kwargs['loss_weights']!r}."
-            )
+        arguments.check_no_loss(loss, kwargs.get("loss_weights"))
         self.objective.check_optimizer(optimizer)
         self._jit_compile_given = jit_compile
         if jit_compile == "auto" and not backend.jit_by_default():
@@ -468,10 +370,8 @@ class WakeModel(backend.Trainer):
         """Trains the student, as `keras.Model.fit`.
 
         Raises:
-            TypeError, ValueError: For data that cannot be right: images that
-                are not floating point, outside the bounds or with NaN, labels
-                that name no class, an empty data set; for a schedule without
-                a teacher.
+            TypeError, ValueError: For data that cannot be right, such as
+                images outside the bounds; for a schedule without a teacher.
         """
         given = inspect.signature(super().fit).bind(*args, **kwargs).arguments
         self._teacher.check_and_update()
@@ -485,8 +385,8 @@ class WakeModel(backend.Trainer):
         self.switches.reset()
         self._phase = "train"
         self._labels = fit_checks.label_spec(given.get("x"), given.get("y"))
-        fit_checks.set_shuffle(given)
         shard_arrays(self, given, training=True)
+        fit_checks.set_shuffle(given)
         given["callbacks"] = callback_list.prepare(given.get("callbacks"), self)
         session.callbacks = callback_list.unwrapped(given["callbacks"])
         self.session = session
@@ -500,11 +400,7 @@ class WakeModel(backend.Trainer):
             self.switches.pretrained = ()
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        """Clean and robust accuracy, as `keras.Model.evaluate`.
-
-        Raises:
-            TypeError, ValueError: For data that cannot be right, as `fit`.
-        """
+        """Clean and robust accuracy, as `keras.Model.evaluate`."""
         if keras_compat.is_validation_of_fit(kwargs):
             if self.switches.averager is not None:
                 self.switches.averager.bring_up_to_date()
@@ -518,19 +414,9 @@ class WakeModel(backend.Trainer):
         given["callbacks"] = callback_list.prepare(given.get("callbacks"), self)
         # A callback of `fit` may evaluate other data within an epoch, and the
         # metrics of the epoch go on afterwards.
-        kept = []
-        if self.session is not None:
-            self.sync_variables()
-            kept = [
-                (variable, backend.to_numpy(variable))
-                for metric in self.metrics
-                for variable in metric.variables
-            ]
-        try:
+        within_epoch = self.session is not None
+        with fit_checks.metrics_kept(self) if within_epoch else nullcontext():
             return self._evaluate(given)
-        finally:
-            for variable, value in kept:
-                variable.assign(value)
 
     def _evaluate(self, given: dict[str, Any]) -> Any:
         """`keras.Model.evaluate`, with the metrics of evaluation."""
@@ -564,11 +450,7 @@ class WakeModel(backend.Trainer):
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """One step on one batch, as `keras.Model.train_on_batch`.
 
-        A loss that is NaN is returned as it is, and the weights with it; only
-        `fit` goes back to those before.
-
-        Raises:
-            TypeError, ValueError: For data that cannot be right, as `fit`.
+        Only `fit` goes back to the weights before a loss that is NaN.
         """
         given = self._of_batch(super().train_on_batch, args, kwargs)
         logs = super().train_on_batch(**given)
@@ -576,11 +458,7 @@ class WakeModel(backend.Trainer):
         return logs
 
     def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
-        """Metrics of a single batch, as `keras.Model.test_on_batch`.
-
-        Raises:
-            TypeError, ValueError: For data that cannot be right, as `fit`.
-        """
+        """Metrics of a single batch, as `keras.Model.test_on_batch`."""
         given = self._of_batch(super().test_on_batch, args, kwargs)
         phase, self._phase = self._phase, "test"
         try:
@@ -601,19 +479,7 @@ class WakeModel(backend.Trainer):
     def make_train_function(self, force: bool = False) -> Any:
         """Compiles the training step, again if its callbacks changed."""
         averager = self.switches.averager
-        if self.schedule is not None and not self.switches.distils:
-            raise ValueError(
-                "The schedule distils from a running average, but no callback "
-                "makes one. Add `keras_wake.callbacks.EMATeacher()` to the "
-                "callbacks of `fit`, or pass `schedule=None`."
-            )
-        if averager is None and self.teacher_in_use:
-            warnings.warn(
-                "The teacher of an earlier `fit` stays as it is, and stays "
-                "the `robust_classifier`: no callback of this `fit` averages "
-                "it. Add the same `keras_wake.callbacks.EMATeacher` to go on.",
-                stacklevel=2,
-            )
+        self.switches.check_average(self.schedule, self.teacher_in_use)
         setting = (averager, self.switches.pretrained, self._labels)
         force = self._changed("train", setting) or force
         return super().make_train_function(force=force)
@@ -633,11 +499,7 @@ class WakeModel(backend.Trainer):
         return changed
 
     def raise_for_faults(self, where: str) -> tuple[int, int]:
-        """`BatchGuard.raise_for` what the steps since its reset have counted.
-
-        Args:
-            where: Which images were looked at, for the message.
-        """
+        """Raises for what the steps have counted, as `BatchGuard.raise_for`."""
         (values,) = self.metric_values(self.input_faults)
         return self.guard.raise_for(values, where, self._phase == "train")
 
@@ -684,25 +546,18 @@ class WakeModel(backend.Trainer):
         """Does nothing: the classifier is built already."""
 
     def save(self, filepath: Any, overwrite: bool = True, **kwargs: Any) -> Any:
-        """Saves the model, as `keras.Model.save`.
-
-        The file is complete or what it was before, also for a kill.
+        """Saves the model, as `keras.Model.save`: whole, or not at all.
 
         Raises:
             ValueError: If the name does not end in `.keras`.
         """
-        with (
-            written_whole(filepath, ".keras", overwrite) as path,
-            backend.alone(),
-        ):
+        with model_files.written_whole(filepath, ".keras", overwrite) as path:
             return super().save(path, overwrite=overwrite, **kwargs)
 
     def save_weights(
         self, filepath: Any, overwrite: bool = True, **kwargs: Any
     ) -> Any:
-        """Saves the weights, as `keras.Model.save_weights`.
-
-        The file is complete or what it was before, also for a kill.
+        """Saves the weights, as `keras.Model.save_weights`: whole or not.
 
         Raises:
             ValueError: If the name does not end in `.weights.h5`, or with
@@ -710,10 +565,7 @@ class WakeModel(backend.Trainer):
         """
         sharded = kwargs.get("max_shard_size") is not None
         ending = ".weights.json" if sharded else ".weights.h5"
-        with (
-            written_whole(filepath, ending, overwrite) as path,
-            backend.alone(),
-        ):
+        with model_files.written_whole(filepath, ending, overwrite) as path:
             return super().save_weights(path, overwrite=overwrite, **kwargs)
 
     def export(self, filepath: Any, *args: Any, **kwargs: Any) -> Any:
@@ -723,34 +575,18 @@ class WakeModel(backend.Trainer):
     def save_own_variables(self, store: Any) -> None:
         """Also saves the random states, of dropout say, which Keras forgets."""
         super().save_own_variables(store)
-        for name, variable in self._random_states().items():
-            store[name] = backend.to_numpy(variable)
+        model_files.save_random_states(self, store)
 
     def load_own_variables(self, store: Any) -> None:
         """Loads what `save_own_variables` has saved."""
-        states = self._random_states()
-        super().load_own_variables(
-            {key: store[key] for key in store.keys() if key not in states}
-        )
-        for name, variable in states.items():
-            if name in store.keys():
-                variable.assign(store[name])
+        super().load_own_variables(model_files.load_random_states(self, store))
 
-    def _random_states(self) -> dict[str, Any]:
-        weights = {id(weight) for weight in self.weights}
-        states = [v for v in self.variables if id(v) not in weights]
-        return {f"random_state_{n}": v for n, v in enumerate(states)}
-
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """The arguments of the constructor, serialised."""
         serialize = keras.saving.serialize_keras_object
         return {
             "name": self.name,
-            "classifier": serialize(self.classifier),
-            "attack": serialize(self.attack),
-            "objective": serialize(self.objective),
-            "eval_attack": serialize(self.eval_attack),
-            "schedule": serialize(self.schedule),
+            **{name: serialize(getattr(self, name)) for name in _OBJECTS},
             "temperature": self.temperature,
             "scale_distillation": self.scale_distillation,
             "head": self._head_name,
@@ -758,25 +594,8 @@ class WakeModel(backend.Trainer):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "WakeModel":
+    def from_config(cls, config: Config) -> "WakeModel":
         """Makes the model again from `get_config()`, without its weights."""
-        config = dict(config)
-        for name in (
-            "classifier",
-            "attack",
-            "objective",
-            "eval_attack",
-            "schedule",
-        ):
-            config[name] = keras.saving.deserialize_keras_object(config[name])
-        return cls(**config)
-
-
-def _check_attack(**kwargs: Any) -> Any:
-    ((name, attack),) = kwargs.items()
-    if attack is not None and not isinstance(attack, Attack):
-        raise TypeError(
-            f"`{name}` must be an attack such as `keras_wake.attacks.PGD()`. "
-            f"Received: {name}={attack!r}."
-        )
-    return attack
+        deserialize = keras.saving.deserialize_keras_object
+        objects = {name: deserialize(config[name]) for name in _OBJECTS}
+        return cls(**{**config, **objects})

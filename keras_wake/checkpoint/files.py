@@ -45,37 +45,6 @@ def written_aside(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         raise
 
 
-def written_whole(
-    filepath: object, ending: str, overwrite: bool
-) -> contextlib.AbstractContextManager:
-    """`written_aside` for a file that Keras writes, where that is possible.
-
-    Args:
-        filepath: What the user has named: a file, a folder, another machine.
-        ending: That of a single file of the kind.
-        overwrite: Whether a file may be replaced without a question.
-
-    Returns:
-        Context manager that gives the path to hand to Keras.
-
-    Raises:
-        ValueError: If the name has another ending. Keras would begin to
-            write some of them, and fail.
-    """
-    if not isinstance(filepath, (str, os.PathLike)):
-        return contextlib.nullcontext(filepath)
-    name = os.fspath(filepath)
-    if not name.endswith(ending) and not name.startswith("hf://"):
-        raise ValueError(
-            f"The name of the file must end in `{ending}`. Received: "
-            f"{name!r}. For the network alone, in another format, save "
-            "`model.robust_classifier`."
-        )
-    if "://" in name or (os.path.exists(name) and not overwrite):
-        return contextlib.nullcontext(filepath)
-    return written_aside(name)
-
-
 def check_folder(path: object) -> None:
     """Refuses a `path` that cannot be the name of a folder."""
     path = validate.path(path=path)

@@ -14,6 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_wake import backend
 from keras_wake.backend import keras_compat
 from keras_wake.backend import numerics
 from keras_wake.data import arrays
@@ -342,3 +343,20 @@ def set_shuffle(given: dict[str, Any]) -> None:
         given["shuffle"] = False
     elif given.get("y") is None and not isinstance(x, keras.utils.PyDataset):
         given.setdefault("shuffle", False)
+
+
+@contextlib.contextmanager
+def metrics_kept(model: keras.Model) -> Iterator[None]:
+    """Puts the values of a model's metrics back at the end."""
+    model.sync_variables()
+    kept = [
+        (variable, backend.to_numpy(variable))
+        for metric in model.metrics
+        for variable in metric.variables
+    ]
+    try:
+        yield
+    finally:
+        model.sync_variables()
+        for variable, value in kept:
+            variable.assign(value)

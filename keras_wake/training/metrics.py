@@ -5,6 +5,8 @@ from typing import Any
 import keras
 
 from keras_wake.attacks import Attack
+from keras_wake.attribution.head import counterpart
+from keras_wake.attribution.head import find_head
 from keras_wake.attribution.head import head_features
 from keras_wake.attribution.head import head_weights
 from keras_wake.attribution.head import logits_and_features
@@ -16,6 +18,33 @@ from keras_wake.utils.types import Tensor
 def mean(name: str) -> keras.metrics.Mean:
     """A mean in float32, whatever `floatx` is: half cannot count past 2048."""
     return keras.metrics.Mean(name=name, dtype="float32")
+
+
+def find_heads(
+    student: keras.Model, teacher: keras.Model, head: Any, num_classes: int
+) -> tuple[Any, Any, str]:
+    """The Dense layers that make the logits, for attribution.
+
+    Args:
+        student: The classifier.
+        teacher: A copy of it.
+        head: Name of the layer in the student, or `None` to look for it.
+        num_classes: K.
+
+    Returns:
+        The layers of student and teacher, and `""`; or `None` twice, and why
+        there is none.
+
+    Raises:
+        ValueError: If a head is named and cannot be used.
+    """
+    try:
+        found = find_head(student, head, num_classes)
+        return found, counterpart(found, student, teacher), ""
+    except ValueError as error:
+        if head is not None:
+            raise
+        return None, None, str(error)
 
 
 class NetworkMetrics:

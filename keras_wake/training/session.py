@@ -2,11 +2,13 @@
 
 import contextlib
 import dataclasses
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import keras
 
+from keras_wake.schedules import Schedule
 from keras_wake.utils.types import Dataset
 
 
@@ -34,10 +36,16 @@ class Switches:
         self.averager, self.pretrained, self.attribution = None, (), False
 
     def set_averager(self, averager: Any) -> None:
-        """Switches a callback on that averages.
+        """Has `averager.average(...)` called after every update.
+
+        Args:
+            averager: The callback that asks. It defines `average(student,
+                teacher, updates, active)`, and `distils`: whether the student
+                may learn from the average, which then is a teacher from the
+                first step on.
 
         Raises:
-            ValueError: If there is another one.
+            ValueError: If another callback has asked before.
         """
         if self.averager not in (None, averager):
             raise ValueError(
@@ -47,13 +55,39 @@ class Switches:
             )
         self.averager = averager
 
-    def add_pretrained(self, teacher: Any, schedule: Any) -> None:
+    def add_pretrained(
+        self,
+        teacher: Any,
+        num_classes: int,
+        networks: tuple[keras.Model, keras.Model],
+        schedule: Schedule | None,
+    ) -> None:
         """Switches on a teacher that was trained before.
 
+        Args:
+            teacher: The callback that asks. It has `teacher`, a checked
+                `keras.Model` of `num_classes`, and `weight`, the constant
+                weight of its term.
+            num_classes: Of the student.
+            networks: The student and its average.
+            schedule: Gives the weight of the average.
+
         Raises:
-            ValueError: If the weights of all teachers, with the largest
-                weight of the schedule, are more than 1 together.
+            ValueError: If it does not fit the student, or the weights of all
+                teachers are more than 1 together.
         """
+        if teacher.num_classes != num_classes:
+            raise ValueError(
+                "A teacher must know the classes of the student. Received: a "
+                f"teacher of {teacher.num_classes} classes for a student of "
+                f"{num_classes}."
+            )
+        if any(teacher.teacher is network for network in networks):
+            raise ValueError(
+                "A pretrained teacher must be a network of its own. Received: "
+                f"{teacher.teacher.name!r}, a network of the `WakeModel` "
+                "itself."
+            )
         teachers = (*self.pretrained, teacher)
         weights = [each.weight for each in teachers]
         average = 0.0 if schedule is None else schedule.largest_weight
@@ -64,6 +98,32 @@ class Switches:
                 f"{average:g} for the average, by the schedule."
             )
         self.pretrained = teachers
+
+    def check_average(
+        self, schedule: Schedule | None, teacher_in_use: bool
+    ) -> None:
+        """Checks that a callback averages where that is needed.
+
+        Args:
+            schedule: Of the distillation.
+            teacher_in_use: Whether the teacher was ever averaged.
+
+        Raises:
+            ValueError: If a schedule has no average to distil from.
+        """
+        if schedule is not None and not self.distils:
+            raise ValueError(
+                "The schedule distils from a running average, but no callback "
+                "makes one. Add `keras_wake.callbacks.EMATeacher()` to the "
+                "callbacks of `fit`, or pass `schedule=None`."
+            )
+        if self.averager is None and teacher_in_use:
+            warnings.warn(
+                "The teacher of an earlier `fit` stays as it is, and stays "
+                "the `robust_classifier`: no callback of this `fit` averages "
+                "it. Add the same `keras_wake.callbacks.EMATeacher` to go on.",
+                stacklevel=3,
+            )
 
 
 @dataclasses.dataclass(eq=False)

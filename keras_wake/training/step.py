@@ -218,14 +218,10 @@ class EvaluationStep:
     """A step of `evaluate`.
 
     Args:
+        training: The training step, with which it has the rest in common.
         student: Metrics of the student.
         teacher: Metrics of the teacher.
-        guard: Checks each batch.
-        objective: Gives the loss.
         attack: What makes the adversarial images.
-        seed: Of the attack's random starts.
-        loss: The metric of the loss.
-        switches: What callbacks have switched on.
 
     Attributes:
         with_teacher: Whether the teacher is evaluated, too. Read before a
@@ -234,23 +230,19 @@ class EvaluationStep:
 
     def __init__(
         self,
+        training: TrainingStep,
         student: NetworkMetrics,
         teacher: NetworkMetrics,
-        guard: BatchGuard,
-        objective: Objective,
         attack: Attack,
-        seed: int,
-        loss: keras.metrics.Metric,
-        switches: Switches,
     ) -> None:
         self.student = student
         self.teacher = teacher
-        self.guard = guard
-        self.objective = objective
         self.attack = attack
-        self.seed = seed
-        self.loss = loss
-        self.switches = switches
+        self.guard = training.guard
+        self.objective = training.objective
+        self.seed = training.seed
+        self.loss = training.loss
+        self.switches = training.switches
         self.with_teacher = False
 
     @property
