@@ -546,11 +546,7 @@ class WakeModel(backend.Trainer):
         """Does nothing: the classifier is built already."""
 
     def save(self, filepath: Any, overwrite: bool = True, **kwargs: Any) -> Any:
-        """Saves the model, as `keras.Model.save`: whole, or not at all.
-
-        Raises:
-            ValueError: If the name does not end in `.keras`.
-        """
+        """Saves the model, as `keras.Model.save`: whole, or not at all."""
         with model_files.written_whole(filepath, ".keras", overwrite) as path:
             return super().save(path, overwrite=overwrite, **kwargs)
 

@@ -1,0 +1,126 @@
+"""Imports between the rooms of the package point one way."""
+
+import ast
+import pathlib
+
+import pytest
+
+PACKAGE = pathlib.Path(__file__).parents[1] / "keras_wake"
+# A room may import from those on the floors before its own. On a floor, all
+# may import each other, as long as there is no circle.
+FLOORS = [
+    ["utils", "_version"],
+    ["backend"],
+    ["data"],
+    ["losses"],
+    ["attacks", "objectives", "schedules"],
+    ["checkpoint"],
+    ["attribution"],
+    ["training"],
+    ["wake_model"],
+    ["models", "datasets"],
+    ["evaluation"],
+    ["visualization"],
+    ["callbacks"],
+    ["theory"],
+]
+
+
+def module_of(path, package):
+    parts = path.relative_to(package.parent).with_suffix("").parts
+    return ".".join(parts).removesuffix(".__init__")
+
+
+def arrows(package):
+    """Pairs (room, room that it imports), also of imports in functions."""
+    modules = {module_of(path, package) for path in package.rglob("*.py")}
+    found = {}
+    for path in package.rglob("*.py"):
+        module = module_of(path, package)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                start = node.module or ""
+                if node.level:
+                    base = path.relative_to(package.parent).parent.parts
+                    base = base[: len(base) - node.level + 1]
+                    start = ".".join([*base, *filter(None, [start])])
+                names = [
+                    full
+                    if (full := f"{start}.{alias.name}") in modules
+                    else start
+                    for alias in node.names
+                ]
+            for name in names:
+                pair = tuple(each.split(".")[1:2] for each in (module, name))
+                if name.split(".")[0] == package.name and all(pair):
+                    source, target = pair[0][0], pair[1][0]
+                    if source != target:
+                        found.setdefault((source, target), module)
+    return found
+
+
+def faults(package):
+    """What is wrong with the imports of a package, in words."""
+    floor_of = {room: n for n, rooms in enumerate(FLOORS) for room in rooms}
+    found = arrows(package)
+    words = [
+        f"{module}: {source} must not import {target}"
+        for (source, target), module in found.items()
+        if floor_of.get(source, -1) < floor_of.get(target, len(FLOORS))
+    ]
+    for source, target in found:
+        reached, new = set(), {target}
+        while new:
+            reached |= new
+            new = {b for a, b in found if a in new} - reached
+        if source in reached:
+            words.append(f"circle through {source} and {target}")
+    return sorted(words)
+
+
+def test_imports_point_one_way():
+    rooms = {p.stem for p in PACKAGE.iterdir() if p.suffix in ("", ".py")}
+    rooms -= {"__init__", "__pycache__", "py"}
+    assert rooms == {room for floor in FLOORS for room in floor}
+    assert faults(PACKAGE) == []
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (
+            {"utils/a.py": "def f():\n    from keras_wake import backend"},
+            ["keras_wake.utils.a: utils must not import backend"],
+        ),
+        (
+            {"training/a.py": "from keras_wake.callbacks import _writers"},
+            ["keras_wake.training.a: training must not import callbacks"],
+        ),
+        (
+            {"training/a.py": "from ..callbacks import _writers"},
+            ["keras_wake.training.a: training must not import callbacks"],
+        ),
+        (
+            {
+                "attacks/a.py": "import keras_wake.objectives.b",
+                "objectives/b.py": "from keras_wake.attacks.a import c",
+            },
+            [
+                "circle through attacks and objectives",
+                "circle through objectives and attacks",
+            ],
+        ),
+        ({"callbacks/a.py": "from keras_wake.utils import validate"}, []),
+    ],
+)
+def test_faults_are_found(tmp_path, files, words):
+    package = tmp_path / "keras_wake"
+    defaults = {f"{room}/__init__.py": "" for floor in FLOORS for room in floor}
+    for name, text in {"__init__.py": "", **defaults, **files}.items():
+        path = package / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    assert faults(package) == words
