@@ -1,4 +1,4 @@
-"""Image files into one array, whatever the layout of their folders is."""
+"""Reads image files into one array, whatever folders they are in."""
 
 import collections
 import pathlib
@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from keras_wake.datasets.source import ImageArrays
+from keras_wake.utils.types import Array
 
 IMAGE_SUFFIXES = (
     *(".bmp", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm"),
@@ -21,8 +22,7 @@ OTHER_SUFFIXES = (
     *(".apng", ".avif", ".dcm", ".dds", ".exr", ".gif", ".heic", ".heif"),
     *(".ico", ".jp2", ".jxl", ".pbm", ".pcx", ".psd", ".svg", ".tga"),
 )
-# What is ignored when an image is read: the text of the warning after its
-# count.
+# The warnings of what is ignored in an image, after the number of images.
 ALPHA = (
     "have transparent pixels. Their colours are read as they are stored, "
     "without a background"
@@ -39,25 +39,23 @@ NAMES_IN_WARNING = 10
 class Files(NamedTuple):
     """Image files and their labels, int32 `(N,)`.
 
-    Beside them, the image files of the same folders in formats that are not
-    read.
+    `left_out` are image files of the same folders in other formats.
     """
 
     paths: list[pathlib.Path]
-    labels: np.ndarray
+    labels: Array
     left_out: tuple[pathlib.Path, ...] = ()
 
-    def take(self, positions: np.ndarray) -> "Files":
+    def take(self, positions: Array) -> "Files":
         """The files at `positions`, in that order."""
         paths = [self.paths[position] for position in positions]
         return Files(paths, self.labels[positions])
 
 
 def mixed(paths: list[pathlib.Path], labels: list[int]) -> Files:
-    """The files of all classes, mixed.
+    """The files of all classes, in a mixed order that is always the same.
 
-    A fixed permutation, so that the first images of a split are not all of
-    one class, and are the same whatever the seed.
+    Otherwise, the first images of a split would all be of one class.
     """
     order = np.random.default_rng(0).permutation(len(paths))
     return Files(paths, np.asarray(labels, np.int32)).take(order)
@@ -96,9 +94,9 @@ def check_pillow() -> None:
 
 
 class Decoded(NamedTuple):
-    """uint8 `(H, W)` if grey, else `(H, W, 3)`; and what was ignored in it."""
+    """uint8 `(H, W, 1)` or `(H, W, 3)`, and what was ignored in the image."""
 
-    pixels: np.ndarray
+    pixels: Array
     ignored: tuple[str, ...] = ()
 
 
@@ -133,57 +131,49 @@ def _decode(
             if image_size is not None:
                 height, width = image_size
                 image = image.resize((width, height), Image.Resampling.BILINEAR)
-            return Decoded(np.asarray(image), tuple(ignored))
+            pixels = np.atleast_3d(np.asarray(image))
+            return Decoded(pixels, tuple(ignored))
     except Exception as error:
         # Decoders raise many kinds of errors for damaged files.
         return f"{type(error).__name__}: {error}"
 
 
 class _Store:
-    """Images of one size, in one array that is there from the first one on.
+    """Images of one size, in one array that is made with the first of them.
 
     A list of images, stacked in the end, would take the memory twice.
 
     Args:
         capacity: Number of images at most.
-        colour: Whether the images have three channels even if all are grey.
+        channels: Smallest number of channels.
     """
 
-    def __init__(self, capacity: int, colour: bool):
+    def __init__(self, capacity: int, channels: int):
         self._capacity = capacity
-        self._channels = 3 if colour else 1
-        self._pixels = np.empty(0, np.uint8)
+        self._channels = channels
         self._first: pathlib.Path | None = None
+        self.pixels: Array = np.empty((0, 0, 0, 0), np.uint8)
         self.count = 0
 
-    def add(self, image: np.ndarray, path: pathlib.Path) -> None:
-        """Appends an image, `(H, W)` or `(H, W, 3)`."""
-        size = image.shape[:2]
+    def add(self, image: Array, path: pathlib.Path) -> None:
+        """Appends an image `(H, W, C)`; a grey one fills all channels."""
+        size, channels = image.shape[:2], image.shape[2]
         if self._first is None:
             self._first = path
-            self._allocate(size, max(self._channels, *image.shape[2:], 1))
-        if size != self._pixels.shape[1:3]:
+        elif size != self.pixels.shape[1:3]:
             raise ValueError(
                 "All images must have one size. Received (height, width) = "
-                f"{self._pixels.shape[1:3]} in {self._first} and {size} in "
+                f"{self.pixels.shape[1:3]} in {self._first} and {size} in "
                 f"{path}. Pass `image_size=(height, width)` to resize them."
             )
-        if image.ndim == 3 and self._channels == 1:
-            grey = self.taken(slice(self.count))
-            self._allocate(size, 3)
-            self._pixels[: self.count] = grey
-        pixels = image if image.ndim == 3 else image[..., np.newaxis]
-        self._pixels[self.count] = pixels
+        if channels > self.pixels.shape[3]:
+            before = self.pixels[: self.count]
+            shape = self._capacity, *size, max(channels, self._channels)
+            self.pixels = np.empty(shape, np.uint8)
+            if self.count:
+                self.pixels[: self.count] = before
+        self.pixels[self.count] = image
         self.count += 1
-
-    def _allocate(self, size: tuple[int, ...], channels: int) -> None:
-        self._channels = channels
-        shape = self._capacity, *size, channels
-        self._pixels = np.empty(shape, np.uint8)
-
-    def taken(self, part: slice) -> np.ndarray:
-        """A part of the images, uint8 `(N, H, W, C)`, not copied."""
-        return self._pixels[part]
 
 
 def read_files(
@@ -199,7 +189,7 @@ def read_files(
         class_names: For messages.
         image_size: `(height, width)` to resize to, or None.
         colour: Whether the images have three channels even if all are grey.
-            Defaults to `False`: they have one then.
+            Defaults to `False`: then they have one.
 
     Returns:
         The images of every split, parts of one array, and the names of the
@@ -213,10 +203,10 @@ def read_files(
 
     total = sum(len(files.paths) for files in parts.values())
     progress = keras.utils.Progbar(total) if total >= PROGRESS_FROM else None
-    store = _Store(total, colour)
+    store = _Store(total, channels=3 if colour else 1)
     problems: dict[pathlib.Path, str] = {}
     ignored: dict[str, list[pathlib.Path]] = collections.defaultdict(list)
-    kept: dict[str, tuple[slice, np.ndarray]] = {}
+    kept: dict[str, tuple[slice, Array]] = {}
     done = 0
     # One by one: for small images threads only add to the time.
     for name, files in parts.items():
@@ -237,7 +227,12 @@ def read_files(
         labels = files.labels[np.asarray(readable, int)]
         kept[name] = slice(first, store.count), labels
     if problems:
-        _warn_of(problems)
+        texts = [f"{path} ({problem})" for path, problem in problems.items()]
+        warnings.warn(
+            f"Skipped {len(problems)} unreadable image(s): "
+            f"{shortened_list(texts)}. All are listed in `skipped`.",
+            stacklevel=2,
+        )
     for reason, paths in ignored.items():
         warnings.warn(
             f"{len(paths)} image(s) {reason}: {shortened_list(paths)}.",
@@ -246,22 +241,13 @@ def read_files(
     for name, (_, labels) in kept.items():
         _check_classes_left(parts[name], labels, class_names)
     return {
-        name: ImageArrays(store.taken(part), labels)
+        name: ImageArrays(store.pixels[part], labels)
         for name, (part, labels) in kept.items()
     }, tuple(str(path) for path in problems)
 
 
-def _warn_of(problems: dict[pathlib.Path, str]) -> None:
-    texts = [f"{path} ({problem})" for path, problem in problems.items()]
-    warnings.warn(
-        f"Skipped {len(problems)} unreadable image(s): "
-        f"{shortened_list(texts)}. All are listed in `skipped`.",
-        stacklevel=2,
-    )
-
-
 def _check_classes_left(
-    files: Files, labels: np.ndarray, class_names: tuple[str, ...]
+    files: Files, labels: Array, class_names: tuple[str, ...]
 ) -> None:
     for label in np.setdiff1d(files.labels, labels):
         folder = files.paths[np.flatnonzero(files.labels == label)[0]].parent

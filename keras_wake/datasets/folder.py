@@ -5,8 +5,6 @@ import pathlib
 import warnings
 from collections.abc import Iterator
 
-import numpy as np
-
 from keras_wake.datasets.files import check_pillow
 from keras_wake.datasets.files import Files
 from keras_wake.datasets.files import IMAGE_SUFFIXES
@@ -17,6 +15,7 @@ from keras_wake.datasets.files import shortened_list
 from keras_wake.datasets.files import warn_of_other_formats
 from keras_wake.datasets.source import ImageArrays
 from keras_wake.datasets.source import Source
+from keras_wake.utils.types import Array
 
 LAYOUT = "train/<class>/<image> and test/<class>/<image>"
 
@@ -27,7 +26,7 @@ def has_layout(data_dir: str | os.PathLike) -> bool:
 
 
 def check_exists(data_dir: str | os.PathLike) -> pathlib.Path:
-    """`data_dir` as a path, if it is a folder."""
+    """`data_dir` as a path; refuses what is no folder."""
     if not isinstance(data_dir, (str, os.PathLike)):
         raise TypeError(
             "`data_dir` must be the path of a folder, a string or "
@@ -73,15 +72,11 @@ def class_folders(
 
 
 def _is_hidden(name: str) -> bool:
-    """Whether the name is that of a hidden file or folder."""
     return name.startswith(".") or name == "__MACOSX"
 
 
 def _check_class_folder(entry: pathlib.Path) -> None:
-    """Refuses a class folder that is a broken link.
-
-    Also one whose name is not UTF-8.
-    """
+    """Refuses a broken link, and a name that is not UTF-8."""
     if entry.is_symlink() and not entry.exists():
         raise FileNotFoundError(
             f"{entry} is a link to {os.readlink(entry)!r}, which is not "
@@ -101,7 +96,8 @@ def images_in(
 ) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
     """The image files in a class folder and the folders below it.
 
-    Second, the image files in formats that are not read.
+    Returns:
+        The files that are read, and those in other formats.
     """
     images, others = [], []
     for path in _files_below(folder):
@@ -144,7 +140,7 @@ def _files_below(
         ) from error
     for entry in found:
         path = folder / entry.name
-        # Not of the entry, which raises for a link to itself.
+        # `entry.is_dir()` raises for a link to itself.
         if path.is_dir() if entry.is_symlink() else entry.is_dir():
             yield from _files_below(path, (*above, identity))
         else:
@@ -186,7 +182,7 @@ def check_classes(
 
 
 def files_of(folders: list[pathlib.Path], classes: list[str]) -> Files:
-    """The image files of class folders, labelled by their place in classes."""
+    """The image files of class folders, with the index of their class."""
     paths: list[pathlib.Path] = []
     labels: list[int] = []
     left_out: list[pathlib.Path] = []
@@ -205,20 +201,20 @@ def source_of_files(
     image_size: tuple[int, int] | None,
     colour: bool = False,
 ) -> Source:
-    """A source that reads the files that are chosen, and no others.
+    """A source that reads the chosen files only.
 
     Args:
         train: The training images.
         test: The test images.
         class_names: Names in the order of the labels.
         image_size: `(height, width)` to resize to, or None.
-        colour: Whether the images have three channels even if all that are
-            chosen are grey. Defaults to `False`.
+        colour: Whether the images have three channels even if all chosen
+            ones are grey. Defaults to `False`.
     """
     warn_of_other_formats([*train.left_out, *test.left_out])
 
     def read(
-        chosen: dict[str, np.ndarray],
+        chosen: dict[str, Array],
     ) -> tuple[dict[str, ImageArrays], tuple[str, ...]]:
         parts = {
             name: (test if name == "test" else train).take(positions)

@@ -80,8 +80,8 @@ def DeiTTiny(
             f"patch_size={patch_size}."
         )
     if keras.config.image_data_format() != "channels_last":
-        # The backbone's config leaves the format out, so that a copy of it,
-        # the teacher, would take the global one.
+        # The backbone's config does not hold the format, so a copy of it, the
+        # teacher, would take the global one.
         raise ValueError(
             "DeiTTiny needs images with the channels last. Received: "
             f"keras.config.image_data_format()="

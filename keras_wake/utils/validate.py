@@ -1,20 +1,22 @@
 """Argument checks shared by every public object of keras-wake.
 
-Each function but the last two takes exactly one keyword argument, whose name is
-the name the user knows, and returns the value in its plain Python type. A
-message says what was expected, what was received and, where it is short, what
-to do.
+Each function but the last two takes one keyword argument, named as the user's
+argument, and returns its value in the plain Python type. An error message says
+what was expected, what was received and, where it is short, what to do.
 """
 
 import math
 import numbers
 import os
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
+from keras_wake.utils.types import Array
 
 
 def name_and_value(kwargs: dict[str, Any]) -> tuple[str, Any]:
@@ -45,37 +47,36 @@ def real(hint: str = "", **kwargs: Any) -> float:
 
 def positive(hint: str = "", **kwargs: Any) -> float:
     """A real number above 0."""
-    name, value = name_and_value(kwargs)
-    number = real(hint, **kwargs)
-    if number <= 0:
-        raise _fail(name, "greater than 0", value, hint)
-    return number
+    return _real_if(lambda x: x > 0, "greater than 0", hint, kwargs)
 
 
 def not_negative(hint: str = "", **kwargs: Any) -> float:
     """A real number of at least 0."""
-    name, value = name_and_value(kwargs)
-    number = real(hint, **kwargs)
-    if number < 0:
-        raise _fail(name, "at least 0", value, hint)
-    return number
+    return _real_if(lambda x: x >= 0, "at least 0", hint, kwargs)
 
 
 def fraction(hint: str = "", **kwargs: Any) -> float:
     """A real number of at least 0 and below 1."""
-    name, value = name_and_value(kwargs)
-    number = real(hint, **kwargs)
-    if not 0 <= number < 1:
-        raise _fail(name, "at least 0 and below 1", value, hint)
-    return number
+    expected = "at least 0 and below 1"
+    return _real_if(lambda x: 0 <= x < 1, expected, hint, kwargs)
 
 
 def in_range(low: float, high: float, hint: str = "", **kwargs: Any) -> float:
     """A real number in the closed interval [low, high]."""
-    name, value = name_and_value(kwargs)
+    expected = f"between {low:g} and {high:g}"
+    return _real_if(lambda x: low <= x <= high, expected, hint, kwargs)
+
+
+def _real_if(
+    holds: Callable[[float], bool],
+    expected: str,
+    hint: str,
+    kwargs: dict[str, Any],
+) -> float:
     number = real(hint, **kwargs)
-    if not low <= number <= high:
-        raise _fail(name, f"between {low:g} and {high:g}", value, hint)
+    if not holds(number):
+        name, value = name_and_value(kwargs)
+        raise _fail(name, expected, value, hint)
     return number
 
 
@@ -93,7 +94,7 @@ def integer(minimum: int, hint: str = "", **kwargs: Any) -> int:
 
 
 def seed(**kwargs: Any) -> int:
-    """A whole number from 0 to 2³² − 1, no two of which mean the same."""
+    """A whole number from 0 to 2³² − 1; each is another seed."""
     name, value = name_and_value(kwargs)
     number = integer(0, **kwargs)
     if number >= 2**32:
@@ -107,7 +108,7 @@ def seed(**kwargs: Any) -> int:
 
 
 def boolean(hint: str = "", **kwargs: Any) -> bool:
-    """True or False, and nothing that merely counts as one of them."""
+    """True or False, not 1 or 0."""
     name, value = name_and_value(kwargs)
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(
@@ -117,16 +118,17 @@ def boolean(hint: str = "", **kwargs: Any) -> bool:
     return bool(value)
 
 
-def one_of(allowed: Any, hint: str = "", **kwargs: Any) -> Any:
+def one_of(allowed: Iterable, hint: str = "", **kwargs: Any) -> Any:
     """One of the values in `allowed`."""
     name, value = name_and_value(kwargs)
-    if value not in tuple(allowed):
+    allowed = tuple(allowed)
+    if value not in allowed:
         names = ", ".join(repr(item) for item in allowed)
         raise _fail(name, f"one of {names}", value, hint)
     return value
 
 
-def floats(**kwargs: Any) -> np.ndarray:
+def floats(**kwargs: Any) -> Array:
     """An array of numbers, or what can be one, as float64."""
     name, value = name_and_value(kwargs)
     try:
@@ -179,8 +181,8 @@ def list_of_names(class_names: Any) -> list[str]:
         else str(name)
         for name in class_names
     ]
-    # Bytes of a folder's name that are no UTF-8 are shown by their numbers:
-    # neither a terminal nor a figure could take them.
+    # Bytes that are no UTF-8 are shown by their numbers, because neither a
+    # terminal nor a figure can show them.
     return [name.encode("utf-8", "backslashreplace").decode() for name in names]
 
 
