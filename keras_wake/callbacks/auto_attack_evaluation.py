@@ -12,8 +12,10 @@ from keras import ops
 
 from keras_wake.attacks import Attack
 from keras_wake.checkpoint import files
-from keras_wake.data import batching
-from keras_wake.data import input_checks
+from keras_wake.data.batches import check_reusable
+from keras_wake.data.batches import checked_batch
+from keras_wake.data.batches import iterate_batches
+from keras_wake.data.classifier import image_shape
 from keras_wake.evaluation import autoattack
 from keras_wake.evaluation import checks as reliability
 from keras_wake.evaluation import ReliabilityWarning
@@ -100,7 +102,7 @@ class AutoAttackEvaluation(keras.callbacks.Callback):
         verbose: int = 0,
     ) -> None:
         super().__init__()
-        batching.check_reusable("AutoAttackEvaluation", data)
+        check_reusable("AutoAttackEvaluation", data)
         self.data = data
         self.every = validate.integer(1, every=every)
         self.samples = validate.integer(1, samples=samples)
@@ -153,12 +155,12 @@ class AutoAttackEvaluation(keras.callbacks.Callback):
         num_classes = self.model.num_classes
         validate.names_of_classes(self.class_names, num_classes)
         listed = self._listed()
-        batching.checked_batch(
+        checked_batch(
             *self._images,
             num_classes,
             listed[0].attack.bounds,
             "of `AutoAttackEvaluation`",
-            input_checks.image_shape(self.model.classifier),
+            image_shape(self.model.classifier),
         )
         for named in listed:
             named.check_image_shape(self._images[0].shape[1:])
@@ -277,7 +279,7 @@ def first_images(data: Any, count: int) -> tuple[np.ndarray, np.ndarray]:
     """The first images and labels of data, as arrays."""
     images: list[np.ndarray] = []
     labels: list[np.ndarray] = []
-    for x, y in batching.batches(data, count):
+    for x, y in iterate_batches(data, count):
         images.append(ops.convert_to_numpy(x))
         labels.append(ops.convert_to_numpy(y))
         if sum(map(len, images)) >= count:

@@ -18,6 +18,7 @@ from keras_wake.models import pytorch_hints
 from keras_wake.models.pytorch_file import state_dict
 from keras_wake.models.pytorch_file import to_numpy
 from keras_wake.utils.types import Array
+from keras_wake.wake_model import WakeModel
 
 PYTORCH_NAMES = {
     "kernel": "weight",
@@ -114,7 +115,7 @@ def load_pytorch_weights(
             "`model` must be a network of `keras_wake.models`. Received: "
             f"model={model!r} (of type {type(model).__name__})."
         )
-    if hasattr(model, "robust_classifier"):
+    if isinstance(model, WakeModel):
         raise TypeError(
             "`model` must be one network, and a `WakeModel` holds two. Load "
             "the checkpoint into the classifier before the `WakeModel` is "
