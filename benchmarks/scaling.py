@@ -6,9 +6,8 @@
 It only computes: it measures nothing, imports no framework, and prints the same
 numbers for the same flags. Parameters and multiply-adds are counted layer by
 layer. The speeds of devices and links are assumptions, which are flags. The
-defaults
-describe NVIDIA A100 (SXM): 156 TFLOP/s in TF32, which TensorFlow uses there
-for float32, and 300 GB/s of NVLink in each direction. `docs/scaling.md`
+defaults describe NVIDIA A100 (SXM): 156 TFLOP/s in TF32, which TensorFlow uses
+there for float32, and 300 GB/s of NVLink in each direction. `docs/scaling.md`
 explains the results.
 
 The step. The unit is a forward pass. A backward pass costs one unit for the

@@ -86,35 +86,24 @@ class Candidates:
         compared, not all K².
         """
         unit = unit_vectors(means.result())
-        i, j, cosines = self._pairs_of_batch(batch, unit)
-        present = set(batch.labels.tolist())
-        kept = [pair for pair in self.kept if pair[0] not in present]
-        if kept:
-            first, second = np.array(kept).T
-            i, j = np.append(i, first), np.append(j, second)
-            more = (unit[first] * unit[second]).sum(axis=1)
-            cosines = np.append(cosines, np.nan_to_num(more, nan=-1.0))
+        rows = np.union1d(batch.labels, [i for i, _ in self.kept]).astype(int)
+        # Some classes may not have been seen yet.
+        cosines = np.nan_to_num(unit[rows] @ unit.T, nan=-1.0).clip(-1.0, 1.0)
+        has_images = np.zeros(cosines.shape, bool)
+        has_images[np.isin(rows, batch.labels)] = True
+        for i, j in self.kept:
+            has_images[np.searchsorted(rows, i), j] = True
+        # A class is not paired with itself.
+        has_images[np.arange(len(rows)), rows] = False
+        places = np.flatnonzero(has_images)
+        cosines = cosines.ravel()[places]
+        largest = indices_of_largest(cosines, self.most_pairs)
+        places, cosines = places[largest], cosines[largest]
+        i, j = rows[places // len(unit)], places % len(unit)
         # By cosine, then by confusion, then by the class numbers.
         order = np.lexsort((j, i, -confusion[i, j], -cosines))
         order = order[: self.most_pairs]
         return list(zip(i[order].tolist(), j[order].tolist(), strict=True))
-
-    def _pairs_of_batch(
-        self, batch: Batch, unit: Array
-    ) -> tuple[Array, Array, Array]:
-        """The pairs (i, j) with an image of i in the batch, and their cosines.
-
-        Only those of the largest cosines, ties included.
-        """
-        rows = np.unique(batch.labels)
-        # Some classes may not have been seen yet.
-        known = np.nan_to_num(unit[rows] @ unit.T, nan=-1.0).clip(-1.0, 1.0)
-        # A class is not paired with itself.
-        known[np.arange(len(rows)), rows] = -np.inf
-        places = indices_of_largest(known.ravel(), self.most_pairs)
-        places = places[np.isfinite(known.ravel()[places])]
-        i, j = rows[places // len(unit)], places % len(unit)
-        return i, j, known.ravel()[places]
 
     def _updated(
         self, pair: Pair, batch: Batch, images: tuple[Array, Array]

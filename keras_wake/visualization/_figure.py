@@ -17,6 +17,7 @@ import numpy as np
 
 from keras_wake.checkpoint.files import written_aside
 from keras_wake.utils import validate
+from keras_wake.utils.types import Array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -124,8 +125,8 @@ def look_of(number: int) -> Look:
 
 def draw_curve(
     panel: Axes,
-    x: np.ndarray,
-    y: np.ndarray,
+    x: Sequence[float] | Array,
+    y: Sequence[float] | Array,
     label: str,
     look: Look,
     linewidth: float = 1.4,
@@ -144,7 +145,7 @@ def draw_curve(
     )
 
 
-def draw_image(panel: Axes, image: np.ndarray) -> None:
+def draw_image(panel: Axes, image: Array) -> None:
     """An image (H, W, C) in [0, 1] with one or three channels."""
     grey = image.shape[-1] == 1
     panel.imshow(

@@ -136,16 +136,13 @@ def _draw_bars(
     places = np.arange(len(names))
     colors = [_figure.SKY] * len(names)
     colors[0], colors[-1] = _figure.GREY, _figure.BLUE
-    panel.bar(places, shares, color=colors, width=0.7)
-    whiskers = np.abs(ends.T - shares)
-    panel.errorbar(
+    panel.bar(
         places,
         shares,
-        yerr=whiskers,
-        fmt="none",
-        ecolor="0.15",
-        elinewidth=1,
-        capsize=3,
+        color=colors,
+        width=0.7,
+        yerr=np.abs(ends.T - shares),
+        error_kw={"ecolor": "0.15", "elinewidth": 1, "capsize": 3},
     )
     for place, share, (_, high) in zip(places, shares, ends, strict=True):
         panel.annotate(

@@ -88,6 +88,11 @@ def plot_synthetic(
             "`model` must be a `keras_wake.theory.SyntheticModel`. "
             f"Received: model={model!r}."
         )
+    if label_smoothing == 0:
+        raise ValueError(
+            "`label_smoothing` must be greater than 0: the curves would be "
+            f"the same. Received: label_smoothing={label_smoothing!r}."
+        )
     end = model.mu / 2
     marks = [
         _figure.Mark(radius, f"$\\varepsilon_{n}$ = {radius:.3g}", ha)
@@ -97,11 +102,6 @@ def plot_synthetic(
         )
         if radius < end
     ]
-    if label_smoothing == 0:
-        raise ValueError(
-            "`label_smoothing` must be greater than 0: the curves would be "
-            f"the same. Received: label_smoothing={label_smoothing!r}."
-        )
     if not isinstance(points, (Mapping, type(None))):
         raise TypeError(
             "`points` must be a dictionary of names and arrays (P, 3). "
@@ -138,23 +138,13 @@ def _check_points(name: str, value: Tensor) -> Array:
 def _draw_curves(panel: _figure.Axes, model: Optimum, beta: float) -> None:
     # The theorems hold below mu / 2 only.
     radii = np.linspace(0, model.mu / 2, CURVE_POINTS, endpoint=False)
-    for smoothing, label, color, style in (
-        (0.0, "$w_2^*$, no label smoothing", _figure.BLUE, "-"),
-        (
-            beta,
-            f"$w_2^{{\\mathrm{{LS}}}}$, $\\beta$ = {beta:g}",
-            _figure.VERMILLION,
-            "--",
-        ),
+    smoothed = f"$w_2^{{\\mathrm{{LS}}}}$, $\\beta$ = {beta:g}"
+    for number, (smoothing, label) in enumerate(
+        ((0.0, "$w_2^*$, no label smoothing"), (beta, smoothed))
     ):
-        panel.plot(
-            radii,
-            [model.optimal_weights(e, smoothing)[1] for e in radii],
-            label=label,
-            color=color,
-            linestyle=style,
-            linewidth=1.5,
-        )
+        w2 = [model.optimal_weights(e, smoothing)[1] for e in radii]
+        look = _figure.look_of(number)
+        _figure.draw_curve(panel, radii, w2, label, look, linewidth=1.5)
 
 
 def _draw_points(panel: _figure.Axes, rows: Mapping[str, Array]) -> None:
