@@ -13,7 +13,6 @@ from keras_wake.checkpoint import run_record
 from keras_wake.checkpoint import snapshot
 from keras_wake.checkpoint import variable_keys
 from keras_wake.checkpoint.backup_folder import BackupFolder
-from keras_wake.checkpoint.backup_folder import BAD_STATE_ERRORS
 from keras_wake.checkpoint.lock import in_use_error
 from keras_wake.training.session import FitSession
 from keras_wake.utils import validate
@@ -201,27 +200,21 @@ class BackupAndRestore(keras.callbacks.Callback):
                 f"or {self._folder.how_to_start_over}."
             )
         self._check(model, self._found, self._record)
+        self._pairs = callback_states.match_callbacks(
+            state["record"]["callbacks"], self._record["callbacks"]
+        )
         self._stopped = self._has_stopped(state, session.epochs)
         return session.epochs if self._stopped else epoch
 
     def _has_stopped(self, state: Config, epochs: int) -> bool:
         """Whether a callback stopped the run, and this `fit` does not go on."""
-        given = self._record["callbacks"]
-        with self._folder.explaining_errors("of the callbacks"):
-            self._pairs = callback_states.match_callbacks(
-                state["record"]["callbacks"], given
-            )
-            return (
-                state["stopped"]
-                and epochs <= state["epochs"]
-                and (
-                    self.delete_checkpoint
-                    or bool(callback_states.stoppers(state))
-                )
-                and not callback_states.stopper_has_changed(
-                    state, given, self._pairs
-                )
-            )
+        if not state["stopped"] or epochs > state["epochs"]:
+            return False
+        if callback_states.stopper_has_changed(
+            state, self._record["callbacks"], self._pairs
+        ):
+            return False
+        return self.delete_checkpoint or bool(callback_states.stoppers(state))
 
     def after_fit(self, session: FitSession) -> None:
         """Unlocks the folder."""
@@ -248,11 +241,9 @@ class BackupAndRestore(keras.callbacks.Callback):
         self._warn_of_other_settings(state, words)
         data = self._data_with_state()
         if data is not None and state["data"] is not None:
-            with self._folder.explaining_errors("of the data"):
-                data.set_state(state["data"])
+            data.set_state(state["data"])
         if state["random"] is not None:
-            with self._folder.explaining_errors("of the random numbers"):
-                backend.set_random_state(state["random"])
+            backend.set_random_state(state["random"])
         if self._stopped:
             self._warn_that_nothing_is_left(
                 f"was stopped by one of its callbacks after epoch "
@@ -339,13 +330,11 @@ class BackupAndRestore(keras.callbacks.Callback):
     ) -> None:
         """Refuses the backup of another network or optimizer."""
         state, values = found
-        saved = state["record"]
-        with self._folder.explaining_errors("of the run"):
-            words = run_record.refusals(saved, current)
+        words = run_record.refusals(state["record"], current)
         try:
-            keys = saved["variables"]
+            keys = state["record"]["variables"]
             variable_keys.check(model, variable_keys.by_key(values, keys))
-        except BAD_STATE_ERRORS as error:
+        except ValueError as error:
             words.insert(0, str(error))
         if words:
             raise self._misfit("; ".join(w.rstrip(".") for w in words) + ".")
@@ -363,17 +352,16 @@ class BackupAndRestore(keras.callbacks.Callback):
         state, values = found
         try:
             return run_record.restore(model, values, state["record"])
-        except BAD_STATE_ERRORS as error:
+        except ValueError as error:
             raise self._misfit(str(error)) from error
 
     def _warn_of_other_settings(self, state: Config, words: list[str]) -> None:
         """Names each setting that differs, with both values."""
         current = {"settings": self._settings, "record": self._record}
-        with self._folder.explaining_errors("of the run"):
-            # Other workers have no callbacks that write.
-            words += run_record.differences(
-                state, current, self._pairs, self.model.is_chief
-            )
+        # Other workers have no callbacks that write.
+        words += run_record.differences(
+            state, current, self._pairs, self.model.is_chief
+        )
         if words:
             warnings.warn(
                 f"The backup {self._folder.newest} was made with other "

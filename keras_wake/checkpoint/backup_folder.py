@@ -3,7 +3,6 @@
 import contextlib
 import os
 import pathlib
-from collections.abc import Iterator
 
 import keras
 import numpy as np
@@ -15,18 +14,10 @@ from keras_wake.utils.types import Config
 
 # What a backup holds beside the values of variables.
 _ENTRIES = {
+    *("epoch", "epochs", "stopped", "record"),
     *("callbacks", "data", "random", "settings"),
-    *("record", "epochs", "stopped"),
 }
 _RECORD = {"graphs", "variables"}
-# Errors of code that uses a state which is not what it was.
-BAD_STATE_ERRORS = (
-    AttributeError,
-    IndexError,
-    KeyError,
-    TypeError,
-    ValueError,
-)
 
 
 class BackupFolder:
@@ -110,36 +101,13 @@ class BackupFolder:
             state, values = archive.read(path)
         except FileNotFoundError:  # Renamed in between.
             return None
-        what, epoch = None, state.get("epoch")
-        if type(epoch) is not int or epoch < 1:
-            what = f"its number of epochs is {epoch!r}"
-        elif not _ENTRIES <= set(state) or not _RECORD <= set(state["record"]):
-            what = "entries are missing, or an older keras-wake has written it"
-        if what is not None:
+        if not _ENTRIES <= set(state) or not _RECORD <= set(state["record"]):
             raise ValueError(
-                f"The file {path} is no backup of a run: {what}. Delete it to "
+                f"The file {path} is no backup of a run, or an older "
+                "keras-wake has written it: entries are missing. Delete it to "
                 "start from the beginning."
             )
         return state, values
-
-    @contextlib.contextmanager
-    def explaining_errors(self, part: str) -> Iterator[None]:
-        """Turns errors of an edited state into one that names the file.
-
-        Args:
-            part: Whose state is used, for the message.
-
-        Raises:
-            ValueError: If it cannot be used.
-        """
-        try:
-            yield
-        except BAD_STATE_ERRORS as error:
-            raise ValueError(
-                f"The state {part} in the backup {self.newest} cannot be "
-                f"used: {error!r}. To start from the beginning, "
-                f"{self.how_to_start_over}."
-            ) from error
 
     def write(self, state: Config, values: list[np.ndarray]) -> None:
         """Writes a backup in place of the one that is there.

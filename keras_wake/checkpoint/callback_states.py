@@ -25,6 +25,14 @@ from keras_wake.utils.types import Json
 _OUTPUT_ARGUMENTS = (
     *("filepath", "filename", "log_dir", "path", "class_names", "verbose"),
 )
+# What a `set_state` raises that is given the state of another version.
+_BAD_STATE_ERRORS = (
+    AttributeError,
+    IndexError,
+    KeyError,
+    TypeError,
+    ValueError,
+)
 # Callbacks that neither change nor stop a run.
 _PASSIVE = ("InputGuard", "History", "ProgbarLogger")
 _ATTRIBUTES: dict[type[Callback], tuple[str, ...]] = {
@@ -109,10 +117,16 @@ def restore_states(
     for number, callback in enumerate(callbacks):
         name = type(callback).__name__
         if number in pairs:
-            with folder.explaining_errors(f"of `{name}`"):
-                found = state["callbacks"][pairs[number]][1]
+            found = state["callbacks"][pairs[number]][1]
+            try:
                 if found is not None:
                     set_state(callback, found, state["epoch"])
+            except _BAD_STATE_ERRORS as error:
+                raise ValueError(
+                    f"The state of `{name}` in the backup {folder.newest} "
+                    f"cannot be used: {error!r}. To start from the beginning, "
+                    f"{folder.how_to_start_over}."
+                ) from error
         elif state_of(callback) is not None:
             pairs[number] = -1
             what = (

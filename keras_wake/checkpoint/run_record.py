@@ -140,10 +140,10 @@ def restore(
     saved = variable_keys.by_key(values, record["variables"])
     optimizer = model.optimizer
     rate, first_rate = _learning_rate(optimizer), record["learning_rate"]
+    words = _restore_variables(model, saved, record)
     saved_rate = None
     if variable_keys.RATE in saved:
         saved_rate = float(np.ravel(saved[variable_keys.RATE])[0])
-    words = _restore_variables(model, saved, record)
     # In the process that was interrupted, the optimizer of the script still
     # has the rate of the backup.
     if rate in (first_rate, saved_rate):

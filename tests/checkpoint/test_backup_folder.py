@@ -4,9 +4,6 @@ import io
 import json
 import os
 import pathlib
-import shutil
-import subprocess
-import sys
 import zipfile
 
 import keras
@@ -15,7 +12,6 @@ import pytest
 
 import keras_wake as kw
 from keras_wake.checkpoint import archive
-from keras_wake.checkpoint.lock import FileLock
 
 SHAPE = (4, 4, 1)
 
@@ -129,103 +125,6 @@ def test_two_runs_in_one_folder_are_refused(tmp_path):
     fit(tmp_path / "other")
 
 
-HOLDER = """
-import pathlib, sys, time
-from keras_wake.checkpoint.lock import FileLock
-lock = FileLock(pathlib.Path(sys.argv[1]))
-print(lock.acquire(), flush=True)
-time.sleep(100)
-"""
-
-
-def test_lock_of_another_process_is_freed_by_its_kill(tmp_path):
-    path = tmp_path / "lock"
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE
-    )
-    try:
-        assert holder.stdout.readline().strip() == b"True"
-        lock = FileLock(path)
-        assert not lock.acquire()
-    finally:
-        holder.kill()
-        holder.wait()
-    assert lock.acquire()
-    assert not FileLock(path).acquire()
-    lock.release()
-    assert not path.exists()
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
-def test_lock_is_not_held_by_a_forked_child(tmp_path):
-    lock = FileLock(tmp_path / "lock")
-    assert lock.acquire()
-    read, write = os.pipe()
-    child = os.fork()
-    if not child:
-        # As a data loader that survives: it holds the file open.
-        os.close(write)
-        os.read(read, 1)
-        os._exit(0)
-    try:
-        lock.release(keep_file=True)
-        assert lock.acquire()
-    finally:
-        os.close(write)
-        os.waitpid(child, 0)
-        os.close(read)
-        lock.release()
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
-def test_lock_of_a_killed_process_is_not_held_by_its_child(tmp_path):
-    path = tmp_path / "lock"
-    end, hold = os.pipe()
-    ready, tell = os.pipe()
-    holder = os.fork()
-    if not holder:
-        FileLock(path).acquire()
-        if os.fork():
-            os.read(ready, 1)
-            os._exit(0)
-        os.close(hold)
-        os.write(tell, b"1")
-        os.read(end, 1)  # Until the test is over.
-        os._exit(0)
-    try:
-        os.waitpid(holder, 0)
-        lock = FileLock(path)
-        assert lock.acquire()
-        lock.release()
-    finally:
-        for descriptor in (end, hold, ready, tell):
-            os.close(descriptor)
-
-
-def test_lock_outlives_a_copy_of_the_folder(tmp_path):
-    pytest.importorskip("fcntl")
-    script = """
-import fcntl, sys
-try:
-    fcntl.flock(open(sys.argv[1]), fcntl.LOCK_EX | fcntl.LOCK_NB)
-except BlockingIOError:
-    print("in use")
-"""
-    lock = FileLock(tmp_path / "a" / "lock")
-    (tmp_path / "a").mkdir()
-    assert lock.acquire()
-    shutil.copytree(tmp_path / "a", tmp_path / "b")
-    # In this process the second lock would be refused in any case.
-    other = subprocess.run(
-        [sys.executable, "-c", script, str(lock.path)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    lock.release()
-    assert other.stdout.strip() == "in use"
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """The content of a backup."""
@@ -252,26 +151,9 @@ def restart(folder, content):
     fit(folder, stopping, epochs=1)
 
 
-@pytest.mark.parametrize("epoch", [-5, 0, "3", 1.5, None, True])
-def test_edited_number_of_epochs_is_refused(finished, tmp_path, epoch):
-    with pytest.raises(ValueError, match=r"no backup of a run: .*Delete it to"):
-        restart(tmp_path, edited(finished, epoch=epoch))
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"callbacks": 3},
-        {"callbacks": [["History"]]},
-        {"record": {}},
-        {"record": []},
-        {"settings": 5},
-        {"callbacks": [["InputGuard", None], ["EarlyStopping", {"x": 1}]]},
-    ],
-)
-def test_edited_state_is_one_clear_error(finished, tmp_path, changes):
-    with pytest.raises(ValueError, match=r"no backup of a run|cannot be used"):
-        restart(tmp_path, edited(finished, **changes))
+def test_file_that_is_no_backup_is_refused(finished, tmp_path):
+    with pytest.raises(ValueError, match=r"no backup of a run.*Delete it to"):
+        restart(tmp_path, edited(finished, record={}))
 
 
 def test_state_of_a_callback_that_was_edited(finished, tmp_path):
@@ -280,38 +162,6 @@ def test_state_of_a_callback_that_was_edited(finished, tmp_path):
     found = [[n, {"x": 1} if n == "History" else s] for n, s in callbacks]
     with pytest.raises(ValueError, match=r"of `History` in .* cannot be used"):
         restart(tmp_path, edited(finished, callbacks=found))
-
-
-def part_of(state, *keys):
-    for key in keys:
-        state = state[key]
-    return state
-
-
-@pytest.mark.parametrize(
-    "place, value",
-    [
-        (("record", "layers", 0, "given"), 1e30),
-        (("record", "layers", 0, "more"), "x"),
-        (("record", "layers", 0, "type"), []),
-        (("record", "graphs", 0), 5),
-        (("record", "graphs", 0, 0, "given"), 5),
-        (("record", "variables"), ["weight 0"]),
-        (("record", "variables", 0), {}),
-        (("record", "hyperparameters"), []),
-        (("record", "callbacks", 1, 0), {}),
-        (("record", "callbacks", 1, 1), "x"),
-        (("record", "callbacks", 1, 1), None),
-    ],
-)
-def test_any_edited_part_is_one_clear_error(finished, tmp_path, place, value):
-    with np.load(io.BytesIO(finished)) as file:
-        state = json.loads(file["state"].tobytes())
-    part_of(state, *place[:-1])[place[-1]] = value
-    with pytest.raises(
-        ValueError, match=r"no backup of a run|cannot be used|does not fit"
-    ):
-        restart(tmp_path, edited(finished, **state))
 
 
 def test_values_of_other_shapes_are_refused(finished, tmp_path):
