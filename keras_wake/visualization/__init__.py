@@ -11,13 +11,13 @@ from keras_wake.visualization.adversarial_examples import (
 )
 from keras_wake.visualization.class_report import plot_class_report
 from keras_wake.visualization.class_report import plot_shared_pairs
-from keras_wake.visualization.comparison import plot_comparison
 from keras_wake.visualization.correlation_matrix import (
     plot_correlation_difference,
 )
 from keras_wake.visualization.correlation_matrix import plot_correlation_matrix
 from keras_wake.visualization.correlation_strip import plot_correlation_strip
-from keras_wake.visualization.history import plot_history
+from keras_wake.visualization.curves import plot_comparison
+from keras_wake.visualization.curves import plot_history
 from keras_wake.visualization.robustness import plot_epsilon_sweep
 from keras_wake.visualization.robustness import plot_robustness_report
 from keras_wake.visualization.synthetic import plot_synthetic
