@@ -15,8 +15,8 @@ class Schedule:
 
     A schedule of your own defines `__call__(t)`, the weight λ_t in epoch t,
     counted from 1. It may override `averages(t)`, and `largest_weight` where
-    that is below 1. One that depends on what happens in training returns a
-    `Progress` of its own from `start()`.
+    that is below 1. One that follows the training overrides `start()`, and
+    returns an object with a state of its own for each training.
 
     Example:
 
@@ -28,10 +28,8 @@ class Schedule:
     ```
     """
 
-    @property
-    def largest_weight(self) -> float:
-        """The largest weight that any epoch may have."""
-        return 1.0
+    # The ramp that was found in a training, where one is looked for.
+    ramp: "DistillationRamp | None" = None
 
     def __call__(self, t: int) -> float:
         """The weight λ_t, from 0 to 1, in epoch `t`, counted from 1."""
@@ -44,6 +42,11 @@ class Schedule:
         """Whether the teacher is averaged in epoch `t`; else it is frozen."""
         return True
 
+    @property
+    def largest_weight(self) -> float:
+        """The largest weight that any epoch may have."""
+        return 1.0
+
     def check_fit(self, epochs: int | None, has_validation: bool) -> None:
         """Raises or warns, at the start of `fit`, if it does not suit.
 
@@ -53,41 +56,11 @@ class Schedule:
             has_validation: Whether it has validation data.
         """
 
-    def start(self) -> "Progress":
-        """The state of one training with this schedule, at its start."""
-        return Progress(self)
+    def start(self) -> "Schedule":
+        """The schedule of one training: itself, where it has no state."""
+        return self
 
-    def get_config(self) -> Config:
-        """The arguments of the constructor."""
-        return {}
-
-    @classmethod
-    def from_config(cls, config: Config) -> "Schedule":
-        """Makes the schedule again from `get_config()`."""
-        return cls(**config)
-
-
-class Progress:
-    """How far one training has come in its schedule.
-
-    This one has no state: the schedule knows all weights in advance.
-    """
-
-    # The ramp that was found in this training, if its schedule looks for one.
-    ramp: "DistillationRamp | None" = None
-
-    def __init__(self, schedule: Schedule) -> None:
-        self.schedule = schedule
-
-    def weight(self, t: int) -> float:
-        """The weight λ_t in epoch `t`."""
-        return self.schedule(t)
-
-    def averages(self, t: int) -> bool:
-        """Whether the teacher is averaged in epoch `t`."""
-        return self.schedule.averages(t)
-
-    def end_epoch(
+    def after_epoch(
         self, t: int, teacher: keras.Model, accuracy: float | None
     ) -> None:
         """Called after epoch `t`; may change the teacher.
@@ -98,7 +71,7 @@ class Progress:
             accuracy: Its robust accuracy in validation, `None` without one.
         """
 
-    def end_fit(self, t: int | None, teacher: keras.Model) -> None:
+    def after_fit(self, t: int | None, teacher: keras.Model) -> None:
         """Called when `fit` ends; may change the teacher.
 
         Args:
@@ -107,11 +80,20 @@ class Progress:
         """
 
     def get_state(self) -> dict[str, Any]:
-        """What `BackupAndRestore` keeps."""
+        """What `BackupAndRestore` keeps of one training."""
         return {}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Goes on from what `get_state` has returned."""
+
+    def get_config(self) -> Config:
+        """The arguments of the constructor."""
+        return {}
+
+    @classmethod
+    def from_config(cls, config: Config) -> "Schedule":
+        """Makes the schedule again from `get_config()`."""
+        return cls(**config)
 
 
 class NoDistillation(Schedule):
@@ -311,7 +293,7 @@ class AdaptiveRamp(Schedule):
                 "`validation_data=`, held out of the training images."
             )
 
-    def start(self) -> Progress:
+    def start(self) -> Schedule:
         """A search for t_s that has not begun."""
         return _Search(self)
 
@@ -340,18 +322,16 @@ class AdaptiveRamp(Schedule):
         }
 
 
-class _Search(Progress):
-    """Looks for the epoch in which the teacher stops to become better."""
-
-    schedule: AdaptiveRamp
+class _Search(Schedule):
+    """Looks for t_s: the epoch in which the teacher stops getting better."""
 
     def __init__(self, schedule: AdaptiveRamp) -> None:
-        super().__init__(schedule)
+        self.schedule = schedule
         self._best = -1.0
         self._best_teacher: list[Array] = []
         self._waited = 0
 
-    def weight(self, t: int) -> float:
+    def __call__(self, t: int) -> float:
         """0 until the ramp is found."""
         return 0.0 if self.ramp is None else self.ramp(t)
 
@@ -359,7 +339,7 @@ class _Search(Progress):
         """Until the ramp is found."""
         return self.ramp is None
 
-    def end_epoch(
+    def after_epoch(
         self, t: int, teacher: keras.Model, accuracy: float | None
     ) -> None:
         """Keeps the best teacher; the ramp may begin."""
@@ -378,7 +358,7 @@ class _Search(Progress):
                 teacher.set_weights(self._best_teacher)
             self._best_teacher = []
 
-    def end_fit(self, t: int | None, teacher: keras.Model) -> None:
+    def after_fit(self, t: int | None, teacher: keras.Model) -> None:
         """Puts the best teacher back, with a warning, if no ramp began."""
         # A run that is restored after its last epoch trains none (t is None).
         ramp = self.ramp

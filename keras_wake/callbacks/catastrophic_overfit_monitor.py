@@ -7,6 +7,7 @@ accuracy shows it.
 """
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -18,8 +19,12 @@ from keras_wake.attacks import FGSM
 from keras_wake.attacks import PGD
 from keras_wake.backend.numerics import hits
 from keras_wake.checkpoint import snapshot
+from keras_wake.data.arrays import one_hot_labels
 from keras_wake.data.batches import iterate_batches
 from keras_wake.utils import validate
+from keras_wake.utils.types import Array
+from keras_wake.utils.types import Dataset
+from keras_wake.utils.types import Tensor
 
 
 class CatastrophicOverfitMonitor(keras.callbacks.Callback):
@@ -69,14 +74,14 @@ class CatastrophicOverfitMonitor(keras.callbacks.Callback):
 
     def __init__(
         self,
-        data: Any = None,
+        data: Dataset = None,
         samples: int = 256,
         every: str | int = "epoch",
         action: str = "warn",
         gap: float = 0.25,
         ratio: float = 0.5,
-        single_step: Any = None,
-        multi_step: Any = None,
+        single_step: Callable[..., Tensor] | None = None,
+        multi_step: Callable[..., Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.data = data
@@ -98,7 +103,7 @@ class CatastrophicOverfitMonitor(keras.callbacks.Callback):
             )
         self.ratio = validate.in_range(0, 1, ratio=ratio)
         for name, attack in ("single", single_step), ("multi", multi_step):
-            # Any function of the same arguments will do, but no class.
+            # A function of the same arguments is allowed, a class is not.
             if attack is not None and (
                 not callable(attack) or isinstance(attack, type)
             ):
@@ -114,15 +119,17 @@ class CatastrophicOverfitMonitor(keras.callbacks.Callback):
     def _forget(self) -> None:
         self.history: list[dict[str, Any]] = []
         self.collapsed = False
-        self._good: list[np.ndarray] | None = None
+        self._good: list[Array] | None = None
         self._epoch = 0
         self._step = 0
         self._next_check = 0
 
-    def set_model(self, model: Any) -> None:
+    def set_model(self, model: keras.Model) -> None:
         """Takes the threat model of the training attack."""
+        from keras_wake.wake_model import WakeModel
+
         super().set_model(model)
-        if not hasattr(model, "eval_attack"):
+        if not isinstance(model, WakeModel):
             raise TypeError(
                 "`CatastrophicOverfitMonitor` works with "
                 "`keras_wake.WakeModel`. Received: a model of type "
@@ -166,10 +173,6 @@ class CatastrophicOverfitMonitor(keras.callbacks.Callback):
                 break
         self._x = np.concatenate(images)[: self.samples]
         self._y = np.concatenate(labels)[: self.samples]
-        classes = self._y.reshape(len(self._y), -1)
-        if classes.shape[1] > 1:
-            classes = classes.argmax(axis=1)
-        self._classes = classes.reshape(-1)
         self._next_check = self._interval or 0
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -270,11 +273,11 @@ class CatastrophicOverfitMonitor(keras.callbacks.Callback):
             stacklevel=2,
         )
 
-    def _accuracy(self, attack: Any) -> float:
+    def _accuracy(self, attack: Callable[..., Tensor]) -> float:
         adversarial = attack(self.model.classifier, self._x, self._y, seed=0)
         logits = self.model.classifier(adversarial, training=False)
-        labels = ops.one_hot(self._classes, logits.shape[-1])
+        labels = one_hot_labels(self._y, logits.shape[-1])
         right = int(np.sum(backend.to_numpy(hits(labels, logits))))
-        # The chief's, as batch norm may differ between processes, and all
-        # have to decide alike.
-        return float(self.model.of_all_processes(right)[0]) / len(self._classes)
+        # Batch norm may differ between processes, and all must decide alike:
+        # so the number of the chief counts.
+        return float(self.model.of_all_processes(right)[0]) / len(self._y)

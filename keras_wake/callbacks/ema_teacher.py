@@ -9,7 +9,7 @@ from keras_wake import backend
 from keras_wake.callbacks._average import TeacherAverage
 from keras_wake.schedules import DistillationRamp
 from keras_wake.schedules import NoDistillation
-from keras_wake.schedules import Progress
+from keras_wake.schedules import Schedule
 from keras_wake.training import averaging
 from keras_wake.utils import validate
 from keras_wake.utils.types import Dataset
@@ -94,24 +94,23 @@ class EMATeacher(TeacherAverage):
             )
         self.warmup = validate.boolean(warmup=warmup)
         self._last_epoch: int | None = None
-        self._progress: Progress = NoDistillation().start()
-        self._model_of_progress: keras.Model | None = None
+        self._schedule: Schedule = NoDistillation()
+        self._scheduled_model: keras.Model | None = None
 
     @property
     def ramp(self) -> DistillationRamp | None:
         """The ramp that an `AdaptiveRamp` has found, else `None`."""
-        return self._progress.ramp
+        return self._schedule.ramp
 
     def set_model(self, model: keras.Model) -> None:
         """Switches the teacher on, before the step is compiled."""
         super().set_model(model)
-        if model is not self._model_of_progress:
+        if model is not self._scheduled_model:
             self._start_schedule()
 
     def _start_schedule(self) -> None:
-        self._model_of_progress = self.model
-        schedule = self.model.schedule or NoDistillation()
-        self._progress = schedule.start()
+        self._scheduled_model = self.model
+        self._schedule = (self.model.schedule or NoDistillation()).start()
 
     def average(
         self,
@@ -169,8 +168,8 @@ class EMATeacher(TeacherAverage):
         first_of_fit, self._last_epoch = self._last_epoch is None, t
         if first_of_fit and t == 1:
             self._start_schedule()
-        averages = self._progress.averages(t)
-        self.model.kd_weight.assign(self._progress.weight(t))
+        averages = self._schedule.averages(t)
+        self.model.kd_weight.assign(self._schedule(t))
         if first_of_fit and averages and self.model.schedule is not None:
             self._warn_of_restart(t)
         self.model.teacher_averaging.assign(float(averages))
@@ -179,20 +178,20 @@ class EMATeacher(TeacherAverage):
         """Brings the teacher up to date; an `AdaptiveRamp` may begin."""
         self.bring_up_to_date()
         accuracy = (logs or {}).get("val_teacher_robust_accuracy")
-        self._progress.end_epoch(epoch + 1, self.model.teacher, accuracy)
+        self._schedule.after_epoch(epoch + 1, self.model.teacher, accuracy)
 
     def on_train_end(self, logs: Any = None) -> None:
         """Puts the best teacher back where an `AdaptiveRamp` never began."""
-        self._progress.end_fit(self._last_epoch, self.model.teacher)
+        self._schedule.after_fit(self._last_epoch, self.model.teacher)
 
     def get_state(self) -> dict[str, Any]:
         """What `BackupAndRestore` keeps; the teacher is part of the model."""
         return {
             "estimated_at": self._estimated_at,
-            **self._progress.get_state(),
+            **self._schedule.get_state(),
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Goes on from what `get_state` has returned."""
         self._estimated_at = state["estimated_at"]
-        self._progress.set_state(state)
+        self._schedule.set_state(state)

@@ -62,10 +62,12 @@ class PretrainedTeacher(keras.callbacks.Callback):
         self.teacher = teacher
         self.weight = validate.in_range(0, 1, weight=weight)
 
-    def set_model(self, model: Any) -> None:
+    def set_model(self, model: keras.Model) -> None:
         """Has the student learn from the teacher, before a step is compiled."""
+        from keras_wake.wake_model import WakeModel
+
         super().set_model(model)
-        if not hasattr(model, "enable_pretrained"):
+        if not isinstance(model, WakeModel):
             raise TypeError(
                 "`PretrainedTeacher` works with `keras_wake.WakeModel`. "
                 f"Received: a model of type {type(model).__name__}."
@@ -107,7 +109,9 @@ class PretrainedTeacher(keras.callbacks.Callback):
 
 
 def _check_is_network(teacher: Any) -> None:
-    if hasattr(teacher, "robust_classifier"):
+    from keras_wake.wake_model import WakeModel
+
+    if isinstance(teacher, WakeModel):
         raise TypeError(
             "`teacher` must be one network, and a `WakeModel` holds two. Pass "
             "`model.robust_classifier` or `model.classifier`; from a file, "

@@ -8,6 +8,7 @@ from keras_wake.callbacks._average import TeacherAverage
 from keras_wake.models.batch_norm import batch_norm_layers
 from keras_wake.training import averaging
 from keras_wake.utils import validate
+from keras_wake.utils.types import Dataset
 
 
 class StochasticWeightAveraging(TeacherAverage):
@@ -48,7 +49,7 @@ class StochasticWeightAveraging(TeacherAverage):
     ```
     """
 
-    def __init__(self, start_epoch: int, data: Any = None) -> None:
+    def __init__(self, start_epoch: int, data: Dataset = None) -> None:
         super().__init__(data)
         self.start_epoch = validate.integer(1, start_epoch=start_epoch)
         self._epoch = 0

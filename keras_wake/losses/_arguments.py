@@ -1,20 +1,19 @@
-"""What the losses accept, checked by shape and dtype alone.
+"""Checks of what the losses are given, by shape and dtype.
 
-Nothing is looked at that a compiled step would have to compute. Without these
-checks, arrays of other shapes are broadcast: the loss is a number, and wrong.
+Without them, arrays of other shapes would be broadcast to a wrong loss. They
+read no values, so that they add nothing to a compiled step.
 """
-
-from typing import Any
 
 import keras
 from keras import ops
 
 from keras_wake.data.arrays import one_hot_labels
 from keras_wake.utils import validate
+from keras_wake.utils.types import Tensor
 
 
-def logits_of(**kwargs: Any) -> Any:
-    """Logits as a float32 tensor (batch, K), under the name the user knows."""
+def logits_of(**kwargs: Tensor) -> Tensor:
+    """One keyword argument, which must be logits, as float32 (batch, K)."""
     name, values = validate.name_and_value(kwargs)
     values = ops.convert_to_tensor(values)
     shape = tuple(values.shape)
@@ -27,8 +26,8 @@ def logits_of(**kwargs: Any) -> Any:
     return ops.cast(values, "float32")
 
 
-def check_same_shape(**kwargs: Any) -> None:
-    """Refuses two arrays (batch, K) that would be broadcast."""
+def check_same_shape(**kwargs: Tensor) -> None:
+    """Refuses two arrays (batch, K) of different shape."""
     (name, one), (other_name, other) = kwargs.items()
     shape, other_shape = tuple(one.shape), tuple(other.shape)
     if any(
@@ -41,20 +40,25 @@ def check_same_shape(**kwargs: Any) -> None:
         )
 
 
-def labels_and_logits(labels: Any, logits: Any) -> tuple[Any, Any]:
-    """Labels of every form and their logits, both float32 (batch, K).
+def labels_and_logits(labels: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Labels, one-hot or numbers, and logits as float32 (batch, K).
 
-    Logits are NaN where a class number is out of range, and so is the loss.
+    Where a class number is out of range, the logits become NaN, so that the
+    loss does as well.
     """
     return _labelled("labels", labels, logits_of(logits=logits))
 
 
-def targets_and_logits(targets: Any, logits: Any) -> tuple[Any, Any]:
-    """The same for the classes that a targeted loss aims at."""
+def targets_and_logits(
+    targets: Tensor, logits: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The same for the target classes of a targeted loss."""
     return _labelled("targets", targets, logits)
 
 
-def _labelled(name: str, labels: Any, logits: Any) -> tuple[Any, Any]:
+def _labelled(
+    name: str, labels: Tensor, logits: Tensor
+) -> tuple[Tensor, Tensor]:
     labels = ops.convert_to_tensor(labels)
     one_hot = one_hot_labels(labels, logits.shape[-1])
     check_same_shape(**{name: one_hot, "logits": logits})
@@ -64,8 +68,8 @@ def _labelled(name: str, labels: Any, logits: Any) -> tuple[Any, Any]:
     return one_hot, logits
 
 
-def soft_labels(labels: Any) -> Any:
-    """Labels (batch, K) as they are, or as float32 where they are integers."""
+def soft_labels(labels: Tensor) -> Tensor:
+    """Labels (batch, K), cast to float32 if they are integers."""
     if not hasattr(labels, "shape"):
         labels = ops.convert_to_tensor(labels)
     shape = tuple(labels.shape)

@@ -1,14 +1,13 @@
 """Cross-entropy and Kullback-Leibler divergence of logits, per sample."""
 
-from typing import Any
-
 from keras import ops
 
 from keras_wake.losses import _arguments
 from keras_wake.utils import validate
+from keras_wake.utils.types import Tensor
 
 
-def cross_entropy(labels: Any, logits: Any) -> Any:
+def cross_entropy(labels: Tensor, logits: Tensor) -> Tensor:
     """Cross-entropy −Σ_k y_k log softmax(logits)_k.
 
     Args:
@@ -30,12 +29,12 @@ def cross_entropy(labels: Any, logits: Any) -> Any:
     """
     labels, logits = _arguments.labels_and_logits(labels, logits)
     log_p = ops.log_softmax(logits, axis=-1)
-    # A class that is masked by a logit of −∞ adds 0 · log 0 = 0, not NaN.
+    # A class with a logit of −∞ and label 0 must add 0 to the sum, not NaN.
     masked = ops.logical_and(labels == 0, is_zero(log_p))
     return -ops.sum(labels * ops.where(masked, 0.0, log_p), axis=-1)
 
 
-def kl_divergence(p_logits: Any, q_logits: Any) -> Any:
+def kl_divergence(p_logits: Tensor, q_logits: Tensor) -> Tensor:
     """Kullback-Leibler divergence KL(p ‖ q) = Σ_k p_k (log p_k − log q_k).
 
     Args:
@@ -58,18 +57,18 @@ def kl_divergence(p_logits: Any, q_logits: Any) -> Any:
     _arguments.check_same_shape(p_logits=p_logits, q_logits=q_logits)
     log_p = ops.log_softmax(p_logits, axis=-1)
     log_q = ops.log_softmax(q_logits, axis=-1)
-    # 0 log 0 = 0, also where q is 0 as well.
+    # A class of p = 0 adds 0, also if q is 0.
     ratio = ops.where(is_zero(log_p), 0.0, log_p - log_q)
     return ops.sum(ops.exp(log_p) * ratio, axis=-1)
 
 
-def is_zero(log_p: Any) -> Any:
+def is_zero(log_p: Tensor) -> Tensor:
     """Where a logarithm is −∞, as for a class whose logit is −∞."""
-    # `tf.debugging.enable_check_numerics` stops at a constant −∞.
+    # Not `== -inf`, at which `tf.debugging.enable_check_numerics` stops.
     return log_p < -3e38
 
 
-def smoothed(labels: Any, amount: float) -> Any:
+def smoothed(labels: Tensor, amount: float) -> Tensor:
     """Label smoothing (Szegedy et al. 2016): (1 − s) · y + s / K.
 
     Args:

@@ -1,29 +1,28 @@
 """The distillation term of WAKE: a softened divergence from the teacher."""
 
-from typing import Any
-
 from keras import ops
 
 from keras_wake.losses import _arguments
 from keras_wake.losses.classification import is_zero
 from keras_wake.losses.classification import kl_divergence
 from keras_wake.utils import validate
+from keras_wake.utils.types import Tensor
 
 TEMPERATURE_RANGE = 1e-6, 1e6
-# From here on, the rounding errors of the plain formula, times T², would show.
+# From this T on, T² times the rounding errors of the plain formula is too much.
 HIGH_TEMPERATURE = 8.0
-# Below MAX_EXPONENT an exponential cannot overflow; below SERIES_BELOW the
-# series is exact in float32.
+# The exponential of a smaller number does not overflow.
 MAX_EXPONENT = 10.0
+# Of a smaller number, the series in `_excess` is exact in float32.
 SERIES_BELOW = 0.1
 
 
 def distillation_loss(
-    student_logits: Any,
-    teacher_logits: Any,
+    student_logits: Tensor,
+    teacher_logits: Tensor,
     temperature: float = 2.0,
     scale: bool = True,
-) -> Any:
+) -> Tensor:
     """Knowledge distillation, equation 42 of the paper.
 
     KD = T² · Σ_k p_k (log p_k − log q_k) with p = softmax(teacher / T) and
@@ -60,32 +59,36 @@ def distillation_loss(
     return loss * temperature**2 if scale else loss
 
 
-def check_temperature(temperature: Any) -> float:
-    """T, in the range in which float32 can compute the loss."""
+def check_temperature(temperature: float) -> float:
+    """Checks that float32 can compute the loss at this T."""
     temperature = validate.positive(temperature=temperature)
     return validate.in_range(*TEMPERATURE_RANGE, temperature=temperature)
 
 
-def _plain(teacher: Any, student: Any, temperature: float) -> Any:
+def _plain(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
     """KL(softmax(teacher / T) ‖ softmax(student / T))."""
     return kl_divergence(teacher / temperature, student / temperature)
 
 
-def _at_high_temperature(teacher: Any, student: Any, temperature: float) -> Any:
-    """The same for a high T, never negative.
+def _at_high_temperature(
+    teacher: Tensor, student: Tensor, temperature: float
+) -> Tensor:
+    """The same divergence without loss of precision at a high T.
 
-    At a high temperature p and q hardly differ, and the terms of
-    Σ_k p_k d_k with d = log p − log q cancel to less than their rounding
-    errors. Σ_k p_k e^(−d_k) = Σ_k q_k = 1, so the sum equals
-    Σ_k p_k (d_k + e^(−d_k) − 1), whose terms are at least 0. And d comes from
-    the difference of the logits: with u = (teacher − student) / T less its
-    mean under q, d = u − log Σ_k q_k e^(u_k).
+    There p and q hardly differ. In Σ_k p_k d_k with d = log p − log q, terms
+    of both signs cancel, and mostly rounding errors are left. This computes
+    Σ_k p_k (d_k + e^(−d_k) − 1) instead, whose terms are at least 0. It is
+    the same sum, because Σ_k p_k e^(−d_k) = Σ_k q_k = 1.
+
+    d is computed from the difference of the logits: with
+    u = (teacher − student) / T minus its mean under q,
+    d = u − log Σ_k q_k e^(u_k).
     """
     log_p = ops.log_softmax(teacher / temperature, axis=-1)
     log_q = ops.log_softmax(student / temperature, axis=-1)
     p, q = ops.exp(log_p), ops.exp(log_q)
 
-    # Classes that are masked by a logit of −∞.
+    # A class with a logit of −∞ is masked.
     no_p, no_q = is_zero(log_p), is_zero(log_q)
     u = (teacher - student) / temperature
     u = ops.where(ops.logical_or(no_p, no_q), 0.0, u)
@@ -93,8 +96,8 @@ def _at_high_temperature(teacher: Any, student: Any, temperature: float) -> Any:
     near = ops.max(ops.abs(u), axis=-1, keepdims=True) < MAX_EXPONENT
     one_alone = ops.any(ops.not_equal(no_p, no_q), axis=-1, keepdims=True)
     near = ops.logical_and(near, ops.logical_not(one_alone))
-    # Where an exponential might overflow, it would spoil the gradient even
-    # though `where` leaves it out below.
+    # An overflow here would make the gradient NaN, although the `where` below
+    # does not choose its result.
     u = ops.where(near, u, 0.0)
     d = u - ops.log1p(ops.sum(q * ops.expm1(u), axis=-1, keepdims=True))
     ratio = ops.where(no_p, 0.0, log_p - log_q)
@@ -103,7 +106,7 @@ def _at_high_temperature(teacher: Any, student: Any, temperature: float) -> Any:
     return ops.sum(terms, axis=-1)
 
 
-def _excess(d: Any) -> Any:
+def _excess(d: Tensor) -> Tensor:
     """d + e^(−d) − 1, which is at least 0, without cancellation at 0."""
     small = ops.abs(d) < SERIES_BELOW
     tiny = ops.where(small, d, 0.0)

@@ -1,30 +1,27 @@
 """Losses that do not saturate: margins of logits, per sample.
 
-The gradient of the cross-entropy vanishes for an image that a network is sure
-of, and depends on the scale of the logits. Margins have neither weakness.
+The gradient of the cross-entropy vanishes where the network is confident, and
+depends on the scale of the logits. That of a margin does neither.
 """
-
-from typing import Any
 
 from keras import ops
 
 from keras_wake.losses import _arguments
+from keras_wake.utils.types import Tensor
 
-# Below every logit, and finite: `tf.debugging.enable_check_numerics` stops at
-# a constant that is not.
+# Below every logit. Not −∞: `tf.debugging.enable_check_numerics` stops at it.
 _LOWEST_LOGIT = -3e38
 
 
-def margin_loss(labels: Any, logits: Any) -> Any:
+def margin_loss(labels: Tensor, logits: Tensor) -> Tensor:
     """Margin of the best wrong class, max_{k≠y} z_k − z_y.
 
-    It is positive where the image is misclassified, and 0 where two logits
-    are equal, of which a prediction takes the first.
+    It is positive where the image is misclassified, and 0 where z_y and
+    another logit are both the largest.
 
     Args:
         labels: Float tensor (batch, K), one-hot, or integer tensor (batch,)
-            of class numbers; of soft labels the largest counts as the class
-            y.
+            of class numbers. With soft labels, y is the class of the largest.
         logits: Float tensor (batch, K).
 
     Returns:
@@ -43,11 +40,11 @@ def margin_loss(labels: Any, logits: Any) -> Any:
     return best_wrong_logit(labels, logits) - logit_of(labels, logits)
 
 
-def searched_margin(labels: Any, logits: Any) -> Any:
-    """`margin_loss` for a search: where a logit is NaN, above all others.
+def searched_margin(labels: Tensor, logits: Tensor) -> Tensor:
+    """`margin_loss` for a search: the largest number where a logit is NaN.
 
-    An evaluation counts such an image as misclassified, and so must what looks
-    for one: NaN compares as false with everything.
+    An evaluation counts an image with such logits as misclassified. With a
+    margin of NaN, a search would never choose it.
     """
     margin = margin_loss(labels, logits)
     unknown = ops.any(ops.isnan(logits), axis=-1)
@@ -55,11 +52,11 @@ def searched_margin(labels: Any, logits: Any) -> Any:
     return ops.where(unknown, -_LOWEST_LOGIT, margin)
 
 
-def dlr_loss(labels: Any, logits: Any) -> Any:
+def dlr_loss(labels: Tensor, logits: Tensor) -> Tensor:
     """Difference of logits ratio (Croce & Hein 2020), untargeted.
 
     DLR = −(z_y − max_{k≠y} z_k) / (z_π1 − z_π3), where z_π1 ≥ z_π2 ≥ … are
-    the sorted logits. Neither a shift of the logits nor a factor changes it.
+    the sorted logits. Shifting or scaling the logits does not change it.
     With two classes there is no z_π3, and the margin is returned as it is.
 
     Args:
@@ -88,7 +85,9 @@ def dlr_loss(labels: Any, logits: Any) -> Any:
     return margin if scale is None else margin / scale
 
 
-def targeted_dlr_loss(labels: Any, targets: Any, logits: Any) -> Any:
+def targeted_dlr_loss(
+    labels: Tensor, targets: Tensor, logits: Tensor
+) -> Tensor:
     """Difference of logits ratio towards a class t (Croce & Hein 2020).
 
     DLR-T = −(z_y − z_t) / (z_π1 − (z_π3 + z_π4) / 2), where z_π1 ≥ z_π2 ≥ …
@@ -121,20 +120,20 @@ def targeted_dlr_loss(labels: Any, targets: Any, logits: Any) -> Any:
     return margin if scale is None else margin / scale
 
 
-def best_wrong_logit(labels: Any, logits: Any) -> Any:
+def best_wrong_logit(labels: Tensor, logits: Tensor) -> Tensor:
     """max_{k≠y} z_k, float32 (batch,)."""
     return ops.max(wrong_logits(labels, logits), axis=-1)
 
 
-def wrong_logits(labels: Any, logits: Any) -> Any:
+def wrong_logits(labels: Tensor, logits: Tensor) -> Tensor:
     """The logits, with −3e38 for the class y, float32 (batch, K)."""
     logits = ops.cast(logits, "float32")
-    # A class that is masked by −∞ stays above y.
+    # A wrong class with a logit of −∞ must stay above y.
     logits = ops.where(logits < _LOWEST_LOGIT / 2, _LOWEST_LOGIT / 2, logits)
     return ops.where(ops.cast(_one_hot(labels), "bool"), _LOWEST_LOGIT, logits)
 
 
-def dlr_scale(logits: Any, targeted: bool = False) -> Any:
+def dlr_scale(logits: Tensor, targeted: bool = False) -> Tensor:
     """What DLR divides by, float32 (batch,), or `None` for too few classes."""
     needed = 4 if targeted else 3
     logits = ops.convert_to_tensor(logits)
@@ -142,20 +141,20 @@ def dlr_scale(logits: Any, targeted: bool = False) -> Any:
         return None
     largest, _ = ops.top_k(ops.cast(logits, "float32"), needed)
     last = ops.mean(largest[:, 2:], axis=-1)
-    # Where all are equal there is no direction, and nothing to divide by.
+    # The addend avoids a division by 0 where all logits are equal.
     return largest[:, 0] - last + 1e-12
 
 
-def _one_hot(labels: Any) -> Any:
-    """The largest label as one-hot float32, the first one of equals."""
+def _one_hot(labels: Tensor) -> Tensor:
+    """The class of the largest label as one-hot float32 (batch, K)."""
     labels = ops.convert_to_tensor(labels)
     classes = ops.argmax(labels, axis=-1)
     return ops.one_hot(classes, labels.shape[-1], dtype="float32")
 
 
-def logit_of(labels: Any, logits: Any) -> Any:
+def logit_of(labels: Tensor, logits: Tensor) -> Tensor:
     """z_y, float32 (batch,)."""
     logits = ops.cast(logits, "float32")
-    # Not a product: a logit of −∞, of another class, times 0 is NaN.
+    # A product with 0 would be NaN where another class has a logit of −∞.
     chosen = ops.cast(_one_hot(labels), "bool")
     return ops.sum(ops.where(chosen, logits, 0.0), axis=-1)

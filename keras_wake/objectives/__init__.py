@@ -1,7 +1,5 @@
 """What the student minimises besides distillation, by name or as an object."""
 
-from typing import Any
-
 from keras_wake.objectives.objective import check_inputs
 from keras_wake.objectives.objective import Objective
 from keras_wake.objectives.regularised import MART
@@ -17,7 +15,7 @@ _BY_NAME = {
 }
 
 
-def get(identifier: Any) -> Objective:
+def get(identifier: str | Objective) -> Objective:
     """Returns the objective of that name, or the given object itself.
 
     Args:

@@ -1,7 +1,5 @@
 """The interface of an objective: which images it sees, and its loss."""
 
-from typing import Any
-
 import keras
 from keras import ops
 
@@ -54,7 +52,7 @@ class Objective:
             "`loss(labels, logits)`, one value per sample."
         )
 
-    def check_optimizer(self, optimizer: Any) -> None:
+    def check_optimizer(self, optimizer: str | keras.Optimizer) -> None:
         """Raises for an optimizer that this objective cannot work with.
 
         Args:

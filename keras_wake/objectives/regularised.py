@@ -1,7 +1,5 @@
 """Objectives that hold clean and adversarial predictions together."""
 
-from typing import Any
-
 import keras
 from keras import ops
 
@@ -11,6 +9,8 @@ from keras_wake.losses import kl_divergence
 from keras_wake.losses import smoothed
 from keras_wake.objectives.objective import Objective
 from keras_wake.utils import validate
+from keras_wake.utils.types import Config
+from keras_wake.utils.types import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_wake")
@@ -46,13 +46,13 @@ class TRADES(Objective):
             label_smoothing=label_smoothing
         )
 
-    def loss(self, labels: Any, logits: dict[str, Any]) -> Any:
+    def loss(self, labels: Tensor, logits: dict[str, Tensor]) -> Tensor:
         """The objective for each sample, float32 (batch,)."""
         clean, adversarial = logits["clean"], logits["adversarial"]
         natural = cross_entropy(smoothed(labels, self.label_smoothing), clean)
         return natural + self.beta * kl_divergence(clean, adversarial)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """The arguments of the constructor."""
         return {"beta": self.beta, "label_smoothing": self.label_smoothing}
 
@@ -89,7 +89,7 @@ class MART(Objective):
     def __init__(self, beta: float = 5.0) -> None:
         self.beta = validate.not_negative(beta=beta)
 
-    def loss(self, labels: Any, logits: dict[str, Any]) -> Any:
+    def loss(self, labels: Tensor, logits: dict[str, Tensor]) -> Tensor:
         """The objective for each sample, float32 (batch,).
 
         y is the class with the largest label.
@@ -113,6 +113,6 @@ class MART(Objective):
             + self.beta * divergence * missed
         )
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """The arguments of the constructor."""
         return {"beta": self.beta}

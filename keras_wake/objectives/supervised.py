@@ -1,13 +1,13 @@
 """Cross-entropy objectives: adversarial training and regular training."""
 
-from typing import Any
-
 import keras
 
 from keras_wake.losses import cross_entropy
 from keras_wake.losses import smoothed
 from keras_wake.objectives.objective import Objective
 from keras_wake.utils import validate
+from keras_wake.utils.types import Config
+from keras_wake.utils.types import Tensor
 
 
 class _CrossEntropy(Objective):
@@ -18,13 +18,13 @@ class _CrossEntropy(Objective):
             label_smoothing=label_smoothing
         )
 
-    def loss(self, labels: Any, logits: dict[str, Any]) -> Any:
+    def loss(self, labels: Tensor, logits: dict[str, Tensor]) -> Tensor:
         """Cross-entropy on the images of `inputs`, float32 (batch,)."""
         (name,) = self.inputs
         labels = smoothed(labels, self.label_smoothing)
         return cross_entropy(labels, logits[name])
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """The arguments of the constructor."""
         return {"label_smoothing": self.label_smoothing}
 

@@ -1,7 +1,5 @@
 """Adversarial weight perturbation, around any other objective."""
 
-from typing import Any
-
 import keras
 from keras import ops
 
@@ -49,7 +47,9 @@ class AWP(Objective):
 
     name = "awp"
 
-    def __init__(self, objective: Any = "at", gamma: float = 0.01) -> None:
+    def __init__(
+        self, objective: str | Objective = "at", gamma: float = 0.01
+    ) -> None:
         # Imported late: the table of names lists this class as well.
         from keras_wake import objectives
 
@@ -67,7 +67,7 @@ class AWP(Objective):
         """The loss of the objective within, float32 (batch,)."""
         return self.objective.loss(labels, logits)
 
-    def check_optimizer(self, optimizer: Any) -> None:
+    def check_optimizer(self, optimizer: str | keras.Optimizer) -> None:
         """Refuses `use_ema=True`."""
         if getattr(optimizer, "use_ema", False):
             raise ValueError(

@@ -362,33 +362,43 @@ def test_is_silent_on_a_run_that_does_not_collapse(robust):
     assert monitor.history[-1]["multi_step_accuracy"] > 0.25
 
 
+def copy_of(network):
+    copy = keras.models.clone_model(network)
+    copy.set_weights(network.get_weights())
+    return copy
+
+
+def accuracy(network, attack):
+    """On the images of the monitor."""
+    x, y = (part[:256] for part in digits())
+    logits = network(attack(network, x, y, seed=0), training=False)
+    predicted = np.argmax(keras.ops.convert_to_numpy(logits), axis=1)
+    return np.mean(predicted == y)
+
+
 def test_sees_a_real_collapse(robust):
     # Single-step training with a large epsilon goes on from a network that
-    # is robust, and loses that.
-    classifier = keras.models.clone_model(robust[0])
-    classifier.set_weights(robust[0].get_weights())
-    sound = robust[1].history[-1]
+    # is robust, and loses that. In which epoch depends on the run (the third
+    # to sixth in five runs), and later epochs may gain it back: so it stops.
+    network = copy_of(robust[0])
     attack = kw.attacks.FGSM(epsilon=EPSILON)
     with pytest.warns(UserWarning, match="Catastrophic overfitting in epoch"):
         monitor = train_on_digits(
-            classifier, attack, epochs=15, optimizer=sgd(0.1)
+            network, attack, epochs=15, optimizer=sgd(0.1), action="stop"
         )
-    # Seen on TensorFlow: from 46 % to 77 % under one step, from 36 % to 12 %
-    # under ten; on JAX from 57 % to 65 %.
-    # Single epochs vary, so the last five count together.
-    single, multi = (
-        np.mean([check[name] for check in monitor.history[-5:]])
-        for name in ("single_step_accuracy", "multi_step_accuracy")
-    )
-    assert monitor.history[-1]["collapsed"]
-    assert single > sound["single_step_accuracy"] + 0.05
-    assert multi < 0.6 * sound["multi_step_accuracy"]
+    # An attack of more steps than that of the monitor tells the same of both
+    # networks, and is clear of the thresholds 0.25 and 0.5.
+    strong = kw.attacks.PGD(epsilon=EPSILON, steps=30)
+    single, multi = accuracy(network, attack), accuracy(network, strong)
+    assert single == monitor.history[-1]["single_step_accuracy"]
+    assert single - multi > 0.2 and multi < 0.55 * single
+    single, multi = accuracy(robust[0], attack), accuracy(robust[0], strong)
+    assert single - multi < 0.2 and multi > 0.6 * single
 
 
 @pytest.mark.slow
 def test_goes_back_from_a_real_collapse(robust):
-    classifier = keras.models.clone_model(robust[0])
-    classifier.set_weights(robust[0].get_weights())
+    classifier = copy_of(robust[0])
     attack = kw.attacks.FGSM(epsilon=EPSILON)
     with pytest.warns(UserWarning, match="weights are back to those of epoch"):
         monitor = train_on_digits(
@@ -398,13 +408,8 @@ def test_goes_back_from_a_real_collapse(robust):
     good, bad = monitor.history[-2:]
     assert bad["collapsed"]
     # The network is the one that passed the check before.
-    x, y = digits()
     strong = kw.attacks.PGD(epsilon=EPSILON, steps=10)
-    # The images of the monitor and its random start.
-    adversarial = strong(classifier, x[:256], y[:256], seed=0)
-    logits = classifier(adversarial, training=False)
-    predicted = np.argmax(keras.ops.convert_to_numpy(logits), axis=1)
-    assert np.mean(predicted == y[:256]) == good["multi_step_accuracy"]
+    assert accuracy(classifier, strong) == good["multi_step_accuracy"]
 
 
 def train_by_fast_at(epsilon, step_size):
