@@ -1,13 +1,13 @@
 """How the weight of distillation grows over the epochs, counted from 1."""
 
 import warnings
-from typing import Any
 
 import keras
 
 from keras_wake.utils import validate
 from keras_wake.utils.types import Array
 from keras_wake.utils.types import Config
+from keras_wake.utils.types import State
 
 
 class Schedule:
@@ -79,11 +79,11 @@ class Schedule:
             teacher: The averaged network.
         """
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> State:
         """What `BackupAndRestore` keeps of one training."""
         return {}
 
-    def set_state(self, state: dict[str, Any]) -> None:
+    def set_state(self, state: State) -> None:
         """Goes on from what `get_state` has returned."""
 
     def get_config(self) -> Config:
@@ -152,7 +152,7 @@ class DistillationRamp(Schedule):
         self.final = validate.in_range(0, 1, final=final)
 
     @classmethod
-    def for_epochs(cls, epochs: int, **kwargs: Any) -> "DistillationRamp":
+    def for_epochs(cls, epochs: int, **kwargs: float) -> "DistillationRamp":
         """The default ramp of a run: t_s at half of it, t_e at 55 %.
 
         Args:
@@ -377,7 +377,7 @@ class _Search(Schedule):
             stacklevel=2,
         )
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> State:
         """What `BackupAndRestore` keeps."""
         return {
             "start_epoch": self.ramp and self.ramp.start_epoch,
@@ -386,7 +386,7 @@ class _Search(Schedule):
             "waited": self._waited,
         }
 
-    def set_state(self, state: dict[str, Any]) -> None:
+    def set_state(self, state: State) -> None:
         """Goes on from what `get_state` has returned."""
         start = state["start_epoch"]
         self.ramp = None if start is None else self.schedule.from_epoch(start)

@@ -1,4 +1,4 @@
-"""What callbacks have in common that average the student into the teacher."""
+"""Base of the callbacks that average the student into the teacher."""
 
 import keras
 
@@ -14,8 +14,8 @@ from keras_wake.utils.types import Tensor
 class TeacherAverage(keras.callbacks.Callback):
     """Base of the callbacks that make the teacher of a `WakeModel`."""
 
-    # Whether the average is a teacher from the first step on, from which the
-    # student may learn. `average` is called in each step then.
+    # Whether each step calls `average`, so that the student can learn from the
+    # teacher from the first step on.
     distils = False
 
     def __init__(self, data: Dataset) -> None:
@@ -40,7 +40,7 @@ class TeacherAverage(keras.callbacks.Callback):
         self.buffers = averaging.float_buffers(model.classifier, model.teacher)
 
     def _forget_estimate(self) -> None:
-        """Forgets the last estimate; refuses `data` where there are workers."""
+        """Starts a new `fit`; refuses `data` if there are several workers."""
         if self.data is not None and backend.data_shard()[1] > 1:
             raise ValueError(
                 f"`{type(self).__name__}(data=)` is for one process: each of "
@@ -50,9 +50,9 @@ class TeacherAverage(keras.callbacks.Callback):
         self._estimated_at = None
 
     def bring_up_to_date(self) -> None:
-        """Called before the teacher is validated, and at the end of an epoch.
+        """Re-estimates batch norm if the weights of the teacher have changed.
 
-        Re-estimates its batch-norm statistics if its weights have changed.
+        Called before each validation of the teacher and after each epoch.
         """
         updates = int(backend.to_numpy(self.model.teacher_updates))
         if self.data is None or updates in (0, self._estimated_at):

@@ -8,7 +8,7 @@ accuracy shows it.
 
 import warnings
 from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterator
 
 import keras
 import numpy as np
@@ -24,6 +24,9 @@ from keras_wake.data.batches import iterate_batches
 from keras_wake.utils import validate
 from keras_wake.utils.types import Array
 from keras_wake.utils.types import Dataset
+from keras_wake.utils.types import Json
+from keras_wake.utils.types import Logs
+from keras_wake.utils.types import State
 from keras_wake.utils.types import Tensor
 
 
@@ -31,14 +34,13 @@ class CatastrophicOverfitMonitor(keras.callbacks.Callback):
     """Compares multi-step with single-step robust accuracy as training runs.
 
     On a small fixed part of the training data it measures the student's
-    accuracy under one step of the gradient's sign (for ℓ2 its direction) and
-    under PGD. It reports a collapse when
+    accuracy under FGSM and under PGD. It reports a collapse when
 
         single − multi ≥ gap   and   multi ≤ ratio · single.
 
-    A sound network loses only a few points from one to the other. The logs
-    get `single_step_accuracy` and `multi_step_accuracy`; `history` holds a
-    dictionary for each check, `collapsed` whether one was bad.
+    The two accuracies of a sound network differ by a few points only. The
+    logs get `single_step_accuracy` and `multi_step_accuracy`. `history` holds
+    a dictionary for each check, and `collapsed` is `True` after a collapse.
 
     Args:
         data: Pair of arrays (x, y), or anything that yields such batches.
@@ -117,7 +119,7 @@ class CatastrophicOverfitMonitor(keras.callbacks.Callback):
         self._forget()
 
     def _forget(self) -> None:
-        self.history: list[dict[str, Any]] = []
+        self.history: list[dict[str, Json]] = []
         self.collapsed = False
         self._good: list[Array] | None = None
         self._epoch = 0
@@ -144,14 +146,14 @@ class CatastrophicOverfitMonitor(keras.callbacks.Callback):
         self._single = self.single_step or FGSM(**threat)
         self._multi = self.multi_step or PGD.for_evaluation(attack, steps=10)
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         """Takes the fixed images and starts a new history."""
         self._forget()
         data = self.data
         if data is None:
             x, y = self.model.session.data
             data = x if y is None else (x, y)
-            if hasattr(data, "__next__"):
+            if isinstance(data, Iterator):
                 raise ValueError(
                     "`CatastrophicOverfitMonitor()` would use up the first "
                     f"batches of this {type(data).__name__}, which gives each "
@@ -175,19 +177,19 @@ class CatastrophicOverfitMonitor(keras.callbacks.Callback):
         self._y = np.concatenate(labels)[: self.samples]
         self._next_check = self._interval or 0
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """Remembers the epoch."""
         self._epoch = epoch + 1
         self._epoch_start = self._step
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Checks every n steps, also where one call makes several steps."""
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        """Checks every n steps, also with `steps_per_execution` above 1."""
         self._step = self._epoch_start + batch + 1
         if self._interval and self._step >= self._next_check:
             self._next_check = self._step + self._interval
             self._check()
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Checks once an epoch, and writes the last check into the logs."""
         if self._interval is None:
             self._check()
@@ -195,8 +197,8 @@ class CatastrophicOverfitMonitor(keras.callbacks.Callback):
             for name in ("single_step_accuracy", "multi_step_accuracy"):
                 logs[name] = self.history[-1][name]
 
-    def on_train_end(self, logs: Any = None) -> None:
-        """Warns where the interval was longer than the run."""
+    def on_train_end(self, logs: Logs | None = None) -> None:
+        """Warns if the interval was longer than the run."""
         if self._interval and self._step and not self.history:
             warnings.warn(
                 "`CatastrophicOverfitMonitor` has made no check: `fit` ended "
@@ -205,8 +207,8 @@ class CatastrophicOverfitMonitor(keras.callbacks.Callback):
                 stacklevel=2,
             )
 
-    def get_state(self) -> dict[str, Any]:
-        """What `BackupAndRestore` keeps, the last good weights among it."""
+    def get_state(self) -> State:
+        """What `BackupAndRestore` keeps, with the last good weights."""
         return {
             "history": self.history,
             "collapsed": self.collapsed,
@@ -215,7 +217,7 @@ class CatastrophicOverfitMonitor(keras.callbacks.Callback):
             "good": None if self.collapsed else self._good,
         }
 
-    def set_state(self, state: dict[str, Any]) -> None:
+    def set_state(self, state: State) -> None:
         """Goes on from what `get_state` has returned."""
         self.history = list(state["history"])
         self.collapsed = state["collapsed"]

@@ -1,7 +1,6 @@
 """The teacher of WAKE: a running average of the student's weights."""
 
 import warnings
-from typing import Any
 
 import keras
 
@@ -13,6 +12,8 @@ from keras_wake.schedules import Schedule
 from keras_wake.training import averaging
 from keras_wake.utils import validate
 from keras_wake.utils.types import Dataset
+from keras_wake.utils.types import Logs
+from keras_wake.utils.types import State
 from keras_wake.utils.types import Tensor
 
 
@@ -24,28 +25,27 @@ class EMATeacher(TeacherAverage):
 
         θ̄ ← α θ̄ + (1 − α) θ
 
-    With an `AdaptiveRamp` the averaging ends, and the ramp begins, when the
-    teacher's robust accuracy on the validation images has stopped to rise;
-    the teacher then is that of its best epoch. `ramp` is the ramp that was
-    found, or None. If `fit` ends before, the teacher becomes that of its best
-    epoch at the end of it.
+    With an `AdaptiveRamp`, averaging ends and the ramp begins when the
+    teacher's robust accuracy on the validation images no longer rises. The
+    teacher then goes back to its best epoch, also if `fit` ends before that.
+    `ramp` is the ramp that was found, or `None`.
 
-    The teacher starts as a copy of the student; a second `fit` goes on with
-    the average of the first. A schedule counts the epochs of `fit`, so a
-    second one continues it with `initial_epoch=`, and an `AdaptiveRamp` also
-    with the same `EMATeacher`, which remembers the search. With
+    The teacher starts as a copy of the student, and a second `fit` goes on
+    with the average of the first. A schedule counts the epochs of `fit`: to
+    continue it, pass `initial_epoch=` to the second `fit`, for an
+    `AdaptiveRamp` also the same `EMATeacher`, which remembers the search. With
     `gradient_accumulation_steps` the average moves when the weights do.
 
     Args:
         decay: α in [0, 1). Defaults to `0.999`.
-        batch_norm: What becomes of the teacher's batch-norm statistics.
+        batch_norm: Where the teacher's batch-norm statistics come from.
             `"average"`: averaged with the same α. `"copy"`: the student's.
-            `"reestimate"`: the mean over one pass over `data`, taken before
-            every validation and at the end, as in stochastic weight
-            averaging. Defaults to `"average"`.
+            `"reestimate"`: the mean over one pass over `data`, before every
+            validation and at the end, as in stochastic weight averaging.
+            Defaults to `"average"`.
         warmup: Whether the n-th update uses min(α, (1 + n) / (10 + n)), n
-            counted from 0, so that a short run is not dominated by its first
-            weights. Defaults to `False`.
+            counted from 0, so that the first weights do not dominate a short
+            run. Defaults to `False`.
         data: Training images for `"reestimate"`: anything that yields (x, y)
             batches more than once, or a pair of arrays. A pass over
             `Splits.train` counts as an epoch of it, unless `set_epoch` pins
@@ -137,8 +137,8 @@ class EMATeacher(TeacherAverage):
             copy_statistics=self.batch_norm == "copy",
         )
 
-    def on_train_begin(self, logs: Any = None) -> None:
-        """Lets a teacher that was never averaged start as the student."""
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        """Copies the student to a teacher that was never averaged."""
         self._forget_estimate()
         model = self.model
         epochs = (self.params or {}).get("epochs")
@@ -162,7 +162,7 @@ class EMATeacher(TeacherAverage):
                 stacklevel=2,
             )
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """Sets λ_t, and freezes the teacher from epoch t_e on."""
         t = epoch + 1
         first_of_fit, self._last_epoch = self._last_epoch is None, t
@@ -174,24 +174,24 @@ class EMATeacher(TeacherAverage):
             self._warn_of_restart(t)
         self.model.teacher_averaging.assign(float(averages))
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Brings the teacher up to date; an `AdaptiveRamp` may begin."""
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        """Brings the teacher up to date; the schedule may freeze it."""
         self.bring_up_to_date()
         accuracy = (logs or {}).get("val_teacher_robust_accuracy")
         self._schedule.after_epoch(epoch + 1, self.model.teacher, accuracy)
 
-    def on_train_end(self, logs: Any = None) -> None:
-        """Puts the best teacher back where an `AdaptiveRamp` never began."""
+    def on_train_end(self, logs: Logs | None = None) -> None:
+        """Lets the schedule put the best teacher back."""
         self._schedule.after_fit(self._last_epoch, self.model.teacher)
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> State:
         """What `BackupAndRestore` keeps; the teacher is part of the model."""
         return {
             "estimated_at": self._estimated_at,
             **self._schedule.get_state(),
         }
 
-    def set_state(self, state: dict[str, Any]) -> None:
+    def set_state(self, state: State) -> None:
         """Goes on from what `get_state` has returned."""
         self._estimated_at = state["estimated_at"]
         self._schedule.set_state(state)

@@ -108,7 +108,7 @@ class PretrainedTeacher(keras.callbacks.Callback):
             )
 
 
-def _check_is_network(teacher: Any) -> None:
+def _check_is_network(teacher: object) -> None:
     from keras_wake.wake_model import WakeModel
 
     if isinstance(teacher, WakeModel):

@@ -1,7 +1,6 @@
 """Stochastic weight averaging: the mean of the student, epoch by epoch."""
 
 import warnings
-from typing import Any
 
 from keras_wake import backend
 from keras_wake.callbacks._average import TeacherAverage
@@ -9,6 +8,8 @@ from keras_wake.models.batch_norm import batch_norm_layers
 from keras_wake.training import averaging
 from keras_wake.utils import validate
 from keras_wake.utils.types import Dataset
+from keras_wake.utils.types import Logs
+from keras_wake.utils.types import State
 
 
 class StochasticWeightAveraging(TeacherAverage):
@@ -55,7 +56,7 @@ class StochasticWeightAveraging(TeacherAverage):
         self._epoch = 0
         self._averaged = 0
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: Logs | None = None) -> None:
         """Checks that the batch-norm statistics can be estimated."""
         self._forget_estimate()
         self._epoch = self._averaged = 0
@@ -78,16 +79,16 @@ class StochasticWeightAveraging(TeacherAverage):
                 stacklevel=2,
             )
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """Remembers the epoch."""
         self._epoch = epoch + 1
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Takes the epoch into the average, if there was no validation."""
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        """Adds the epoch to the average, unless the validation has."""
         self.bring_up_to_date()
 
     def bring_up_to_date(self) -> None:
-        """Takes the epoch into the average, once."""
+        """Adds the epoch to the average, once."""
         if self._epoch < self.start_epoch or self._epoch == self._averaged:
             return
         model = self.model
@@ -100,14 +101,14 @@ class StochasticWeightAveraging(TeacherAverage):
         self._averaged = self._epoch
         super().bring_up_to_date()
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> State:
         """What `BackupAndRestore` keeps; the average is part of the model."""
         return {
             "averaged": self._averaged,
             "estimated_at": self._estimated_at,
         }
 
-    def set_state(self, state: dict[str, Any]) -> None:
+    def set_state(self, state: State) -> None:
         """Goes on from what `get_state` has returned."""
         self._averaged = state["averaged"]
         self._estimated_at = state["estimated_at"]

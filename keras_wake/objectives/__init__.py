@@ -2,6 +2,7 @@
 
 from keras_wake.objectives.objective import check_inputs
 from keras_wake.objectives.objective import Objective
+from keras_wake.objectives.objective import WeightPerturbation
 from keras_wake.objectives.regularised import MART
 from keras_wake.objectives.regularised import TRADES
 from keras_wake.objectives.supervised import AdversarialTraining
@@ -52,5 +53,6 @@ __all__ = [
     "AdversarialTraining",
     "Objective",
     "Standard",
+    "WeightPerturbation",
     "get",
 ]

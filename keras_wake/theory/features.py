@@ -1,24 +1,24 @@
-"""What the three ways to the optimum share: features, logits, checks.
+"""Features, logits and checks that the three ways to the optimum share.
 
 Arrays hold x_E1, x_E2, x_E3, x_C1, x_C2, x_C3 in their last axis. NumPy, in
 float64.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from keras_wake.utils import validate
+from keras_wake.utils.types import Array
 
 NUM_CLASSES = 3
 NUM_FEATURES = 2 * NUM_CLASSES
 
 # A pair (w1, w2).
-Weights = Sequence[float] | np.ndarray
+Weights = Sequence[float] | Array
 
 
-def logits_of(x: Any, weights: Weights) -> np.ndarray:
+def logits_of(x: Array, weights: Weights) -> Array:
     """Logits of the linear classifier, `w1 x_Ei + w2 Σ_{j≠i} x_Cj`.
 
     This is equation (14), in NumPy and float64.
@@ -39,15 +39,15 @@ def logits_of(x: Any, weights: Weights) -> np.ndarray:
     return features_of(x) @ np.asarray(weights, "float64")
 
 
-def features_of(x: np.ndarray) -> np.ndarray:
-    """What w1 and w2 multiply, by class: (..., 6) to (..., 3, 2)."""
+def features_of(x: Array) -> Array:
+    """The factors of w1 and w2 in each logit: (..., 6) to (..., 3, 2)."""
     exclusive, common = x[..., :NUM_CLASSES], x[..., NUM_CLASSES:]
     of_others = common.sum(axis=-1, keepdims=True) - common
     return np.stack([exclusive, of_others], axis=-1)
 
 
-def present_features(label: Any) -> np.ndarray:
-    """Which of the six features samples of a class have: (..., 6)."""
+def present_features(label: int | Array) -> Array:
+    """Which of the six features the samples of a class have: (..., 6)."""
     is_own = np.asarray(label)[..., None] == np.arange(NUM_CLASSES)
     return np.concatenate([is_own, ~is_own], axis=-1)
 
@@ -57,7 +57,7 @@ def check_label(label: int) -> int:
     return validate.one_of(range(NUM_CLASSES), label=label)
 
 
-def check_weights(weights: Weights) -> np.ndarray:
+def check_weights(weights: Weights) -> Array:
     """Checks a pair (w1, w2) of the hypothesis space, as float64 (2,)."""
     values = np.asarray(weights, "float64")
     if values.shape != (2,) or not np.all(np.isfinite(values) & (values >= 0)):
@@ -68,7 +68,7 @@ def check_weights(weights: Weights) -> np.ndarray:
     return values
 
 
-def check_samples(x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+def check_samples(x: Array, y: Array) -> tuple[Array, Array]:
     """Checks samples (N, 6) and their classes (N,)."""
     x, y = np.asarray(x, "float64"), np.asarray(y)
     if x.ndim != 2 or x.shape[1] != NUM_FEATURES or y.shape != x.shape[:1]:

@@ -1,12 +1,11 @@
 """The optimum of the synthetic model from samples, without its theorems.
 
 The adversary tries every corner of its cube, and the weights follow
-subgradients: nothing here knows what Lemma 2 or the closed forms say, so
-that they can be checked against it. NumPy, in float64.
+subgradients. This uses neither Lemma 2 nor the closed forms, so it can check
+them. NumPy, in float64.
 """
 
 import itertools
-from typing import Any
 
 import numpy as np
 
@@ -17,25 +16,26 @@ from keras_wake.theory.features import NUM_CLASSES
 from keras_wake.theory.features import NUM_FEATURES
 from keras_wake.theory.features import Weights
 from keras_wake.utils import validate
+from keras_wake.utils.types import Array
 
 MOST_ITERATIONS = 100
 
 
 def robust_loss(
     weights: Weights,
-    x: Any,
-    y: Any,
+    x: Array,
+    y: Array,
     epsilon: float,
     weight_decay: float = 1.0,
     label_smoothing: float = 0.0,
-) -> tuple[float, np.ndarray]:
+) -> tuple[float, Array]:
     """The loss (15), or (36) with label smoothing, of a sample.
 
-    The inner maximum is computed for each sample by trying all 64 corners of
-    the cube {−ε, ε}⁶: the margin is convex in δ, so that one of them is
-    worst. Often several are, with the same margin and different logits. The
-    second term of (36) then takes, for all samples of a class, the corner
-    whose mean margin is largest.
+    The inner maximum is found for each sample by trying all 64 corners of
+    the cube {−ε, ε}⁶. The margin is convex in δ, so one of them is worst.
+    Often several corners have the same margin and different logits. The
+    second term of (36) therefore takes the corner with the largest mean
+    margin, for all samples of a class.
 
     Args:
         weights: Pair (w1, w2) of numbers that are at least 0.
@@ -82,28 +82,28 @@ def robust_loss(
         smoothed = features[:, others] + common[others]
         slope -= beta / 2 * smoothed.sum(axis=(0, 1))
     slope /= len(x)
-    # Once corner and rival are chosen the logits are linear in w, so that
-    # the slope gives the value as well.
+    # For chosen corners and rivals the loss is linear in w, up to weight decay:
+    # so its value is slope · w.
     return float(slope @ w + decay / 2 * w @ w), slope + decay * w
 
 
 def monte_carlo_weights(
-    x: Any,
-    y: Any,
+    x: Array,
+    y: Array,
     epsilon: float,
     weight_decay: float = 1.0,
     label_smoothing: float = 0.0,
 ) -> tuple[float, float]:
     """The weights w ≥ 0 that minimise `robust_loss` on a sample.
 
-    Found by dual averaging: the weights are those that minimise weight decay
-    plus the mean of the slopes met so far,
+    Found by dual averaging: each step minimises the weight decay plus the
+    mean of the slopes g so far,
 
         w_{k+1} = max(0, −(g_1 + … + g_k) / (k λ)),
 
-    until the slope at w_k alone leads to w_k, which is the condition of the
-    optimum. Slopes are taken just inside of the boundary w = 0, where the
-    adversary still has a preference.
+    until the slope at w_k alone leads to w_k, the condition of the optimum.
+    Slopes are taken at weights slightly above 0, where the adversary still
+    prefers one corner.
 
     Args:
         x: Array (N, 6) of samples, as `SyntheticModel.sample` draws them.

@@ -1,9 +1,9 @@
 """The synthetic model of WAKE's appendix E and its closed forms.
 
-Why a strong adversary drives a classifier away from features that classes
-share: three classes, six features and two weights, so that the optimum of
-adversarial training, with and without label smoothing, is a formula. The
-numbers in brackets are the equations of the appendix.
+It shows why a classifier that faces a strong adversary drops the features
+that classes share. With three classes, six features and two weights, the
+optimum of adversarial training is a formula, also with label smoothing.
+Numbers in brackets are equations of the appendix.
 """
 
 import dataclasses
@@ -18,6 +18,7 @@ from keras_wake.theory.features import NUM_FEATURES
 from keras_wake.theory.features import present_features
 from keras_wake.theory.features import Weights
 from keras_wake.utils import validate
+from keras_wake.utils.types import Array
 
 
 def expected_maximum(mean: float = 0.0, stddev: float = 1.0) -> float:
@@ -160,10 +161,9 @@ class SyntheticModel:
     def smoothing_gain(self, epsilon: float, label_smoothing: float) -> float:
         """What label smoothing adds to w2: w2^LS − w2* (Corollary 1).
 
-        It is β (2ε + σ/√π) / λ up to ε0, the difference (41), and w2^LS
-        itself between ε0 and ε1: there the source goes on with an
-        expression (40) that has become negative, where w2* is 0. The gain is
-        positive all the same.
+        Up to ε0 it is β (2ε + σ/√π) / λ, the difference (41). Between ε0 and
+        ε1, w2* is 0, so the gain is w2^LS itself. (The source goes on with
+        (40) there, which is negative in place of 0.)
 
         Args:
             epsilon: ε, at least 0 and less than μ/2.
@@ -201,7 +201,7 @@ class SyntheticModel:
         slopes = np.array(self._slopes(epsilon, label_smoothing))
         return float(slopes @ w + self.weight_decay / 2 * w @ w)
 
-    def worst_perturbation(self, epsilon: float, label: int = 0) -> np.ndarray:
+    def worst_perturbation(self, epsilon: float, label: int = 0) -> Array:
         """The δ that is worst for every sample of a class (Lemma 2).
 
         For the first class (−ε, ε, ε, ε, −ε, −ε): less of the features that
@@ -261,7 +261,7 @@ class SyntheticModel:
 
     def sample(
         self, num_samples: int, label: int | None = None, seed: int = 0
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> tuple[Array, Array]:
         """Draws samples of the data distribution (13).
 
         Args:

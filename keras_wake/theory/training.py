@@ -1,11 +1,12 @@
 """The synthetic model as a Keras network that `WakeModel` trains.
 
 A layer with the two weights, the margin loss as an objective, and a function
-that puts both to work with FGSM: the third way to the optimum, through the
+that trains them with FGSM. This is the third way to the optimum, through the
 code that trains real networks.
 """
 
 from typing import Any
+from typing import TypeAlias
 
 import keras
 import numpy as np
@@ -18,15 +19,20 @@ from keras_wake.theory.features import logits_of
 from keras_wake.theory.features import NUM_CLASSES
 from keras_wake.theory.features import NUM_FEATURES
 from keras_wake.utils import validate
+from keras_wake.utils.types import Array
+from keras_wake.utils.types import Config
+from keras_wake.utils.types import Tensor
 from keras_wake.wake_model import WakeModel
 
-# Weights stop here on their way to 0: at w2 = 0 the logits do not depend on
-# the common features, and a gradient tells the attack nothing about them.
+# Sizes of the axes; `None` where open.
+Shape: TypeAlias = tuple[int | None, ...]
+# The weights stay above 0: at w2 = 0 the logits do not depend on the common
+# features, so the attack would have no gradient for these.
 SMALLEST_WEIGHT = 1e-6
-# Above this margin 1 − softmax is rounding in float32, and so is the
-# gradient of cross-entropy that FGSM takes the sign of.
+# Above this margin, the gradient of cross-entropy that FGSM follows is only
+# rounding error in float32.
 LARGEST_MARGIN = 12.0
-# As many samples may lie above it: they hardly move the mean.
+# This share of the samples may lie above it: they hardly change the mean.
 MOST_LARGE_MARGINS = 1e-3
 
 
@@ -46,11 +52,11 @@ class AtLeast(keras.constraints.Constraint):
     def __init__(self, minimum: float = SMALLEST_WEIGHT) -> None:
         self.minimum = validate.real(minimum=minimum)
 
-    def __call__(self, w: Any) -> Any:
+    def __call__(self, w: Tensor) -> Tensor:
         """The weights, clipped from below."""
         return ops.maximum(w, self.minimum)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """The arguments of the constructor."""
         return {"minimum": self.minimum}
 
@@ -79,7 +85,7 @@ class SyntheticLogits(keras.layers.Layer):
         super().__init__(**kwargs)
         self.weight_decay = validate.positive(weight_decay=weight_decay)
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: Shape) -> None:
         """Makes the kernel."""
         if input_shape[-1] != NUM_FEATURES:
             raise ValueError(
@@ -96,18 +102,18 @@ class SyntheticLogits(keras.layers.Layer):
         )
         self.built = True
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Tensor) -> Tensor:
         """The logits (batch, 3)."""
         exclusive = inputs[:, :NUM_CLASSES]
         common = inputs[:, NUM_CLASSES:]
         of_others = ops.sum(common, axis=1, keepdims=True) - common
         return self.kernel[0] * exclusive + self.kernel[1] * of_others
 
-    def compute_output_shape(self, input_shape: Any) -> Any:
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         """(batch, 3)."""
         return (input_shape[0], NUM_CLASSES)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """The arguments of the constructor."""
         return {**super().get_config(), "weight_decay": self.weight_decay}
 
@@ -147,7 +153,7 @@ class MarginLoss(Objective):
             label_smoothing=label_smoothing
         )
 
-    def loss(self, labels: Any, logits: dict[str, Any]) -> Any:
+    def loss(self, labels: Tensor, logits: dict[str, Tensor]) -> Tensor:
         """The margin of each sample, float32 (batch,); labels one-hot."""
         beta = self.label_smoothing
         scores = ops.cast(logits["adversarial"], "float32")
@@ -157,7 +163,7 @@ class MarginLoss(Objective):
         mean = (ops.sum(scores, axis=-1) - own) / (scores.shape[-1] - 1)
         return (1 - beta) * (rival - own) - beta * mean
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """The arguments of the constructor."""
         return {"label_smoothing": self.label_smoothing}
 
@@ -183,8 +189,8 @@ def synthetic_classifier(weight_decay: float = 1.0) -> keras.Model:
 
 
 def trained_weights(
-    x: Any,
-    y: Any,
+    x: Array,
+    y: Array,
     epsilon: float,
     weight_decay: float = 1.0,
     label_smoothing: float = 0.0,
@@ -247,8 +253,8 @@ def trained_weights(
 
 
 def _check_margins(
-    x: np.ndarray,
-    y: np.ndarray,
+    x: Array,
+    y: Array,
     weights: tuple[float, float],
     weight_decay: float,
 ) -> None:

@@ -19,3 +19,7 @@ Dataset: TypeAlias = Any
 Json: TypeAlias = Any
 # The `get_config()` of an object, as Keras saves it.
 Config: TypeAlias = dict[str, Any]
+# The values of an epoch or a batch that Keras gives to callbacks.
+Logs: TypeAlias = dict[str, float]
+# What the `get_state()` of a callback returns, for a backup.
+State: TypeAlias = dict[str, Any]
