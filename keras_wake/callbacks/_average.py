@@ -9,6 +9,7 @@ from keras_wake.models.batch_norm import reestimate_batch_norm
 from keras_wake.training import averaging
 from keras_wake.utils.types import Dataset
 from keras_wake.utils.types import Tensor
+from keras_wake.wake_model import WakeModel
 
 
 class TeacherAverage(keras.callbacks.Callback):
@@ -28,8 +29,6 @@ class TeacherAverage(keras.callbacks.Callback):
 
     def set_model(self, model: keras.Model) -> None:
         """Switches the teacher on, before the step is compiled."""
-        from keras_wake.wake_model import WakeModel
-
         super().set_model(model)
         if not isinstance(model, WakeModel):
             raise TypeError(

@@ -28,6 +28,7 @@ from keras_wake.utils.types import Json
 from keras_wake.utils.types import Logs
 from keras_wake.utils.types import State
 from keras_wake.utils.types import Tensor
+from keras_wake.wake_model import WakeModel
 
 
 class CatastrophicOverfitMonitor(keras.callbacks.Callback):
@@ -128,8 +129,6 @@ class CatastrophicOverfitMonitor(keras.callbacks.Callback):
 
     def set_model(self, model: keras.Model) -> None:
         """Takes the threat model of the training attack."""
-        from keras_wake.wake_model import WakeModel
-
         super().set_model(model)
         if not isinstance(model, WakeModel):
             raise TypeError(

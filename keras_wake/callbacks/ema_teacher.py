@@ -140,12 +140,10 @@ class EMATeacher(TeacherAverage):
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Copies the student to a teacher that was never averaged."""
         self._forget_estimate()
-        model = self.model
-        epochs = (self.params or {}).get("epochs")
-        if model.session.one_of_several:
-            epochs = None
+        model, session = self.model, self.model.session
+        epochs = None if session.one_of_several else session.epochs
         if model.schedule is not None:
-            model.schedule.check_fit(epochs, model.session.has_validation)
+            model.schedule.check_fit(epochs, session.has_validation)
         if int(backend.to_numpy(model.teacher_updates)) == 0:
             model.teacher.set_weights(model.classifier.get_weights())
             for mean, value in self.buffers:

@@ -1,12 +1,11 @@
 """A teacher that was trained before and does not change."""
 
-from typing import Any
-
 import keras
 
 from keras_wake.data.classifier import check_classifier
 from keras_wake.data.classifier import input_shape
 from keras_wake.utils import validate
+from keras_wake.wake_model import WakeModel
 
 
 class PretrainedTeacher(keras.callbacks.Callback):
@@ -64,8 +63,6 @@ class PretrainedTeacher(keras.callbacks.Callback):
 
     def set_model(self, model: keras.Model) -> None:
         """Has the student learn from the teacher, before a step is compiled."""
-        from keras_wake.wake_model import WakeModel
-
         super().set_model(model)
         if not isinstance(model, WakeModel):
             raise TypeError(
@@ -75,7 +72,7 @@ class PretrainedTeacher(keras.callbacks.Callback):
         self._check_against(model)
         model.enable_pretrained(self)
 
-    def _check_against(self, model: Any) -> None:
+    def _check_against(self, model: WakeModel) -> None:
         """Refuses a teacher that cannot be beside this student."""
         if any(each is self for each in model.switches.pretrained):
             raise ValueError(
@@ -109,8 +106,6 @@ class PretrainedTeacher(keras.callbacks.Callback):
 
 
 def _check_is_network(teacher: object) -> None:
-    from keras_wake.wake_model import WakeModel
-
     if isinstance(teacher, WakeModel):
         raise TypeError(
             "`teacher` must be one network, and a `WakeModel` holds two. Pass "

@@ -65,17 +65,16 @@ class StochasticWeightAveraging(TeacherAverage):
                 "`StochasticWeightAveraging` needs training images for the "
                 "batch-norm statistics of the average. Pass `data=(x, y)`."
             )
-        epochs = (self.params or {}).get("epochs")
-        if self.model.session.one_of_several or epochs is None:
-            return
-        if epochs < self.start_epoch:
+        session = self.model.session
+        if not session.one_of_several and session.epochs < self.start_epoch:
             warnings.warn(
-                f"`fit` ends with epoch {epochs}, before averaging begins: "
-                f"StochasticWeightAveraging(start_epoch={self.start_epoch}). "
-                "The student stays the `robust_classifier`. Train for more "
-                "epochs, or begin earlier. If another `fit` continues this "
-                "one, pass `initial_epoch=0` here to silence this warning, "
-                "and `initial_epoch=` there.",
+                f"`fit` ends with epoch {session.epochs}, before averaging "
+                f"begins: StochasticWeightAveraging("
+                f"start_epoch={self.start_epoch}). The student stays the "
+                "`robust_classifier`. Train for more epochs, or begin "
+                "earlier. If another `fit` continues this one, pass "
+                "`initial_epoch=0` here to silence this warning, and "
+                "`initial_epoch=` there.",
                 stacklevel=2,
             )
 
