@@ -86,6 +86,16 @@ class Schedule:
     def set_state(self, state: State) -> None:
         """Goes on from what `get_state` has returned."""
 
+    def __repr__(self) -> str:
+        settings = ", ".join(
+            f"{name}={value:g}"
+            if isinstance(value, float)
+            else f"{name}={value}"
+            for name, value in self.get_config().items()
+            if value is not None
+        )
+        return f"{type(self).__name__}({settings})"
+
     def get_config(self) -> Config:
         """The arguments of the constructor."""
         return {}
@@ -100,7 +110,6 @@ class NoDistillation(Schedule):
     """Weight 0 in every epoch, and a teacher that is averaged in each."""
 
     def __call__(self, t: int) -> float:
-        """0."""
         return 0.0
 
 
@@ -203,13 +212,6 @@ class DistillationRamp(Schedule):
                 stacklevel=2,
             )
 
-    def __repr__(self) -> str:
-        return (
-            f"DistillationRamp(start_epoch={self.start_epoch}, "
-            f"end_epoch={self.end_epoch}, peak={self.peak:g}, "
-            f"final={self.final:g})"
-        )
-
     def get_config(self) -> Config:
         """The arguments of the constructor."""
         return {
@@ -303,14 +305,6 @@ class AdaptiveRamp(Schedule):
             start_epoch, start_epoch + self.length, self.peak, self.final
         )
 
-    def __repr__(self) -> str:
-        latest = self.latest_start
-        end = "" if latest is None else f", latest_start={latest}"
-        return (
-            f"AdaptiveRamp(patience={self.patience}, length={self.length}, "
-            f"peak={self.peak:g}, final={self.final:g}{end})"
-        )
-
     def get_config(self) -> Config:
         """The arguments of the constructor."""
         return {
@@ -332,11 +326,9 @@ class _Search(Schedule):
         self._waited = 0
 
     def __call__(self, t: int) -> float:
-        """0 until the ramp is found."""
         return 0.0 if self.ramp is None else self.ramp(t)
 
     def averages(self, t: int) -> bool:
-        """Until the ramp is found."""
         return self.ramp is None
 
     def after_epoch(
@@ -378,7 +370,6 @@ class _Search(Schedule):
         )
 
     def get_state(self) -> State:
-        """What `BackupAndRestore` keeps."""
         return {
             "start_epoch": self.ramp and self.ramp.start_epoch,
             "best": self._best,
@@ -387,7 +378,6 @@ class _Search(Schedule):
         }
 
     def set_state(self, state: State) -> None:
-        """Goes on from what `get_state` has returned."""
         start = state["start_epoch"]
         self.ramp = None if start is None else self.schedule.from_epoch(start)
         self._best, self._waited = state["best"], state["waited"]

@@ -74,12 +74,6 @@ class PretrainedTeacher(keras.callbacks.Callback):
 
     def _check_against(self, model: WakeModel) -> None:
         """Refuses a teacher that cannot be beside this student."""
-        if any(each is self for each in model.switches.pretrained):
-            raise ValueError(
-                "The same `PretrainedTeacher` is twice among the callbacks. "
-                "For a larger share pass it once, with a larger `weight`. "
-                f"Received: weight={self.weight:g} of {self.teacher.name!r}."
-            )
         own = {id(variable) for variable in model.variables}
         shared = [v.path for v in self.teacher.variables if id(v) in own]
         if shared:

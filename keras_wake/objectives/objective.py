@@ -141,19 +141,13 @@ def losses_of(
             f"and its `inputs` do not name them. Received: inputs="
             f"{objective.inputs!r}. Set `inputs` to all that the loss reads."
         ) from error
-    shape = getattr(losses, "shape", None)
-    sizes = None if shape is None else tuple(shape)
-    batch = labels.shape[0]
-    if (
-        sizes is None
-        or len(sizes) != 1
-        or (None not in (*sizes, batch) and sizes[0] != batch)
-    ):
-        received = (
-            f"an object of type {type(losses).__name__}"
-            if sizes is None
-            else f"shape {sizes}"
-        )
+    received = f"an object of type {type(losses).__name__}"
+    batch, sizes = labels.shape[0], ()
+    if hasattr(losses, "shape"):
+        sizes = tuple(losses.shape)
+        received = f"shape {sizes}"
+    known = None not in (batch, *sizes)
+    if len(sizes) != 1 or (known and sizes != (batch,)):
         raise ValueError(
             f"The loss of the objective `{kind}` must have one value per "
             f"sample, shape ({'batch' if batch is None else batch},). "
