@@ -1,9 +1,9 @@
 """APGD: projected gradient descent that chooses its step sizes by itself."""
 
+import functools
 import math
 from collections.abc import Callable
 from fractions import Fraction
-from typing import Any
 from typing import NamedTuple
 
 import keras
@@ -11,14 +11,17 @@ import numpy as np
 from keras import ops
 
 from keras_wake import backend
-from keras_wake.attacks._attack_losses import ATTACK_LOSSES
-from keras_wake.attacks._network import stateless_logits
-from keras_wake.attacks._targets import likely_wrong_class
+from keras_wake.attacks.apgd_losses import ATTACK_LOSSES
+from keras_wake.attacks.logits import likely_wrong_class
+from keras_wake.attacks.logits import stateless_logits
 from keras_wake.attacks.staged import StagedAttack
 from keras_wake.attacks.threat_model import per_sample
 from keras_wake.backend import numerics
 from keras_wake.losses.margin import searched_margin
 from keras_wake.utils import validate
+from keras_wake.utils.seeds import SampleSeed
+from keras_wake.utils.types import Config
+from keras_wake.utils.types import Tensor
 
 # Share of the newest gradient step in an update; the rest is momentum.
 _ALPHA = 0.75
@@ -100,6 +103,11 @@ class APGD(StagedAttack):
         self.rho = validate.in_range(0, 1, rho=rho)
         self.eot_samples = validate.integer(1, eot_samples=eot_samples)
 
+    @functools.cached_property
+    def name(self) -> str:
+        """`APGD-CE`, `APGD-DLR` or `APGD-T`, by its loss."""
+        return f"APGD-{ATTACK_LOSSES[self.loss].short_name}"
+
     @property
     def targeted(self) -> bool:
         """Whether each stage has a target class."""
@@ -117,13 +125,8 @@ class APGD(StagedAttack):
     def passes(self, num_classes: int) -> tuple[int, int]:
         """Largest number of passes of one stage for each image.
 
-        Args:
-            num_classes: K, the number of classes.
-
-        Returns:
-            Number of forward passes and of backward passes: `eot_samples` of
-            each for every step and for the start, and a forward pass to
-            choose a target.
+        `eot_samples` forward and backward passes for each step and for the
+        start, and one forward pass to choose a target.
         """
         points = self.eot_samples * (self.steps + 1)
         return points + int(self.targeted), points
@@ -133,8 +136,13 @@ class APGD(StagedAttack):
         return ATTACK_LOSSES[self.loss].note(num_classes)
 
     def run_stage(
-        self, classifier: Callable, x: Any, labels: Any, seed: Any, stage: Any
-    ) -> Any:
+        self,
+        classifier: Callable,
+        x: Tensor,
+        labels: Tensor,
+        seed: SampleSeed,
+        stage: Tensor,
+    ) -> Tensor:
         """Perturbations that one start has led to, float32 like `x`."""
         if self.epsilon == 0:
             return ops.zeros_like(x)
@@ -145,10 +153,14 @@ class APGD(StagedAttack):
             targets = likely_wrong_class(labels, logits_of(x), number)
         loss = ATTACK_LOSSES[self.loss](classifier, labels, targets)
 
-        def at(images: Any, draw: Any = None) -> tuple[Any, Any, Any]:
+        def at(
+            images: Tensor, draw: Tensor | None = None
+        ) -> tuple[Tensor, Tensor, Tensor]:
             """Loss, margin and gradient of one pass."""
 
-            def objective(images: Any) -> tuple[Any, tuple[Any, Any]]:
+            def objective(
+                images: Tensor,
+            ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
                 logits = logits_of(images, draw)
                 losses, total = loss.values_and_total(logits)
                 return total, (losses, searched_margin(labels, logits))
@@ -161,13 +173,17 @@ class APGD(StagedAttack):
             # Before the gradients of several draws are added.
             return losses, margins, numerics.finite(gradient)
 
-        def evaluate(delta: Any, number: Any) -> tuple[Any, Any, Any]:
+        def evaluate(
+            delta: Tensor, number: Tensor
+        ) -> tuple[Tensor, Tensor, Tensor]:
             """Loss, misclassification and direction of ascent at x + δ."""
             if self.eot_samples == 1:
                 losses, margins, gradient = at(x + delta)
                 return losses, margins > 0, gradient
 
-            def add(index: Any, sums: tuple[Any, ...]) -> tuple[Any, ...]:
+            def add(
+                index: Tensor, sums: tuple[Tensor, ...]
+            ) -> tuple[Tensor, ...]:
                 draw = self.eot_samples * number + ops.cast(index, "int32")
                 found = at(x + delta, draw)
                 return tuple(
@@ -184,7 +200,7 @@ class APGD(StagedAttack):
         start = self.threat_model.random_on_sphere(x, seed)
         return self._search(evaluate, start, x)
 
-    def _search(self, evaluate: Callable, start: Any, x: Any) -> Any:
+    def _search(self, evaluate: Callable, start: Tensor, x: Tensor) -> Tensor:
         """Follows the gradient from `start` on.
 
         Args:
@@ -197,14 +213,14 @@ class APGD(StagedAttack):
         threat = self.threat_model
         is_checkpoint, rises_needed = self._schedule()
 
-        def goes_on(*values: Any) -> Any:
+        def goes_on(*values: Tensor) -> Tensor:
             state = _State(*values)
             # Nothing that follows would change what is returned.
             return ops.logical_and(
                 state.step < self.steps, ops.any(~state.found)
             )
 
-        def step(*values: Any) -> _State:
+        def step(*values: Tensor) -> _State:
             state = _State(*values)
             alpha = ops.where(state.step == 0, 1.0, _ALPHA)
             # Of two Python numbers, Keras makes what `floatx` says.
@@ -230,7 +246,7 @@ class APGD(StagedAttack):
         end = _State(*ops.while_loop(goes_on, step, begin))
         return ops.where(per_sample(end.found, x), end.adversarial, end.best)
 
-    def _schedule(self) -> tuple[Any, Any]:
+    def _schedule(self) -> tuple[Tensor, Tensor]:
         """For each step: is it a checkpoint, and how many rises it asks for."""
         is_checkpoint = np.zeros(self.steps, "bool")
         rises_needed = np.zeros(self.steps, "float32")
@@ -244,7 +260,7 @@ class APGD(StagedAttack):
             ops.convert_to_tensor(rises_needed),
         )
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """The arguments of the constructor."""
         return {
             **super().get_config(),
@@ -279,23 +295,23 @@ def checkpoints(steps: int) -> list[int]:
 class _State(NamedTuple):
     """Where the search stands; of each image, shape (batch,) or like δ."""
 
-    step: Any  # number of the next one, int32 scalar
-    delta: Any
-    previous: Any  # the δ before
-    gradient: Any  # at δ
-    loss: Any  # at δ
-    step_size: Any  # η
-    rises: Any  # of the loss, since the last checkpoint
-    best: Any  # the δ with the largest loss so far
-    best_gradient: Any
-    best_loss: Any
-    checked_loss: Any  # best_loss at the last checkpoint
-    halved: Any  # whether η was halved there
-    adversarial: Any  # the first δ that is misclassified
-    found: Any  # whether there is one
+    step: Tensor  # number of the next one, int32 scalar
+    delta: Tensor
+    previous: Tensor  # the δ before
+    gradient: Tensor  # at δ
+    loss: Tensor  # at δ
+    step_size: Tensor  # η
+    rises: Tensor  # of the loss, since the last checkpoint
+    best: Tensor  # the δ with the largest loss so far
+    best_gradient: Tensor
+    best_loss: Tensor
+    checked_loss: Tensor  # best_loss at the last checkpoint
+    halved: Tensor  # whether η was halved there
+    adversarial: Tensor  # the first δ that is misclassified
+    found: Tensor  # whether there is one
 
 
-def _begun(start: Any, evaluate: Callable, epsilon: float) -> _State:
+def _begun(start: Tensor, evaluate: Callable, epsilon: float) -> _State:
     """At the start, before the first step."""
     step = ops.zeros((), "int32")
     loss, found, gradient = evaluate(start, step)
@@ -318,7 +334,11 @@ def _begun(start: Any, evaluate: Callable, epsilon: float) -> _State:
 
 
 def _moved(
-    state: _State, delta: Any, loss: Any, misclassified: Any, gradient: Any
+    state: _State,
+    delta: Tensor,
+    loss: Tensor,
+    misclassified: Tensor,
+    gradient: Tensor,
 ) -> _State:
     """After a step to `delta`."""
     first = ops.logical_and(misclassified, ~state.found)
@@ -347,7 +367,9 @@ def _moved(
     )
 
 
-def _checked(state: _State, is_checkpoint: Any, rises_needed: Any) -> _State:
+def _checked(
+    state: _State, is_checkpoint: Tensor, rises_needed: Tensor
+) -> _State:
     """With η halved, and back at the best point, where that is due."""
     stands_still = ops.logical_and(
         ~state.halved, state.best_loss <= state.checked_loss

@@ -1,12 +1,14 @@
 """What all attacks share: checks, compilation, and the final guarantee.
 
-An attack's author writes `run`. Users call the attack on a classifier and a
-batch; a training step calls `perturb` with tensors it has checked already.
-Both end in the same projection, so that no attack leaves its threat model.
+The author of an attack writes `run`. Users call the attack on a classifier and
+a batch. A training step calls `perturb` with tensors that are checked already,
+an evaluation calls `perturb_stage`. All of them end in the same projection, so
+that no attack leaves its threat model.
 """
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Protocol
 
 import keras
 from keras import ops
@@ -20,17 +22,35 @@ from keras_wake.data.classifier import check_classifier
 from keras_wake.data.classifier import image_shape
 from keras_wake.utils import validate
 from keras_wake.utils.seeds import CounterSeed
+from keras_wake.utils.seeds import SampleSeed
+from keras_wake.utils.seeds import Seed
+from keras_wake.utils.types import Array
+from keras_wake.utils.types import Config
+from keras_wake.utils.types import Tensor
+
+
+class HasAttackLoss(Protocol):
+    """An objective, as far as an attack needs to know it."""
+
+    attack_loss: str
 
 
 class Attack:
     """Base of all attacks.
 
+    A subclass must define `run`. Everything else has a default: `name`,
+    `passes`, `note` and `longer` tell an evaluation what to report and to
+    check, `for_objective` lets the attack take over the loss of an objective.
+
     Args:
         norm: `"linf"` or `"l2"`.
         epsilon: Radius in pixel units of [0, 1]. Defaults to `None`: 8/255
             for ℓ∞, 128/255 for ℓ2.
-        bounds: Smallest and largest pixel value.
+        bounds: Smallest and largest pixel value. Defaults to `(0.0, 1.0)`.
     """
+
+    # Over how many passes the attack averages losses and gradients.
+    eot_samples = 1
 
     def __init__(
         self,
@@ -56,7 +76,62 @@ class Attack:
         """Smallest and largest pixel value."""
         return self.threat_model.bounds
 
-    def run(self, classifier: Callable, x: Any, labels: Any, seed: Any) -> Any:
+    @functools.cached_property
+    def name(self) -> str:
+        """What reports and progress bars call the attack."""
+        return type(self).__name__
+
+    @functools.cached_property
+    def longer(self) -> "Attack | None":
+        """The same attack with twice the steps.
+
+        None where `get_config()` names fewer than two `steps`, or where the
+        attack cannot be made from its configuration.
+        """
+        config = self.get_config()
+        steps = config.get("steps")
+        if not isinstance(steps, int) or steps < 2:
+            return None
+        try:
+            return self.from_config({**config, "steps": 2 * steps})
+        except Exception:  # The author's own: no reason to stop an evaluation.
+            return None
+
+    def stages_for(self, num_classes: int) -> int:
+        """Number of stages on a classifier with so many classes."""
+        return 1
+
+    def passes(self, num_classes: int) -> tuple[int, int] | None:
+        """Largest number of passes of one stage for each image.
+
+        Args:
+            num_classes: K, the number of classes.
+
+        Returns:
+            Number of forward passes and of backward passes; None where it is
+            not known.
+        """
+        return None
+
+    def note(self, num_classes: int) -> str | None:
+        """What the attack does otherwise for so few classes, or `None`."""
+        return None
+
+    def check_image_shape(self, shape: tuple) -> None:
+        """Refuses images that the attack cannot run on.
+
+        Args:
+            shape: Of one image, without the batch axis.
+        """
+        self.threat_model.check_image_shape(shape)
+
+    def for_objective(self, objective: HasAttackLoss) -> "Attack":
+        """The attack for the training step of an objective: itself."""
+        return self
+
+    def run(
+        self, classifier: Callable, x: Tensor, labels: Tensor, seed: Seed
+    ) -> Tensor:
         """Finds perturbations; what a subclass defines.
 
         Args:
@@ -73,7 +148,9 @@ class Attack:
             "`run(classifier, x, labels, seed)`."
         )
 
-    def perturb(self, classifier: Any, x: Any, labels: Any, seed: Any) -> Any:
+    def perturb(
+        self, classifier: keras.Model, x: Tensor, labels: Tensor, seed: Seed
+    ) -> Tensor:
         """Adversarial images inside a step that is being compiled.
 
         Args:
@@ -91,7 +168,34 @@ class Attack:
         self.threat_model.check_images(x)
         return self._guaranteed(self.run(classifier, x, labels, seed), x)
 
-    def _guaranteed(self, delta: Any, x: Any) -> Any:
+    def perturb_stage(
+        self,
+        classifier: keras.Model,
+        x: Tensor,
+        labels: Tensor,
+        seed: SampleSeed,
+        stage: Tensor,
+    ) -> Tensor:
+        """Adversarial images of one stage of an evaluation.
+
+        By default there is one stage, and the random numbers depend on the
+        batch: `keras.random` draws them for the batch as a whole, and the
+        first sample tells one batch from another.
+
+        Args:
+            classifier: `keras.Model` that returns logits.
+            x: Float32 tensor (batch, ...), images within the bounds.
+            labels: Float32 tensor (batch, K), one-hot or soft.
+            seed: A `SampleSeed` for these images.
+            stage: Int32 scalar tensor or int, below `stages_for(K)`.
+
+        Returns:
+            Float32 tensor as of `perturb`.
+        """
+        batch_seed = CounterSeed(seed.seed, seed.ids[0])
+        return self.perturb(classifier, x, labels, batch_seed)
+
+    def _guaranteed(self, delta: Tensor, x: Tensor) -> Tensor:
         """x + δ, finite, in the ball around `x` and in the bounds."""
         delta = numerics.finite(ops.convert_to_tensor(delta))
         delta = self.threat_model.project(delta, x)
@@ -99,12 +203,17 @@ class Attack:
         return ops.stop_gradient(ops.clip(x + delta, *self.bounds))
 
     def __call__(
-        self, classifier: Any, x: Any, y: Any, seed: int | None = None
-    ) -> Any:
+        self,
+        classifier: keras.Model,
+        x: Array | Tensor,
+        y: Array | Tensor,
+        seed: int | None = None,
+    ) -> Tensor:
         """Attacks one batch of images.
 
-        What is compiled for a classifier is used again, until a public
-        attribute of a layer is another number, text or function.
+        What is compiled for a classifier is used again, until a layer is
+        exchanged or gets another public attribute (a number, a text or a
+        function).
 
         Args:
             classifier: Built `keras.Model` that returns logits (batch, K).
@@ -127,9 +236,14 @@ class Attack:
         return self._call(classifier, x, y, seed)
 
     def _call(
-        self, classifier: Any, x: Any, y: Any, seed: int | None, *more: Any
-    ) -> Any:
-        """A call; `more` are further arguments of `_make_seed`."""
+        self,
+        classifier: keras.Model,
+        x: Array | Tensor,
+        y: Array | Tensor,
+        seed: int | None,
+        *ids: Tensor,
+    ) -> Tensor:
+        """A call; `ids` are the numbers of the images, if they have any."""
         if not isinstance(classifier, keras.Model):
             check_classifier(classifier)
         run, num_classes = self._compiled.get(classifier, self._compile)
@@ -141,22 +255,21 @@ class Attack:
             seed = keras.random.randint((), 0, 2**31 - 1)
         else:
             seed = validate.seed(seed=seed)
-        return run(x, labels, ops.cast(seed, "uint32"), *more)
+        return run(x, labels, ops.cast(seed, "uint32"), *ids)
 
     def _compile(self, reference: Callable) -> tuple[Callable, int]:
         num_classes = check_classifier(reference())
 
-        def run(x: Any, labels: Any, *seed: Any) -> Any:
-            return self.perturb(reference(), x, labels, self._make_seed(*seed))
+        def run(
+            x: Tensor, labels: Tensor, seed: Tensor, *ids: Tensor
+        ) -> Tensor:
+            made = SampleSeed(seed, *ids) if ids else CounterSeed(seed)
+            return self.perturb(reference(), x, labels, made)
 
         return backend.compile(run, reference), num_classes
 
-    def _make_seed(self, seed: Any, *more: Any) -> Any:
-        """What `perturb` takes as seed, from the tensors of a call."""
-        return CounterSeed(seed)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        # A change would reach some compiled steps and not others.
+    def __setattr__(self, name: str, value: object) -> None:
+        # Steps that are compiled already would not learn of a change.
         own = getattr(type(self), name, None)
         is_setting = name in self.__dict__ or (
             isinstance(own, property) and own.fset is None
@@ -168,7 +281,7 @@ class Attack:
             )
         super().__setattr__(name, value)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """The arguments of the constructor."""
         return {
             "norm": self.norm,
@@ -177,7 +290,7 @@ class Attack:
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "Attack":
+    def from_config(cls, config: Config) -> "Attack":
         """Makes the attack again from `get_config()`."""
         return cls(**config)
 

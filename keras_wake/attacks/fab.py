@@ -1,23 +1,26 @@
 """FAB: steps onto linearised decision boundaries, close to the image."""
 
+import functools
 import math
 from collections.abc import Callable
-from typing import Any
 from typing import NamedTuple
 
 import keras
 from keras import ops
 
 from keras_wake import backend
-from keras_wake.attacks._network import stateless_logits
-from keras_wake.attacks._projections import STEPS
-from keras_wake.attacks._targets import likely_wrong_class
+from keras_wake.attacks.fab_steps import STEPS
+from keras_wake.attacks.logits import likely_wrong_class
+from keras_wake.attacks.logits import stateless_logits
 from keras_wake.attacks.staged import StagedAttack
 from keras_wake.attacks.threat_model import per_sample
 from keras_wake.backend import numerics
 from keras_wake.losses.margin import logit_of
 from keras_wake.losses.margin import searched_margin
 from keras_wake.utils import validate
+from keras_wake.utils.seeds import SampleSeed
+from keras_wake.utils.types import Config
+from keras_wake.utils.types import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_wake")
@@ -92,6 +95,11 @@ class FAB(StagedAttack):
         self.eta = validate.positive(eta=eta)
         self.beta = validate.in_range(0, 1, beta=beta)
 
+    @functools.cached_property
+    def name(self) -> str:
+        """`FAB-T`; of a subclass the name of the class."""
+        return "FAB-T" if type(self) is FAB else type(self).__name__
+
     def _targets_for(self, num_classes: int) -> int:
         return min(self.target_classes, num_classes - 1)
 
@@ -102,19 +110,19 @@ class FAB(StagedAttack):
     def passes(self, num_classes: int) -> tuple[int, int]:
         """Largest number of passes of one stage for each image.
 
-        Args:
-            num_classes: K, the number of classes.
-
-        Returns:
-            Number of forward passes and of backward passes: for each step one
-            of each at a point and a forward pass at the next one, and a
-            forward pass to choose a target.
+        Each step takes a forward and a backward pass at its point and a
+        forward pass at the next one. One forward pass chooses the target.
         """
         return 2 * self.steps + 1, self.steps
 
     def run_stage(
-        self, classifier: Callable, x: Any, labels: Any, seed: Any, stage: Any
-    ) -> Any:
+        self,
+        classifier: Callable,
+        x: Tensor,
+        labels: Tensor,
+        seed: SampleSeed,
+        stage: Tensor,
+    ) -> Tensor:
         """Perturbations that one search has led to, float32 like `x`."""
         if self.epsilon == 0:
             return ops.zeros_like(x)
@@ -127,16 +135,16 @@ class FAB(StagedAttack):
         half = numerics.computes_in_float16(classifier)
         factor = numerics.SIZE if half else 1.0
 
-        def difference(images: Any) -> tuple[Any, Any]:
+        def difference(images: Tensor) -> tuple[Tensor, Tensor]:
             logits = logits_of(images)
             h = logit_of(target, logits) - logit_of(labels, logits)
             return factor * ops.sum(h), h
 
-        def linearised(delta: Any) -> tuple[Any, Any]:
+        def linearised(delta: Tensor) -> tuple[Tensor, Tensor]:
             gradient, h = backend.gradient_and_outputs(difference, x + delta)
             return h, numerics.finite(gradient) / factor
 
-        def is_adversarial(delta: Any) -> Any:
+        def is_adversarial(delta: Tensor) -> Tensor:
             return searched_margin(labels, logits_of(x + delta)) > 0
 
         start = 0.5 * self.threat_model.random_on_sphere(x, seed)
@@ -147,9 +155,9 @@ class FAB(StagedAttack):
         self,
         linearised: Callable,
         is_adversarial: Callable,
-        start: Any,
-        x: Any,
-    ) -> Any:
+        start: Tensor,
+        x: Tensor,
+    ) -> Tensor:
         """Goes back and forth over the boundary.
 
         Args:
@@ -159,13 +167,13 @@ class FAB(StagedAttack):
             x: Float32 tensor (batch, ...), clean images.
         """
 
-        def goes_on(*values: Any) -> Any:
+        def goes_on(*values: Tensor) -> Tensor:
             state = _State(*values)
             return ops.logical_and(
                 state.step < self.steps, ops.any(~state.found)
             )
 
-        def step(*values: Any) -> _State:
+        def step(*values: Tensor) -> _State:
             state = _State(*values)
             h, gradient = linearised(state.delta)
             delta = self._stepped(state.delta, h, gradient, x)
@@ -193,7 +201,9 @@ class FAB(StagedAttack):
         )
         return _State(*ops.while_loop(goes_on, step, begin)).kept
 
-    def _stepped(self, delta: Any, h: Any, gradient: Any, x: Any) -> Any:
+    def _stepped(
+        self, delta: Tensor, h: Tensor, gradient: Tensor, x: Tensor
+    ) -> Tensor:
         """The next δ, from h and its gradient at x + δ."""
         batch = ops.shape(h)[0]
         flat = (-1, math.prod(x.shape[1:]))
@@ -226,7 +236,7 @@ class FAB(StagedAttack):
         delta = numerics.finite(delta)
         return ops.clip(x + delta, *self.bounds) - x
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """The arguments of the constructor."""
         return {
             **super().get_config(),
@@ -242,7 +252,7 @@ class FAB(StagedAttack):
 class _State(NamedTuple):
     """Where the search stands; of each image, shape (batch,) or like δ."""
 
-    step: Any  # number of the next one, int32 scalar
-    delta: Any
-    kept: Any  # the first δ inside the ball that is misclassified, else 0
-    found: Any  # whether there is one
+    step: Tensor  # number of the next one, int32 scalar
+    delta: Tensor
+    kept: Tensor  # the first δ inside the ball that is misclassified, else 0
+    found: Tensor  # whether there is one

@@ -1,19 +1,23 @@
 """Projected gradient descent and its one-step relative, FGSM."""
 
+import functools
 from collections.abc import Callable
-from typing import Any
 
 import keras
 from keras import ops
 
 from keras_wake import backend
-from keras_wake.attacks._network import stateless_logits
 from keras_wake.attacks.attack import Attack
+from keras_wake.attacks.attack import HasAttackLoss
+from keras_wake.attacks.logits import stateless_logits
 from keras_wake.attacks.threat_model import ThreatModel
 from keras_wake.backend import numerics
 from keras_wake.losses import cross_entropy
 from keras_wake.utils import validate
 from keras_wake.utils.seeds import SampleSeed
+from keras_wake.utils.seeds import Seed
+from keras_wake.utils.types import Config
+from keras_wake.utils.types import Tensor
 
 LOSSES = ("cross_entropy", "kl")
 
@@ -30,11 +34,11 @@ class PGD(Attack):
     L is the cross-entropy CE(f(x + δ), y), or the divergence
     KL(f(x) ‖ f(x + δ)) of TRADES (Zhang et al. 2019). The direction is the
     sign of the gradient for ℓ∞ and the gradient divided by its ℓ2 norm for
-    ℓ2. Elements of it that are NaN or infinite count as 0, and the steps that
-    follow take the gradient a little further inside the bounds there. The
-    sum over samples makes δ_i independent of the other images of the batch.
-    The classifier runs in inference mode, and nothing in it changes: neither
-    batch-norm statistics nor dropout state.
+    ℓ2. Where an element of the gradient is NaN or infinite, it counts as 0,
+    and later steps take the gradient there a little further inside the bounds.
+    The loss is a sum over samples, so that δ_i does not depend on the other
+    images of the batch. The classifier runs in inference mode. Its batch-norm
+    statistics and its dropout state stay as they are.
 
     Args:
         norm: `"linf"` or `"l2"`. Defaults to `"linf"`.
@@ -100,7 +104,17 @@ class PGD(Attack):
                 f"{random_start!r}."
             )
 
-    def for_objective(self, objective: Any) -> "PGD":
+    @functools.cached_property
+    def name(self) -> str:
+        """`PGD-20` for 20 steps; of a subclass the name of the class."""
+        name = type(self).__name__
+        return f"{name}-{self.steps}" if type(self) is PGD else name
+
+    def passes(self, num_classes: int) -> tuple[int, int]:
+        """One forward and one backward pass for each step."""
+        return self.steps, self.steps
+
+    def for_objective(self, objective: HasAttackLoss) -> "PGD":
         """This attack, with the loss of an objective where it has none."""
         if self.loss is not None:
             return self
@@ -118,7 +132,23 @@ class PGD(Attack):
             **{**self.get_config(), "loss": objective.attack_loss}
         )
 
-    def run(self, classifier: Callable, x: Any, labels: Any, seed: Any) -> Any:
+    def perturb_stage(
+        self,
+        classifier: keras.Model,
+        x: Tensor,
+        labels: Tensor,
+        seed: SampleSeed,
+        stage: Tensor,
+    ) -> Tensor:
+        """The adversarial images, from random numbers of each sample."""
+        if type(self).run is PGD.run:
+            return self.perturb(classifier, x, labels, seed)
+        # A `run` of a subclass takes what `keras.random` takes.
+        return super().perturb_stage(classifier, x, labels, seed, stage)
+
+    def run(
+        self, classifier: Callable, x: Tensor, labels: Tensor, seed: Seed
+    ) -> Tensor:
         """Perturbations after `steps` steps, float32 like `x`."""
         if self.steps == 0 or self.epsilon == 0:
             return ops.zeros_like(x)
@@ -138,7 +168,7 @@ class PGD(Attack):
         else:
             delta = threat.random_perturbation(x, seed)
 
-        def ascend(delta: Any, x: Any, labels: Any) -> Any:
+        def ascend(delta: Tensor, x: Tensor, labels: Tensor) -> Tensor:
             return self._ascend(classifier, delta, x, labels)
 
         if self.training:
@@ -147,9 +177,9 @@ class PGD(Attack):
         return backend.side_by_side(ascend, delta, x, labels)
 
     def _ascend(
-        self, classifier: Callable, delta: Any, x: Any, labels: Any
-    ) -> Any:
-        """The steps from `delta` on."""
+        self, classifier: Callable, delta: Tensor, x: Tensor, labels: Tensor
+    ) -> Tensor:
+        """δ after `steps` steps from `delta`."""
         threat = self.threat_model
         half = numerics.computes_in_float16(classifier)
         logits_of = stateless_logits(classifier, self.training)
@@ -161,14 +191,14 @@ class PGD(Attack):
             clean = backend.without_gradient(lambda: logits_of(x))
             target = ops.softmax(ops.cast(clean, "float32"), axis=-1)
 
-        def total_loss(images: Any) -> Any:
+        def total_loss(images: Tensor) -> Tensor:
             logits = logits_of(images)
             losses = cross_entropy(target, logits)
             if half:
                 losses = numerics.scaled_losses(losses, target, logits)
             return ops.sum(losses)
 
-        def step(state: tuple[Any, Any]) -> tuple[Any, Any]:
+        def step(state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
             delta, origin = state
             gradient = backend.gradient(total_loss, origin + delta)
             direction, origin = threat.steepest_and_origin(gradient, origin, x)
@@ -177,7 +207,7 @@ class PGD(Attack):
 
         return backend.repeat(self.steps, step, (delta, x))[0]
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """The arguments of the constructor."""
         return {
             **super().get_config(),
@@ -291,7 +321,7 @@ class FGSM(PGD):
             bounds=bounds,
         )
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """The arguments of the constructor."""
         config = super().get_config()
         del config["steps"]

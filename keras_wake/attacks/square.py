@@ -1,19 +1,21 @@
 """Square: a search that sees logits alone, by changing windows of an image."""
 
 from collections.abc import Callable
-from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_wake.attacks import _windows
-from keras_wake.attacks._network import stateless_logits
-from keras_wake.attacks._windows import Placed
+from keras_wake.attacks import square_windows
+from keras_wake.attacks.logits import stateless_logits
+from keras_wake.attacks.square_windows import Placed
 from keras_wake.attacks.staged import StagedAttack
 from keras_wake.attacks.threat_model import per_sample
 from keras_wake.losses.margin import searched_margin
 from keras_wake.utils import validate
+from keras_wake.utils.seeds import SampleSeed
+from keras_wake.utils.types import Config
+from keras_wake.utils.types import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_wake")
@@ -91,11 +93,8 @@ class Square(StagedAttack):
         return self.queries, 0
 
     def check_image_shape(self, shape: tuple) -> None:
-        """Refuses what has no windows.
-
-        Args:
-            shape: Of one image, without the batch axis.
-        """
+        """Refuses what has no windows."""
+        super().check_image_shape(shape)
         if len(shape) != 3:
             axes = (
                 "channels, height, width"
@@ -109,8 +108,13 @@ class Square(StagedAttack):
             )
 
     def run_stage(
-        self, classifier: Callable, x: Any, labels: Any, seed: Any, stage: Any
-    ) -> Any:
+        self,
+        classifier: Callable,
+        x: Tensor,
+        labels: Tensor,
+        seed: SampleSeed,
+        stage: Tensor,
+    ) -> Tensor:
         """Perturbations that one search has led to, float32 like `x`."""
         if self.epsilon == 0:
             return ops.zeros_like(x)
@@ -126,19 +130,21 @@ class Square(StagedAttack):
         return ops.transpose(delta, (0, 3, 1, 2))
 
     def _search(
-        self, logits_of: Callable, x: Any, labels: Any, seed: Any
-    ) -> Any:
+        self, logits_of: Callable, x: Tensor, labels: Tensor, seed: SampleSeed
+    ) -> Tensor:
         """Perturbations of images with the channels last."""
         windows = _WINDOWS[self.norm](self, tuple(x.shape[1:]))
         project = self.threat_model.project
 
-        def loss_of(delta: Any) -> Any:
+        def loss_of(delta: Tensor) -> Tensor:
             return searched_margin(labels, logits_of(x + delta))
 
-        def goes_on(query: Any, delta: Any, loss: Any) -> Any:
+        def goes_on(query: Tensor, delta: Tensor, loss: Tensor) -> Tensor:
             return ops.logical_and(query < self.queries, ops.any(~(loss > 0)))
 
-        def step(query: Any, delta: Any, loss: Any) -> tuple[Any, ...]:
+        def step(
+            query: Tensor, delta: Tensor, loss: Tensor
+        ) -> tuple[Tensor, ...]:
             draws = seed.uniform(query, (windows.draws,))
             changed = project(windows.changed(delta, draws, query), x)
             new = loss_of(changed)
@@ -152,7 +158,7 @@ class Square(StagedAttack):
         begin = (ops.ones((), "int32"), start, loss_of(start))
         return ops.while_loop(goes_on, step, begin)[1]
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """The arguments of the constructor."""
         return {
             **super().get_config(),
@@ -163,7 +169,7 @@ class Square(StagedAttack):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "Square":
+    def from_config(cls, config: Config) -> "Square":
         """Makes the attack again from `get_config()`."""
         # Older configs have no entry: their schedule was always scaled.
         return cls(**{"stretch_schedule": True, **config})
@@ -182,7 +188,7 @@ class _LinfWindows:
     def __init__(self, attack: Square, shape: tuple[int, int, int]) -> None:
         self.epsilon = attack.epsilon
         self.height, self.width, self.channels = shape
-        self.sides = _windows.window_sides(
+        self.sides = square_windows.window_sides(
             attack.queries,
             attack.p_init,
             self.height,
@@ -194,19 +200,19 @@ class _LinfWindows:
         self.draws = 2 + self.channels
         self.start_draws = self.width * self.channels
 
-    def start(self, draws: Any) -> Any:
+    def start(self, draws: Tensor) -> Tensor:
         """δ of the first query, (batch, height, width, channels)."""
         stripes = ops.reshape(draws, (-1, 1, self.width, self.channels))
         stripes = ops.repeat(stripes, self.height, axis=1)
         return self.epsilon * _signs(stripes)
 
-    def changed(self, delta: Any, draws: Any, query: Any) -> Any:
+    def changed(self, delta: Tensor, draws: Tensor, query: Tensor) -> Tensor:
         """δ with a window that is drawn anew."""
         window = self._placed(draws[:, :2], query)
         signs = _signs(draws[:, None, None, 2:])
         return ops.where(window.mask, self.epsilon * signs, delta)
 
-    def _placed(self, place: Any, query: Any) -> Placed:
+    def _placed(self, place: Tensor, query: Tensor) -> Placed:
         side = ops.take(ops.convert_to_tensor(self.sides), query)
         return Placed(place, side, self.height, self.width)
 
@@ -220,7 +226,9 @@ class _L2Windows(_LinfWindows):
         super().__init__(attack, shape)
         # Two places, whether it is turned, and a sign for each channel.
         self.draws = 5 + self.channels
-        self.tile, self.tiles = _windows.tiled_windows(self.height, self.width)
+        self.tile, self.tiles = square_windows.tiled_windows(
+            self.height, self.width
+        )
         self.start_draws = self.tiles[0] * self.tiles[1] * (1 + self.channels)
         # One window for each side that occurs, at the top left of zeros.
         different, kinds = np.unique(self.sides, return_inverse=True)
@@ -228,9 +236,9 @@ class _L2Windows(_LinfWindows):
         size = int(different[-1])
         self.patterns = np.zeros((len(different), size, size), "float32")
         for pattern, side in zip(self.patterns, different, strict=True):
-            pattern[:side, :side] = _windows.smooth_window(side)
+            pattern[:side, :side] = square_windows.smooth_window(side)
 
-    def start(self, draws: Any) -> Any:
+    def start(self, draws: Tensor) -> Tensor:
         """δ of the first query, (batch, height, width, channels)."""
         rows, columns = self.tiles
         draws = ops.reshape(draws, (-1, rows, 1, columns, 1, 1 + self.channels))
@@ -248,10 +256,10 @@ class _L2Windows(_LinfWindows):
             grid, (-1, rows * side, columns * side, self.channels)
         )
         return self._of_norm_epsilon(
-            _windows.centred(grid, self.height, self.width)
+            square_windows.centred(grid, self.height, self.width)
         )
 
-    def changed(self, delta: Any, draws: Any, query: Any) -> Any:
+    def changed(self, delta: Tensor, draws: Tensor, query: Tensor) -> Tensor:
         """δ with the norm of two windows in the first one of them."""
         first = self._placed(draws[:, :2], query)
         second = self._placed(draws[:, 2:4], query)
@@ -275,7 +283,7 @@ class _L2Windows(_LinfWindows):
         new = budget * _unit(signs * added + old, (1, 2))
         return self._of_norm_epsilon(ops.where(either, 0.0, delta) + new)
 
-    def _of_norm_epsilon(self, delta: Any) -> Any:
+    def _of_norm_epsilon(self, delta: Tensor) -> Tensor:
         return self.epsilon * _unit(delta, (1, 2, 3))
 
 
@@ -286,15 +294,15 @@ def _channels_first() -> bool:
     return keras.config.image_data_format() == "channels_first"
 
 
-def _signs(draws: Any) -> Any:
+def _signs(draws: Tensor) -> Tensor:
     """−1 or 1 for numbers that are uniform in [0, 1)."""
     return 1 - 2 * ops.cast(draws < 0.5, "float32")
 
 
-def _squares(delta: Any, axes: tuple[int, ...]) -> Any:
+def _squares(delta: Tensor, axes: tuple[int, ...]) -> Tensor:
     return ops.sum(ops.square(delta), axis=axes, keepdims=True)
 
 
-def _unit(delta: Any, axes: tuple[int, ...]) -> Any:
+def _unit(delta: Tensor, axes: tuple[int, ...]) -> Tensor:
     """Divided by its ℓ2 norm over the axes; zeros stay zeros."""
     return delta / (ops.sqrt(_squares(delta, axes)) + 1e-12)

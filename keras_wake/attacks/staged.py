@@ -1,37 +1,41 @@
 """Attacks that try several times: with other targets, or from other starts.
 
 Each try is a stage. An evaluation runs one stage on all images, and the next
-one on those that still stand; a stage is therefore a number that a compiled
-step takes, and not a part of what is compiled.
+one on those that still stand. The number of the stage is an argument of the
+compiled step, so that all stages share what is compiled.
 """
 
 from collections.abc import Callable
-from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
 from keras_wake import backend
-from keras_wake.attacks._network import stateless_logits
 from keras_wake.attacks.attack import Attack
+from keras_wake.attacks.logits import stateless_logits
 from keras_wake.attacks.threat_model import per_sample
 from keras_wake.losses.margin import searched_margin
 from keras_wake.utils.seeds import SampleSeed
+from keras_wake.utils.seeds import Seed
+from keras_wake.utils.types import Array
+from keras_wake.utils.types import Tensor
 
 
 class StagedAttack(Attack):
     """Base of the attacks of an evaluation, which run in stages.
 
-    A subclass defines `run_stage` and `stages_for`. What is found for an
-    image depends on it, its label, its number and the seed: neither on the
-    other images of the batch nor on their order. `perturb` returns an image
-    that is misclassified without an attack as it is.
+    A subclass defines `run_stage`, `stages_for` and `passes`. What is found
+    for an image depends on the image, its label, its number and the seed. It
+    depends neither on the other images of the batch nor on their order.
+    `perturb` leaves an image as it is if the classifier is wrong about it
+    without an attack.
 
     Args:
         norm: `"linf"` or `"l2"`.
         epsilon: Radius in pixel units of [0, 1]. Defaults to `None`: 8/255
             for ℓ∞, 128/255 for ℓ2.
-        bounds: Smallest and largest pixel value.
+        bounds: Smallest and largest pixel value. Defaults to `(0.0, 1.0)`.
     """
 
     def stages_for(self, num_classes: int) -> int:
@@ -40,34 +44,24 @@ class StagedAttack(Attack):
             f"`{type(self).__name__}` must define `stages_for(num_classes)`."
         )
 
-    def passes(self, num_classes: int) -> tuple[int, int]:
-        """Largest number of passes of one stage for each image.
+    def passes(self, num_classes: int) -> tuple[int, int] | None:
+        """Largest number of passes of one stage, as of every attack.
 
-        Args:
-            num_classes: K, the number of classes.
-
-        Returns:
-            Number of forward passes and of backward passes. It may end
-            earlier for a batch whose images are all misclassified.
+        The stage may end earlier for a batch whose images are all
+        misclassified.
         """
         raise TypeError(
             f"`{type(self).__name__}` must define `passes(num_classes)`."
         )
 
-    def note(self, num_classes: int) -> str | None:
-        """What the attack does otherwise for so few classes, or `None`."""
-        return None
-
-    def check_image_shape(self, shape: tuple) -> None:
-        """Refuses images that the attack cannot run on.
-
-        Args:
-            shape: Of one image, without the batch axis.
-        """
-
     def run_stage(
-        self, classifier: Callable, x: Any, labels: Any, seed: Any, stage: Any
-    ) -> Any:
+        self,
+        classifier: Callable,
+        x: Tensor,
+        labels: Tensor,
+        seed: SampleSeed,
+        stage: Tensor,
+    ) -> Tensor:
         """Finds perturbations; what a subclass defines.
 
         Args:
@@ -87,29 +81,21 @@ class StagedAttack(Attack):
         )
 
     def perturb_stage(
-        self, classifier: Any, x: Any, labels: Any, seed: Any, stage: Any
-    ) -> Any:
-        """Adversarial images of one stage, in a step that is being compiled.
-
-        Args:
-            classifier: `keras.Model` that returns logits.
-            x: Float32 tensor (batch, ...), images within the bounds.
-            labels: Float32 tensor (batch, K), one-hot or soft.
-            seed: A `SampleSeed` for these images.
-            stage: Int32 scalar tensor or int, below `stages_for(K)`.
-
-        Returns:
-            Float32 tensor like `x`, inside the ball around `x` and inside
-            the bounds, without a gradient.
-        """
+        self,
+        classifier: keras.Model,
+        x: Tensor,
+        labels: Tensor,
+        seed: SampleSeed,
+        stage: Tensor,
+    ) -> Tensor:
+        """Adversarial images of one stage, as of every attack."""
         x = ops.convert_to_tensor(x, "float32")
         labels = ops.convert_to_tensor(labels, "float32")
-        self.threat_model.check_images(x)
         self.check_image_shape(tuple(x.shape[1:]))
         stage = ops.cast(stage, "int32")
         seed = seed.substream(stage)
 
-        def attacked(x: Any, labels: Any, ids: Any) -> Any:
+        def attacked(x: Tensor, labels: Tensor, ids: Tensor) -> Tensor:
             delta = self.run_stage(
                 classifier, x, labels, seed.for_samples(ids), stage
             )
@@ -117,7 +103,9 @@ class StagedAttack(Attack):
 
         return backend.side_by_side(attacked, x, labels, seed.ids)
 
-    def perturb(self, classifier: Any, x: Any, labels: Any, seed: Any) -> Any:
+    def perturb(
+        self, classifier: keras.Model, x: Tensor, labels: Tensor, seed: Seed
+    ) -> Tensor:
         """Adversarial images of all stages, in a step that is being compiled.
 
         Args:
@@ -137,35 +125,39 @@ class StagedAttack(Attack):
         logits_of = stateless_logits(classifier)
         stages = self.stages_for(labels.shape[-1])
 
-        def succeeds(images: Any) -> Any:
+        def succeeds(images: Tensor) -> Tensor:
             return searched_margin(labels, logits_of(images)) > 0
 
-        def goes_on(stage: Any, found: Any, x_adv: Any) -> Any:
+        def goes_on(stage: Tensor, found: Tensor, x_adv: Tensor) -> Tensor:
             return ops.logical_and(stage < stages, ops.any(~found))
 
-        def attack(stage: Any, found: Any, x_adv: Any) -> tuple[Any, ...]:
+        def attack(
+            stage: Tensor, found: Tensor, x_adv: Tensor
+        ) -> tuple[Tensor, ...]:
             newest = self.perturb_stage(classifier, x, labels, seed, stage)
             newest = ops.reshape(newest, ops.shape(x))
             x_adv = ops.where(per_sample(found, x), x_adv, newest)
             return stage + 1, ops.logical_or(found, succeeds(newest)), x_adv
 
-        # The images themselves are kept, and not x_adv − x, which rounds: an
-        # image at the boundary between two classes could fall back.
+        # The loop keeps the images and not x_adv − x: its rounding could
+        # bring an image back over the boundary between two classes.
         start = (ops.zeros((), "int32"), succeeds(x), x)
         return ops.while_loop(goes_on, attack, start)[2]
 
-    def run(self, classifier: Callable, x: Any, labels: Any, seed: Any) -> Any:
+    def run(
+        self, classifier: Callable, x: Tensor, labels: Tensor, seed: Seed
+    ) -> Tensor:
         """Perturbations of all stages, float32 like `x`."""
         return self.perturb(classifier, x, labels, seed) - x
 
     def __call__(
         self,
-        classifier: Any,
-        x: Any,
-        y: Any,
+        classifier: keras.Model,
+        x: Array | Tensor,
+        y: Array | Tensor,
         seed: int | None = None,
-        ids: Any = None,
-    ) -> Any:
+        ids: Array | None = None,
+    ) -> Tensor:
         """Attacks one batch of images.
 
         Args:
@@ -191,12 +183,8 @@ class StagedAttack(Attack):
         """
         return self._call(classifier, x, y, seed, _checked_ids(ids, x))
 
-    def _make_seed(self, seed: Any, *more: Any) -> Any:
-        (ids,) = more
-        return SampleSeed(seed, ids)
 
-
-def _checked_ids(ids: Any, x: Any) -> Any:
+def _checked_ids(ids: Array | None, x: Array | Tensor) -> Tensor:
     """Numbers of the images `x`, int32 (batch,)."""
     size = len(x) if hasattr(x, "__len__") else 0
     if ids is None:

@@ -15,9 +15,11 @@ from keras import ops
 from keras_wake.backend import numerics
 from keras_wake.utils import validate
 from keras_wake.utils.seeds import SampleSeed
+from keras_wake.utils.seeds import Seed
+from keras_wake.utils.types import Tensor
 
 
-def per_sample(values: Any, like: Any) -> Any:
+def per_sample(values: Tensor, like: Tensor) -> Tensor:
     """Reshapes (batch,) so that it broadcasts against (batch, ...)."""
     return ops.reshape(values, (-1,) + (1,) * (len(like.shape) - 1))
 
@@ -30,7 +32,7 @@ def _are_ascending(bounds: Any) -> bool:
     return low < high if all(map(_is_number, (low, high))) else False
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
@@ -41,39 +43,41 @@ class Linf:
     usual_epsilon = 8 / 255
     usual_step = 1 / 4  # of epsilon
 
-    def size(self, delta: Any) -> Any:
+    def size(self, delta: Tensor) -> Tensor:
         """Norm of each sample of `delta`, shape (batch,)."""
         axes = tuple(range(1, len(delta.shape)))
         return ops.max(ops.abs(delta), axis=axes)
 
-    def random(self, shape: Any, epsilon: float, seed: Any) -> Any:
+    def random(self, shape: tuple, epsilon: float, seed: Seed) -> Tensor:
         """Uniform in [-epsilon, epsilon], each pixel for itself."""
         return keras.random.uniform(
             shape, -epsilon, epsilon, dtype="float32", seed=seed
         )
 
-    def random_of(self, shape: tuple, epsilon: float, seed: Any) -> Any:
+    def random_of(
+        self, shape: tuple, epsilon: float, seed: SampleSeed
+    ) -> Tensor:
         """As `random`, from a `SampleSeed`; `shape` is that of a sample."""
         return epsilon * self.noise(shape, seed, 0)
 
-    def noise(self, shape: tuple, seed: Any, counter: Any) -> Any:
+    def noise(self, shape: tuple, seed: SampleSeed, counter: Tensor) -> Tensor:
         """What a direction is made of: uniform in [-1, 1)."""
         return 2 * seed.uniform(counter, shape) - 1
 
-    def steepest(self, gradient: Any) -> Any:
+    def steepest(self, gradient: Tensor) -> Tensor:
         """The direction of norm 1 that ascends fastest."""
         return ops.sign(gradient)
 
-    def steepest_if_usual(self, gradient: Any) -> tuple[Any, Any]:
+    def steepest_if_usual(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """Whether nothing in `gradient` is unusual, and `steepest` if so."""
         # A sum with a NaN or infinite term is not finite.
         return ops.isfinite(ops.sum(gradient)), ops.sign(gradient)
 
-    def project(self, delta: Any, epsilon: float) -> Any:
+    def project(self, delta: Tensor, epsilon: float) -> Tensor:
         """The point of the ball that is nearest to `delta`."""
         return ops.clip(delta, -epsilon, epsilon)
 
-    def usual_change(self, x: Any, epsilon: float) -> Any:
+    def usual_change(self, x: Tensor, epsilon: float) -> Tensor:
         """By how much a perturbation changes each pixel of `x`."""
         return epsilon
 
@@ -89,47 +93,49 @@ class L2:
     usual_epsilon = 128 / 255
     usual_step = 1 / 8  # of epsilon
 
-    def size(self, delta: Any) -> Any:
+    def size(self, delta: Tensor) -> Tensor:
         """Norm of each sample of `delta`, shape (batch,)."""
         axes = tuple(range(1, len(delta.shape)))
         return ops.sqrt(ops.sum(ops.square(delta), axis=axes))
 
-    def random(self, shape: Any, epsilon: float, seed: Any) -> Any:
+    def random(self, shape: tuple, epsilon: float, seed: Seed) -> Tensor:
         """Gaussian direction, radius r * epsilon with r uniform in [0, 1]."""
         direction = keras.random.normal(shape, dtype="float32", seed=seed)
         radius = keras.random.uniform((shape[0],), dtype="float32", seed=seed)
         scale = epsilon * radius / (self.size(direction) + 1e-12)
         return direction * per_sample(scale, direction)
 
-    def random_of(self, shape: tuple, epsilon: float, seed: Any) -> Any:
+    def random_of(
+        self, shape: tuple, epsilon: float, seed: SampleSeed
+    ) -> Tensor:
         """As `random`, from a `SampleSeed`; `shape` is that of a sample."""
         direction = self.noise(shape, seed, 0)
         scale = epsilon * seed.uniform(1) / (self.size(direction) + 1e-12)
         return direction * per_sample(scale, direction)
 
-    def noise(self, shape: tuple, seed: Any, counter: Any) -> Any:
+    def noise(self, shape: tuple, seed: SampleSeed, counter: Tensor) -> Tensor:
         """What a direction is made of: Gaussian."""
         return seed.normal(counter, shape)
 
-    def steepest(self, gradient: Any) -> Any:
+    def steepest(self, gradient: Tensor) -> Tensor:
         """The direction of norm 1 that ascends fastest."""
         return numerics.unit_l2(gradient, self._axes(gradient))
 
-    def steepest_if_usual(self, gradient: Any) -> tuple[Any, Any]:
+    def steepest_if_usual(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """Whether nothing in `gradient` is unusual, and `steepest` if so."""
         squares = numerics.squared_l2(gradient, self._axes(gradient))
         usual = ops.all(numerics.are_usual(squares))
         return usual, gradient / ops.sqrt(squares)
 
-    def _axes(self, values: Any) -> tuple[int, ...]:
+    def _axes(self, values: Tensor) -> tuple[int, ...]:
         return tuple(range(1, len(values.shape)))
 
-    def project(self, delta: Any, epsilon: float) -> Any:
+    def project(self, delta: Tensor, epsilon: float) -> Tensor:
         """The point of the ball that is nearest to `delta`."""
         scale = epsilon / ops.maximum(self.size(delta), max(epsilon, 1e-12))
         return delta * per_sample(scale, delta)
 
-    def usual_change(self, x: Any, epsilon: float) -> Any:
+    def usual_change(self, x: Tensor, epsilon: float) -> Tensor:
         """Root mean square of the change of a pixel of `x`."""
         # The size of an image may be known only when the step runs.
         pixels = ops.cast(math.prod(ops.shape(x)[1:]), "float32")
@@ -187,7 +193,7 @@ class ThreatModel:
             epsilon = self._norm.usual_epsilon * (high - low)
         self.epsilon = self.check_length(epsilon=epsilon)
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: object) -> None:
         # Steps that are compiled already would not learn of it.
         if name in self.__dict__:
             raise AttributeError(
@@ -221,7 +227,7 @@ class ThreatModel:
             )
         return number
 
-    def check_images(self, x: Any, **lengths: float) -> None:
+    def check_images(self, x: Tensor, **lengths: float) -> None:
         """Checks that the radius, and other lengths, suit images like `x`."""
         self.check_image_shape(tuple(x.shape[1:]), **lengths)
 
@@ -240,7 +246,7 @@ class ThreatModel:
                     "128/255, not 128."
                 )
 
-    def random_perturbation(self, x: Any, seed: Any) -> Any:
+    def random_perturbation(self, x: Tensor, seed: Seed) -> Tensor:
         """A random allowed perturbation of `x`, same shape.
 
         Args:
@@ -256,7 +262,9 @@ class ThreatModel:
             delta = self._norm.random(ops.shape(x), self.epsilon, seed)
         return self.project(delta, x)
 
-    def random_on_sphere(self, x: Any, seed: Any, counter: Any = 0) -> Any:
+    def random_on_sphere(
+        self, x: Tensor, seed: SampleSeed, counter: Tensor = 0
+    ) -> Tensor:
         """A perturbation of norm epsilon, brought into the bounds.
 
         Args:
@@ -268,7 +276,7 @@ class ThreatModel:
         size = per_sample(self._norm.size(noise), noise)
         return self.project(self.epsilon * noise / (size + 1e-12), x)
 
-    def steepest(self, gradient: Any) -> Any:
+    def steepest(self, gradient: Tensor) -> Tensor:
         """The direction of norm 1 along which a loss rises fastest.
 
         Elements of the gradient that are NaN or infinite count as 0.
@@ -282,8 +290,8 @@ class ThreatModel:
         )
 
     def steepest_and_origin(
-        self, gradient: Any, origin: Any, x: Any
-    ) -> tuple[Any, Any]:
+        self, gradient: Tensor, origin: Tensor, x: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """`steepest`, and beside which images to take the next gradient.
 
         A pixel would stay for ever where its gradient does not exist, as that
@@ -304,7 +312,7 @@ class ThreatModel:
             ),
         )
 
-    def inwards(self, x: Any) -> Any:
+    def inwards(self, x: Tensor) -> Tensor:
         """Moves the pixels of `x` away from the nearer bound.
 
         By a fifth of a usual change.
@@ -315,12 +323,12 @@ class ThreatModel:
         length = 0.2 * self._norm.usual_change(x, self.epsilon)
         return ops.where(x < sum(self.bounds) / 2, x + length, x - length)
 
-    def project(self, delta: Any, x: Any) -> Any:
+    def project(self, delta: Tensor, x: Tensor) -> Tensor:
         """Brings `delta` into the ball, then `x + delta` into the bounds."""
         x, delta = ops.convert_to_tensor(x), ops.convert_to_tensor(delta)
         delta = self._norm.project(delta, self.epsilon)
         return ops.clip(x + delta, *self.bounds) - x
 
-    def size(self, delta: Any) -> Any:
+    def size(self, delta: Tensor) -> Tensor:
         """Norm of each sample of `delta`, shape (batch,)."""
         return self._norm.size(ops.convert_to_tensor(delta))

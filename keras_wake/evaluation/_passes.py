@@ -18,8 +18,8 @@ from keras_wake import backend
 from keras_wake.attacks import Attack
 from keras_wake.attacks import PGD
 from keras_wake.attacks import StagedAttack
-from keras_wake.attacks._attack_losses import CrossEntropy
-from keras_wake.attacks._network import stateless_logits
+from keras_wake.attacks.apgd_losses import CrossEntropy
+from keras_wake.attacks.logits import stateless_logits
 from keras_wake.backend._common import cut_gradients_are_zero
 from keras_wake.backend.compile_cache import forget_compiled
 from keras_wake.backend.compile_cache import PerModel

@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 
 from keras_wake.attacks import Attack
-from keras_wake.attacks import PGD
-from keras_wake.attacks import StagedAttack
 from keras_wake.data.classifier import are_probabilities
 from keras_wake.evaluation._passes import differ
 from keras_wake.evaluation._passes import Passes
@@ -361,12 +359,7 @@ def check_threat_model(
 
 def passes_of(attack: Attack, num_classes: int) -> tuple[int, int] | None:
     """Forward and backward passes of an image and stage; None if unknown."""
-    if isinstance(attack, StagedAttack):
-        forward, backward = attack.passes(num_classes)
-        return int(forward), int(backward)
-    if isinstance(attack, PGD):
-        return attack.steps, attack.steps
-    return None
+    return attack.passes(num_classes)
 
 
 def _steps(attack: Any) -> int:

@@ -8,6 +8,7 @@ repeated after a resume. `CounterSeed` gives them without a state of its own.
 
 import math
 from typing import Any
+from typing import TypeAlias
 
 import keras
 from keras import ops
@@ -124,6 +125,10 @@ class SampleSeed:
         radius = ops.sqrt(-2.0 * ops.log(1.0 - pairs[:, 0]))
         return radius * ops.cos(2.0 * math.pi * pairs[:, 1])
 
+
+# What an attack draws its random numbers from: an integer or a `SeedGenerator`
+# for `keras.random`, or a `SampleSeed`.
+Seed: TypeAlias = int | keras.random.SeedGenerator | SampleSeed
 
 # In int32, which wraps around on every backend: PyTorch lacks most of uint32.
 _SPREAD_INT32 = _SPREAD - 2**32

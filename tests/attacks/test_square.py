@@ -6,8 +6,8 @@ import pytest
 from keras import ops
 from keras.ops import convert_to_numpy as to_numpy
 
-from keras_wake.attacks import _windows
 from keras_wake.attacks import Square
+from keras_wake.attacks import square_windows
 from keras_wake.attacks.square import _WINDOWS
 from keras_wake.utils.seeds import SampleSeed
 
@@ -19,7 +19,7 @@ PUBLISHED = (0, 11, 51, 201, 501, 1001, 2001, 4001, 6001, 8001)
 def test_the_schedule_is_the_published_one():
     # So large an image that rounding shows every share.
     side = 3200
-    found = _windows.window_sides(10_000, 0.8, side, side, smooth=False)
+    found = square_windows.window_sides(10_000, 0.8, side, side, smooth=False)
     changes = [0, *(np.flatnonzero(np.diff(found)) + 1)]
     assert tuple(changes) == PUBLISHED
     shares = (found[changes] / side) ** 2
@@ -28,7 +28,9 @@ def test_the_schedule_is_the_published_one():
 
 def test_the_schedule_is_stretched_to_the_queries():
     side = 3200
-    found = _windows.window_sides(5000, 0.8, side, side, False, stretched=True)
+    found = square_windows.window_sides(
+        5000, 0.8, side, side, False, stretched=True
+    )
     changes = [0, *(np.flatnonzero(np.diff(found)) + 1)]
     # Query i counts as query 2 i of 10,000.
     assert changes == [-(-start // 2) for start in PUBLISHED]
@@ -55,7 +57,7 @@ def test_the_schedule_is_that_of_torchattacks():
     torch = pytest.importorskip("torch")
     theirs = torchattacks.Square(torch.nn.Identity(), n_queries=5000)
     theirs.rescale_schedule = False
-    sides = _windows.window_sides(5000, 0.8, 64, 64, smooth=False)
+    sides = square_windows.window_sides(5000, 0.8, 64, 64, smooth=False)
     expected = [
         max(round((theirs.p_selection(query) * 64 * 64) ** 0.5), 1)
         for query in range(5000)
@@ -74,7 +76,7 @@ def test_a_config_of_before_keeps_its_schedule():
 @pytest.mark.parametrize("size", [(1, 1), (2, 5), (8, 8), (28, 28), (32, 20)])
 def test_windows_fit_into_the_image(size):
     for smooth in (False, True):
-        sides = _windows.window_sides(300, 1.0, *size, smooth)
+        sides = square_windows.window_sides(300, 1.0, *size, smooth)
         assert sides.min() >= 1 and sides.max() <= min(size)
         assert np.all(np.diff(sides) <= 0)
         if smooth and min(size) > 3:
@@ -99,7 +101,7 @@ def test_a_smooth_window_follows_its_formula(side):
         expected[first : first + rows] = sign * bump
     expected /= np.linalg.norm(expected)
     np.testing.assert_allclose(
-        _windows.smooth_window(side), expected, atol=1e-6
+        square_windows.smooth_window(side), expected, atol=1e-6
     )
 
 
@@ -107,7 +109,7 @@ def test_a_placed_window_is_where_it_is_drawn():
     place = np.float32([[0.0, 0.0], [0.999, 0.999], [0.5, 0.2]])
     values = np.arange(1, 10, dtype="float32").reshape(3, 3)
     side = ops.convert_to_tensor(3, "int32")
-    window = _windows.Placed(ops.convert_to_tensor(place), side, 6, 8)
+    window = square_windows.Placed(ops.convert_to_tensor(place), side, 6, 8)
     filled = to_numpy(window.filled(ops.convert_to_tensor(values)))
     # Of 4 rows and 6 columns that it can begin at.
     for image, (row, column) in zip(
@@ -186,7 +188,7 @@ def _l2_step(delta, draws, side, epsilon):
     )
     either = np.zeros((height, width), bool)
     either[first] = either[second] = True
-    pattern = np.float64(_windows.smooth_window(side))
+    pattern = np.float64(square_windows.smooth_window(side))
     pattern = pattern if draws[4] < 0.5 else pattern.T
     result = delta.copy()
     result[second] = 0

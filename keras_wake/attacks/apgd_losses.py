@@ -1,7 +1,6 @@
 """What APGD can maximise, by name."""
 
 from collections.abc import Callable
-from typing import Any
 
 from keras import ops
 
@@ -10,6 +9,7 @@ from keras_wake.losses import cross_entropy
 from keras_wake.losses import dlr_loss
 from keras_wake.losses import targeted_dlr_loss
 from keras_wake.losses.margin import dlr_scale
+from keras_wake.utils.types import Tensor
 
 
 class CrossEntropy:
@@ -22,9 +22,13 @@ class CrossEntropy:
     """
 
     targeted = False
+    short_name = "CE"
 
     def __init__(
-        self, classifier: Callable, labels: Any, targets: Any = None
+        self,
+        classifier: Callable,
+        labels: Tensor,
+        targets: Tensor | None = None,
     ) -> None:
         self.labels = labels
         self.targets = targets
@@ -35,15 +39,15 @@ class CrossEntropy:
         """What it is for so few classes, or `None`."""
         return None
 
-    def values(self, logits: Any) -> Any:
+    def values(self, logits: Tensor) -> Tensor:
         """Loss of each image, float32 (batch,)."""
         return cross_entropy(self.labels, logits)
 
-    def scaled(self, losses: Any, logits: Any) -> Any:
+    def scaled(self, losses: Tensor, logits: Tensor) -> Tensor:
         """Losses whose gradients do not underflow in float16."""
         return numerics.scaled_losses(losses, self.labels, logits)
 
-    def values_and_total(self, logits: Any) -> tuple[Any, Any]:
+    def values_and_total(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Loss of each image, and the scalar whose gradient is followed."""
         losses = self.values(logits)
         followed = self.scaled(losses, logits) if self.half else losses
@@ -52,6 +56,8 @@ class CrossEntropy:
 
 class DLR(CrossEntropy):
     """The difference of logits ratio."""
+
+    short_name = "DLR"
 
     @staticmethod
     def note(num_classes: int) -> str | None:
@@ -64,11 +70,11 @@ class DLR(CrossEntropy):
             "max_{k≠y} z_k − z_y takes its place."
         )
 
-    def values(self, logits: Any) -> Any:
+    def values(self, logits: Tensor) -> Tensor:
         """Loss of each image, float32 (batch,)."""
         return dlr_loss(self.labels, logits)
 
-    def scaled(self, losses: Any, logits: Any) -> Any:
+    def scaled(self, losses: Tensor, logits: Tensor) -> Tensor:
         """Losses whose gradients do not underflow in float16."""
         scale = dlr_scale(logits, self.targeted)
         # The gradient of a margin is 1 at the logits.
@@ -80,6 +86,7 @@ class TargetedDLR(DLR):
     """The difference of logits ratio towards a class."""
 
     targeted = True
+    short_name = "T"
 
     @staticmethod
     def note(num_classes: int) -> str | None:
@@ -92,7 +99,7 @@ class TargetedDLR(DLR):
             "z_t − z_y takes its place."
         )
 
-    def values(self, logits: Any) -> Any:
+    def values(self, logits: Tensor) -> Tensor:
         """Loss of each image, float32 (batch,)."""
         return targeted_dlr_loss(self.labels, self.targets, logits)
 

@@ -13,14 +13,15 @@ into its corner, as far as it can.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 from keras import ops
 
+from keras_wake.utils.types import Tensor
+
 
 def linf_step(
-    x: Any, w: Any, c: Any, bounds: tuple[float, float] = (0.0, 1.0)
-) -> Any:
+    x: Tensor, w: Tensor, c: Tensor, bounds: tuple[float, float] = (0.0, 1.0)
+) -> Tensor:
     """The step of least ℓ∞ norm onto a hyperplane.
 
     Args:
@@ -38,8 +39,8 @@ def linf_step(
 
 
 def l2_step(
-    x: Any, w: Any, c: Any, bounds: tuple[float, float] = (0.0, 1.0)
-) -> Any:
+    x: Tensor, w: Tensor, c: Tensor, bounds: tuple[float, float] = (0.0, 1.0)
+) -> Tensor:
     """The step of least ℓ2 norm onto a hyperplane.
 
     Args:
@@ -61,7 +62,9 @@ def l2_step(
 STEPS: dict[str, Callable] = {"linf": linf_step, "l2": l2_step}
 
 
-def _scaled(x: Any, w: Any, c: Any, bounds: tuple[float, float]) -> Any:
+def _scaled(
+    x: Tensor, w: Tensor, c: Tensor, bounds: tuple[float, float]
+) -> Tensor:
     """Signs of d, m, |w| and |c|, the last two divided by the largest |w|."""
     low, high = bounds
     x, w, c = (ops.convert_to_tensor(v, "float32") for v in (x, w, c))
@@ -74,7 +77,7 @@ def _scaled(x: Any, w: Any, c: Any, bounds: tuple[float, float]) -> Any:
     return sign, room, ops.abs(w), ops.abs(c)
 
 
-def _level(knots: Any, slopes: Any, gain: Any) -> Any:
+def _level(knots: Tensor, slopes: Tensor, gain: Tensor) -> Tensor:
     """The t at which Σ_i s_i · min(t, k_i) is `gain`, shape (batch,).
 
     Beyond the last knot, where it stays below.

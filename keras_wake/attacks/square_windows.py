@@ -1,9 +1,9 @@
 """The windows of the Square attack: how large they are and what fills them."""
 
-from typing import Any
-
 import numpy as np
 from keras import ops
+
+from keras_wake.utils.types import Tensor
 
 # After how many queries the share of the pixels is halved again.
 _HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -93,7 +93,7 @@ def tiled_windows(height: int, width: int) -> tuple[np.ndarray, tuple]:
     return smooth_window(side), (height // side, width // side)
 
 
-def centred(grid: Any, height: int, width: int) -> Any:
+def centred(grid: Tensor, height: int, width: int) -> Tensor:
     """Puts (batch, rows, columns, channels) into the middle of zeros."""
     rows, columns = height - grid.shape[1], width - grid.shape[2]
     top, left = rows // 2, columns // 2
@@ -113,7 +113,9 @@ class Placed:
         width: Of an image, in pixels.
     """
 
-    def __init__(self, place: Any, side: Any, height: int, width: int) -> None:
+    def __init__(
+        self, place: Tensor, side: Tensor, height: int, width: int
+    ) -> None:
         self.rows, self.columns = (
             _offsets(place[:, axis], side, size)
             for axis, size in enumerate((height, width))
@@ -123,7 +125,7 @@ class Placed:
             _within(self.columns, side)[:, None, :, None],
         )
 
-    def filled(self, values: Any) -> Any:
+    def filled(self, values: Tensor) -> Tensor:
         """Zeros around `values`, float32 (batch, height, width, 1).
 
         Args:
@@ -140,12 +142,12 @@ class Placed:
         return ops.where(self.mask, found, 0.0)
 
 
-def _offsets(place: Any, side: Any, size: int) -> Any:
+def _offsets(place: Tensor, side: Tensor, size: int) -> Tensor:
     """Of each pixel from the beginning of the window, int32 (batch, size)."""
     possible = ops.cast(size - side + 1, "float32")
     begin = ops.cast(ops.floor(place * possible), "int32")
     return ops.arange(size, dtype="int32")[None, :] - begin[:, None]
 
 
-def _within(offsets: Any, side: Any) -> Any:
+def _within(offsets: Tensor, side: Tensor) -> Tensor:
     return ops.logical_and(offsets >= 0, offsets < side)

@@ -10,8 +10,8 @@ from keras import ops
 from keras.ops import convert_to_numpy as to_numpy
 from scipy import optimize
 
-from keras_wake.attacks._projections import l2_step
-from keras_wake.attacks._projections import linf_step
+from keras_wake.attacks.fab_steps import l2_step
+from keras_wake.attacks.fab_steps import linf_step
 
 # Of 40 problems at once: a call costs more than a problem.
 PROBLEMS = 40
