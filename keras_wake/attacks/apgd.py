@@ -144,8 +144,6 @@ class APGD(StagedAttack):
         stage: Tensor,
     ) -> Tensor:
         """Perturbations that one start has led to, float32 like `x`."""
-        if self.epsilon == 0:
-            return ops.zeros_like(x)
         logits_of = stateless_logits(classifier)
         targets = None
         if self.targeted:
@@ -167,10 +165,9 @@ class APGD(StagedAttack):
 
             gradient, outputs = backend.gradient_and_outputs(objective, images)
             losses, margins = outputs
-            # No later loss compares as larger than NaN, so the search would
-            # stop.
+            # No later loss would count as larger than NaN.
             losses = ops.where(ops.isnan(losses), _LOWEST_LOSS, losses)
-            # Before the gradients of several draws are added.
+            # A NaN of one draw must not spoil the sum over draws.
             return losses, margins, numerics.finite(gradient)
 
         def evaluate(
@@ -201,21 +198,17 @@ class APGD(StagedAttack):
         return self._search(evaluate, start, x)
 
     def _search(self, evaluate: Callable, start: Tensor, x: Tensor) -> Tensor:
-        """Follows the gradient from `start` on.
+        """Follows the gradient from δ = `start` on.
 
-        Args:
-            evaluate: Maps δ, and how many there were before, to the loss
-                (batch,), whether it is misclassified (batch,), and the
-                gradient, like δ.
-            start: δ_0, float32 like `x`.
-            x: Float32 tensor (batch, ...), clean images.
+        `evaluate` maps δ and its number to three tensors: the loss (batch,),
+        whether x + δ is misclassified (batch,), and the gradient, like δ.
         """
         threat = self.threat_model
         is_checkpoint, rises_needed = self._schedule()
 
         def goes_on(*values: Tensor) -> Tensor:
             state = _State(*values)
-            # Nothing that follows would change what is returned.
+            # Once all images are misclassified, the result is fixed.
             return ops.logical_and(
                 state.step < self.steps, ops.any(~state.found)
             )
@@ -223,7 +216,7 @@ class APGD(StagedAttack):
         def step(*values: Tensor) -> _State:
             state = _State(*values)
             alpha = ops.where(state.step == 0, 1.0, _ALPHA)
-            # Of two Python numbers, Keras makes what `floatx` says.
+            # Keras turns Python numbers into `floatx`, which may be float64.
             alpha = ops.cast(alpha, "float32")
             size = per_sample(state.step_size, x)
             ascent = state.delta + size * threat.steepest(state.gradient)
@@ -247,7 +240,7 @@ class APGD(StagedAttack):
         return ops.where(per_sample(end.found, x), end.adversarial, end.best)
 
     def _schedule(self) -> tuple[Tensor, Tensor]:
-        """For each step: is it a checkpoint, and how many rises it asks for."""
+        """For each step: whether it is a checkpoint, and the rises it needs."""
         is_checkpoint = np.zeros(self.steps, "bool")
         rises_needed = np.zeros(self.steps, "float32")
         last = 0
@@ -274,14 +267,14 @@ class APGD(StagedAttack):
 
 
 def checkpoints(steps: int) -> list[int]:
-    """After how many steps APGD looks at its progress.
+    """The steps after which APGD checks its progress.
 
     Example:
 
     >>> checkpoints(100)
     [22, 41, 57, 70, 80, 87, 93, 99]
     """
-    # Fractions: 0.41 · 100 must not become 42 by rounding.
+    # As fractions: in floats, 0.41 · 100 is above 41.
     share, before = Fraction(22, 100), Fraction(0)
     found: list[int] = []
     while share < 1:
@@ -360,7 +353,7 @@ def _moved(
         rises=state.rises + ops.cast(loss > state.loss, "float32"),
         best=best,
         best_gradient=best_gradient,
-        # Not the maximum, which NaN would spoil for good.
+        # `ops.maximum` would keep a NaN for good.
         best_loss=ops.where(better, loss, state.best_loss),
         adversarial=adversarial,
         found=ops.logical_or(state.found, misclassified),
@@ -370,7 +363,7 @@ def _moved(
 def _checked(
     state: _State, is_checkpoint: Tensor, rises_needed: Tensor
 ) -> _State:
-    """With η halved, and back at the best point, where that is due."""
+    """At a checkpoint: halves η and goes back, where the loss stalls."""
     stands_still = ops.logical_and(
         ~state.halved, state.best_loss <= state.checked_loss
     )

@@ -16,7 +16,7 @@ class CrossEntropy:
     """The cross-entropy of the label.
 
     Args:
-        classifier: Maps images to logits; its precision is looked at.
+        classifier: Maps images to logits. In float16, losses are scaled.
         labels: Float32 tensor (batch, K), one-hot or soft.
         targets: Float32 tensor (batch, K), one-hot, where the loss has any.
     """
@@ -36,7 +36,7 @@ class CrossEntropy:
 
     @staticmethod
     def note(num_classes: int) -> str | None:
-        """What it is for so few classes, or `None`."""
+        """What takes its place for so few classes, or `None`."""
         return None
 
     def values(self, logits: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ class DLR(CrossEntropy):
 
     @staticmethod
     def note(num_classes: int) -> str | None:
-        """What it is for so few classes, or `None`."""
+        """What takes its place for so few classes, or `None`."""
         if num_classes >= 3:
             return None
         return (
@@ -90,7 +90,7 @@ class TargetedDLR(DLR):
 
     @staticmethod
     def note(num_classes: int) -> str | None:
-        """What it is for so few classes, or `None`."""
+        """What takes its place for so few classes, or `None`."""
         if num_classes >= 4:
             return None
         return (

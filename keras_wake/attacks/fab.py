@@ -124,8 +124,6 @@ class FAB(StagedAttack):
         stage: Tensor,
     ) -> Tensor:
         """Perturbations that one search has led to, float32 like `x`."""
-        if self.epsilon == 0:
-            return ops.zeros_like(x)
         logits_of = stateless_logits(classifier)
         targets = self._targets_for(labels.shape[-1])
         target = likely_wrong_class(
@@ -158,13 +156,10 @@ class FAB(StagedAttack):
         start: Tensor,
         x: Tensor,
     ) -> Tensor:
-        """Goes back and forth over the boundary.
+        """Goes back and forth over the boundary, from δ = `start` on.
 
-        Args:
-            linearised: Maps δ to h at x + δ, (batch,), and its gradient.
-            is_adversarial: Maps δ to whether x + δ is misclassified, (batch,).
-            start: First δ, float32 like `x`.
-            x: Float32 tensor (batch, ...), clean images.
+        `linearised` maps δ to h at x + δ, (batch,), and its gradient;
+        `is_adversarial` to whether x + δ is misclassified, (batch,).
         """
 
         def goes_on(*values: Tensor) -> Tensor:
@@ -180,11 +175,11 @@ class FAB(StagedAttack):
             crossed = is_adversarial(delta)
             inside = self.threat_model.size(delta) <= self.epsilon
             success = ops.logical_and(crossed, inside)
-            # The first one is left alone: what is found for an image does
-            # not depend on when the others are done.
+            # Only the first success counts, so that the result does not depend
+            # on how long the other images take.
             first = ops.logical_and(success, ~state.found)
             back = ops.where(per_sample(crossed, x), self.beta, 1.0)
-            # Of two Python numbers, Keras makes what `floatx` says.
+            # Keras turns Python numbers into `floatx`, which may be float64.
             back = ops.cast(back, "float32")
             return _State(
                 step=state.step + 1,
@@ -208,9 +203,9 @@ class FAB(StagedAttack):
         batch = ops.shape(h)[0]
         flat = (-1, math.prod(x.shape[1:]))
         normal = ops.reshape(gradient, flat)
-        # On the boundary h is 0; at x it is h − ⟨gradient, δ⟩.
+        # The linearised h at x is h − ⟨gradient, δ⟩.
         moved = ops.sum(normal * ops.reshape(delta, flat), axis=1)
-        # Both at once: what is sorted has a fixed cost for each call.
+        # Both in one call: each call has a fixed cost, for sorting.
         both = STEPS[self.norm](
             ops.concatenate(
                 [ops.reshape(x + delta, flat), ops.reshape(x, flat)]

@@ -116,8 +116,6 @@ class Square(StagedAttack):
         stage: Tensor,
     ) -> Tensor:
         """Perturbations that one search has led to, float32 like `x`."""
-        if self.epsilon == 0:
-            return ops.zeros_like(x)
         logits_of = stateless_logits(classifier)
         if not _channels_first():
             return self._search(logits_of, x, labels, seed)
@@ -148,7 +146,7 @@ class Square(StagedAttack):
             draws = seed.uniform(query, (windows.draws,))
             changed = project(windows.changed(delta, draws, query), x)
             new = loss_of(changed)
-            # Above 0 an image is misclassified, and left alone.
+            # With a loss above 0 an image is misclassified, and stays so.
             better = ops.logical_and(new > loss, ~(loss > 0))
             delta = ops.where(per_sample(better, x), changed, delta)
             return query + 1, delta, ops.where(better, new, loss)
@@ -218,7 +216,7 @@ class _LinfWindows:
 
 
 class _L2Windows(_LinfWindows):
-    """Smooth windows, and a norm that is passed on from one to another."""
+    """Smooth windows, which pass norm on from one to another."""
 
     smooth = True
 
@@ -265,8 +263,8 @@ class _L2Windows(_LinfWindows):
         second = self._placed(draws[:, 2:4], query)
         either = ops.logical_or(first.mask, second.mask)
 
-        # What may be spent on a channel: the norm of both windows in it, and
-        # its share of what the bounds have left over of epsilon.
+        # The squared norm for a channel: that of its two windows, and its share
+        # of what is left of epsilon².
         spare = ops.maximum(self.epsilon**2 - _squares(delta, (1, 2, 3)), 0.0)
         freed = _squares(ops.where(either, delta, 0.0), (1, 2))
         budget = ops.sqrt(spare / self.channels + freed)

@@ -28,7 +28,7 @@ def window_sides(
         p_init: Share of the pixels at first.
         height: Of an image, in pixels.
         width: Of an image, in pixels.
-        smooth: Whether windows are filled with `smooth_window`, which takes
+        smooth: Whether windows are filled with `smooth_window`, which needs
             an odd side of at least 3.
         stretched: Whether the schedule, made for 10,000 queries, is scaled
             to `queries`. Defaults to `False`.
@@ -83,7 +83,7 @@ def _bump(rows: int, columns: int) -> np.ndarray:
 
 
 def tiled_windows(height: int, width: int) -> tuple[np.ndarray, tuple]:
-    """What the ℓ2 search starts from: a grid of smooth windows.
+    """The start of the ℓ2 search: a grid of smooth windows.
 
     Returns:
         The window of a tile, (side, side), and how many tiles there are from
@@ -103,11 +103,11 @@ def centred(grid: Tensor, height: int, width: int) -> Tensor:
 
 
 class Placed:
-    """A square window in each image, in another place in each of them.
+    """A square window in each image, each at a place of its own.
 
     Args:
-        place: Float32 tensor (batch, 2) in [0, 1): which of the possible
-            rows and columns the window begins at.
+        place: Float32 tensor (batch, 2) in [0, 1), which choose among the
+            rows and columns at which the window can begin.
         side: Int32 scalar tensor, in pixels.
         height: Of an image, in pixels.
         width: Of an image, in pixels.
@@ -143,7 +143,7 @@ class Placed:
 
 
 def _offsets(place: Tensor, side: Tensor, size: int) -> Tensor:
-    """Of each pixel from the beginning of the window, int32 (batch, size)."""
+    """Distances of the pixels from the window's begin, int32 (batch, size)."""
     possible = ops.cast(size - side + 1, "float32")
     begin = ops.cast(ops.floor(place * possible), "int32")
     return ops.arange(size, dtype="int32")[None, :] - begin[:, None]

@@ -95,6 +95,9 @@ class StagedAttack(Attack):
         stage = ops.cast(stage, "int32")
         seed = seed.substream(stage)
 
+        if self.epsilon == 0:
+            return self._guaranteed(ops.zeros_like(x), x)
+
         def attacked(x: Tensor, labels: Tensor, ids: Tensor) -> Tensor:
             delta = self.run_stage(
                 classifier, x, labels, seed.for_samples(ids), stage

@@ -1,8 +1,8 @@
 """What an adversary may do: a norm, a radius and the bounds of a pixel.
 
-A norm is a small object with four operations and a place in the table
-`NORMS`; a threat model puts a radius and bounds to it. Perturbations are
-float32 tensors of shape (batch, ...), in the units of the images.
+A norm is a small object in the table `NORMS`. A threat model adds a radius and
+bounds to it. Perturbations are float32 tensors of shape (batch, ...), in the
+units of the images.
 """
 
 import math
@@ -29,7 +29,7 @@ def _are_ascending(bounds: Any) -> bool:
         low, high = bounds
     except (TypeError, ValueError):
         return False
-    return low < high if all(map(_is_number, (low, high))) else False
+    return _is_number(low) and _is_number(high) and low < high
 
 
 def _is_number(value: object) -> bool:
@@ -57,11 +57,11 @@ class Linf:
     def random_of(
         self, shape: tuple, epsilon: float, seed: SampleSeed
     ) -> Tensor:
-        """As `random`, from a `SampleSeed`; `shape` is that of a sample."""
+        """As `random`, from a `SampleSeed`; `shape` is of one sample."""
         return epsilon * self.noise(shape, seed, 0)
 
     def noise(self, shape: tuple, seed: SampleSeed, counter: Tensor) -> Tensor:
-        """What a direction is made of: uniform in [-1, 1)."""
+        """Random numbers for a direction: uniform in [-1, 1)."""
         return 2 * seed.uniform(counter, shape) - 1
 
     def steepest(self, gradient: Tensor) -> Tensor:
@@ -69,7 +69,7 @@ class Linf:
         return ops.sign(gradient)
 
     def steepest_if_usual(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        """Whether nothing in `gradient` is unusual, and `steepest` if so."""
+        """Whether `gradient` is finite, and `steepest` if so."""
         # A sum with a NaN or infinite term is not finite.
         return ops.isfinite(ops.sum(gradient)), ops.sign(gradient)
 
@@ -78,7 +78,7 @@ class Linf:
         return ops.clip(delta, -epsilon, epsilon)
 
     def usual_change(self, x: Tensor, epsilon: float) -> Tensor:
-        """By how much a perturbation changes each pixel of `x`."""
+        """The largest change of a pixel of `x`."""
         return epsilon
 
     def diameter(self, shape: tuple, width: float) -> float:
@@ -108,13 +108,13 @@ class L2:
     def random_of(
         self, shape: tuple, epsilon: float, seed: SampleSeed
     ) -> Tensor:
-        """As `random`, from a `SampleSeed`; `shape` is that of a sample."""
+        """As `random`, from a `SampleSeed`; `shape` is of one sample."""
         direction = self.noise(shape, seed, 0)
         scale = epsilon * seed.uniform(1) / (self.size(direction) + 1e-12)
         return direction * per_sample(scale, direction)
 
     def noise(self, shape: tuple, seed: SampleSeed, counter: Tensor) -> Tensor:
-        """What a direction is made of: Gaussian."""
+        """Random numbers for a direction: Gaussian."""
         return seed.normal(counter, shape)
 
     def steepest(self, gradient: Tensor) -> Tensor:
@@ -122,7 +122,7 @@ class L2:
         return numerics.unit_l2(gradient, self._axes(gradient))
 
     def steepest_if_usual(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        """Whether nothing in `gradient` is unusual, and `steepest` if so."""
+        """Whether all norms are in range, and `steepest` if so."""
         squares = numerics.squared_l2(gradient, self._axes(gradient))
         usual = ops.all(numerics.are_usual(squares))
         return usual, gradient / ops.sqrt(squares)
@@ -187,14 +187,14 @@ class ThreatModel:
                 "`bounds` must be two ascending numbers, the smallest and the "
                 f"largest pixel value. Received: bounds={bounds!r}."
             )
-        low, high = bounds
-        self.bounds = (float(low), float(high))
+        low, high = map(float, bounds)
+        self.bounds = (low, high)
         if epsilon is None:
             epsilon = self._norm.usual_epsilon * (high - low)
         self.epsilon = self.check_length(epsilon=epsilon)
 
     def __setattr__(self, name: str, value: object) -> None:
-        # Steps that are compiled already would not learn of it.
+        # Steps that are compiled already would not learn of a change.
         if name in self.__dict__:
             raise AttributeError(
                 "A threat model is fixed. Make another one, or another "
@@ -211,7 +211,7 @@ class ThreatModel:
         """Checks that a radius or step size fits the range of pixels."""
         ((name, value),) = kwargs.items()
         low, high = self.bounds
-        # How long an l2 perturbation may be depends on the image's size.
+        # For l2 the limit depends on the size of the image.
         limit = high - low if self.norm == "linf" else math.inf
         number = validate.real(**kwargs)
         if not 0 <= number <= limit * (1 + 1e-6):
@@ -292,10 +292,10 @@ class ThreatModel:
     def steepest_and_origin(
         self, gradient: Tensor, origin: Tensor, x: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """`steepest`, and beside which images to take the next gradient.
+        """`steepest`, and the images around which to take the next gradient.
 
-        A pixel would stay for ever where its gradient does not exist, as that
-        of √x at 0: the next gradient is taken a little inside the bounds.
+        A pixel whose gradient is NaN or infinite, as that of √x at 0, would
+        never move. So its next gradient is taken a little inside the bounds.
 
         Args:
             gradient: Float32 tensor (batch, ...), taken at `origin` + δ.
@@ -313,13 +313,7 @@ class ThreatModel:
         )
 
     def inwards(self, x: Tensor) -> Tensor:
-        """Moves the pixels of `x` away from the nearer bound.
-
-        By a fifth of a usual change.
-
-        Args:
-            x: Float32 tensor (batch, ...), images.
-        """
+        """Moves the pixels of `x` off the nearer bound, a fifth of a change."""
         length = 0.2 * self._norm.usual_change(x, self.epsilon)
         return ops.where(x < sum(self.bounds) / 2, x + length, x - length)
 

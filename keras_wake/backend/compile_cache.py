@@ -1,27 +1,20 @@
 """What is compiled for a model is kept for it, and only as long as it lives.
 
-A compiled function keeps to the model as it was when it was traced. So what was
-made for a model is made again once a layer of it has other settings, or once
-somebody has seen that the model gives something else now.
+A compiled function keeps to the layers as they were when it was traced. So what
+was made for a model is made again once a layer is exchanged or set otherwise.
 """
 
 import weakref
 from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
-from keras_wake.backend.layer_settings import layers_of_now
+import keras
 
-# How often `forget_compiled` was called for a model.
-_CHANGES: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
-
-
-def forget_compiled(model: Any) -> None:
-    """Has everything that was compiled for a model made again."""
-    _CHANGES[model] = _CHANGES.get(model, 0) + 1
-
-
-def _state(model: Any) -> tuple:
-    return _CHANGES.get(model, 0), layers_of_now(model)
+from keras_wake.backend.layer_settings import layers_of
+from keras_wake.backend.layer_settings import plain_settings
+from keras_wake.backend.layer_settings import policy_name
+from keras_wake.backend.layer_settings import public_attributes
 
 
 class PerModel:
@@ -34,7 +27,7 @@ class PerModel:
     def __init__(self) -> None:
         self._values: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
-    def get(self, model: Any, make: Callable[[Callable], Any]) -> Any:
+    def get(self, model: keras.Model, make: Callable[[Callable], Any]) -> Any:
         """The value of `model`.
 
         Args:
@@ -44,20 +37,37 @@ class PerModel:
                 must not hold the model itself, which would then never be
                 freed.
         """
-        found = self.find(model)
-        if found is None:
-            found = make(weakref.ref(model))
-            self.put(model, found)
-        return found
-
-    def find(self, model: Any) -> Any:
-        """The value of `model`; None without one, or where it has changed."""
         state, value = self._values.get(model, (None, None))
-        return value if state == _state(model) else None
-
-    def put(self, model: Any, value: Any) -> None:
-        """Makes it the value of `model` as it is now."""
-        self._values[model] = _state(model), value
+        if state != layers_of_now(model):
+            value = make(weakref.ref(model))
+            self._values[model] = layers_of_now(model), value
+        return value
 
     def __reduce__(self) -> tuple[type, tuple]:
         return PerModel, ()
+
+
+def layers_of_now(model: keras.Model) -> tuple:
+    """Differs once a layer is another one or set otherwise, in this process.
+
+    Unlike in `architecture`, functions count: an activation, for example.
+    """
+    return tuple(
+        (
+            weakref.ref(layer),
+            policy_name(layer),
+            repr(plain_settings(layer)),
+            tuple(_functions(layer)),
+        )
+        for layer in layers_of(model)
+    )
+
+
+def _functions(layer: keras.layers.Layer) -> Iterator[object]:
+    """References that keep nothing alive, unlike an `id` never used again."""
+    for value in public_attributes(layer).values():
+        if callable(value) and not isinstance(value, keras.layers.Layer):
+            try:
+                yield weakref.ref(value)
+            except TypeError:  # Of C code: it holds no layer.
+                yield value

@@ -1,24 +1,24 @@
-"""What floating-point numbers do to gradients, and how attacks bear it.
+"""Gradients that are NaN, infinite, tiny or huge.
 
-A gradient may hold NaN or infinity, as behind a square root at 0, and be so
-small or large that its square leaves the range of float32.
+A gradient holds NaN or infinity behind a square root at 0, for example. Its
+square may be too small or too large for float32.
 
 In float16, numbers below 6e-8 are 0. The gradient of a cross-entropy with
-respect to the logits is p − y, which is as small as that for an image that
-the network is sure of; an attack would find no direction to go.
+respect to the logits is p − y. Where the network is sure of an image, that is
+smaller, and an attack would find no direction.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import keras
 from keras import ops
 
 from keras_wake import backend
 from keras_wake.backend import keras_compat
+from keras_wake.utils.types import Tensor
 
-# Where the gradient of each image is brought to at the logits. Behind it,
-# 4096 times larger numbers fit into float16 and 10^8 times smaller ones.
+# The size to which the gradient of each image is scaled at the logits. Float16
+# then still holds gradients that are 4096 times larger or 10^8 times smaller.
 SIZE = 16.0
 
 
@@ -38,7 +38,7 @@ def check_floatx() -> None:
         )
 
 
-def computes_in_float16(classifier: Any) -> bool:
+def computes_in_float16(classifier: Callable) -> bool:
     """Whether any layer of a model computes in float16."""
     if not isinstance(classifier, keras.Model):
         return False
@@ -48,7 +48,7 @@ def computes_in_float16(classifier: Any) -> bool:
     )
 
 
-def scaled_losses(losses: Any, labels: Any, logits: Any) -> Any:
+def scaled_losses(losses: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
     """Losses of an attack, each times a constant of its own.
 
     The constants bring the largest entry of p − y to the same size for every
@@ -58,32 +58,26 @@ def scaled_losses(losses: Any, labels: Any, logits: Any) -> Any:
         losses: Float32 tensor (batch,), cross-entropies.
         labels: Float32 tensor (batch, K), one-hot or soft.
         logits: Float tensor (batch, K).
-
-    Returns:
-        Float32 tensor (batch,).
     """
     probabilities = ops.softmax(ops.cast(logits, "float32"), axis=-1)
     size = ops.max(ops.abs(probabilities - labels), axis=-1)
     return scaled_by(losses, size)
 
 
-def scaled_by(losses: Any, size: Any) -> Any:
+def scaled_by(losses: Tensor, size: Tensor) -> Tensor:
     """Losses whose gradients at the logits all get the same size.
 
     Args:
         losses: Float32 tensor (batch,).
         size: Float32 tensor (batch,), of the gradients of `losses` with
             respect to the logits.
-
-    Returns:
-        Float32 tensor (batch,).
     """
     # Where p and y agree in float32 there is no gradient to scale.
     scale = SIZE / ops.maximum(size, 1e-30)
     return losses * ops.stop_gradient(scale)
 
 
-def finite(values: Any) -> Any:
+def finite(values: Tensor) -> Tensor:
     """`values`, with 0 in place of what is NaN or infinite."""
     return short_path_if(
         # A sum with a NaN or infinite term is not finite.
@@ -93,12 +87,12 @@ def finite(values: Any) -> Any:
     )
 
 
-def unit_l2(values: Any, axes: tuple[int, ...]) -> Any:
+def unit_l2(values: Tensor, axes: tuple[int, ...]) -> Tensor:
     """`values` divided by their ℓ2 norm over the axes; zeros stay zeros."""
     squares = squared_l2(values, axes)
     usual = are_usual(squares)
 
-    def any_size() -> Any:
+    def any_size() -> Tensor:
         # By the largest element first: the squares of 1e-20 and of 1e20 do
         # not fit into float32.
         largest = ops.max(ops.abs(values), axis=axes, keepdims=True)
@@ -106,7 +100,7 @@ def unit_l2(values: Any, axes: tuple[int, ...]) -> Any:
         inside = values / ops.where(largest > 0, largest, ones)
         # Zeros are divided by 1e-10; all others have a norm of at least 1.
         inside = inside / (ops.sqrt(squared_l2(inside, axes)) + 1e-10)
-        # The others as they are without it, whatever batch they are in.
+        # Samples of usual size come out the same whatever batch they are in.
         norms = ops.sqrt(ops.where(usual, squares, ones))
         return ops.where(usual, values / norms, inside)
 
@@ -117,29 +111,30 @@ def unit_l2(values: Any, axes: tuple[int, ...]) -> Any:
     )
 
 
-def squared_l2(values: Any, axes: tuple[int, ...]) -> Any:
-    """Squares of their ℓ2 norm over the axes, which are kept with size 1."""
+def squared_l2(values: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """Squared ℓ2 norms over the axes, which are kept with size 1."""
     return ops.sum(ops.square(values), axis=axes, keepdims=True)
 
 
-def are_usual(squares: Any) -> Any:
+def are_usual(squares: Tensor) -> Tensor:
     """Whether squared norms are neither tiny, huge nor NaN."""
     return ops.logical_and(squares > 1e-30, squares < 1e30)
 
 
-def short_path_if(condition: Callable, short: Callable, full: Callable) -> Any:
-    """`full()`, which gives the same as `short()` where `condition()` is true.
+def short_path_if(
+    condition: Callable, short: Callable, full: Callable
+) -> Tensor:
+    """`full()`, by way of `short()` where `condition()` says they are equal.
 
-    XLA fuses the operations of `full` into one pass over the tensor;
-    elsewhere each is a pass of its own, and a step of a small network has
-    time for few.
+    XLA fuses the operations of `full` into one pass over the tensor. Elsewhere
+    each operation is a pass of its own, which slows down small networks.
     """
     if backend.jit_by_default():
         return full()
     return ops.cond(condition(), short, full)
 
 
-def hits(labels: Any, logits: Any) -> Any:
+def hits(labels: Tensor, logits: Tensor) -> Tensor:
     """1.0 where the largest logit is at the largest label, else 0.0.
 
     Logits with NaN count as wrong, although `argmax` returns a class.

@@ -16,13 +16,17 @@ from keras_wake.data.batches import check_reusable
 from keras_wake.data.batches import checked_batch
 from keras_wake.data.batches import iterate_batches
 from keras_wake.data.classifier import image_shape
-from keras_wake.evaluation import autoattack
 from keras_wake.evaluation import checks as reliability
 from keras_wake.evaluation import ReliabilityWarning
 from keras_wake.evaluation import RobustnessReport
-from keras_wake.evaluation._attack_lists import attack_list
-from keras_wake.evaluation._run import NamedAttack
+from keras_wake.evaluation.attack_lists import attack_list
+from keras_wake.evaluation.compiled_classifier import CompiledClassifier
+from keras_wake.evaluation.evaluate import evaluate
+from keras_wake.evaluation.evaluate import Options
 from keras_wake.utils import validate
+from keras_wake.utils.types import Array
+from keras_wake.utils.types import Dataset
+from keras_wake.utils.types import Json
 
 
 class AutoAttackEvaluation(keras.callbacks.Callback):
@@ -44,10 +48,10 @@ class AutoAttackEvaluation(keras.callbacks.Callback):
     `autoattack_accuracy`, with a teacher `teacher_autoattack_accuracy`, and
     under `report` and `teacher_report` what their `to_dict` gives.
 
-    The attacks are compiled at the first evaluation and used again. What the
-    reliability checks find is a warning the first time, for each network. An
-    evaluation that fails ends the run if it is the first one; later, it is a
-    warning.
+    The attacks are compiled at the first evaluation of a `fit`, for all of
+    its evaluations. The first time that a reliability check finds something in
+    a network, it is a warning. An evaluation that fails ends the run if it is
+    the first one; later, it is a warning.
 
     Args:
         data: Pair of arrays (x, y), or anything that yields such batches.
@@ -88,7 +92,7 @@ class AutoAttackEvaluation(keras.callbacks.Callback):
 
     def __init__(
         self,
-        data: Any,
+        data: Dataset,
         every: int = 10,
         samples: int = 128,
         version: str = "standard",
@@ -98,7 +102,7 @@ class AutoAttackEvaluation(keras.callbacks.Callback):
         seed: int = 0,
         checks: bool = True,
         path: str | os.PathLike | None = None,
-        class_names: Any = None,
+        class_names: Sequence[str] | None = None,
         verbose: int = 0,
     ) -> None:
         super().__init__()
@@ -125,16 +129,17 @@ class AutoAttackEvaluation(keras.callbacks.Callback):
         # with them.
         known = None if attacks is None else epsilon
         attack_list(version, attacks, None, known, None)
-        self._images: tuple[np.ndarray, np.ndarray] | None = None
+        self._images: tuple[Array, Array] | None = None
         self._forget()
 
     def _forget(self) -> None:
         self.history: list[dict[str, Any]] = []
+        self._compiled: dict[str, CompiledClassifier] = {}
         self.report: RobustnessReport | None = None
         self.teacher_report: RobustnessReport | None = None
         self._warned: set[str] = set()
 
-    def set_model(self, model: Any) -> None:
+    def set_model(self, model: keras.Model) -> None:
         """Takes the threat model of `eval_attack`."""
         super().set_model(model)
         if not hasattr(model, "eval_attack"):
@@ -143,9 +148,9 @@ class AutoAttackEvaluation(keras.callbacks.Callback):
                 f"Received: a model of type {type(model).__name__}. For any "
                 "other model, call `keras_wake.evaluation.autoattack`."
             )
-        self._listed()
+        self._attack_list()
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: Json = None) -> None:
         """Takes the images and starts a new history."""
         self._forget()
         if self.path is not None and self.model.is_chief:
@@ -154,18 +159,19 @@ class AutoAttackEvaluation(keras.callbacks.Callback):
         # What the first evaluation would refuse, now, and not after epochs.
         num_classes = self.model.num_classes
         validate.names_of_classes(self.class_names, num_classes)
-        listed = self._listed()
+        self._listed, self._list_name = self._attack_list()
+        attacks = list(self._listed.values())
         checked_batch(
             *self._images,
             num_classes,
-            listed[0].attack.bounds,
+            attacks[0].bounds,
             "of `AutoAttackEvaluation`",
             image_shape(self.model.classifier),
         )
-        for named in listed:
-            named.check_image_shape(self._images[0].shape[1:])
+        for attack in attacks:
+            attack.check_image_shape(self._images[0].shape[1:])
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Json = None) -> None:
         """Evaluates, where it is time to, and logs the newest numbers."""
         if not self.history or (epoch + 1) % self.every == 0:
             self._measure(epoch + 1)
@@ -180,7 +186,7 @@ class AutoAttackEvaluation(keras.callbacks.Callback):
             networks["teacher_"] = self.model.teacher
         try:
             reports = {
-                prefix: self._evaluate(network)
+                prefix: self._evaluate(prefix, network)
                 for prefix, network in networks.items()
             }
         except Exception as error:
@@ -205,11 +211,11 @@ class AutoAttackEvaluation(keras.callbacks.Callback):
         for prefix, report in reports.items():
             self._warn("teacher" if prefix else "student", report)
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> Json:
         """What `BackupAndRestore` keeps."""
         return {"history": self.history, "warned": sorted(self._warned)}
 
-    def set_state(self, state: dict[str, Any]) -> None:
+    def set_state(self, state: Json) -> None:
         """Goes on from what `get_state` has returned."""
         self.history = list(state["history"])
         self._warned = set(state["warned"])
@@ -217,37 +223,36 @@ class AutoAttackEvaluation(keras.callbacks.Callback):
         self.report = _report_of(last.get("report"))
         self.teacher_report = _report_of(last.get("teacher_report"))
 
-    def _threat(self) -> dict[str, Any]:
-        """Norm, epsilon and bounds: of `attacks`, else of the model."""
+    def _attack_list(self) -> tuple[dict[str, Attack], str]:
+        """The attacks that will run, checked, and what their list is called.
+
+        Norm, epsilon and bounds are those of `attacks`, else of the model.
+        """
         if self.attacks is not None:
-            return {"norm": None, "epsilon": self.epsilon, "bounds": None}
-        attack = self.model.eval_attack
-        return {
-            "norm": attack.norm,
-            "epsilon": attack.epsilon if self.epsilon is None else self.epsilon,
-            "bounds": attack.bounds,
-        }
+            return attack_list(
+                self.version, self.attacks, None, self.epsilon, None
+            )
+        usual = self.model.eval_attack
+        epsilon = usual.epsilon if self.epsilon is None else self.epsilon
+        return attack_list(
+            self.version, None, usual.norm, epsilon, usual.bounds
+        )
 
-    def _listed(self) -> list[NamedAttack]:
-        """The attacks that will run, checked."""
-        return attack_list(self.version, self.attacks, **self._threat())[0]
-
-    def _evaluate(self, network: Any) -> RobustnessReport:
+    def _evaluate(self, prefix: str, network: keras.Model) -> RobustnessReport:
+        compiled = self._compiled.setdefault(
+            prefix, CompiledClassifier(network, self.batch_size)
+        )
+        options = Options(
+            version=self._list_name,
+            seed=self.seed,
+            class_names=self.class_names,
+            checks=self.checks,
+            verbose=self.verbose,
+        )
         with warnings.catch_warnings():
             # Told later, once for each code and network.
             warnings.simplefilter("ignore", ReliabilityWarning)
-            return autoattack(
-                network,
-                self._images,
-                version=self.version,
-                attacks=self.attacks,
-                batch_size=self.batch_size,
-                seed=self.seed,
-                class_names=self.class_names,
-                checks=self.checks,
-                verbose=self.verbose,
-                **self._threat(),
-            )
+            return evaluate(compiled, self._images, self._listed, options)
 
     def _warn(self, name: str, report: RobustnessReport) -> None:
         new = [
@@ -259,6 +264,9 @@ class AutoAttackEvaluation(keras.callbacks.Callback):
         reliability.warn(new, None, stacklevel=4)
 
     def _write(self, epoch: int) -> None:
+        """Writes the reports as JSON and as figures."""
+        from keras_wake import visualization
+
         folder = pathlib.Path(os.fspath(self.path or ""))
         reports = {"": self.report, "teacher_": self.teacher_report}
         for prefix, report in reports.items():
@@ -266,7 +274,12 @@ class AutoAttackEvaluation(keras.callbacks.Callback):
                 continue
             name = f"{prefix}autoattack_epoch_{epoch:04d}"
             try:
-                write_report(report, folder / name)
+                folder.mkdir(parents=True, exist_ok=True)
+                with files.written_aside(folder / f"{name}.json") as aside:
+                    aside.write_text(report.to_json(indent=1) + "\n")
+                visualization.plot_robustness_report(
+                    report, path=folder / f"{name}.png"
+                )
             except Exception as error:
                 warnings.warn(
                     f"The report {name} could not be written: {error!r}. "
@@ -275,10 +288,10 @@ class AutoAttackEvaluation(keras.callbacks.Callback):
                 )
 
 
-def first_images(data: Any, count: int) -> tuple[np.ndarray, np.ndarray]:
+def first_images(data: Dataset, count: int) -> tuple[Array, Array]:
     """The first images and labels of data, as arrays."""
-    images: list[np.ndarray] = []
-    labels: list[np.ndarray] = []
+    images: list[Array] = []
+    labels: list[Array] = []
     for x, y in iterate_batches(data, count):
         images.append(ops.convert_to_numpy(x))
         labels.append(ops.convert_to_numpy(y))
@@ -287,22 +300,5 @@ def first_images(data: Any, count: int) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(images)[:count], np.concatenate(labels)[:count]
 
 
-def write_report(report: RobustnessReport, path: pathlib.Path) -> None:
-    """Writes a report as JSON and as a figure, each whole or not at all.
-
-    Args:
-        report: The report.
-        path: The file without its ending.
-    """
-    from keras_wake import visualization
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with files.written_aside(path.with_name(path.name + ".json")) as aside:
-        aside.write_text(report.to_json(indent=1) + "\n")
-    visualization.plot_robustness_report(
-        report, path=path.with_name(path.name + ".png")
-    )
-
-
-def _report_of(found: dict[str, Any] | None) -> RobustnessReport | None:
+def _report_of(found: Json) -> RobustnessReport | None:
     return None if found is None else RobustnessReport.from_dict(found)

@@ -1,13 +1,13 @@
 """Robust accuracy that can be believed: AutoAttack, sweeps, checks."""
 
-from keras_wake.evaluation._autoattack import autoattack
-from keras_wake.evaluation._epsilon_sweep import epsilon_sweep
-from keras_wake.evaluation._epsilon_sweep import EpsilonSweep
-from keras_wake.evaluation._robust_accuracy import robust_accuracy
 from keras_wake.evaluation.checks import ReliabilityWarning
 from keras_wake.evaluation.interval import wilson_interval
 from keras_wake.evaluation.report import AttackResult
 from keras_wake.evaluation.report import RobustnessReport
+from keras_wake.evaluation.robustness import autoattack
+from keras_wake.evaluation.robustness import robust_accuracy
+from keras_wake.evaluation.sweep import epsilon_sweep
+from keras_wake.evaluation.sweep import EpsilonSweep
 
 __all__ = [
     "AttackResult",

@@ -6,21 +6,19 @@ the page of the documentation has a section under each of them.
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from keras_wake.attacks import Attack
 from keras_wake.data.classifier import are_probabilities
-from keras_wake.evaluation._passes import differ
-from keras_wake.evaluation._passes import Passes
-from keras_wake.evaluation._progress import Progress
-from keras_wake.evaluation._progress import STANDS
-from keras_wake.evaluation._progress import WRONG
-from keras_wake.evaluation._run import attacked
-from keras_wake.evaluation._run import NamedAttack
-from keras_wake.evaluation._run import seed_of
-from keras_wake.evaluation._samples import Samples
+from keras_wake.evaluation.compiled_classifier import CompiledClassifier
+from keras_wake.evaluation.compiled_classifier import differ
+from keras_wake.evaluation.samples import Samples
+from keras_wake.evaluation.samples import seed_of
+from keras_wake.evaluation.state import Progress
+from keras_wake.evaluation.state import STANDS
+from keras_wake.evaluation.state import WRONG
+from keras_wake.utils.types import Array
 
 PAGE = "docs/reliability.md"
 
@@ -98,7 +96,7 @@ def warn(
 
 
 def check_outputs(
-    outputs: np.ndarray, again: np.ndarray, averaged: bool
+    outputs: Array, again: Array, averaged: bool
 ) -> list[Finding]:
     """Looks for a softmax, for random outputs and for infinite ones.
 
@@ -146,13 +144,13 @@ def check_outputs(
 
 
 def check_gradients(
-    passes: Passes, samples: Samples, fallen_to: np.ndarray
+    classifier: CompiledClassifier, samples: Samples, fallen_to: Array
 ) -> list[Finding]:
     """Looks for gradients and losses that stop attacks."""
     rows = np.flatnonzero(fallen_to != WRONG)[:PROBED_GRADIENTS]
     if not len(rows):
         return []
-    logits, gradients = passes.logits_and_gradients(
+    logits, gradients = classifier.logits_and_gradients(
         samples.images[rows], samples.labels[rows]
     )
     gradients = gradients.reshape(len(rows), -1)
@@ -167,7 +165,7 @@ def check_gradients(
     ]
 
 
-def _non_finite_gradients(gradients: np.ndarray) -> list[Finding]:
+def _non_finite_gradients(gradients: Array) -> list[Finding]:
     unusual = ~np.isfinite(gradients)
     images = int(unusual.any(axis=1).sum())
     if not images:
@@ -188,7 +186,7 @@ def _non_finite_gradients(gradients: np.ndarray) -> list[Finding]:
     ]
 
 
-def _equal_losses(logits: np.ndarray) -> list[Finding]:
+def _equal_losses(logits: Array) -> list[Finding]:
     """Looks for logits so close together that losses differ by rounding."""
     ranges = np.ptp(logits.astype("float64"), axis=1)
     # The rounding error of a cross-entropy is that of log K or of the largest
@@ -218,7 +216,7 @@ def _equal_losses(logits: np.ndarray) -> list[Finding]:
 
 
 def _zero_gradients(
-    gradients: np.ndarray, logits: np.ndarray, classes: np.ndarray
+    gradients: Array, logits: Array, classes: Array
 ) -> list[Finding]:
     """Looks for images at which the cross-entropy has no gradient at all."""
     zero = ~gradients.any(axis=1)
@@ -241,7 +239,7 @@ def _zero_gradients(
     ]
 
 
-def _doubt(logits: np.ndarray, classes: np.ndarray) -> np.ndarray:
+def _doubt(logits: Array, classes: Array) -> Array:
     """1 − p of the true class, float64 (n,), without cancellation."""
     logits = logits.astype("float64")
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -251,12 +249,12 @@ def _doubt(logits: np.ndarray, classes: np.ndarray) -> np.ndarray:
 
 
 def check_black_box(
-    attacks: list[NamedAttack], progress: Progress, num_classes: int
+    attacks: dict[str, Attack], progress: Progress, num_classes: int
 ) -> list[Finding]:
     """Looks for black-box attacks that break what white-box ones have left."""
     findings, white_box = [], False
-    for number, named in enumerate(attacks, start=1):
-        costs = passes_of(named.attack, num_classes)
+    for number, (name, attack) in enumerate(attacks.items(), start=1):
+        costs = attack.passes(num_classes)
         if costs is None or costs[1]:
             white_box = True
             continue
@@ -267,7 +265,7 @@ def check_black_box(
             findings.append(
                 (
                     "black-box",
-                    f"{named.name}, which sees no gradients, breaks {fell} "
+                    f"{name}, which sees no gradients, breaks {fell} "
                     "images that the attacks before it have left, "
                     f"{100 * drop:.1f} points of accuracy. That points to "
                     "masked gradients, and the true robust accuracy is "
@@ -279,9 +277,9 @@ def check_black_box(
 
 
 def check_steps(
-    passes: Passes,
+    classifier: CompiledClassifier,
     samples: Samples,
-    attacks: list[NamedAttack],
+    attacks: dict[str, Attack],
     progress: Progress,
     seed: int,
 ) -> list[Finding]:
@@ -291,41 +289,35 @@ def check_steps(
     random numbers. In a sweep it is the one with the largest radius at which
     half of the images were left to attack.
     """
-    candidates = [
-        number
-        for number, named in enumerate(attacks)
-        if _steps(named.attack) >= 2 and named.attack.epsilon > 0
-    ]
-    if not candidates:
+    longer = {
+        number: attack.longer
+        for number, attack in enumerate(attacks.values())
+        if attack.longer is not None and attack.epsilon > 0
+    }
+    if not longer:
         return []
-    fair = progress.attacked[candidates[0]] / 2
+    fair = progress.attacked[min(longer)] / 2
     number = max(
-        (n for n in candidates if progress.attacked[n] >= fair),
-        key=lambda n: (attacks[n].attack.epsilon, -n),
+        (n for n in longer if progress.attacked[n] >= fair),
+        key=lambda n: (longer[n].epsilon, -n),
     )
-    named = attacks[number]
-    longer_attack = _with_twice_the_steps(named.attack)
-    if longer_attack is None:
-        return []
-    longer = NamedAttack(named.name, longer_attack)
     fallen_to = progress.fallen_to
     reached = (fallen_to == STANDS) | (fallen_to > number)
     rows = np.flatnonzero(reached)[:PROBED_STEPS]
     left = rows[fallen_to[rows] != number + 1]
     before = len(left)
-    for stage in range(longer.stages(samples.labels.shape[1])):
-        kept = []
-        for part in passes.batches(len(left)):
-            _, wrong, allowed = attacked(
-                passes,
-                longer.attack,
+    for stage in range(longer[number].stages_for(samples.labels.shape[1])):
+        kept = [left[:0]]
+        for part in classifier.batches(len(left)):
+            _, wrong, allowed = classifier.attacked(
+                longer[number],
                 samples,
                 left[part],
                 seed_of(seed, number),
                 stage,
             )
             kept.append(left[part][~(wrong & allowed)])
-        left = np.concatenate(kept) if kept else left
+        left = np.concatenate(kept)
     more = before - len(left)
     share = more / max(1, len(rows))
     if share <= LARGEST_DROP or more < FEWEST_IMAGES:
@@ -333,52 +325,25 @@ def check_steps(
     return [
         (
             "not-converged",
-            f"With twice the steps, {named.name} breaks {more} of {len(rows)} "
-            f"images more ({100 * share:.1f} points). Its steps are too few "
-            "for this classifier, so that the accuracy under it is too high. "
-            "Raise `steps`, or the step size.",
+            f"With twice the steps, {list(attacks)[number]} breaks {more} of "
+            f"{len(rows)} images more ({100 * share:.1f} points). Its steps "
+            "are too few for this classifier, so that the accuracy under it "
+            "is too high. Raise `steps`, or the step size.",
         )
     ]
 
 
 def check_threat_model(
-    attacks: list[NamedAttack], progress: Progress
+    attacks: dict[str, Attack], progress: Progress
 ) -> list[Finding]:
     """Looks for attacks that have left the ball or the bounds."""
     return [
         (
             "outside-threat-model",
-            f"{named.name} has returned {count} image(s) outside the ball or "
-            "the bounds; they do not count as broken. End your attack in "
+            f"{name} has returned {count} image(s) outside the ball or the "
+            "bounds; they do not count as broken. End your attack in "
             "`threat_model.project`.",
         )
-        for named, count in zip(attacks, progress.outside, strict=False)
+        for name, count in zip(attacks, progress.outside, strict=False)
         if count
     ]
-
-
-def passes_of(attack: Attack, num_classes: int) -> tuple[int, int] | None:
-    """Forward and backward passes of an image and stage; None if unknown."""
-    return attack.passes(num_classes)
-
-
-def _steps(attack: Any) -> int:
-    steps = attack.get_config().get("steps")
-    return steps if isinstance(steps, int) else 0
-
-
-def _with_twice_the_steps(attack: Any) -> Any:
-    """Kept by the attack, so that it is compiled once.
-
-    None for an attack that cannot be made from its configuration: no check is
-    worth the number that it checks.
-    """
-    if "_longer" not in vars(attack):
-        config = attack.get_config()
-        config["steps"] *= 2
-        try:
-            longer = type(attack).from_config(config)
-        except Exception:
-            longer = None
-        vars(attack)["_longer"] = longer
-    return vars(attack)["_longer"]

@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
 
 from keras_wake.evaluation import interval
-from keras_wake.evaluation._report_text import report_text
+from keras_wake.evaluation.report_text import report_text
+from keras_wake.utils.types import Array
+from keras_wake.utils.types import Json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +45,25 @@ class AttackResult:
     note: str | None
 
 
+class JsonReport:
+    """Base of the reports that `to_dict` turns into JSON."""
+
+    def to_dict(self) -> Json:
+        """The numbers as lists and dictionaries."""
+        raise NotImplementedError
+
+    def to_json(self, indent: int | None = None) -> str:
+        """`to_dict()` as JSON.
+
+        Args:
+            indent: Spaces by which a level is indented. Defaults to `None`:
+                one line.
+        """
+        return json.dumps(self.to_dict(), allow_nan=False, indent=indent)
+
+
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class RobustnessReport:
+class RobustnessReport(JsonReport):
     """Clean and robust accuracy. `print(report)` shows it as tables.
 
     Robust accuracy is the share of samples that are classified rightly and
@@ -89,15 +108,15 @@ class RobustnessReport:
     batch_size: int
     class_names: list[str]
     passes_per_prediction: int
-    counts: np.ndarray
-    clean_counts: np.ndarray
-    robust_counts: np.ndarray
+    counts: Array
+    clean_counts: Array
+    robust_counts: Array
     attacks: tuple[AttackResult, ...]
     findings: tuple[tuple[str, str], ...]
     date: str
     versions: dict[str, str]
-    fallen_to: np.ndarray | None = None
-    images: np.ndarray | None = None
+    fallen_to: Array | None = None
+    images: Array | None = None
 
     @property
     def samples(self) -> int:
@@ -129,12 +148,12 @@ class RobustnessReport:
         )
 
     @property
-    def class_clean_accuracy(self) -> np.ndarray:
+    def class_clean_accuracy(self) -> Array:
         """Float64 array (K,), NaN without samples."""
         return self.clean_counts / _divisors(self.counts)
 
     @property
-    def class_robust_accuracy(self) -> np.ndarray:
+    def class_robust_accuracy(self) -> Array:
         """Float64 array (K,), NaN without samples."""
         return self.robust_counts / _divisors(self.counts)
 
@@ -153,7 +172,7 @@ class RobustnessReport:
         """Those of all attacks; None where one does not tell."""
         return _total(attack.backward_passes for attack in self.attacks)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """The numbers as lists and dictionaries, without images."""
         return {
             "version": self.version,
@@ -198,15 +217,6 @@ class RobustnessReport:
             "versions": self.versions,
         }
 
-    def to_json(self, indent: int | None = None) -> str:
-        """`to_dict()` as JSON.
-
-        Args:
-            indent: Spaces by which a level is indented. Defaults to `None`:
-                one line.
-        """
-        return json.dumps(self.to_dict(), allow_nan=False, indent=indent)
-
     @classmethod
     def from_json(cls, text: str) -> "RobustnessReport":
         """The report of what `to_json` has returned, without images.
@@ -231,7 +241,7 @@ class RobustnessReport:
         return cls.from_dict(found)
 
     @classmethod
-    def from_dict(cls, found: dict[str, Any]) -> "RobustnessReport":
+    def from_dict(cls, found: Json) -> "RobustnessReport":
         """The report of what `to_dict` has returned, without images.
 
         Raises:
@@ -254,12 +264,12 @@ class RobustnessReport:
         )
 
     @classmethod
-    def _from_dict(cls, found: dict[str, Any]) -> "RobustnessReport":
+    def _from_dict(cls, found: Json) -> "RobustnessReport":
         if not isinstance(found, dict):
             raise TypeError(f"it is a {type(found).__name__}")
         classes = found["classes"]
 
-        def counts(key: str) -> np.ndarray:
+        def counts(key: str) -> Array:
             return np.array([entry[key] for entry in classes], "int64")
 
         return cls(
@@ -297,14 +307,14 @@ class RobustnessReport:
         )
 
 
-def _divisors(counts: np.ndarray) -> np.ndarray:
+def _divisors(counts: Array) -> Array:
     return np.where(counts == 0, np.nan, counts)
 
 
-def _share(part: np.ndarray, counts: np.ndarray, i: int) -> float | None:
+def _share(part: Array, counts: Array, i: int) -> float | None:
     return float(part[i] / counts[i]) if counts[i] else None
 
 
-def _total(numbers: Any) -> int | None:
+def _total(numbers: Iterable[int | None]) -> int | None:
     values = list(numbers)
-    return None if None in values else sum(values)
+    return None if None in values else sum(filter(None, values))

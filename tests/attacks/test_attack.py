@@ -17,7 +17,7 @@ from keras_wake.attacks import Attack
 from keras_wake.attacks import FGSM
 from keras_wake.attacks import PGD
 from keras_wake.attacks import Square
-from keras_wake.evaluation._passes import Passes
+from keras_wake.evaluation.compiled_classifier import CompiledClassifier
 
 
 class Escape(Attack):
@@ -336,12 +336,12 @@ def test_no_two_seeds_are_the_same():
     network = keras.Sequential([keras.Input((9,)), keras.layers.Dense(3)])
     x, y = np.full((2, 9), 0.5, "float32"), np.array([0, 1])
     attack = PGD(epsilon=0.1, step_size=0.001, steps=1)
-    passes = Passes(network, 2)
+    compiled = CompiledClassifier(network, 2)
     labels, ids = np.eye(3, dtype="float32")[y], np.int32([1, 2])
     called, evaluated = [], []
     for seed in (0, 2**31, 2**32 - 1):
         called.append(to_numpy(attack(network, x, y, seed=seed)))
-        evaluated.append(passes.attack(attack, x, labels, ids, seed))
+        evaluated.append(compiled.attack(attack, x, labels, ids, seed))
     for found in (called, evaluated):
         for one, other in ((0, 1), (0, 2), (1, 2)):
             assert np.abs(found[one] - found[other]).max() > 0.01

@@ -98,16 +98,19 @@ def test_threat_model_is_that_of_eval_attack(monkeypatch):
     from keras_wake.callbacks import auto_attack_evaluation
 
     seen = []
-    evaluate = auto_attack_evaluation.autoattack
+    evaluate = auto_attack_evaluation.evaluate
 
-    def short(*args, **kwargs):
-        seen.append((kwargs["norm"], kwargs["epsilon"], kwargs["version"]))
-        return evaluate(*args, attacks=[PGD], checks=False, verbose=0)
+    def short(network, data, attacks, options):
+        (norm,) = {attack.norm for attack in attacks.values()}
+        (epsilon,) = {attack.epsilon for attack in attacks.values()}
+        seen.append((norm, epsilon, options.version))
+        return evaluate(network, data, {"PGD": PGD}, options)
 
-    monkeypatch.setattr(auto_attack_evaluation, "autoattack", short)
-    callback = kw.AutoAttackEvaluation(data(), every=1)
+    monkeypatch.setattr(auto_attack_evaluation, "evaluate", short)
+    callback = kw.AutoAttackEvaluation(data(), every=1, checks=False)
     fit(wake(), [callback], epochs=1)
-    fit(wake(), [kw.AutoAttackEvaluation(data(), 1, epsilon=0.2)], epochs=1)
+    other = kw.AutoAttackEvaluation(data(), 1, epsilon=0.2, checks=False)
+    fit(wake(), [other], epochs=1)
     assert seen == [("linf", 0.1, "standard"), ("linf", 0.2, "standard")]
     assert callback.teacher_report is None
 
@@ -171,7 +174,7 @@ def test_composes_with_callbacks_of_keras(tmp_path):
 def test_an_evaluation_that_fails_later_does_not_end_the_run(monkeypatch):
     from keras_wake.callbacks import auto_attack_evaluation
 
-    evaluate, calls = auto_attack_evaluation.autoattack, []
+    evaluate, calls = auto_attack_evaluation.evaluate, []
 
     def second_fails(*args, **kwargs):
         calls.append(1)
@@ -179,7 +182,7 @@ def test_an_evaluation_that_fails_later_does_not_end_the_run(monkeypatch):
             raise RuntimeError("out of memory")
         return evaluate(*args, **kwargs)
 
-    monkeypatch.setattr(auto_attack_evaluation, "autoattack", second_fails)
+    monkeypatch.setattr(auto_attack_evaluation, "evaluate", second_fails)
     callback = kw.AutoAttackEvaluation(
         data(), every=1, attacks=[PGD], checks=False
     )
@@ -213,7 +216,7 @@ def test_findings_are_told_once():
 def test_a_warning_that_is_an_error_costs_no_number(monkeypatch):
     from keras_wake.callbacks import auto_attack_evaluation
 
-    evaluate, calls = auto_attack_evaluation.autoattack, []
+    evaluate, calls = auto_attack_evaluation.evaluate, []
 
     def second_is_doubtful(*args, **kwargs):
         calls.append(1)
@@ -221,9 +224,7 @@ def test_a_warning_that_is_an_error_costs_no_number(monkeypatch):
         found = (("softmax", "It is soft."),) if len(calls) == 2 else ()
         return dataclasses.replace(report, findings=found)
 
-    monkeypatch.setattr(
-        auto_attack_evaluation, "autoattack", second_is_doubtful
-    )
+    monkeypatch.setattr(auto_attack_evaluation, "evaluate", second_is_doubtful)
     callback = kw.AutoAttackEvaluation(
         data(), every=1, attacks=[PGD], checks=False
     )
@@ -286,21 +287,21 @@ def test_epsilon_is_in_the_units_of_the_model(monkeypatch):
     grey = kw.attacks.PGD(
         epsilon=8, steps=1, bounds=(0, 255), random_start=False
     )
-    evaluate = auto_attack_evaluation.autoattack
+    evaluate = auto_attack_evaluation.evaluate
 
-    def short(*args, **kwargs):
-        threat = kw.attacks.ThreatModel(
-            kwargs["norm"], kwargs["epsilon"], kwargs["bounds"]
-        )
+    def short(network, data, attacks, options):
+        threat = attacks["Square"].threat_model
         pgd = kw.attacks.PGD(
             epsilon=threat.epsilon, steps=1, bounds=threat.bounds
         )
-        return evaluate(*args, attacks=[pgd], checks=False, verbose=0)
+        return evaluate(network, data, {"PGD": pgd}, options)
 
-    monkeypatch.setattr(auto_attack_evaluation, "autoattack", short)
+    monkeypatch.setattr(auto_attack_evaluation, "evaluate", short)
     x, y = data()
     model = wake(grey)
-    callback = kw.AutoAttackEvaluation((255 * x, y), every=1, epsilon=4)
+    callback = kw.AutoAttackEvaluation(
+        (255 * x, y), every=1, epsilon=4, checks=False
+    )
     model.fit(255 * x, y, verbose=0, callbacks=[callback])
     assert callback.report.epsilon == 4
     assert callback.report.bounds == (0, 255)

@@ -1,14 +1,7 @@
-"""What tells two models apart, and what tells of a change in place."""
-
-import gc
-import weakref
+"""What tells two models apart."""
 
 import keras
-import pytest
 
-from keras_wake.backend.compile_cache import forget_compiled
-from keras_wake.backend.compile_cache import PerModel
-from keras_wake.backend.layer_settings import layers_of_now
 from keras_wake.checkpoint.architecture import architecture
 
 
@@ -63,62 +56,3 @@ def test_a_call_and_a_build_make_the_same():
     called(keras.ops.zeros((7, 2, 2)))
     built.build((None, 2, 2))
     assert architecture(called) == architecture(built)
-
-
-def activation(network):
-    network.layers[-1].activation = keras.activations.tanh
-
-
-def attribute(network):
-    network.layers[-2].data_format = "channels_first"
-
-
-def policy(network):
-    network.layers[-1].dtype_policy = keras.DTypePolicy("mixed_bfloat16")
-
-
-def forgotten(network):
-    forget_compiled(network)
-
-
-@pytest.mark.parametrize(
-    "change", [activation, attribute, policy, forgotten, None]
-)
-def test_a_value_is_made_anew_after_a_change(change):
-    network, made, kept = model(), [], PerModel()
-
-    def make(reference):
-        made.append(reference())
-        return len(made)
-
-    assert kept.find(network) is None
-    assert [kept.get(network, make) for _ in range(2)] == [1, 1]
-    if change is not None:
-        change(network)
-        assert kept.find(network) is None
-    assert kept.get(network, make) == (1 if change is None else 2)
-    kept.put(network, "another")
-    assert kept.find(network) == "another"
-
-
-def test_a_function_in_the_place_of_another_is_seen():
-    layer = keras.layers.Dense(2)
-    network = keras.Sequential([keras.Input((2,)), layer])
-    for _ in range(20):
-        # Where the first one is freed, the next may take its address.
-        layer.activation = lambda x: 2 * x
-        before = layers_of_now(network)
-        layer.activation = None
-        layer.activation = lambda x: 3 * x
-        assert layers_of_now(network) != before
-
-
-def test_keeps_no_model_alive():
-    network, kept = model(), PerModel()
-    kept.get(network, lambda reference: 1)
-    forget_compiled(network)
-    kept.get(network, lambda reference: 2)
-    reference = weakref.ref(network)
-    del network
-    gc.collect()
-    assert reference() is None

@@ -14,7 +14,7 @@ from keras_wake.attacks import APGD
 from keras_wake.attacks import FAB
 from keras_wake.attacks import PGD
 from keras_wake.attacks import Square
-from keras_wake.evaluation import _attack_lists
+from keras_wake.evaluation import attack_lists
 
 EPSILON = 0.1
 
@@ -358,26 +358,28 @@ def test_whole_list_in_both_norms(norm, epsilon, trained, digits):
 
 
 def test_published_lists():
-    standard = _attack_lists.published("standard", "linf", 8 / 255, (0.0, 1.0))
-    assert [named.name for named in standard] == [
-        "APGD-CE",
-        "APGD-T",
-        "FAB-T",
-        "Square",
-    ]
-    settings = [named.attack.get_config() for named in standard]
+    standard = attack_lists.published("standard", "linf", 8 / 255, (0.0, 1.0))
+    assert list(standard) == ["APGD-CE", "APGD-T", "FAB-T", "Square"]
+    settings = [attack.get_config() for attack in standard.values()]
     assert [s.get("steps") for s in settings] == [100, 100, 100, None]
     assert settings[3]["queries"] == 5000
     assert settings[1]["target_classes"] == settings[2]["target_classes"] == 9
     assert settings[0]["restarts"] == settings[1]["restarts"] == 1
     assert settings[0]["eot_samples"] == settings[1]["eot_samples"] == 1
-    rand = _attack_lists.published("rand", "l2", 0.5, (0.0, 1.0))
-    assert [named.name for named in rand] == ["APGD-CE", "APGD-DLR"]
-    assert {named.attack.eot_samples for named in rand} == {20}
-    assert {named.attack.norm for named in rand} == {"l2"}
-    # What was compiled is found again.
-    again = _attack_lists.published("rand", "l2", 0.5, (0.0, 1.0))
-    assert again is rand
+    rand = attack_lists.published("rand", "l2", 0.5, (0.0, 1.0))
+    assert list(rand) == ["APGD-CE", "APGD-DLR"]
+    assert {attack.eot_samples for attack in rand.values()} == {20}
+    assert {attack.norm for attack in rand.values()} == {"l2"}
+
+
+def test_no_two_attacks_of_a_list_have_one_name():
+    class Twin(PGD):
+        name = "PGD-5 (2)"
+
+    attacks = [PGD(steps=5), Twin(), PGD(steps=5), FAB()]
+    found = attack_lists.named(attacks)
+    assert list(found) == ["PGD-5", "PGD-5 (2)", "PGD-5 (3)", "FAB-T"]
+    assert list(found.values()) == attacks
 
 
 PAIR = [PGD(epsilon=0.1), PGD("l2", epsilon=0.1)]

@@ -17,7 +17,6 @@ from keras_wake.attacks import APGD
 from keras_wake.attacks import FAB
 from keras_wake.attacks import PGD
 from keras_wake.attacks import Square
-from keras_wake.evaluation import checks
 from keras_wake.evaluation import ReliabilityWarning
 
 pytestmark = pytest.mark.usefixtures("eagerly")
@@ -159,15 +158,15 @@ def test_warns_before_the_attacks_and_again_when_it_goes_on(model, tmp_path):
     assert state.exists()
 
 
-def test_the_longer_attack_is_compiled_once(model):
+def test_the_longer_attack_is_made_once(model):
     pgd = PGD(epsilon=EPSILON, steps=2)
     for seed in (0, 1):
         with pytest.warns(ReliabilityWarning, match="not-converged"):
             evaluation.autoattack(
                 model, data(model), attacks=[pgd], seed=seed, verbose=0
             )
-    assert checks._with_twice_the_steps(pgd) is pgd._longer
-    assert pgd._longer.steps == 4
+    assert pgd.longer is pgd.longer
+    assert pgd.longer.steps == 4
 
 
 def test_a_sweep_is_checked_where_half_of_the_images_are_left(model):

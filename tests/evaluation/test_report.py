@@ -189,7 +189,7 @@ def test_sweep_rescales_an_attack(monkeypatch):
     evaluate = evaluation.epsilon_sweep.__globals__["evaluate"]
 
     def spy(classifier, data, attacks, options):
-        seen.extend(attacks)
+        seen.extend(attacks.items())
         return evaluate(classifier, data, attacks, options)
 
     monkeypatch.setitem(evaluation.epsilon_sweep.__globals__, "evaluate", spy)
@@ -198,9 +198,9 @@ def test_sweep_rescales_an_attack(monkeypatch):
     sweep = evaluation.epsilon_sweep(
         model, data(model), [0.02, 0.2], attack=pattern, verbose=0
     )
-    assert [n.name for n in seen] == ["FGSM at 0.02", "FGSM at 0.2"]
-    assert [n.attack.epsilon for n in seen] == [0.02, 0.2]
-    steps = [n.attack.step_size for n in seen]
+    assert [name for name, _ in seen] == ["FGSM at 0.02", "FGSM at 0.2"]
+    assert [attack.epsilon for _, attack in seen] == [0.02, 0.2]
+    steps = [attack.step_size for _, attack in seen]
     assert steps == pytest.approx([0.01, 0.1])
     # Not the radius and the step size of the pattern, which no point has.
     assert sweep.attack.startswith("FGSM(norm='linf', bounds=[0.0, 1.0]")

@@ -18,8 +18,10 @@ from linear_case import Noise
 import keras_wake
 from keras_wake import evaluation
 from keras_wake.attacks import PGD
-from keras_wake.attacks import Square
-from keras_wake.evaluation import _progress
+from keras_wake.checkpoint import archive
+from keras_wake.evaluation import state as progress_file
+from keras_wake.evaluation.compiled_classifier import CompiledClassifier
+from keras_wake.evaluation.evaluate import Run
 
 pytestmark = pytest.mark.usefixtures("eagerly")
 
@@ -46,15 +48,15 @@ class Stop(Exception):
 
 def stop_after(monkeypatch, writes):
     """Has the state be written so many times, and then end."""
-    write, left = _progress.StateFile.write, [writes]
+    write, left = progress_file.StateFile.write, [writes]
 
-    def limited(self, progress):
+    def limited(self, progress, images=None):
         if not left[0]:
             raise Stop
         left[0] -= 1
-        write(self, progress)
+        write(self, progress, images)
 
-    monkeypatch.setattr(_progress.StateFile, "write", limited)
+    monkeypatch.setattr(progress_file.StateFile, "write", limited)
 
 
 @pytest.mark.parametrize("batch_size", [8, 5])
@@ -96,7 +98,7 @@ def test_finished_state_returns_at_once(model, tmp_path, monkeypatch):
     def fails(*args, **kwargs):
         raise AssertionError("attacked again")
 
-    monkeypatch.setattr("keras_wake.evaluation._passes.Passes.attack", fails)
+    monkeypatch.setattr(CompiledClassifier, "attack", fails)
     again = evaluation.autoattack(model, data(model), **options)
     assert without_time(again) == without_time(first)
     assert again.seconds == first.seconds
@@ -242,40 +244,19 @@ def test_images_that_are_damaged_are_refused(model, tmp_path):
         evaluation.autoattack(model, data(model), **options)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"attack": -5},
-        {"position": 1.5},
-        {"attacked": []},
-        {"order": [10**6]},
-        {"fallen_to": 3},
-        {"extra": 1},
-    ],
-)
-def test_counts_that_were_edited_are_refused(model, tmp_path, changes):
-    path = tmp_path / "state.npz"
-    evaluation.autoattack(model, data(model), state=path, **OPTIONS)
-    state, _ = _progress.archive.read(path)
-    state["progress"] |= changes
-    _progress.archive.write(path, state, [])
-    with pytest.raises(ValueError, match=r"contradict each other\. Delete it"):
-        evaluation.autoattack(model, data(model), state=path, **OPTIONS)
-
-
 def test_two_evaluations_of_one_state_are_refused(model, tmp_path, monkeypatch):
     path = tmp_path / "state.npz"
-    run = evaluation._run.Run.finish
+    run = Run.finish
     refused = []
 
     def nested(self):
-        monkeypatch.setattr(evaluation._run.Run, "finish", run)
+        monkeypatch.setattr(Run, "finish", run)
         with pytest.raises(ValueError, match="in use by another evaluation"):
             evaluation.autoattack(model, data(model), state=path, **OPTIONS)
         refused.append(True)
         run(self)
 
-    monkeypatch.setattr(evaluation._run.Run, "finish", nested)
+    monkeypatch.setattr(Run, "finish", nested)
     evaluation.autoattack(model, data(model), state=path, **OPTIONS)
     assert refused and [p.name for p in tmp_path.iterdir()] == ["state.npz"]
 
@@ -307,13 +288,13 @@ import time
 sys.path.insert(0, sys.argv[2])
 import linear_case
 from keras_wake import evaluation
-from keras_wake.evaluation import _passes
+from keras_wake.evaluation.compiled_classifier import CompiledClassifier
 
-run = _passes.Passes.attack
+run = CompiledClassifier.attack
 def slowly(self, *args, **kwargs):
     time.sleep(0.05)
     return run(self, *args, **kwargs)
-_passes.Passes.attack = slowly
+CompiledClassifier.attack = slowly
 
 model = linear_case.linear_model()
 attacks = [linear_case.BestStep(epsilon=0.03) for _ in range(2)]
@@ -374,21 +355,8 @@ def finished_batches(path):
     """A number that grows with the progress in a state file."""
     if not path.exists():
         return 0
-    state, _ = _progress.archive.read(path)
+    state, _ = archive.read(path)
     return sum(state["progress"]["passes"])
-
-
-def test_a_state_of_the_stretched_square_says_so():
-    wanted = {"weights": "w", "data": "d", "layers": [], "outputs": None}
-    new = repr(Square(epsilon=0.1))
-    old = new.replace(", stretch_schedule=False", "")
-    assert old != new
-    found, wanted = (
-        {**wanted, "settings": {"attacks": [f"Square: {text}"]}}
-        for text in (old, new)
-    )
-    words = " ".join(_progress.differences(found, wanted))
-    assert "earlier versions scaled to the number of queries" in words
 
 
 def test_states_tell_other_operations_apart():
@@ -397,12 +365,12 @@ def test_states_tell_other_operations_apart():
         return keras.Model(inputs, getattr(keras.ops, last)(inputs))
 
     found, same, other = (
-        _progress.fingerprint(classifier(last), "d", {}, None)
+        progress_file.fingerprint(classifier(last), "d", {}, None)
         for last in ("relu", "relu", "tanh")
     )
-    assert _progress.differences(found, same) == []
-    words = _progress.differences(found, other)
+    assert progress_file.differences(found, same) == []
+    words = progress_file.differences(found, other)
     assert words == ["the operations of the classifier, or their inputs"]
     # States of earlier versions have no graph.
     del found["graph"]
-    assert _progress.differences(found, other) == []
+    assert progress_file.differences(found, other) == []

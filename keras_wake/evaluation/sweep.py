@@ -1,29 +1,33 @@
 """Robust accuracy as a function of the radius."""
 
 import dataclasses
-import json
 import os
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Sequence
-from typing import Any
+
+import keras
 
 from keras_wake.attacks import Attack
 from keras_wake.attacks import PGD
 from keras_wake.evaluation import interval
-from keras_wake.evaluation._attack_lists import named
-from keras_wake.evaluation._attack_lists import published
-from keras_wake.evaluation._attack_lists import threat_model
-from keras_wake.evaluation._attack_lists import VERSIONS
-from keras_wake.evaluation._evaluate import evaluate
-from keras_wake.evaluation._evaluate import Options
-from keras_wake.evaluation._report_text import sweep_text
-from keras_wake.evaluation._run import NamedAttack
+from keras_wake.evaluation.attack_lists import Bounds
+from keras_wake.evaluation.attack_lists import named
+from keras_wake.evaluation.attack_lists import published
+from keras_wake.evaluation.attack_lists import threat_model
+from keras_wake.evaluation.attack_lists import VERSIONS
+from keras_wake.evaluation.compiled_classifier import CompiledClassifier
+from keras_wake.evaluation.evaluate import evaluate
+from keras_wake.evaluation.evaluate import Options
+from keras_wake.evaluation.report import JsonReport
+from keras_wake.evaluation.report_text import sweep_text
 from keras_wake.utils import validate
+from keras_wake.utils.types import Dataset
+from keras_wake.utils.types import Json
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class EpsilonSweep:
+class EpsilonSweep(JsonReport):
     """Accuracy at several radii. `print(sweep)` shows it as a table.
 
     Attributes:
@@ -57,7 +61,7 @@ class EpsilonSweep:
     date: str
     versions: dict[str, str]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """The numbers as lists and dictionaries."""
         return {
             "norm": self.norm,
@@ -90,15 +94,6 @@ class EpsilonSweep:
             "versions": self.versions,
         }
 
-    def to_json(self, indent: int | None = None) -> str:
-        """`to_dict()` as JSON.
-
-        Args:
-            indent: Spaces by which a level is indented. Defaults to `None`:
-                one line.
-        """
-        return json.dumps(self.to_dict(), allow_nan=False, indent=indent)
-
     def __str__(self) -> str:
         return sweep_text(self.to_dict())
 
@@ -110,12 +105,12 @@ class EpsilonSweep:
 
 
 def epsilon_sweep(
-    classifier: Any,
-    data: Any,
+    classifier: keras.Model,
+    data: Dataset,
     epsilons: Sequence[float],
     attack: Attack | Callable[[float], Attack] | str | None = None,
     norm: str | None = None,
-    bounds: tuple[float, float] | None = None,
+    bounds: Bounds | None = None,
     batch_size: int = 128,
     seed: int = 0,
     state: str | os.PathLike | None = None,
@@ -179,34 +174,32 @@ def epsilon_sweep(
     if not radii:
         raise ValueError("`epsilons` must hold at least one radius.")
     make, words = _maker(attack, norm, bounds)
-    words = words or make(radii[-1])[0].name
-    attacks: list[NamedAttack] = []
+    attacks: dict[str, Attack] = {}
     ends = []
     for radius in radii:
         made = make(radius)
-        for each in made:
-            if abs(each.attack.epsilon - radius) > 1e-9 * radius:
+        for name, each in made.items():
+            if abs(each.epsilon - radius) > 1e-9 * radius:
                 raise ValueError(
                     "`attack` must return an attack of the radius that it is "
-                    f"given. Received, for {radius!r}: {each.attack!r}."
+                    f"given. Received, for {radius!r}: {each!r}."
                 )
-        attacks += [
-            dataclasses.replace(each, name=f"{each.name} at {radius:.6g}")
-            for each in made
-        ]
+            name = f"{name} at "
+            short = f"{name}{radius:.6g}"
+            attacks[f"{name}{radius!r}" if short in attacks else short] = each
         ends.append(len(attacks) - 1)
-    named([each.attack for each in attacks])
+    words = words or next(iter(made))
+    # They must have one norm and one pair of bounds.
+    named(list(attacks.values()))
     options = Options(
         version=attack if isinstance(attack, str) else "custom",
-        batch_size=batch_size,
         seed=seed,
         state=state,
-        return_images=False,
-        class_names=None,
         checks=checks,
         verbose=verbose,
     )
-    report = evaluate(classifier, data, attacks, options)
+    compiled = CompiledClassifier(classifier, batch_size)
+    report = evaluate(compiled, data, attacks, options)
     points = [report.attacks[end] for end in ends]
     return EpsilonSweep(
         norm=report.norm,
@@ -226,8 +219,10 @@ def epsilon_sweep(
 
 
 def _maker(
-    attack: Any, norm: str | None, bounds: tuple[float, float] | None
-) -> tuple[Callable[[float], Sequence[NamedAttack]], str]:
+    attack: Attack | Callable[[float], Attack] | str | None,
+    norm: str | None,
+    bounds: Bounds | None,
+) -> tuple[Callable[[float], dict[str, Attack]], str]:
     """What makes the attacks of a radius, and its description if it has one."""
     if isinstance(attack, str):
         version = validate.one_of(VERSIONS, attack=attack)

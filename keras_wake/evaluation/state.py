@@ -1,14 +1,20 @@
-"""The progress of an evaluation, and the file that it resumes from."""
+"""The progress of an evaluation, and the file that it resumes from.
+
+The file is an archive of the progress and of a fingerprint: what classifier,
+data and settings the progress belongs to. Adversarial images, if they are
+kept, go to a second file, to which each batch appends its own.
+"""
 
 import contextlib
 import dataclasses
 import hashlib
+import math
 import os
 import pathlib
 import zlib
 from collections.abc import Iterator
-from typing import Any
 
+import keras
 import numpy as np
 
 from keras_wake import backend
@@ -16,7 +22,9 @@ from keras_wake.checkpoint import architecture
 from keras_wake.checkpoint import archive
 from keras_wake.checkpoint.lock import FileLock
 from keras_wake.checkpoint.lock import in_use_error
-from keras_wake.evaluation._passes import differ
+from keras_wake.evaluation.compiled_classifier import differ
+from keras_wake.utils.types import Array
+from keras_wake.utils.types import Json
 
 STANDS = -1
 WRONG = 0  # Misclassified without an attack.
@@ -48,10 +56,10 @@ class Progress:
         finished: Whether nothing is left to do.
     """
 
-    fallen_to: np.ndarray
+    fallen_to: Array
     attack: int = 0
     stage: int = 0
-    queue: np.ndarray | None = None
+    queue: Array | None = None
     position: int = 0
     attacked: list[int] = dataclasses.field(default_factory=list)
     passes: list[int] = dataclasses.field(default_factory=list)
@@ -63,32 +71,14 @@ class Progress:
     finished: bool = False
 
     @property
-    def standing(self) -> np.ndarray:
+    def standing(self) -> Array:
         """The numbers of the samples that stand."""
         return np.flatnonzero(self.fallen_to == STANDS)
 
     @property
-    def in_queue(self) -> np.ndarray:
-        """The queue, which is that of no stage where there is none."""
-        if self.queue is None:
-            return np.empty(0, "int64")
-        return self.queue
-
-    def is_sound(self) -> bool:
-        """Whether these can be the counts of an evaluation."""
-        samples = len(self.fallen_to)
-        lists = (self.attacked, self.passes, self.seconds, self.outside)
-        numbers = (self.attack, self.stage, self.position)
-        return (
-            self.fallen_to.ndim == 1
-            and self.fallen_to.dtype.kind == "i"
-            and bool((self.fallen_to >= STANDS).all())
-            and all(type(n) is int and n >= 0 for n in numbers)
-            and all(
-                self.attack <= len(each) <= self.attack + 1 for each in lists
-            )
-            and all(0 <= n < samples for n in (*self.order, *self.in_queue))
-        )
+    def in_queue(self) -> Array:
+        """The queue; between two stages, an empty one."""
+        return np.empty(0, "int64") if self.queue is None else self.queue
 
     def begin_attack(self) -> None:
         """Opens the counts of the current attack, unless they are open."""
@@ -100,11 +90,11 @@ class Progress:
 
 
 def fingerprint(
-    classifier: Any,
+    classifier: keras.Model,
     digest: str,
-    settings: dict[str, Any],
-    outputs: np.ndarray | None,
-) -> dict[str, Any]:
+    settings: Json,
+    outputs: Array | None,
+) -> Json:
     """What two evaluations must share for one to go on with the other.
 
     Args:
@@ -130,7 +120,7 @@ def fingerprint(
     }
 
 
-def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+def differences(found: Json, wanted: Json) -> list[str]:
     """The differences between two fingerprints, as text."""
     words = []
     if found.get("layers") != wanted["layers"]:
@@ -152,18 +142,10 @@ def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
         "call)"
         for name in architecture.differences(old, new)
     ]
-    if any(
-        text.startswith("Square") and "stretch_schedule" not in text
-        for text in old.get("attacks", ())
-    ):
-        words.append(
-            "the schedule of `Square`, which earlier versions scaled to the "
-            "number of queries (`stretch_schedule=True`)"
-        )
     return words
 
 
-def _same_outputs(found: Any, wanted: Any) -> bool:
+def _same_outputs(found: Array | None, wanted: Array | None) -> bool:
     if found is None or wanted is None:
         # Random in both, or in one of them.
         return found is wanted
@@ -175,18 +157,15 @@ def _same_outputs(found: Any, wanted: Any) -> bool:
 class StateFile:
     """Progress on the disk, and next to it the adversarial images.
 
-    The images only grow, so they are appended to a file of their own, before
-    the state that counts them is written. What a kill leaves after the
-    counted ones is removed.
+    Images are appended before the state that counts them is written. What a
+    kill has left behind the counted ones is removed on resume.
 
     Args:
         path: The file; None to write nothing.
         wanted: The fingerprint of this evaluation.
     """
 
-    def __init__(
-        self, path: str | os.PathLike | None, wanted: dict[str, Any]
-    ) -> None:
+    def __init__(self, path: str | os.PathLike | None, wanted: Json) -> None:
         self.path = None if path is None else pathlib.Path(path)
         self.wanted = wanted
         self._lock: FileLock | None = None
@@ -209,7 +188,7 @@ class StateFile:
             raise in_use_error(f"The state {self.path}", "evaluation", "state")
         return self
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, *error: object) -> None:
         """Unlocks the file."""
         if self._lock is not None:
             self._lock.release()
@@ -263,78 +242,67 @@ class StateFile:
                 f"These differ: {'; '.join(words)}. Pass another `state`, or "
                 "delete the file to start from the beginning."
             )
-        try:
-            progress = Progress(**state["progress"])
-            sound = progress.is_sound()
-        except (AttributeError, TypeError, ValueError):
-            sound = False
-        if not sound:
-            raise ValueError(
-                f"The file {self.path} cannot be used: its counts contradict "
-                "each other. Delete it to start from the beginning."
-            )
-        return progress
+        return Progress(**state["progress"])
 
-    def write(self, progress: Progress) -> None:
-        """Replaces the file by one of the present progress."""
+    def write(self, progress: Progress, images: Array | None = None) -> None:
+        """Replaces the file by one of the present progress.
+
+        Args:
+            progress: What to write; its checksum of the images goes on.
+            images: Float32 array (m, ...), the newest adversarial images, the
+                last ones of `progress.order`. Defaults to `None`: none.
+        """
         if self.path is None:
             return
-        state = {"fingerprint": self.wanted, "progress": vars(progress).copy()}
         with self._writing():
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            if images is not None and len(images):
+                self._append(images, progress)
+            state = {
+                "fingerprint": self.wanted,
+                "progress": vars(progress).copy(),
+            }
             archive.write(self.path, state, [])
 
-    def read_images(self, progress: Progress, like: np.ndarray) -> np.ndarray:
+    def _append(self, images: Array, progress: Progress) -> None:
+        """Adds images to their file, on the disk when this returns."""
+        content = np.ascontiguousarray(images, "float32").tobytes()
+        before = len(progress.order) - len(images)
+        self.images_path.touch()
+        with open(self.images_path, "rb+") as file:
+            file.seek(before * (len(content) // len(images)))
+            file.truncate()
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        progress.images_checksum = zlib.crc32(content, progress.images_checksum)
+
+    def read_images(self, progress: Progress, shape: tuple) -> Array:
         """Reads the images that `progress` counts, and removes any after them.
 
         Args:
             progress: How far the evaluation is.
-            like: Array (n, ...) of images of that shape, float32.
+            shape: Of one image.
 
         Raises:
             ValueError: If there are fewer, or others.
         """
-        count, shape = len(progress.order), like.shape[1:]
-        size = count * int(np.prod(shape)) * like.itemsize
+        count = len(progress.order)
         if self.path is None or not count:
             return np.empty((0, *shape), "float32")
-        length = (
-            self.images_path.stat().st_size if self.images_path.exists() else 0
-        )
-        if length < size:
+        self.images_path.touch()
+        with open(self.images_path, "rb+") as file:
+            content = file.read(4 * count * math.prod(shape))
+            file.truncate()
+        if len(content) < 4 * count * math.prod(shape):
             raise ValueError(
                 f"The file {self.images_path} holds fewer images than "
                 f"{self.path} says. Delete both to start from the beginning."
             )
-        with open(self.images_path, "rb+") as file:
-            content = file.read(size)
-            file.truncate(size)
         if zlib.crc32(content) != progress.images_checksum:
             raise ValueError(
                 f"The file {self.images_path} is damaged, or belongs to "
                 f"another state than {self.path}. Delete both to start from "
                 "the beginning."
             )
-        values = np.frombuffer(content, "float32")
-        return values.reshape(count, *shape)
-
-    def append_images(self, images: np.ndarray, progress: Progress) -> None:
-        """Adds images to the file, on the disk when this returns.
-
-        Args:
-            images: Float32 array (m, ...).
-            progress: Counts the images that the file holds already; its
-                checksum goes on.
-        """
-        if self.path is None or not len(images):
-            return
-        content = np.ascontiguousarray(images, "float32").tobytes()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.images_path.touch()
-        with open(self.images_path, "rb+") as file:
-            file.seek(len(progress.order) * images[0].nbytes)
-            file.truncate()
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        progress.images_checksum = zlib.crc32(content, progress.images_checksum)
+        return np.frombuffer(content, "float32").reshape(count, *shape)

@@ -1,13 +1,12 @@
 """Reports of an evaluation as tables for a terminal."""
 
-from typing import Any
-
 from keras_wake.utils.tables import class_table
 from keras_wake.utils.tables import percent
 from keras_wake.utils.tables import table
+from keras_wake.utils.types import Json
 
 
-def report_text(report: dict[str, Any]) -> str:
+def report_text(report: Json) -> str:
     """The tables of `RobustnessReport.__str__`.
 
     Args:
@@ -30,7 +29,7 @@ def report_text(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _votes_line(report: dict[str, Any]) -> list[str]:
+def _votes_line(report: Json) -> list[str]:
     votes = report["passes_per_prediction"]
     if votes == 1:
         return []
@@ -39,7 +38,7 @@ def _votes_line(report: dict[str, Any]) -> list[str]:
     ]
 
 
-def _finding_lines(report: dict[str, Any]) -> list[str]:
+def _finding_lines(report: Json) -> list[str]:
     if not report["findings"]:
         return []
     return [
@@ -48,7 +47,7 @@ def _finding_lines(report: dict[str, Any]) -> list[str]:
     ]
 
 
-def _with_interval(report: dict[str, Any], which: str) -> str:
+def _with_interval(report: Json, which: str) -> str:
     low, high = report[f"{which}_interval"]
     return (
         f"{percent(report[f'{which}_accuracy'])} "
@@ -56,7 +55,7 @@ def _with_interval(report: dict[str, Any], which: str) -> str:
     )
 
 
-def _attack_lines(report: dict[str, Any]) -> list[str]:
+def _attack_lines(report: Json) -> list[str]:
     rows = []
     for attack in report["attacks"]:
         low, high = attack["interval"]
@@ -88,7 +87,7 @@ def _count(number: int | None) -> str:
     return "-" if number is None else f"{number:,}"
 
 
-def sweep_text(sweep: dict[str, Any]) -> str:
+def sweep_text(sweep: Json) -> str:
     """The table of `EpsilonSweep.__str__`.
 
     Args:

@@ -1,19 +1,24 @@
-"""The images of an evaluation, in an order that does not depend on the data's.
+"""The images of an evaluation, in an order of their own.
 
-A sample is known by the digest of its image and class. Samples are attacked
-in the order of their digests, and their random numbers come from them as
-well: shuffled data give the same batches with the same numbers.
+A sample is identified by the digest of its image and class. Attacks take the
+samples in the order of their digests, and make their random numbers from the
+digests: shuffled data give the same batches with the same random numbers.
 """
 
 import dataclasses
 import hashlib
-from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
 from keras_wake.data.batches import iterate_checked
 from keras_wake.data.classifier import image_shape
+from keras_wake.utils.types import Array
+from keras_wake.utils.types import Dataset
+
+# Keeps the random numbers of two attacks of a list apart.
+_SPREAD = 7919
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -29,17 +34,17 @@ class Samples:
         digest: That of all of them, whatever their order in the data.
     """
 
-    images: np.ndarray
-    labels: np.ndarray
-    classes: np.ndarray
-    ids: np.ndarray
-    places: np.ndarray
+    images: Array
+    labels: Array
+    classes: Array
+    ids: Array
+    places: Array
     digest: str
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def in_order_of_data(self, values: np.ndarray) -> np.ndarray:
+    def in_order_of_data(self, values: Array) -> Array:
         """One value for each sample, brought to the order of the data."""
         result = np.empty_like(values)
         result[self.places] = values
@@ -47,8 +52,8 @@ class Samples:
 
 
 def collect(
-    classifier: Any,
-    data: Any,
+    classifier: keras.Model,
+    data: Dataset,
     num_classes: int,
     bounds: tuple[float, float],
     batch_size: int,
@@ -72,11 +77,16 @@ def collect(
     ):
         images.append(ops.convert_to_numpy(x))
         classes.append(np.argmax(ops.convert_to_numpy(labels), axis=1))
-    _check_shapes(images)
+    shapes = {batch.shape[1:] for batch in images}
+    if len(shapes) > 1:
+        raise ValueError(
+            "All images must have one shape. Received: images of shapes "
+            f"{', '.join(map(str, sorted(shapes)))}."
+        )
     return sort(np.concatenate(images), np.concatenate(classes), num_classes)
 
 
-def sort(images: np.ndarray, classes: np.ndarray, num_classes: int) -> Samples:
+def sort(images: Array, classes: Array, num_classes: int) -> Samples:
     """The samples of arrays (n, ...) and (n,), sorted by their digests."""
     digests = [
         hashlib.blake2b(
@@ -101,10 +111,6 @@ def sort(images: np.ndarray, classes: np.ndarray, num_classes: int) -> Samples:
     )
 
 
-def _check_shapes(images: list[np.ndarray]) -> None:
-    shapes = {batch.shape[1:] for batch in images}
-    if len(shapes) > 1:
-        raise ValueError(
-            "All images must have one shape. Received: images of shapes "
-            f"{', '.join(map(str, sorted(shapes)))}."
-        )
+def seed_of(seed: int, number: int) -> int:
+    """The seed of an attack of a list, whose numbers count from 0."""
+    return int(seed) + _SPREAD * number
