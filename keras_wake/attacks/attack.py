@@ -188,9 +188,6 @@ class Attack:
             labels: Float32 tensor (batch, K), one-hot or soft.
             seed: A `SampleSeed` for these images.
             stage: Int32 scalar tensor or int, below `stages_for(K)`.
-
-        Returns:
-            Float32 tensor as of `perturb`.
         """
         batch_seed = CounterSeed(seed.seed, seed.ids[0])
         return self.perturb(classifier, x, labels, batch_seed)

@@ -111,16 +111,8 @@ class StagedAttack(Attack):
     ) -> Tensor:
         """Adversarial images of all stages, in a step that is being compiled.
 
-        Args:
-            classifier: `keras.Model` that returns logits.
-            x: Float32 tensor (batch, ...), images within the bounds.
-            labels: Float32 tensor (batch, K), one-hot or soft.
-            seed: A `SampleSeed`, or what `keras.random` functions take.
-
-        Returns:
-            Float32 tensor like `x`, inside the ball around `x` and inside
-            the bounds, without a gradient: for each image what the first
-            stage that succeeds has found, else what the last one has.
+        Of each image it is what the first stage that succeeds has found, else
+        what the last one has.
         """
         x = ops.convert_to_tensor(x, "float32")
         labels = ops.convert_to_tensor(labels, "float32")
@@ -164,12 +156,10 @@ class StagedAttack(Attack):
         """Attacks one batch of images.
 
         Args:
-            classifier: Built `keras.Model` that returns logits (batch, K).
-            x: Float array (batch, ...), images within the bounds.
-            y: Integer array (batch,), or one-hot or soft labels (batch, K).
-            seed: Integer for random numbers that are the same in every
-                call. Defaults to `None`: new ones in every call, drawn from
-                Keras's global generator (`keras.utils.set_random_seed`).
+            classifier: As of every attack.
+            x: As of every attack.
+            y: As of every attack.
+            seed: As of every attack.
             ids: Integer array (batch,), not negative: numbers of the images,
                 by which their random numbers differ. Defaults to `None`:
                 0, 1, ….
@@ -178,11 +168,8 @@ class StagedAttack(Attack):
             Float32 tensor like `x`: x + δ, within the threat model.
 
         Raises:
-            TypeError: If `classifier` is no model, or for a wrong dtype of
-                images, labels or numbers.
-            ValueError: If the classifier does not return logits, for images
-                outside the bounds or with NaN, for labels that name no
-                class, or for numbers that are not one for each image.
+            TypeError, ValueError: As of every attack, and for numbers that
+                are no integers of at least 0, one for each image.
         """
         return self._call(classifier, x, y, seed, _checked_ids(ids, x))
 

@@ -26,12 +26,12 @@ PAGE = "docs/reliability.md"
 PROBED = 64
 PROBED_GRADIENTS = 256
 PROBED_STEPS = 100
-# From this share of images without a gradient on, there is a warning.
+# A larger share of images without a gradient is a finding.
 MOST_ZERO_GRADIENTS = 0.05
-# From this loss of accuracy on, and from so many images on: fewer can fall by
-# chance.
+# With twice the steps, a larger loss of accuracy is a finding, if it is of at
+# least so many images: fewer can fall by chance.
 LARGEST_DROP, FEWEST_IMAGES = 0.02, 3
-# The same for a black-box attack, which should find nothing at all.
+# The same for a black-box attack, which should not break any image.
 LARGEST_BLACK_BOX_DROP = 0.002
 _SURE = 1e-12
 # The range of the logits must be at least this many rounding errors of the

@@ -1,7 +1,8 @@
 """Forward passes and attacks on arrays of any length, in compiled batches.
 
-What is compiled once serves all batches, although ever fewer samples stand:
-where sizes are compiled in (XLA), the last batch is padded to a power of two.
+The more samples an attack has broken, the smaller batches get, and XLA compiles
+for each size of a batch. There the last batch is padded to a power of two, so
+that few sizes occur.
 """
 
 import math
@@ -139,10 +140,10 @@ class CompiledClassifier:
 
         Args:
             attack: The attack.
-            samples: What is attacked.
-            rows: Numbers of the samples of the batch.
-            seed: Which random numbers.
-            stage: The stage.
+            samples: All samples.
+            rows: Numbers of the samples of the batch, at most `batch_size`.
+            seed: Integer seed of the random numbers.
+            stage: Number of the stage, from 0.
 
         Returns:
             The images, which of them are misclassified, and which are within
@@ -152,7 +153,7 @@ class CompiledClassifier:
         found = self.attack(
             attack, images, samples.labels[rows], samples.ids[rows], seed, stage
         )
-        # A pass of its own: what an attack says of its images is not asked.
+        # The evaluation looks for itself; it does not ask the attack.
         wrong = ~self.right(found, samples.classes[rows])
         return found, wrong, inside(attack, images, found)
 
@@ -165,16 +166,7 @@ class CompiledClassifier:
         seed: int,
         stage: int = 0,
     ) -> Array:
-        """Adversarial images of one batch.
-
-        Args:
-            attack: The attack.
-            images: Float32 array (n, ...) of at most `batch_size` images.
-            labels: Float32 array (n, K), one-hot.
-            ids: Int32 array (n,) that random numbers are made from.
-            seed: Which random numbers.
-            stage: Which stage of the attack.
-        """
+        """Adversarial images of one batch; the arguments as in `Samples`."""
         reference = weakref.ref(self.classifier)
 
         def perturbed(
@@ -251,7 +243,7 @@ class CompiledClassifier:
 def inside(attack: Attack, images: Array, adversarial: Array) -> Array:
     """Which adversarial images are within the threat model, bool (n,).
 
-    Computed in float64 on the host, apart from the attack's own projection.
+    NumPy computes it in float64, without the projection of the attack.
     """
     axes = tuple(range(1, images.ndim))
     delta = adversarial.astype("float64") - images
@@ -260,7 +252,7 @@ def inside(attack: Attack, images: Array, adversarial: Array) -> Array:
     else:
         sizes = np.sqrt(np.square(delta).sum(axis=axes))
     low, high = attack.bounds
-    # x + δ is rounded in proportion to the pixels.
+    # The rounding of x + δ grows with the pixels.
     tolerance = TOLERANCE * max(1.0, attack.epsilon, abs(low), abs(high))
     return (
         (sizes <= attack.epsilon + tolerance)

@@ -67,12 +67,11 @@ def evaluate(
 ) -> RobustnessReport:
     """Runs a list of attacks, checks, and reports.
 
-    It warns of what the checks find as soon as they find it. The warnings
-    point at the line that called the caller of this function: `autoattack`,
-    for example.
+    What the checks find is a warning at once. The warnings point at the line
+    that called `autoattack`, or another function that calls this one.
 
     Args:
-        classifier: Of anything; a built `keras.Model` is what is wanted.
+        classifier: The classifier, which is checked here.
         data: Pair of arrays (x, y), or anything that yields such batches.
         attacks: The attacks by their names, in order, with the same bounds.
         options: The other settings.
@@ -92,7 +91,7 @@ def evaluate(
     with StateFile(options.state, wanted) as file:
         run = Run(classifier, samples, attacks, options, file)
         run.begin(outputs)
-        # Written before: a warning may have been made an error.
+        # The state is written already: the user may have made warnings errors.
         told = len(run.progress.findings)
         reliability.warn(run.progress.findings, model.name, stacklevel=3)
         if not run.progress.finished:
@@ -170,7 +169,7 @@ class Run:
         progress.findings += reliability.check_threat_model(
             self.attacks, progress
         )
-        # What another draw breaks says nothing of the attacks.
+        # With random outputs, images also fall by chance.
         if self.options.checks and not self.classifier.random:
             progress.findings += reliability.check_black_box(
                 self.attacks, progress, self.samples.labels.shape[1]
@@ -308,7 +307,7 @@ def _results(run: Run, num_classes: int) -> tuple[AttackResult, ...]:
         forward, backward = attack.passes(num_classes) or (None, None)
         images = progress.passes[number]
         if forward is not None:
-            # More passes look at what the attack has found.
+            # Besides those of the attack, the passes that judge its images.
             forward = (int(forward) + run.classifier.votes) * images
         results.append(
             AttackResult(
