@@ -46,9 +46,7 @@ def check_attacks(
             "`attack` and `eval_attack` must have the same bounds, those of "
             f"the images. Received: {attack.bounds} and {eval_attack.bounds}."
         )
-    if isinstance(attack, PGD):
-        attack = attack.for_objective(objective)
-    return attack, eval_attack
+    return attack.for_objective(objective), eval_attack
 
 
 def check_schedule(schedule: Any) -> Schedule | None:
