@@ -147,3 +147,21 @@ def of_any_backend(config: Any) -> Any:
     if module.startswith("keras.src.backend.torch.optimizers"):
         config["module"] = "keras.optimizers"
     return config
+
+
+# Attributes of optimizers that hold variables. Backups have values under these
+# names; without one, its variables are not matched if a setting has changed.
+RATE = "_learning_rate"
+AVERAGES = "_model_variables_moving_average"
+ACCUMULATED_GRADIENTS = "_accumulated_gradients"
+# Attributes that list the variables of all others once more.
+ALL_VARIABLES = ("_variables", "_trainable_variables")
+# What callbacks count; without it, a resumed run saves after other batches,
+# and TensorBoard draws batches at other steps.
+COUNTERS: dict[type[keras.callbacks.Callback], tuple[str, ...]] = {
+    keras.callbacks.ModelCheckpoint: (
+        "_batches_seen_since_last_saving",
+        "_last_batch_seen",
+    ),
+    keras.callbacks.TensorBoard: ("_global_train_batch", "_global_test_batch"),
+}

@@ -24,7 +24,6 @@ from keras_wake.utils import validate
 from keras_wake.utils.types import Array
 from keras_wake.utils.types import Config
 from keras_wake.utils.types import Dataset
-from keras_wake.utils.types import Json
 from keras_wake.wake_model import WakeModel
 
 # With more, the matrices of 200 epochs take more than 200 MB.
@@ -114,7 +113,7 @@ class CrossClassAttribution(keras.callbacks.Callback):
         self._forget()
 
     def _forget(self) -> None:
-        self.history: list[Mapping[str, Json]] = []
+        self.history: list[Mapping] = []
         self.correlation: Array | None = None
         self.teacher_correlation: Array | None = None
         self.cas: float | None = None
@@ -227,13 +226,10 @@ class CrossClassAttribution(keras.callbacks.Callback):
     def set_state(self, state: Config) -> None:
         """Goes on from what `get_state` has returned."""
         folder = self._folder()
-        self.history = []
-        for values in state["history"]:
-            entry: Mapping = Measurement.from_state(values, folder)
-            if any(isinstance(v, np.ndarray) for v in values.values()):
-                # Of a backup that held the matrices themselves.
-                entry = self._store_matrices(dict(entry))
-            self.history.append(entry)
+        self.history = [
+            Measurement.from_state(values, folder)
+            for values in state["history"]
+        ]
         self._missing = state["missing"]
         last: Mapping = self.history[-1] if self.history else {}
         self.cas = last.get("cas")
@@ -248,33 +244,32 @@ class CrossClassAttribution(keras.callbacks.Callback):
                 stacklevel=2,
             )
 
-    def _store_matrices(self, values: Config) -> Mapping[str, Json]:
-        """Returns an entry of the history, its matrices in files if possible.
-
-        With files it is a read-only mapping that reads them on access.
-        """
-        folder = self._folder()
-        stored = {}
+    def _store_matrices(self, values: Config) -> Mapping:
+        """Returns an entry of the history, with its matrices in files."""
+        # Outside of `fit`, epochs have no number.
+        folder = self._folder() if self.model.session is not None else None
         for key, value in values.items():
-            if not isinstance(value, np.ndarray):
-                continue
-            values[key] = value.astype("float32")
-            # Outside of `fit`, epochs have no number.
-            if folder is None or self.model.session is None:
-                continue
-            path = folder / f"{key}_epoch_{values['epoch']:04d}.npy"
-            if not self.model.is_chief:
-                stored[key] = StoredMatrix(path)
-                continue
-            try:
-                stored[key] = StoredMatrix.write(path, value)
-            except OSError as error:
-                warnings.warn(
-                    f"The matrix {path} could not be written: {error}. It "
-                    "stays in memory. Training goes on.",
-                    stacklevel=2,
-                )
-        return Measurement({**values, **stored}) if stored else values
+            if isinstance(value, np.ndarray):
+                values[key] = value.astype("float32")
+                if folder is not None:
+                    path = folder / f"{key}_epoch_{values['epoch']:04d}.npy"
+                    values[key] = self._stored(path, values[key])
+        return values if folder is None else Measurement(values)
+
+    def _stored(
+        self, path: pathlib.Path, matrix: Array
+    ) -> StoredMatrix | Array:
+        if not self.model.is_chief:
+            return StoredMatrix(path)
+        try:
+            return StoredMatrix.write(path, matrix)
+        except OSError as error:
+            warnings.warn(
+                f"The matrix {path} could not be written: {error}. It stays "
+                "in memory. Training goes on.",
+                stacklevel=2,
+            )
+            return matrix
 
     def _matrix_of(
         self, network: keras.Model, head: keras.layers.Dense | None

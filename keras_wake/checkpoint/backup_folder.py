@@ -76,14 +76,10 @@ class BackupFolder:
     def save_log_lengths(
         self, callbacks: list[keras.callbacks.Callback], epoch: int
     ) -> None:
-        """Saves how long log files are before the first row of a run.
+        """Saves how long log files are before the row of the first `epoch`.
 
         Before that, removes the row of an earlier run that was killed before
         its first backup.
-
-        Args:
-            callbacks: Those of `fit`, which begins without a backup.
-            epoch: The first epoch, from 0.
         """
         csv_rows.remove_unsaved_rows(callbacks, self._lock.read(), epoch)
         self._lock.write(csv_rows.log_lengths(callbacks))

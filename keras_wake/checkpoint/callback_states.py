@@ -13,6 +13,7 @@ from collections.abc import Iterable
 import keras
 from keras.callbacks import Callback
 
+from keras_wake.backend import keras_compat
 from keras_wake.backend import layer_settings
 from keras_wake.checkpoint import architecture
 from keras_wake.checkpoint import csv_rows
@@ -25,14 +26,8 @@ from keras_wake.utils.types import Json
 _OUTPUT_ARGUMENTS = (
     *("filepath", "filename", "log_dir", "path", "class_names", "verbose"),
 )
-# What a `set_state` raises that is given the state of another version.
-_BAD_STATE_ERRORS = (
-    AttributeError,
-    IndexError,
-    KeyError,
-    TypeError,
-    ValueError,
-)
+# What a `set_state` raises for a state that another version has written.
+_STATE_ERRORS = (AttributeError, LookupError, TypeError, ValueError)
 # Callbacks that neither change nor stop a run.
 _PASSIVE = ("InputGuard", "History", "ProgbarLogger")
 _ATTRIBUTES: dict[type[Callback], tuple[str, ...]] = {
@@ -40,11 +35,8 @@ _ATTRIBUTES: dict[type[Callback], tuple[str, ...]] = {
     keras.callbacks.EarlyStopping: (
         *("best", "best_epoch", "best_weights", "stopped_epoch", "wait"),
     ),
-    keras.callbacks.ModelCheckpoint: (
-        *("best", "_batches_seen_since_last_saving", "_last_batch_seen"),
-    ),
+    keras.callbacks.ModelCheckpoint: ("best",),
     keras.callbacks.ReduceLROnPlateau: ("best", "cooldown_counter", "wait"),
-    keras.callbacks.TensorBoard: ("_global_train_batch", "_global_test_batch"),
 }
 
 
@@ -103,16 +95,10 @@ def restore_states(
     state: Config,
     folder: BackupFolder,
 ) -> None:
-    """Gives each callback its state of a backup.
+    """Gives each callback of this `fit` its state of a backup.
 
     Warns of those that have a state and start from scratch, and marks them
-    with -1 in `pairs`.
-
-    Args:
-        callbacks: Those of this `fit`, which has begun.
-        pairs: What `match_callbacks` has returned for them.
-        state: What the backup holds.
-        folder: The folder that it is from.
+    with -1 in `pairs`, which is what `match_callbacks` has returned.
     """
     for number, callback in enumerate(callbacks):
         name = type(callback).__name__
@@ -121,7 +107,7 @@ def restore_states(
             try:
                 if found is not None:
                     set_state(callback, found, state["epoch"])
-            except _BAD_STATE_ERRORS as error:
+            except _STATE_ERRORS as error:
                 raise ValueError(
                     f"The state of `{name}` in the backup {folder.newest} "
                     f"cannot be used: {error!r}. To start from the beginning, "
@@ -159,12 +145,8 @@ def stopper_has_changed(
 ) -> bool:
     """Whether the callback that stopped a run has other arguments, or is gone.
 
-    If none knows that it was the one, any callback may have been.
-
-    Args:
-        state: What the backup holds.
-        current: `callbacks` of the record of this `fit`.
-        pairs: What `match_callbacks` has returned.
+    If none knows that it was the one, any callback may have been. `current`
+    is `callbacks` of the record of this `fit`.
     """
     stopped = stoppers(state)
     found = {saved: number for number, saved in pairs.items()}
@@ -258,12 +240,9 @@ def state_of(callback: Callback) -> Json:
 
 
 def set_state(callback: Callback, state: Json, epoch: int) -> None:
-    """Brings a callback back to a state, after its `on_train_begin`.
+    """Restores what `state_of` has returned, after `on_train_begin`.
 
-    Args:
-        callback: The callback.
-        state: What `state_of` has returned.
-        epoch: Number of the epoch that comes next, from 0.
+    The next epoch is `epoch`, counted from 0.
     """
     if hasattr(callback, "set_state"):
         callback.set_state(state)
@@ -297,7 +276,5 @@ def _forget_best_if_file_is_missing(
 
 def _names(callback: Callback) -> tuple[str, ...]:
     """The attributes of a callback of Keras that are its state."""
-    for kind, names in _ATTRIBUTES.items():
-        if isinstance(callback, kind):
-            return names
-    return ()
+    kinds = [*_ATTRIBUTES.items(), *keras_compat.COUNTERS.items()]
+    return tuple(n for k, ns in kinds if isinstance(callback, k) for n in ns)

@@ -142,8 +142,8 @@ def restore(
     rate, first_rate = _learning_rate(optimizer), record["learning_rate"]
     words = _restore_variables(model, saved, record)
     saved_rate = None
-    if variable_keys.RATE in saved:
-        saved_rate = float(np.ravel(saved[variable_keys.RATE])[0])
+    if keras_compat.RATE in saved:
+        saved_rate = float(np.ravel(saved[keras_compat.RATE])[0])
     # In the process that was interrupted, the optimizer of the script still
     # has the rate of the backup.
     if rate in (first_rate, saved_rate):
@@ -170,7 +170,7 @@ def _restore_variables(
         each.get("gradient_accumulation_steps") or 1 for each in (before, now)
     )
     if old != new:
-        kept += ("_accumulated_gradients",)
+        kept += (keras_compat.ACCUMULATED_GRADIENTS,)
     anew = variable_keys.restore(model, saved, kept)
     if old != new:
         # It counts batches, and schedules count updates.
@@ -198,20 +198,14 @@ def _changed_callbacks(
 ) -> list[str]:
     words: list[str] = []
     for number, (name, given, affects) in enumerate(current):
-        if affects and pairs.get(number, -1) >= 0:
+        if affects and number not in pairs:
+            words.append(f"`{name}` is new in this script")
+        elif affects and pairs[number] >= 0:
             before = saved[pairs[number]][1]
             words += callback_states.differences(name, before, given)
-    words += [
-        f"`{name}` is new in this script"
-        for number, (name, _, affects) in enumerate(current)
-        if affects and number not in pairs
-    ]
-    if all_callbacks:
-        words += [
-            f"`{name}` is missing in this script"
-            for number, (name, _, affects) in enumerate(saved)
-            if affects and number not in pairs.values()
-        ]
+    for number, (name, _, affects) in enumerate(saved):
+        if affects and all_callbacks and number not in pairs.values():
+            words.append(f"`{name}` is missing in this script")
     return words
 
 

@@ -15,8 +15,7 @@ from keras_wake.backend import keras_compat
 from keras_wake.backend import layer_settings
 from keras_wake.checkpoint import snapshot
 
-RATE = "_learning_rate"
-_AVERAGE = "_model_variables_moving_average of "
+_AVERAGE = f"{keras_compat.AVERAGES} of "
 
 
 def keys_of(model: keras.Model) -> list[str]:
@@ -88,7 +87,7 @@ def restore(
     snapshot.check([variables[k] for k in found], [saved[k] for k in found])
     for key in found:
         snapshot.assign(variables[key], saved[key])
-    unchanged = (RATE, "seed ", *kept)
+    unchanged = (keras_compat.RATE, "seed ", *kept)
     anew = [
         key
         for key in variables
@@ -144,7 +143,7 @@ def _optimizer_keys(
         )
     ]
     for name, value in vars(optimizer).items():
-        if name in ("_variables", "_trainable_variables"):
+        if name in keras_compat.ALL_VARIABLES:
             continue
         if isinstance(value, keras.Variable):
             yield value, f"{prefix}{name}"
