@@ -27,21 +27,21 @@ from keras_wake.utils import validate
 from keras_wake.utils.types import Array
 from keras_wake.utils.types import Dataset
 from keras_wake.utils.types import Json
+from keras_wake.wake_model import WakeModel
 
 
 class AutoAttackEvaluation(keras.callbacks.Callback):
     """Runs AutoAttack on a few images after the first and every n-th epoch.
 
-    PGD, which `evaluate` runs on all validation images each epoch, flatters a
-    network that has learnt to mask its gradients; this shows it while the
-    run goes on. It attacks the student and, where a teacher is in use, the
-    teacher. The logs get `autoattack_accuracy` and
-    `teacher_autoattack_accuracy`; callbacks that are to see them must come
-    after it. In the epochs between, the logs repeat the newest numbers:
-    `CSVLogger` takes its columns from the first epoch, and `ModelCheckpoint`
-    would save whatever it finds no number for. `EarlyStopping` and
-    `ReduceLROnPlateau` count epochs: give them a `patience` of several times
-    `every`.
+    `evaluate` runs PGD on all validation images each epoch. PGD flatters a
+    network that has learnt to mask its gradients; this callback shows that
+    during training. It attacks the student and, where a teacher is in use,
+    the teacher. The logs get `autoattack_accuracy` and
+    `teacher_autoattack_accuracy`, for the callbacks that come after this one.
+    In the epochs between, the logs repeat the newest numbers: `CSVLogger`
+    takes its columns from the first epoch, and `ModelCheckpoint` would save in
+    every epoch without a number. `EarlyStopping` and `ReduceLROnPlateau` count
+    epochs: give them a `patience` of several times `every`.
 
     `report` and `teacher_report` are the newest `RobustnessReport`, and
     `history` is a list of dictionaries with `epoch` (counted from 1),
@@ -142,7 +142,7 @@ class AutoAttackEvaluation(keras.callbacks.Callback):
     def set_model(self, model: keras.Model) -> None:
         """Takes the threat model of `eval_attack`."""
         super().set_model(model)
-        if not hasattr(model, "eval_attack"):
+        if not isinstance(model, WakeModel):
             raise TypeError(
                 "`AutoAttackEvaluation` works with `keras_wake.WakeModel`. "
                 f"Received: a model of type {type(model).__name__}. For any "

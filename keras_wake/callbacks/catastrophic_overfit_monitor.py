@@ -137,12 +137,9 @@ class CatastrophicOverfitMonitor(keras.callbacks.Callback):
                 f"{type(model).__name__}."
             )
         attack = model.attack or model.eval_attack
-        threat = {
-            "norm": attack.norm,
-            "epsilon": attack.epsilon,
-            "bounds": attack.bounds,
-        }
-        self._single = self.single_step or FGSM(**threat)
+        self._single = self.single_step or FGSM(
+            attack.norm, attack.epsilon, bounds=attack.bounds
+        )
         self._multi = self.multi_step or PGD.for_evaluation(attack, steps=10)
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
