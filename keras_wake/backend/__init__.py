@@ -22,6 +22,8 @@ same few names, and holds only what must differ:
 
 import keras
 
+from keras_wake.backend._common import *  # noqa: F403
+
 _BACKEND = keras.backend.backend()
 
 if _BACKEND == "tensorflow":

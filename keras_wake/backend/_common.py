@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_wake.utils.types import Json
 from keras_wake.utils.types import Tensor
 
 NO_GRADIENT = (
@@ -21,7 +22,7 @@ _cut_is_zero = 0
 _counting = threading.Lock()
 
 
-def no_gradient(values: Any) -> Any:
+def no_gradient(values: Tensor) -> Tensor:
     """What stands for a gradient that does not exist, where that is no error.
 
     Raises:
@@ -52,7 +53,7 @@ def _add_to_cut_is_zero(number: int) -> None:
         _cut_is_zero += number
 
 
-def to_numpy(value: Any) -> Any:
+def to_numpy(value: Tensor) -> np.ndarray:
     """A variable or tensor as a NumPy array of its own, outside of a step.
 
     Under TensorFlow's replicas it is the value that they have in common; of a
@@ -65,12 +66,12 @@ def to_numpy(value: Any) -> Any:
 # Where one call of a step sees the batch of all devices: JAX and PyTorch.
 
 
-def side_by_side(function: Callable, *tensors: Any) -> Any:
+def side_by_side(function: Callable, *tensors: Tensor) -> Tensor:
     """`function(*tensors)`: nothing is gained by cutting the batch."""
     return function(*tensors)
 
 
-def global_sum(value: Any) -> Any:
+def global_sum(value: Tensor) -> Tensor:
     """`value` itself: a step sees the batch of all devices."""
     return value
 
@@ -80,7 +81,7 @@ def replica_index() -> int:
     return 0
 
 
-def replicas_of(variable: Any) -> list[Any]:
+def replicas_of(variable: keras.Variable) -> list[keras.Variable]:
     """The variable of each replica: one is enough, as all are the same."""
     return [variable]
 
@@ -89,15 +90,15 @@ def replicas_of(variable: Any) -> list[Any]:
 # and JAX.
 
 
-def random_state() -> Any:
+def random_state() -> Json:
     """None: there is no global generator that a layer of Keras would use."""
 
 
-def set_random_state(state: Any) -> None:
+def set_random_state(state: Json) -> None:
     """Does nothing."""
 
 
-def buffers(network: Any) -> list[Any]:
+def buffers(network: keras.Model) -> list[Tensor]:
     """Nothing: what a step changes is in variables."""
     return []
 
@@ -142,7 +143,7 @@ class CommonTrainer(keras.Model):
         """Whether this process is the one of several that writes files."""
         return True
 
-    def of_all_processes(self, value: Any) -> list[Any]:
+    def of_all_processes(self, value: Tensor) -> list[Tensor]:
         """What all processes have, the chief's first; each has to ask.
 
         Args:

@@ -17,6 +17,7 @@ from keras_wake.backend import keras_compat
 from keras_wake.backend._common import CommonTrainer
 from keras_wake.backend._common import to_numpy
 from keras_wake.utils.labels import with_int32_labels
+from keras_wake.utils.types import Tensor
 
 _TRAINED = (
     "trainable_variables",
@@ -80,7 +81,7 @@ class Trainer(CommonTrainer):
             for name in names
         )
 
-    def make_train_function(self, force: bool = False) -> Any:
+    def make_train_function(self, force: bool = False) -> None:
         """As in Keras, and keeps what a step has made of the metrics."""
         before = self.train_function
         super().make_train_function(force=force)
@@ -89,7 +90,7 @@ class Trainer(CommonTrainer):
                 self.train_function, _TRAINED
             )
 
-    def make_test_function(self, force: bool = False) -> Any:
+    def make_test_function(self, force: bool = False) -> None:
         """As in Keras, and keeps what a step has made of the metrics."""
         before = self.test_function
         super().make_test_function(force=force)
@@ -98,7 +99,7 @@ class Trainer(CommonTrainer):
                 self.test_function, _EVALUATED
             )
 
-    def make_predict_function(self, force: bool = False) -> Any:
+    def make_predict_function(self, force: bool = False) -> None:
         """As in Keras, and keeps the weights when it is interrupted."""
         before = self.predict_function
         super().make_predict_function(force=force)
@@ -148,7 +149,7 @@ class Trainer(CommonTrainer):
         """Whether this process is the one of several that writes files."""
         return jax.process_index() == 0
 
-    def of_all_processes(self, value: Any) -> list[Any]:
+    def of_all_processes(self, value: Tensor) -> list[Tensor]:
         """What all processes have, the chief's first; each has to ask.
 
         Args:
@@ -158,7 +159,7 @@ class Trainer(CommonTrainer):
             return [value]
         return list(multihost_utils.process_allgather(np.array(value)))
 
-    def metric_values(self, metric: Any) -> list[Any]:
+    def metric_values(self, metric: keras.metrics.Metric) -> list[np.ndarray]:
         """The variables of a metric after the newest step, as NumPy arrays."""
         newest = dict(
             zip(

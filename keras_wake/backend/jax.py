@@ -12,45 +12,18 @@ from typing import Any
 import jax
 import keras
 
-from keras_wake.backend._common import buffers
-from keras_wake.backend._common import global_sum
-from keras_wake.backend._common import random_state
-from keras_wake.backend._common import replica_index
-from keras_wake.backend._common import replicas_of
-from keras_wake.backend._common import set_random_state
-from keras_wake.backend._common import side_by_side
-from keras_wake.backend._common import to_numpy
-from keras_wake.backend._jax_trainer import Trainer
-
-__all__ = [
-    "Trainer",
-    "alone",
-    "buffers",
-    "compile",
-    "compile_split",
-    "data_shard",
-    "device_count",
-    "global_sum",
-    "gradient",
-    "gradient_and_outputs",
-    "jit_by_default",
-    "random_state",
-    "repeat",
-    "replica_index",
-    "replicas_of",
-    "set_random_state",
-    "side_by_side",
-    "to_numpy",
-    "without_gradient",
-]
+from keras_wake.backend._jax_trainer import Trainer as Trainer
+from keras_wake.utils.types import Tensor
 
 
-def gradient(function: Callable, values: Any) -> Any:
+def gradient(function: Callable, values: Tensor) -> Tensor:
     """Gradient of the scalar `function(values)`, a tensor or a list of them."""
     return jax.grad(function)(values)
 
 
-def gradient_and_outputs(function: Callable, value: Any) -> tuple[Any, Any]:
+def gradient_and_outputs(
+    function: Callable, value: Tensor
+) -> tuple[Tensor, Any]:
     """Gradient of a scalar, and what else the function has computed for it.
 
     Args:
@@ -74,7 +47,7 @@ def unroll_loops() -> bool:
     return jax.default_backend() == "cpu"
 
 
-def repeat(times: int, function: Callable, value: Any) -> Any:
+def repeat(times: int, function: Callable, value: Tensor) -> Tensor:
     """`function` applied to `value` so many times."""
     if not unroll_loops():
         return jax.lax.fori_loop(0, times, lambda _, v: function(v), value)
@@ -83,7 +56,7 @@ def repeat(times: int, function: Callable, value: Any) -> Any:
     return value
 
 
-def without_gradient(function: Callable) -> Any:
+def without_gradient(function: Callable) -> Tensor:
     """The result of `function()`, through which no gradient goes."""
     return jax.lax.stop_gradient(function())
 
@@ -137,12 +110,12 @@ def compile(function: Callable, model: Callable) -> Callable:
     """
 
     @jax.jit
-    def stateless(values: Any, *tensors: Any) -> Any:
+    def stateless(values: list[Tensor], *tensors: Tensor) -> Tensor:
         state = zip(model().variables, values, strict=True)
         with keras.StatelessScope(state_mapping=state):
             return function(*tensors)
 
-    def run(*tensors: Any) -> Any:
+    def run(*tensors: Tensor) -> Tensor:
         return stateless([v.value for v in model().variables], *tensors)
 
     return run
@@ -175,7 +148,7 @@ def compile_split(function: Callable, model: Callable, split: int) -> Callable:
     """
     compiled = compile(function, model)
 
-    def run(*tensors: Any) -> Any:
+    def run(*tensors: Tensor) -> Tensor:
         if device_count(model()) == 1:
             return compiled(*tensors)
         layout = keras.distribution.distribution().get_data_layout

@@ -12,38 +12,12 @@ import keras
 import tensorflow as tf
 
 from keras_wake.backend import keras_compat
-from keras_wake.backend._common import alone
-from keras_wake.backend._common import buffers
 from keras_wake.backend._common import CommonTrainer
 from keras_wake.backend._common import no_gradient
-from keras_wake.backend._common import random_state
-from keras_wake.backend._common import set_random_state
-from keras_wake.backend._common import to_numpy
-
-__all__ = [
-    "Trainer",
-    "alone",
-    "buffers",
-    "compile",
-    "compile_split",
-    "data_shard",
-    "device_count",
-    "global_sum",
-    "gradient",
-    "gradient_and_outputs",
-    "jit_by_default",
-    "random_state",
-    "repeat",
-    "replica_index",
-    "replicas_of",
-    "set_random_state",
-    "side_by_side",
-    "to_numpy",
-    "without_gradient",
-]
+from keras_wake.utils.types import Tensor
 
 
-def gradient(function: Callable, values: Any) -> Any:
+def gradient(function: Callable, values: Tensor) -> Tensor:
     """Gradient of the scalar `function(values)`, a tensor or a list of them.
 
     No variable is watched, so the gradient costs nothing for the weights.
@@ -51,7 +25,7 @@ def gradient(function: Callable, values: Any) -> Any:
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(values)
         result = function(values)
-    # Of several values, one may take no part.
+    # Those that do not affect the result get zeros.
     zero = tf.UnconnectedGradients.ZERO
     several = isinstance(values, list)
     found = tape.gradient(
@@ -60,7 +34,9 @@ def gradient(function: Callable, values: Any) -> Any:
     return no_gradient(values) if found is None else found
 
 
-def gradient_and_outputs(function: Callable, value: Any) -> tuple[Any, Any]:
+def gradient_and_outputs(
+    function: Callable, value: Tensor
+) -> tuple[Tensor, Any]:
     """Gradient of a scalar, and what else the function has computed for it.
 
     Args:
@@ -78,7 +54,7 @@ def gradient_and_outputs(function: Callable, value: Any) -> tuple[Any, Any]:
     return no_gradient(value) if found is None else found, outputs
 
 
-def repeat(times: int, function: Callable, value: Any) -> Any:
+def repeat(times: int, function: Callable, value: Tensor) -> Tensor:
     """`function` applied to `value` so many times.
 
     As a loop, which is as fast as written out and compiles sooner.
@@ -86,12 +62,12 @@ def repeat(times: int, function: Callable, value: Any) -> Any:
     return keras.ops.fori_loop(0, times, lambda _, v: function(v), value)
 
 
-def without_gradient(function: Callable) -> Any:
+def without_gradient(function: Callable) -> Tensor:
     """The result of `function()`, through which no gradient goes."""
     return tf.stop_gradient(function())
 
 
-def side_by_side(function: Callable, *tensors: Any) -> Any:
+def side_by_side(function: Callable, *tensors: Tensor) -> Tensor:
     """`function(*tensors)`, which treats the samples of a batch apart.
 
     On a CPU the two halves of the batch are computed next to each other.
@@ -111,7 +87,7 @@ def side_by_side(function: Callable, *tensors: Any) -> Any:
     return tf.concat([first, second], axis=0)[:size]
 
 
-def global_sum(value: Any) -> Any:
+def global_sum(value: Tensor) -> Tensor:
     """Sum of `value` over all replicas; `value` itself where there is one."""
     context = tf.distribute.get_replica_context()
     if context is None or context.num_replicas_in_sync == 1:
@@ -119,7 +95,7 @@ def global_sum(value: Any) -> Any:
     return context.all_reduce(tf.distribute.ReduceOp.SUM, value)
 
 
-def replica_index() -> Any:
+def replica_index() -> Tensor:
     """Number of the replica that runs this code, an int32 scalar."""
     context = tf.distribute.get_replica_context()
     if context is None or context.num_replicas_in_sync == 1:
@@ -127,7 +103,7 @@ def replica_index() -> Any:
     return tf.cast(context.replica_id_in_sync_group, tf.int32)
 
 
-def replicas_of(variable: Any) -> list[Any]:
+def replicas_of(variable: keras.Variable) -> list[keras.Variable]:
     """The variable of each replica of this process.
 
     They differ where replicas do not share what they have found, as in batch
@@ -167,9 +143,9 @@ def compile(function: Callable, model: Callable) -> Callable:
         model: Called without arguments, returns the model. Not needed here:
             a graph reads variables by reference.
     """
-    compiled: dict[Any, Callable] = {}
+    compiled: dict[tuple, Callable] = {}
 
-    def run(*tensors: Any) -> Any:
+    def run(*tensors: Tensor) -> Tensor:
         # One for each shape of an image. With `reduce_retracing` its sides
         # would be left open as well, which attacks need to know.
         key = tuple((tuple(t.shape[1:]), t.dtype) for t in tensors)
@@ -215,12 +191,12 @@ def compile_split(function: Callable, model: Callable, split: int) -> Callable:
         function, jit_compile=jit_by_default(), autograph=False
     )
 
-    def on_all_devices(*tensors: Any) -> Any:
+    def on_all_devices(*tensors: Tensor) -> Tensor:
         devices = device_count(model())
         if devices == 1:
             return on_one_device(*tensors)
 
-        def on_replica() -> Any:
+        def on_replica() -> Tensor:
             size = tf.shape(tensors[0])[0] // devices
             start = replica_index() * size
             shares = [
@@ -232,9 +208,9 @@ def compile_split(function: Callable, model: Callable, split: int) -> Callable:
         results = strategy.experimental_local_results(strategy.run(on_replica))
         return tf.concat(results, axis=0)
 
-    compiled: dict[Any, Callable] = {}
+    compiled: dict[tuple, Callable] = {}
 
-    def run(*tensors: Any) -> Any:
+    def run(*tensors: Tensor) -> Tensor:
         # As concrete functions: TensorFlow would take the functions of
         # several attacks for one that is traced again and again, and warn.
         specs = tuple(
@@ -253,7 +229,7 @@ def compile_split(function: Callable, model: Callable, split: int) -> Callable:
     return run
 
 
-def _is_multi_worker(strategy: Any) -> bool:
+def _is_multi_worker(strategy: tf.distribute.Strategy) -> bool:
     return isinstance(
         strategy, tf.distribute.MultiWorkerMirroredStrategy
     ) and bool(strategy.cluster_resolver.cluster_spec().as_dict())
@@ -262,7 +238,7 @@ def _is_multi_worker(strategy: Any) -> bool:
 class Trainer(CommonTrainer):
     """The steps that `fit` and `evaluate` compile, for `WakeModel`."""
 
-    def make_train_function(self, force: bool = False) -> Any:
+    def make_train_function(self, force: bool = False) -> Callable | None:
         """As in Keras, where that keeps replicas together."""
         if self.distribute_strategy.num_replicas_in_sync > 1 and isinstance(
             self.optimizer, keras.optimizers.LossScaleOptimizer
@@ -327,7 +303,7 @@ class Trainer(CommonTrainer):
         """Whether this process is the one of several that writes files."""
         return self.distribute_strategy.extended.should_checkpoint
 
-    def of_all_processes(self, value: Any) -> list[Any]:
+    def of_all_processes(self, value: Tensor) -> list[Any]:
         """What all processes have, the chief's first; each has to ask.
 
         Args:

@@ -7,39 +7,13 @@ import keras
 import torch
 
 from keras_wake.backend import keras_compat
-from keras_wake.backend._common import alone
 from keras_wake.backend._common import CommonTrainer
-from keras_wake.backend._common import global_sum
 from keras_wake.backend._common import no_gradient
-from keras_wake.backend._common import replica_index
-from keras_wake.backend._common import replicas_of
-from keras_wake.backend._common import side_by_side
-from keras_wake.backend._common import to_numpy
-
-__all__ = [
-    "Trainer",
-    "alone",
-    "buffers",
-    "compile",
-    "compile_split",
-    "data_shard",
-    "device_count",
-    "global_sum",
-    "gradient",
-    "gradient_and_outputs",
-    "jit_by_default",
-    "random_state",
-    "repeat",
-    "replica_index",
-    "replicas_of",
-    "set_random_state",
-    "side_by_side",
-    "to_numpy",
-    "without_gradient",
-]
+from keras_wake.utils.types import Json
+from keras_wake.utils.types import Tensor
 
 
-def gradient(function: Callable, values: Any) -> Any:
+def gradient(function: Callable, values: Tensor) -> Tensor:
     """Gradient of the scalar `function(values)`, a tensor or a list of them.
 
     The weights get none, which saves the work of computing it.
@@ -53,7 +27,7 @@ def gradient(function: Callable, values: Any) -> Any:
             return no_gradient(values)
         flat = keras.tree.flatten(leaves)
         several = isinstance(values, list)
-        # Of several values, one may take no part.
+        # Those that do not affect the result get zeros.
         found = torch.autograd.grad(
             result, flat, allow_unused=True, materialize_grads=several
         )
@@ -62,7 +36,9 @@ def gradient(function: Callable, values: Any) -> Any:
         return keras.tree.pack_sequence_as(values, found)
 
 
-def gradient_and_outputs(function: Callable, value: Any) -> tuple[Any, Any]:
+def gradient_and_outputs(
+    function: Callable, value: Tensor
+) -> tuple[Tensor, Any]:
     """Gradient of a scalar, and what else the function has computed for it.
 
     Args:
@@ -84,14 +60,14 @@ def gradient_and_outputs(function: Callable, value: Any) -> tuple[Any, Any]:
     return found, keras.tree.map_structure(lambda out: out.detach(), outputs)
 
 
-def repeat(times: int, function: Callable, value: Any) -> Any:
+def repeat(times: int, function: Callable, value: Tensor) -> Tensor:
     """`function` applied to `value` so many times."""
     for _ in range(times):
         value = function(value)
     return value
 
 
-def without_gradient(function: Callable) -> Any:
+def without_gradient(function: Callable) -> Tensor:
     """The result of `function()`, of which nothing is kept for a gradient."""
     with torch.no_grad():
         return function()
@@ -102,18 +78,18 @@ def data_shard() -> tuple[int, int, int]:
     return 0, 1, 1
 
 
-def buffers(network: Any) -> list[Any]:
+def buffers(network: keras.Model) -> list[Tensor]:
     """Tensors of PyTorch modules in a network that are no variables.
 
     The statistics of a batch norm for example, which a step changes.
     """
-    found: dict[int, Any] = {}
+    found: dict[int, Tensor] = {}
     for layer in keras_compat.flatten_layers(network):
         found.update((id(buffer), buffer) for buffer in layer.buffers())
     return list(found.values())
 
 
-def random_state() -> Any:
+def random_state() -> Json:
     """That of PyTorch's generators, which `Dropout` without a seed uses."""
     return {
         "cpu": torch.get_rng_state().numpy(),
@@ -121,7 +97,7 @@ def random_state() -> Any:
     }
 
 
-def set_random_state(state: Any) -> None:
+def set_random_state(state: Json) -> None:
     """Goes on from what `random_state` has returned."""
     torch.set_rng_state(torch.from_numpy(state["cpu"]))
     if len(state["cuda"]) == torch.cuda.device_count():
@@ -143,7 +119,7 @@ def compile(function: Callable, model: Callable) -> Callable:
         model: Called without arguments, returns the model that it reads.
     """
 
-    def run(*tensors: Any) -> Any:
+    def run(*tensors: Tensor) -> Tensor:
         with torch.no_grad():
             return function(*tensors)
 
@@ -169,7 +145,7 @@ def compile_split(function: Callable, model: Callable, split: int) -> Callable:
 class Trainer(CommonTrainer):
     """The steps of `fit` and `evaluate`, for `WakeModel`."""
 
-    def make_train_function(self, force: bool = False) -> Any:
+    def make_train_function(self, force: bool = False) -> Callable | None:
         """As in Keras, for one process."""
         group = torch.distributed
         if group.is_available() and group.is_initialized():

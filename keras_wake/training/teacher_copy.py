@@ -22,6 +22,7 @@ from keras import ops
 from keras_wake import backend
 from keras_wake.backend import keras_compat
 from keras_wake.data.classifier import probe_images
+from keras_wake.utils.types import Tensor
 
 # Largest difference of the logits of two equal networks, relative to the
 # largest logit: in float32, and in lower precision.
@@ -32,7 +33,9 @@ _FINE = ("float32", "float64")
 _OF_KERAS = ("name", "path", "built", *vars(keras.layers.Layer()))
 
 
-def copy_of(classifier: Any, bounds: tuple[float, float]) -> Any:
+def copy_of(
+    classifier: keras.Model, bounds: tuple[float, float]
+) -> keras.Model:
     """A second network of the same architecture, weights and function.
 
     Args:
@@ -89,7 +92,7 @@ def copy_of(classifier: Any, bounds: tuple[float, float]) -> Any:
 
 
 def check_same_function(
-    source: Any, network: Any, bounds: tuple[float, float]
+    source: keras.Model, network: keras.Model, bounds: tuple[float, float]
 ) -> None:
     """Compares the two again, `network` with the weights of `source`.
 
@@ -105,7 +108,7 @@ def check_same_function(
     ):
         return  # A module always computes with its own weights.
     images = probe_images(source, bounds)
-    values: dict[int, Any] = {
+    values: dict[int, Tensor] = {
         place: variable.value for place, variable in enumerate(source.variables)
     }
     values.update(_values_for_zero_variables(source))
@@ -124,7 +127,7 @@ def check_same_function(
         )
 
 
-def bring_over(source: Any, network: Any) -> None:
+def bring_over(source: keras.Model, network: keras.Model) -> None:
     """Has `network` hold everything that `source` computes with.
 
     Raises:
@@ -150,7 +153,7 @@ def bring_over(source: Any, network: Any) -> None:
         other.copy_(value)
 
 
-def bring_over_attributes(source: Any, network: Any) -> None:
+def bring_over_attributes(source: keras.Model, network: keras.Model) -> None:
     """Sets what the layers of `source` hold in addition to their weights."""
     for own, other in _pairs(source, network):
         for name, value in _attributes(own):
@@ -158,7 +161,9 @@ def bring_over_attributes(source: Any, network: Any) -> None:
                 setattr(other, name, _own_copy(value))
 
 
-def _pairs(source: Any, network: Any) -> list[tuple[Any, Any]]:
+def _pairs(
+    source: keras.Model, network: keras.Model
+) -> list[tuple[keras.layers.Layer, keras.layers.Layer]]:
     """The layers of both in the same places; none where they do not match."""
     pairs = list(
         zip(
@@ -171,7 +176,7 @@ def _pairs(source: Any, network: Any) -> list[tuple[Any, Any]]:
     return pairs if same else []
 
 
-def _attributes(layer: Any) -> Iterator[tuple[str, Any]]:
+def _attributes(layer: keras.layers.Layer) -> Iterator[tuple[str, Any]]:
     of_keras = type(layer).__module__.startswith("keras.")
     if of_keras and isinstance(layer, keras.Model):
         return
@@ -184,7 +189,7 @@ def _attributes(layer: Any) -> Iterator[tuple[str, Any]]:
             yield name, value
 
 
-def _is_value(value: Any) -> bool:
+def _is_value(value: object) -> bool:
     """Whether it is a number, a text, a function or an array, or holds such.
 
     A closure is not one: it may refer to layers of the original.
@@ -202,7 +207,7 @@ def _is_value(value: Any) -> bool:
     return isinstance(value, plain + arrays) or ops.is_tensor(value)
 
 
-def _equal(value: Any, other: Any) -> bool:
+def _equal(value: object, other: object) -> bool:
     if ops.is_tensor(other) or isinstance(other, np.ndarray):
         return value is other
     try:
@@ -223,14 +228,14 @@ def _own_copy(value: Any) -> Any:
     return copy.deepcopy(value)
 
 
-def _cloned(classifier: Any) -> Any:
+def _cloned(classifier: keras.Model) -> keras.Model:
     network = keras.models.clone_model(classifier)
     if not network.built:
         network.build(classifier.input_shape)
     return network
 
 
-def _saved_and_loaded(classifier: Any) -> Any:
+def _saved_and_loaded(classifier: keras.Model) -> keras.Model:
     """Copies a network through a `.keras` file.
 
     It holds what layers save in addition to their weights.
@@ -242,7 +247,9 @@ def _saved_and_loaded(classifier: Any) -> Any:
         return keras.models.load_model(path, compile=False, safe_mode=False)
 
 
-def _values_for_zero_variables(network: Any) -> list[tuple[int, np.ndarray]]:
+def _values_for_zero_variables(
+    network: keras.Model,
+) -> list[tuple[int, np.ndarray]]:
     """Values for the variables that are all 0.
 
     A layer whose weights are all 0, such as a head that starts at 0, hides
@@ -258,8 +265,8 @@ def _values_for_zero_variables(network: Any) -> list[tuple[int, np.ndarray]]:
 
 
 def _logits(
-    network: Any,
-    images: Any,
+    network: keras.Model,
+    images: Tensor,
     values: Sequence[tuple[int, np.ndarray]] = (),
     times: int = 1,
 ) -> list[np.ndarray]:
@@ -283,7 +290,7 @@ def _logits(
     ]
 
 
-def _tolerance(network: Any) -> float:
+def _tolerance(network: keras.Model) -> float:
     fine = all(
         getattr(layer, "compute_dtype", "float32") in _FINE
         and not getattr(layer, "quantization_mode", None)
@@ -292,7 +299,7 @@ def _tolerance(network: Any) -> float:
     return _TOLERANCE if fine else _COARSE_TOLERANCE
 
 
-def _close(values: Any, expected: Any, tolerance: float) -> bool:
+def _close(values: np.ndarray, expected: np.ndarray, tolerance: float) -> bool:
     finite = np.abs(expected[np.isfinite(expected)])
     scale = tolerance * finite.max(initial=0)
     return values.shape == expected.shape and np.allclose(
@@ -301,7 +308,7 @@ def _close(values: Any, expected: Any, tolerance: float) -> bool:
 
 
 def _first_different_layer(
-    source: Any, network: Any, images: Any, tolerance: float
+    source: keras.Model, network: keras.Model, images: Tensor, tolerance: float
 ) -> str:
     """The first layer that computes something else, for a message."""
     if hasattr(source, "outputs") and hasattr(network, "outputs"):
