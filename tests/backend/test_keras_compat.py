@@ -140,6 +140,25 @@ def test_saved_optimizers_name_public_classes():
     assert keras_compat.of_any_backend(config)["module"] == "keras.optimizers"
 
 
+def test_attributes_of_optimizers_that_hold_variables():
+    optimizer = keras.optimizers.SGD(
+        0.1, use_ema=True, gradient_accumulation_steps=2
+    )
+    optimizer.build(sequential().trainable_variables)
+    names = (keras_compat.AVERAGES, keras_compat.ACCUMULATED_GRADIENTS)
+    for name in (*names, "_trainable_variables"):
+        assert len(vars(optimizer)[name]) == 2
+    rate = vars(optimizer)[keras_compat.RATE]
+    assert rate is keras_compat.initial_rate(optimizer)
+    assert set(keras_compat.ALL_VARIABLES) <= set(vars(optimizer))
+
+
+def test_counters_of_callbacks(tmp_path):
+    for kind, names in keras_compat.COUNTERS.items():
+        callback = kind(str(tmp_path / "a.keras"))
+        assert all(hasattr(callback, name) for name in names)
+
+
 @pytest.mark.skipif(BACKEND != "jax", reason="State of a JAX step")
 def test_state_of_a_jax_step_is_put_into_the_variables():
     model = sequential()
