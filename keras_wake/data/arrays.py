@@ -125,7 +125,7 @@ def check_images(x: Any, shape: ImageShape | None = None) -> None:
         )
 
 
-def as_float_images(x: Any, shape: ImageShape | None = None) -> Tensor:
+def as_float_images(x: Tensor, shape: ImageShape | None = None) -> Tensor:
     """Checks images and returns them as float32."""
     check_images(x, shape)
     # On PyTorch, a cast would leave them on the host.
@@ -169,7 +169,7 @@ def check_labels(y: Any, num_classes: int) -> None:
         )
 
 
-def one_hot_labels(y: Any, num_classes: int) -> Tensor:
+def one_hot_labels(y: Tensor, num_classes: int) -> Tensor:
     """Checks labels and returns them as float32 (batch, K).
 
     Args:
@@ -195,7 +195,7 @@ def one_hot_labels(y: Any, num_classes: int) -> Tensor:
     return ops.cast(labels[:, None] == classes[None, :], "float32")
 
 
-def number_type(y: Any) -> str:
+def number_type(y: Tensor) -> str:
     """Keras's name for the dtype of labels, which must be numbers."""
     dtype = dtype_of(y)
     if dtype.startswith(NUMBERS):
@@ -209,7 +209,7 @@ def number_type(y: Any) -> str:
     )
 
 
-def check_weights(sample_weight: Any) -> None:
+def check_weights(sample_weight: Tensor) -> None:
     """Checks that sample weights are one number for each image."""
     check_numbers("`sample_weight`", sample_weight)
     shape = tuple(sample_weight.shape)
@@ -220,14 +220,14 @@ def check_weights(sample_weight: Any) -> None:
         )
 
 
-def as_float_weights(sample_weight: Any) -> Tensor:
+def as_float_weights(sample_weight: Tensor) -> Tensor:
     """Checks sample weights and returns them as float32 (batch,)."""
     check_weights(sample_weight)
     weights = ops.convert_to_tensor(sample_weight, "float32")
     return ops.reshape(weights, (-1,))
 
 
-def check_lengths(**parts: Any) -> None:
+def check_lengths(**parts: Tensor | None) -> None:
     """Refuses images, labels and sample weights of different lengths.
 
     A length that TensorFlow does not know yet is checked in the step.
@@ -294,7 +294,7 @@ def check_numbers(what: str, value: Any) -> None:
         raise TypeError(f"{what} must be numbers. Received: dtype {dtype}.")
 
 
-def dtype_of(value: Any) -> str:
+def dtype_of(value: Tensor) -> str:
     """Keras's name for a dtype; the dtype's own name if Keras has none."""
     try:
         return keras.backend.standardize_dtype(value.dtype)

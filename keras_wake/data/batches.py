@@ -66,7 +66,7 @@ def iterate_batches(
 
 
 def _cut(
-    x: Any, y: Any, batch_size: int, shape: ImageShape | None
+    x: Tensor, y: Tensor, batch_size: int, shape: ImageShape | None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Checks a pair of arrays and cuts it into batches."""
     arrays.check_images(x, shape)
@@ -133,7 +133,7 @@ def _never_ends(data: Dataset) -> bool:
 
 
 def _without_padding(
-    x: Any, y: Any, weights: Any = None
+    x: Tensor, y: Tensor, weights: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """The images of a batch whose weight is not 0, and their labels."""
     if weights is None:
@@ -157,7 +157,7 @@ def check_reusable(owner: str, data: Dataset) -> None:
         )
 
 
-def _as_pair_of_arrays(data: Dataset) -> tuple[Any, Any] | None:
+def _as_pair_of_arrays(data: Dataset) -> tuple[Tensor, Tensor] | None:
     """(x, y) if `data` is such a pair, with lists of numbers as arrays."""
     if not isinstance(data, (tuple, list)) or len(data) != 2:
         return None
@@ -176,7 +176,7 @@ def _array_of_labels(y: Any) -> np.ndarray | None:
     return np.array(y) if isinstance(row, numbers.Real) else None
 
 
-def images_of(x: Any) -> Any:
+def images_of(x: Any) -> Tensor:
     """Images, an array of them where they are in a list."""
     if not isinstance(x, (list, tuple)):
         return arrays.as_array(x)

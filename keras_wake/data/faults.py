@@ -94,49 +94,21 @@ class InputFaults(keras.metrics.Metric):
             (len(FaultCounts._fields),), initializer="zeros", dtype="float32"
         )
 
-    def update_state(
-        self,
-        faults: Tensor,
-        size: int | Tensor,
-        bad_weights: Tensor,
-        shapes: Sequence[bool | Tensor] = (),
-        lengths: Sequence[bool | Tensor] = (),
-    ) -> None:
-        """Adds a batch.
-
-        Args:
-            faults: The counts of `count_faults`.
-            size: Number of images.
-            bad_weights: Number of sample weights that are negative, NaN or
-                infinite.
-            shapes: Whether the images have the right shape.
-            lengths: Whether there are as many labels, and as many sample
-                weights, as images.
-        """
-        zero = ops.zeros((), "float32")
-        empty = ops.cast(ops.equal(size, 0), "float32")
-        others = [empty, bad_weights, zero, zero]
-        for group in (shapes, lengths):
-            wrong = zero
-            for right in group:
-                if right is not True:
-                    wrong = wrong + 1 - ops.cast(right, "float32")
-            others.append(wrong)
-        self.counts.assign_add(ops.concatenate([faults, ops.stack(others)]))
+    def update_state(self, **faults: Tensor) -> None:
+        """Adds numbers of faults, by the names of `FaultCounts`."""
+        added = [faults.get(name, 0) for name in FaultCounts._fields]
+        added = [ops.cast(number, "float32") for number in added]
+        self.counts.assign_add(ops.stack(added))
 
     def count_loss(self, loss: Tensor) -> None:
         """Counts a step of training whose loss is NaN or infinite."""
-        self._count_unless(ops.isfinite(loss), "losses")
+        self.update_state(losses=ops.logical_not(ops.isfinite(loss)))
 
     def count_update(self, weights: list[Tensor]) -> None:
         """Counts a step of training that made weights NaN or infinite."""
         finite = [ops.all(ops.isfinite(weight)) for weight in weights]
-        self._count_unless(ops.all(ops.stack(finite)), "updates")
-
-    def _count_unless(self, good: Tensor, field: str) -> None:
-        bad = ops.cast(ops.logical_not(good), "float32")
-        one = [float(name == field) for name in FaultCounts._fields]
-        self.counts.assign_add(bad * ops.convert_to_tensor(one, "float32"))
+        finite = ops.all(ops.stack(finite))
+        self.update_state(updates=ops.logical_not(finite))
 
     def result(self) -> dict[str, Tensor]:
         """Empty, so that nothing is logged."""

@@ -15,7 +15,9 @@ import keras
 import numpy as np
 
 from keras_wake import backend
+from keras_wake.data.arrays import check_lengths
 from keras_wake.utils.types import Array
+from keras_wake.utils.types import Tensor
 
 
 class ShardedBatches(keras.utils.PyDataset):
@@ -180,23 +182,19 @@ def shard_arrays(model: Any, given: dict[str, Any], training: bool) -> None:
         given["validation_data"] = ShardedArrays(arrays, own or size, False)
 
 
-def _is_array(value: Any) -> bool:
+def _is_array(value: object) -> bool:
     return isinstance(value, np.ndarray) or keras.ops.is_tensor(value)
 
 
-def _arrays(x: Any, y: Any, weights: Any = None) -> tuple[Array, ...]:
+def _arrays(
+    x: Tensor, y: Tensor, weights: Tensor | None = None
+) -> tuple[Array, ...]:
+    check_lengths(images=x, labels=y, sample_weights=weights)
     given = (x, y) if weights is None else (x, y, weights)
-    arrays = tuple(
+    return tuple(
         value if isinstance(value, np.ndarray) else backend.to_numpy(value)
         for value in given
     )
-    lengths = [len(array) for array in arrays]
-    if len(set(lengths)) > 1:
-        raise ValueError(
-            "Images, labels and weights must have the same length. Received: "
-            f"{lengths} of them."
-        )
-    return arrays
 
 
 def _check_same(model: Any, arrays: tuple[Array, ...]) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-from typing import Any
 
 import keras
 import numpy as np
@@ -11,6 +10,7 @@ from keras_wake.datasets import folder
 from keras_wake.datasets.source import ImageArrays
 from keras_wake.datasets.source import refuse_image_size
 from keras_wake.datasets.source import Source
+from keras_wake.utils.types import Dataset
 
 # In the order of the labels. TensorFlow Datasets knows the names only once
 # it has read them from the downloaded files.
@@ -117,7 +117,7 @@ def _from_tfds(name: str, data_dir: str | os.PathLike | None) -> Source:
     return Source.from_arrays(train, test, CLASS_NAMES[name], "crop_flip")
 
 
-def _read_all(dataset: Any) -> ImageArrays:
+def _read_all(dataset: Dataset) -> ImageArrays:
     batches = list(dataset.batch(1000).as_numpy_iterator())
     return ImageArrays(
         np.concatenate([batch["image"] for batch in batches]),

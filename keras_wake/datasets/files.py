@@ -5,7 +5,6 @@ import pathlib
 import stat
 import warnings
 from collections.abc import Sequence
-from typing import Any
 from typing import NamedTuple
 
 import numpy as np
@@ -61,7 +60,7 @@ def mixed(paths: list[pathlib.Path], labels: list[int]) -> Files:
     return Files(paths, np.asarray(labels, np.int32)).take(order)
 
 
-def shortened_list(items: Sequence[Any]) -> str:
+def shortened_list(items: Sequence) -> str:
     """The first items as text, and how many more there are."""
     shown = "; ".join(str(item) for item in items[:NAMES_IN_WARNING])
     more = len(items) - NAMES_IN_WARNING

@@ -2,7 +2,6 @@
 
 import numbers
 import os
-from typing import Any
 
 import keras
 
@@ -209,12 +208,12 @@ def _checked_seed(seed: int) -> int:
     return seed
 
 
-def _optional_count(**kwargs: Any) -> int | None:
+def _optional_count(**kwargs: object) -> int | None:
     (value,) = kwargs.values()
-    return None if value is None else validate.integer(1, **kwargs)
+    return None if value is None else validate.integer(1, "", **kwargs)
 
 
-def _checked_image_size(image_size: Any) -> tuple[int, int] | None:
+def _checked_image_size(image_size: object) -> tuple[int, int] | None:
     if image_size is None:
         return None
     if not isinstance(image_size, (tuple, list)) or len(image_size) != 2:

@@ -12,7 +12,6 @@ import math
 import numbers
 from collections.abc import Iterable
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 
@@ -25,7 +24,7 @@ ChannelValues = float | Sequence[float] | None
 
 
 def check_input_shape(
-    input_shape: Any, smallest_side: int
+    input_shape: object, smallest_side: int
 ) -> tuple[int, int, int]:
     """`(height, width, channels)` with both sides at least `smallest_side`."""
     if isinstance(input_shape, (str, bytes)) or not isinstance(

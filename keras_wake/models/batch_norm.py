@@ -1,7 +1,5 @@
 """Batch-norm statistics from one pass over data."""
 
-from typing import Any
-
 import keras
 import numpy as np
 from keras import ops
@@ -16,11 +14,12 @@ from keras_wake.data.classifier import image_shape
 from keras_wake.data.classifier import refuse_wake_model
 from keras_wake.data.faults import count_faults
 from keras_wake.data.faults import raise_for_values
+from keras_wake.utils.types import Dataset
 
 
 def reestimate_batch_norm(
     network: keras.Model,
-    data: Any,
+    data: Dataset,
     bounds: tuple[float, float] = (0.0, 1.0),
 ) -> None:
     """Sets batch-norm statistics to their mean over one pass over `data`.
@@ -83,9 +82,9 @@ def reestimate_batch_norm(
 
 def _means(
     network: keras.Model,
-    data: Any,
+    data: Dataset,
     bounds: tuple[float, float],
-    statistics: list[Any],
+    statistics: list[keras.Variable],
 ) -> list[np.ndarray]:
     """The mean over all images of what the variables hold after a batch."""
     sums = [np.zeros(variable.shape, "float64") for variable in statistics]
@@ -108,7 +107,9 @@ def _means(
     return [total / images for total in sums]
 
 
-def batch_norm_layers(network: keras.Model) -> list[Any]:
+def batch_norm_layers(
+    network: keras.Model,
+) -> list[keras.layers.BatchNormalization]:
     """The batch-norm layers of a network, at any depth."""
     return [
         layer

@@ -65,7 +65,7 @@ def state_dict(
     return arrays, normaliser
 
 
-def _check_is_one(state: Mapping[str, Any]) -> None:
+def _check_is_one(state: Mapping[str, object]) -> None:
     """Refuses a dictionary of several state dicts."""
     inner = [key for key in state if isinstance(state[key], Mapping)]
     if inner and len(inner) == len(state):
@@ -76,7 +76,7 @@ def _check_is_one(state: Mapping[str, Any]) -> None:
         )
 
 
-def _common_prefix(state: Mapping[str, Any]) -> str:
+def _common_prefix(state: Mapping[str, object]) -> str:
     """The wrapper's prefix that all keys have, or an empty string."""
     for prefix in PREFIXES:
         if state and all(key.startswith(prefix) for key in state):

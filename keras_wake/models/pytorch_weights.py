@@ -18,6 +18,7 @@ from keras_wake.models import pytorch_hints
 from keras_wake.models.pytorch_file import state_dict
 from keras_wake.models.pytorch_file import to_numpy
 from keras_wake.utils.types import Array
+from keras_wake.utils.types import Tensor
 from keras_wake.wake_model import WakeModel
 
 PYTORCH_NAMES = {
@@ -43,7 +44,7 @@ REFERENCE_BATCH = 64
 def load_pytorch_weights(
     model: keras.Model,
     checkpoint: Any,
-    reference: tuple[Any, Any] | None = None,
+    reference: tuple[Tensor, Tensor] | None = None,
 ) -> None:
     """Loads a published PyTorch checkpoint into a network of `kw.models`.
 

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterable
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 
@@ -87,7 +86,7 @@ def SmallCNN(
     return keras.Model(images, logits, name=name)
 
 
-def _integers(**kwargs: Any) -> list[int]:
+def _integers(**kwargs: object) -> list[int]:
     """One integer per convolution, under the name the user knows."""
     name, values = validate.name_and_value(kwargs)
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):

@@ -27,6 +27,7 @@ from keras_wake.utils.labels import int32_labels
 from keras_wake.utils.labels import with_int32_labels
 from keras_wake.utils.types import Dataset
 from keras_wake.utils.types import Json
+from keras_wake.utils.types import Tensor
 
 PARTS = ("x", "y", "sample_weight")
 ENDLESS = {
@@ -36,7 +37,7 @@ ENDLESS = {
 }
 
 
-def label_spec(x: Dataset, y: Any) -> tuple[str, str] | None:
+def label_spec(x: Dataset, y: Tensor) -> tuple[str, str] | None:
     """Shape and dtype of one label, if known without taking a batch.
 
     When they change, the step is compiled again: TensorFlow would go on
@@ -61,7 +62,7 @@ def data_settings(given: dict[str, Any]) -> dict[str, Json]:
         weights; the number of images in arrays; and the batch size and number
         of batches, if known without taking a batch.
     """
-    x: Any = given.get("x")
+    x: Dataset = given.get("x")
     found = {
         name: given.get(name) for name in ("steps_per_epoch", "class_weight")
     }
@@ -87,7 +88,7 @@ def data_settings(given: dict[str, Any]) -> dict[str, Json]:
     return {name: _number(value) for name, value in found.items()}
 
 
-def _number(value: Any) -> Json:
+def _number(value: object) -> Json:
     """A number as it is, anything else as text."""
     value = value.item() if isinstance(value, np.generic) else value
     plain = value is None or isinstance(value, (bool, int, float))
@@ -197,7 +198,7 @@ def _is_data_set(x: Any) -> bool:
     return any(hasattr(x, name) for name in iterates)
 
 
-def _has_known_shapes(spec: Any) -> bool:
+def _has_known_shapes(spec: object) -> bool:
     """Whether `spec` has shapes of batches; a `PerReplica` spec has none."""
     return not any(
         not hasattr(part, "shape") or arrays.rank_is_unknown(part)
@@ -206,7 +207,7 @@ def _has_known_shapes(spec: Any) -> bool:
 
 
 def _check_arrays(
-    x: Any, y: Any, weights: Any, shape: ImageShape, num_classes: int
+    x: Tensor, y: Tensor, weights: Tensor, shape: ImageShape, num_classes: int
 ) -> None:
     arrays.check_images(x, shape)
     arrays.check_labels(y, num_classes)
@@ -251,12 +252,12 @@ def _check_size(x: Dataset, name: str, steps: int | None) -> None:
         check_ends(x, ENDLESS[name])
 
 
-def _check_not_empty(x: Any) -> None:
+def _check_not_empty(x: Tensor) -> None:
     if x.shape[0] == 0:
         _refuse_empty(x)
 
 
-def _refuse_empty(x: Any) -> None:
+def _refuse_empty(x: object) -> None:
     raise ValueError(
         "The data set is empty: it has no images. Received: "
         f"{type(x).__name__} of size 0."
@@ -279,7 +280,7 @@ def _check_passes(given: dict[str, Any]) -> None:
         )
 
 
-def _check_read_once(name: str, data: Any, times: int, steps: str) -> None:
+def _check_read_once(name: str, data: Dataset, times: int, steps: str) -> None:
     if isinstance(data, types.GeneratorType) and times > 1:
         raise ValueError(
             f"A generator gives its batches only once, and this `fit` needs "
@@ -288,7 +289,7 @@ def _check_read_once(name: str, data: Any, times: int, steps: str) -> None:
         )
 
 
-def _check_class_weight(class_weight: Any, num_classes: int) -> None:
+def _check_class_weight(class_weight: object, num_classes: int) -> None:
     """Refuses weights of classes that do not exist; Keras ignores them."""
     if class_weight is None:
         return
@@ -308,7 +309,9 @@ def _check_class_weight(class_weight: Any, num_classes: int) -> None:
         validate.not_negative(class_weight=weight)
 
 
-def check_optimizer(optimizer: Any, variables: list[keras.Variable]) -> None:
+def check_optimizer(
+    optimizer: keras.optimizers.Optimizer, variables: list[keras.Variable]
+) -> None:
     """Refuses an optimizer that was made for other variables.
 
     Args:

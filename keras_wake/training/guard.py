@@ -87,8 +87,15 @@ class BatchGuard:
             good = ops.logical_and(ops.isfinite(weights), weights >= 0)
             sample_weight = ops.where(good, weights, 0.0)
             bad_weights = ops.sum(1 - ops.cast(good, "float32"))
+        wrong = [ops.cast(ops.logical_not(right), "int32") for right in lengths]
         self.counts.update_state(
-            counted, count, bad_weights, [shape_is_right], lengths
+            not_finite=counted[0],
+            outside=counted[1],
+            unnamed=counted[2],
+            empty=ops.equal(count, 0),
+            weights=bad_weights,
+            shapes=ops.logical_not(shape_is_right),
+            lengths=sum(wrong),
         )
         return x, labels, sample_weight
 

@@ -4,8 +4,10 @@ from typing import Any
 
 import numpy as np
 
+from keras_wake.utils.types import Tensor
 
-def int32_labels(y: Any) -> Any:
+
+def int32_labels(y: Tensor) -> Tensor:
     """NumPy's 64-bit labels as int32; −1 for those that do not fit.
 
     JAX would cut them off, so that 2³² + 1 becomes class 1, and PyTorch has

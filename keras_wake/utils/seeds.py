@@ -7,11 +7,12 @@ repeated after a resume. `CounterSeed` gives them without a state of its own.
 """
 
 import math
-from typing import Any
 from typing import TypeAlias
 
 import keras
 from keras import ops
+
+from keras_wake.utils.types import Tensor
 
 # An odd number, so that no two seeds become the same.
 _SPREAD = 0x9E3779B1
@@ -29,7 +30,9 @@ class CounterSeed(keras.random.SeedGenerator):
         shift: Integer tensor or int, added to the seed. Defaults to `0`.
     """
 
-    def __init__(self, seed: Any, counter: Any = 0, shift: Any = 0) -> None:
+    def __init__(
+        self, seed: Tensor, counter: Tensor = 0, shift: Tensor = 0
+    ) -> None:
         # `SeedGenerator.__init__` would make a variable; this seed has none.
         # Spread out, because PyTorch is given the sum of the two numbers.
         shifted = ops.cast(seed, "uint32") + ops.cast(shift, "uint32")
@@ -37,7 +40,7 @@ class CounterSeed(keras.random.SeedGenerator):
         self._counter = ops.cast(counter, "uint32")
         self._draws = 0
 
-    def next(self, ordered: bool = True) -> Any:
+    def next(self, ordered: bool = True) -> Tensor:
         """The next pair of numbers that a `keras.random` function takes."""
         self._draws += 1
         return ops.stack(
@@ -66,12 +69,12 @@ class SampleSeed:
     (2, 5, 5)
     """
 
-    def __init__(self, seed: Any, ids: Any) -> None:
+    def __init__(self, seed: Tensor, ids: Tensor) -> None:
         self.seed = as_int32(seed)
         self.ids = as_int32(ids)
 
     @classmethod
-    def of(cls, seed: Any, size: Any) -> "SampleSeed":
+    def of(cls, seed: Tensor, size: Tensor) -> "SampleSeed":
         """`seed` itself, or one for samples 0, 1, … made of it.
 
         Args:
@@ -83,15 +86,15 @@ class SampleSeed:
         stream = keras.random.randint((), 0, 2**31 - 1, seed=seed)
         return cls(stream, ops.arange(size, dtype="int32"))
 
-    def substream(self, number: Any) -> "SampleSeed":
+    def substream(self, number: Tensor) -> "SampleSeed":
         """Another seed for the same samples: of a restart, for example."""
         return SampleSeed(_mixed(self.seed, as_int32(number)), self.ids)
 
-    def for_samples(self, ids: Any) -> "SampleSeed":
+    def for_samples(self, ids: Tensor) -> "SampleSeed":
         """The same seed for other samples."""
         return SampleSeed(self.seed, ids)
 
-    def uniform(self, counter: Any, shape: tuple[int, ...] = ()) -> Any:
+    def uniform(self, counter: Tensor, shape: tuple[int, ...] = ()) -> Tensor:
         """Uniform numbers in [0, 1).
 
         Args:
@@ -110,7 +113,7 @@ class SampleSeed:
         numbers = ops.cast(_shifted(bits, 8), "float32") * 2.0**-24
         return ops.reshape(numbers, (-1, *shape))
 
-    def normal(self, counter: Any, shape: tuple[int, ...] = ()) -> Any:
+    def normal(self, counter: Tensor, shape: tuple[int, ...] = ()) -> Tensor:
         """Standard normal numbers, by the formula of Box and Muller.
 
         Args:
@@ -134,25 +137,25 @@ Seed: TypeAlias = int | keras.random.SeedGenerator | SampleSeed
 _SPREAD_INT32 = _SPREAD - 2**32
 
 
-def as_int32(value: Any) -> Any:
+def as_int32(value: Tensor) -> Tensor:
     """An int32 tensor; an int of more bits wraps around."""
     if isinstance(value, int):
         value = (value + 2**31) % 2**32 - 2**31
     return ops.cast(value, "int32")
 
 
-def _shifted(bits: Any, by: int) -> Any:
+def _shifted(bits: Tensor, by: int) -> Tensor:
     """Shifted right, with zeros coming in from the left."""
     return ops.right_shift(bits, by) & (2 ** (32 - by) - 1)
 
 
-def _finalised(bits: Any) -> Any:
+def _finalised(bits: Tensor) -> Tensor:
     """The finaliser of MurmurHash3: every bit depends on every bit."""
     bits = (bits ^ _shifted(bits, 16)) * (0x85EBCA6B - 2**32)
     bits = (bits ^ _shifted(bits, 13)) * (0xC2B2AE35 - 2**32)
     return bits ^ _shifted(bits, 16)
 
 
-def _mixed(first: Any, second: Any) -> Any:
+def _mixed(first: Tensor, second: Tensor) -> Tensor:
     """One number of two, which tells (1, 2) from (2, 1)."""
     return _finalised(_finalised(first + 1) * _SPREAD_INT32 + second)

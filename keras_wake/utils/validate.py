@@ -25,14 +25,16 @@ def name_and_value(kwargs: dict[str, Any]) -> tuple[str, Any]:
     return name, value
 
 
-def _fail(name: str, expected: str, value: Any, hint: str = "") -> ValueError:
+def _fail(
+    name: str, expected: str, value: object, hint: str = ""
+) -> ValueError:
     hint = f" {hint}" if hint else ""
     return ValueError(
         f"`{name}` must be {expected}. Received: {name}={value!r}.{hint}"
     )
 
 
-def real(hint: str = "", **kwargs: Any) -> float:
+def real(hint: str = "", **kwargs: object) -> float:
     """A finite real number."""
     name, value = name_and_value(kwargs)
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
@@ -45,23 +47,25 @@ def real(hint: str = "", **kwargs: Any) -> float:
     return float(value)
 
 
-def positive(hint: str = "", **kwargs: Any) -> float:
+def positive(hint: str = "", **kwargs: object) -> float:
     """A real number above 0."""
     return _real_if(lambda x: x > 0, "greater than 0", hint, kwargs)
 
 
-def not_negative(hint: str = "", **kwargs: Any) -> float:
+def not_negative(hint: str = "", **kwargs: object) -> float:
     """A real number of at least 0."""
     return _real_if(lambda x: x >= 0, "at least 0", hint, kwargs)
 
 
-def fraction(hint: str = "", **kwargs: Any) -> float:
+def fraction(hint: str = "", **kwargs: object) -> float:
     """A real number of at least 0 and below 1."""
     expected = "at least 0 and below 1"
     return _real_if(lambda x: 0 <= x < 1, expected, hint, kwargs)
 
 
-def in_range(low: float, high: float, hint: str = "", **kwargs: Any) -> float:
+def in_range(
+    low: float, high: float, hint: str = "", **kwargs: object
+) -> float:
     """A real number in the closed interval [low, high]."""
     expected = f"between {low:g} and {high:g}"
     return _real_if(lambda x: low <= x <= high, expected, hint, kwargs)
@@ -71,7 +75,7 @@ def _real_if(
     holds: Callable[[float], bool],
     expected: str,
     hint: str,
-    kwargs: dict[str, Any],
+    kwargs: dict[str, object],
 ) -> float:
     number = real(hint, **kwargs)
     if not holds(number):
@@ -80,7 +84,7 @@ def _real_if(
     return number
 
 
-def integer(minimum: int, hint: str = "", **kwargs: Any) -> int:
+def integer(minimum: int, hint: str = "", **kwargs: object) -> int:
     """A whole number that is at least `minimum`."""
     name, value = name_and_value(kwargs)
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
@@ -93,10 +97,10 @@ def integer(minimum: int, hint: str = "", **kwargs: Any) -> int:
     return int(value)
 
 
-def seed(**kwargs: Any) -> int:
+def seed(**kwargs: object) -> int:
     """A whole number from 0 to 2³² − 1; each is another seed."""
     name, value = name_and_value(kwargs)
-    number = integer(0, **kwargs)
+    number = integer(0, "", **kwargs)
     if number >= 2**32:
         raise _fail(
             name,
@@ -107,7 +111,7 @@ def seed(**kwargs: Any) -> int:
     return number
 
 
-def boolean(hint: str = "", **kwargs: Any) -> bool:
+def boolean(hint: str = "", **kwargs: object) -> bool:
     """True or False, not 1 or 0."""
     name, value = name_and_value(kwargs)
     if not isinstance(value, (bool, np.bool_)):
@@ -118,7 +122,7 @@ def boolean(hint: str = "", **kwargs: Any) -> bool:
     return bool(value)
 
 
-def one_of(allowed: Iterable, hint: str = "", **kwargs: Any) -> Any:
+def one_of(allowed: Iterable, hint: str = "", **kwargs: object) -> Any:
     """One of the values in `allowed`."""
     name, value = name_and_value(kwargs)
     allowed = tuple(allowed)
@@ -128,7 +132,7 @@ def one_of(allowed: Iterable, hint: str = "", **kwargs: Any) -> Any:
     return value
 
 
-def floats(**kwargs: Any) -> Array:
+def floats(**kwargs: object) -> Array:
     """An array of numbers, or what can be one, as float64."""
     name, value = name_and_value(kwargs)
     try:
@@ -143,7 +147,7 @@ def floats(**kwargs: Any) -> Array:
         ) from error
 
 
-def path(hint: str = "", **kwargs: Any) -> str:
+def path(hint: str = "", **kwargs: object) -> str:
     """The name of a file or folder, as text."""
     name, value = name_and_value(kwargs)
     if not isinstance(value, (str, os.PathLike)):
@@ -158,7 +162,7 @@ def path(hint: str = "", **kwargs: Any) -> str:
     return text
 
 
-def list_of_names(class_names: Any) -> list[str]:
+def list_of_names(class_names: object) -> list[str]:
     """Names of classes as a list of texts that can be printed."""
     if isinstance(class_names, (str, bytes)):
         raise _fail("class_names", "a list of names", class_names)
