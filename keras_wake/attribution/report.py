@@ -103,37 +103,16 @@ class ClassReport:
         Example images are given by their places in the data.
         """
         return {
-            **self._without_matrices(),
-            "confusion": self.confusion.tolist(),
-            "correlation": [
-                [None if value != value else value for value in row.tolist()]
-                for row in self.correlation
-            ],
-        }
-
-    def _without_matrices(self) -> dict[str, Json]:
-        names, robust = self.class_names, self.robust_accuracy
-        return {
             "samples": int(self.counts.sum()),
             "attack": self.attack,
             "clean_accuracy": self.overall_clean_accuracy,
             "robust_accuracy": self.overall_robust_accuracy,
             "cas": _number(self.cas),
-            "classes": [
-                {
-                    "name": name,
-                    "samples": int(self.counts[i]),
-                    "clean_accuracy": _number(self.clean_accuracy[i]),
-                    "robust_accuracy": None
-                    if robust is None
-                    else _number(robust[i]),
-                }
-                for i, name in enumerate(names)
-            ],
+            "classes": self._classes(),
             "pairs": [
                 {
                     "classes": list(pair.classes),
-                    "names": [names[i] for i in pair.classes],
+                    "names": [self.class_names[i] for i in pair.classes],
                     "cosine": pair.cosine,
                     "confusions": list(pair.confusions),
                     "examples": [
@@ -143,7 +122,26 @@ class ClassReport:
                 }
                 for pair in self.pairs
             ],
+            "confusion": self.confusion.tolist(),
+            "correlation": [
+                [None if value != value else value for value in row.tolist()]
+                for row in self.correlation
+            ],
         }
+
+    def _classes(self) -> list[Json]:
+        robust = self.robust_accuracy
+        return [
+            {
+                "name": name,
+                "samples": int(self.counts[i]),
+                "clean_accuracy": _number(self.clean_accuracy[i]),
+                "robust_accuracy": None
+                if robust is None
+                else _number(robust[i]),
+            }
+            for i, name in enumerate(self.class_names)
+        ]
 
     def to_json(self, indent: int | None = None) -> str:
         """`to_dict()` as JSON; NaN becomes null.
@@ -158,8 +156,7 @@ class ClassReport:
         return "\n".join(self._lines())
 
     def _lines(self) -> list[str]:
-        names = shorten_all(self.class_names)
-        report, classes = self._without_matrices(), len(names)
+        names, classes = shorten_all(self.class_names), len(self.counts)
         # A pair without a value adds nothing to CAS.
         left = classes - int(np.isnan(np.diagonal(self.correlation)).sum())
         most = left * (left - 1)
@@ -167,13 +164,13 @@ class ClassReport:
         if left < classes:
             cas += f" ({classes - left} of {classes} classes left out)"
         lines = [
-            f"{report['samples']} samples of {classes} classes, "
+            f"{self.counts.sum()} samples of {classes} classes, "
             f"{self.attack or 'clean images'}",
-            f"clean accuracy {percent(report['clean_accuracy'])}, "
-            f"robust accuracy {percent(report['robust_accuracy'])}, CAS {cas}",
+            f"clean accuracy {percent(self.overall_clean_accuracy)}, robust "
+            f"accuracy {percent(self.overall_robust_accuracy)}, CAS {cas}",
             "",
             *class_table(
-                report["classes"],
+                self._classes(),
                 "robust_accuracy" if self.attack else "clean_accuracy",
                 {"most often taken for": self._most_often_taken_for(names)},
             ),
