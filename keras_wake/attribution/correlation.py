@@ -203,10 +203,10 @@ def correlation_matrix(
     Example:
 
     ```python
-    matrix = keras_wake.attribution.correlation_matrix(
-        classifier, (x_test, y_test), attack=keras_wake.attacks.PGD(steps=20)
+    matrix = kw.attribution.correlation_matrix(
+        classifier, (x_test, y_test), attack=kw.attacks.PGD(steps=20)
     )
-    print(keras_wake.attribution.cas(matrix))
+    print(kw.attribution.cas(matrix))
     ```
     """
     validate.one_of(("class", "instance"), mode=mode)

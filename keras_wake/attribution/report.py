@@ -268,12 +268,12 @@ def class_report(
     Example:
 
     ```python
-    report = keras_wake.attribution.class_report(
-        classifier, (x_test, y_test), attack=keras_wake.attacks.PGD(steps=20)
+    report = kw.attribution.class_report(
+        classifier, (x_test, y_test), attack=kw.attacks.PGD(steps=20)
     )
     print(report)
-    keras_wake.visualization.plot_class_report(report, path="classes.png")
-    keras_wake.visualization.plot_shared_pairs(report, path="pairs.png")
+    kw.visualization.plot_class_report(report, path="classes.png")
+    kw.visualization.plot_shared_pairs(report, path="pairs.png")
     ```
     """
     pairs = validate.integer(0, pairs=pairs)

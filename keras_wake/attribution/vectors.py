@@ -220,8 +220,8 @@ def attribution_vectors(
     Example:
 
     ```python
-    vectors = keras_wake.attribution.attribution_vectors(
-        classifier, (x, y), attack=keras_wake.attacks.PGD(steps=20)
+    vectors = kw.attribution.attribution_vectors(
+        classifier, (x, y), attack=kw.attacks.PGD(steps=20)
     )
     ```
     """
@@ -271,8 +271,8 @@ def instance_vectors(
     Example:
 
     ```python
-    vectors, labels = keras_wake.attribution.instance_vectors(
-        classifier, (x_test, y_test), attack=keras_wake.attacks.PGD(steps=20)
+    vectors, labels = kw.attribution.instance_vectors(
+        classifier, (x_test, y_test), attack=kw.attacks.PGD(steps=20)
     )
     ```
     """

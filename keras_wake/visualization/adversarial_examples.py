@@ -54,7 +54,7 @@ def plot_adversarial_examples(
 
     ```python
     adversarial = attack(classifier, x[:8], y[:8])
-    keras_wake.visualization.plot_adversarial_examples(
+    kw.visualization.plot_adversarial_examples(
         x[:8],
         adversarial,
         y[:8],

@@ -45,8 +45,8 @@ def plot_class_report(
     Example:
 
     ```python
-    report = keras_wake.attribution.class_report(classifier, test, attack)
-    keras_wake.visualization.plot_class_report(report, path="classes.png")
+    report = kw.attribution.class_report(classifier, test, attack)
+    kw.visualization.plot_class_report(report, path="classes.png")
     ```
     """
     _check(report)
@@ -122,8 +122,8 @@ def plot_shared_pairs(
     Example:
 
     ```python
-    report = keras_wake.attribution.class_report(classifier, test, attack)
-    keras_wake.visualization.plot_shared_pairs(report, path="pairs.png")
+    report = kw.attribution.class_report(classifier, test, attack)
+    kw.visualization.plot_shared_pairs(report, path="pairs.png")
     ```
     """
     _check(report)

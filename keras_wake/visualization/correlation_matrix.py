@@ -44,8 +44,8 @@ def plot_correlation_matrix(
     Example:
 
     ```python
-    matrix = keras_wake.attribution.correlation_matrix(classifier, (x, y))
-    keras_wake.visualization.plot_correlation_matrix(
+    matrix = kw.attribution.correlation_matrix(classifier, (x, y))
+    kw.visualization.plot_correlation_matrix(
         matrix, class_names=splits.class_names, path="matrix.png"
     )
     ```
@@ -98,9 +98,9 @@ def plot_correlation_difference(
     Example:
 
     ```python
-    keras_wake.visualization.plot_correlation_difference(
-        keras_wake.attribution.correlation_matrix(best, test, attack),
-        keras_wake.attribution.correlation_matrix(last, test, attack),
+    kw.visualization.plot_correlation_difference(
+        kw.attribution.correlation_matrix(best, test, attack),
+        kw.attribution.correlation_matrix(last, test, attack),
         path="difference.png",
     )
     ```

@@ -60,13 +60,13 @@ def plot_correlation_strip(
     Example:
 
     ```python
-    followed = keras_wake.CrossClassAttribution()
+    followed = kw.CrossClassAttribution()
     run = model.fit(
         train, validation_data=test, epochs=200, callbacks=[followed]
     )
     robust = run.history["val_robust_accuracy"]
     epochs = (10, 103, 200)
-    keras_wake.visualization.plot_correlation_strip(
+    kw.visualization.plot_correlation_strip(
         {e: followed.history[e - 1]["correlation"] for e in epochs},
         robust_accuracy={e: robust[e - 1] for e in epochs},
         path="strip.png",

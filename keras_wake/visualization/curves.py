@@ -82,7 +82,7 @@ def plot_history(
 
     ```python
     run = model.fit(train, validation_data=validation, epochs=60)
-    keras_wake.visualization.plot_history(
+    kw.visualization.plot_history(
         run.history, start_epoch=30, end_epoch=33, path="history.png"
     )
     ```
@@ -159,7 +159,7 @@ def plot_comparison(
     Example:
 
     ```python
-    keras_wake.visualization.plot_comparison(
+    kw.visualization.plot_comparison(
         {"AT": [at_seed_0, at_seed_1], "WAKE": [wake_seed_0, wake_seed_1]},
         keys=("val_robust_accuracy", "val_cas"),
         path="comparison.png",

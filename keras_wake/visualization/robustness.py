@@ -37,8 +37,8 @@ def plot_robustness_report(
     Example:
 
     ```python
-    report = keras_wake.evaluation.autoattack(classifier, test)
-    keras_wake.visualization.plot_robustness_report(report, path="robust.png")
+    report = kw.evaluation.autoattack(classifier, test)
+    kw.visualization.plot_robustness_report(report, path="robust.png")
     ```
     """
     if not isinstance(report, RobustnessReport):
@@ -88,10 +88,10 @@ def plot_epsilon_sweep(
     Example:
 
     ```python
-    sweep = keras_wake.evaluation.epsilon_sweep(
+    sweep = kw.evaluation.epsilon_sweep(
         classifier, test, [0, 2/255, 4/255, 8/255]
     )
-    keras_wake.visualization.plot_epsilon_sweep(sweep, path="sweep.png")
+    kw.visualization.plot_epsilon_sweep(sweep, path="sweep.png")
     ```
     """
     sweeps = dict(sweep) if isinstance(sweep, Mapping) else {"": sweep}

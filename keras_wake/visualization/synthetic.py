@@ -66,19 +66,19 @@ def plot_synthetic(
     Example:
 
     ```python
-    model = keras_wake.theory.SyntheticModel()
+    model = kw.theory.SyntheticModel()
     x, y = model.sample(10_000)
     rows = [
         (
             epsilon,
-            keras_wake.theory.monte_carlo_weights(x, y, epsilon)[1],
-            keras_wake.theory.monte_carlo_weights(
+            kw.theory.monte_carlo_weights(x, y, epsilon)[1],
+            kw.theory.monte_carlo_weights(
                 x, y, epsilon, label_smoothing=0.1
             )[1],
         )
         for epsilon in (0.1, 0.2, 0.3)
     ]
-    keras_wake.visualization.plot_synthetic(
+    kw.visualization.plot_synthetic(
         model, 0.1, points={"Monte Carlo": rows}, path="synthetic.png"
     )
     ```

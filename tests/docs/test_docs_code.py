@@ -121,7 +121,12 @@ def modules():
 def docstrings():
     """All docstrings of the package, as doctests that may be empty."""
     finder = doctest.DocTestFinder(exclude_empty=False)
-    names = {"keras": keras, "keras_wake": keras_wake, "np": np}
+    names = {
+        "keras": keras,
+        "keras_wake": keras_wake,
+        "kw": keras_wake,
+        "np": np,
+    }
     for module in modules():
         scope = {**names, **vars(module)}
         yield from finder.find(module, module=module, globs=scope)
