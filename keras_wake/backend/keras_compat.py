@@ -43,8 +43,8 @@ def calls_of(functional: keras.Model) -> list[Any]:
 def producer_of(tensor: keras.KerasTensor) -> tuple[keras.Operation, int]:
     """The operation that made a tensor, and in which of its calls.
 
-    `KerasTensor._keras_history`. Without it neither the head of a classifier
-    nor an activation that closes it is found.
+    `KerasTensor._keras_history`. Without it the head of a classifier is not
+    found.
     """
     operation, call, _ = tensor._keras_history
     return operation, call

@@ -44,26 +44,20 @@ def load(
     depend on `seed` alone. Images are kept in memory as uint8.
 
     Args:
-        name: The data set, one of these or one that was added with
-            `keras_wake.datasets.register`:
+        name: The data set:
             "digits", scikit-learn's 8x8 grey digits, which need no download;
             "cifar10" and "cifar100", read from `data_dir` where that has
             the layout of "folder", else through TensorFlow Datasets, which
             needs TensorFlow on every backend;
             "tiny_imagenet", read from `data_dir`, the folder
             `tiny-imagenet-200` of its archive: the official validation
-            images, which have labels, are the test images here, and the
-            official test images, which have none, are not used;
-            "folder", JPEG, PNG, WebP, TIFF, BMP and PPM images in
-            `data_dir/train/<class>/` and `data_dir/test/<class>/` and the
-            folders below them, links included, labelled in the alphabetical
-            order of the class names. Files and folders whose name begins
-            with a dot, and `__MACOSX`, are ignored. Files are read as
-            torchvision's `ImageFolder` reads them: converted to grey or RGB,
-            without transparency, colour profile or EXIF orientation. Image
-            files of other formats, with more than 8 bits per channel or with
-            several images are left out. A warning counts what was left out
-            or ignored.
+            images are the test images here, because the official test
+            images have no labels;
+            "folder", image files in `data_dir/train/<class>/` and
+            `data_dir/test/<class>/`, labelled in the alphabetical order of
+            the class names. Files are read as torchvision's `ImageFolder`
+            reads them, and a warning counts what is left out;
+            or a name given to `keras_wake.datasets.register`.
         data_dir: Folder of the data. Defaults to None, which for CIFAR is
             the folder of TensorFlow Datasets.
         batch_size: Images per batch, of all devices and processes together;
@@ -83,16 +77,12 @@ def load(
             "crop_flip".
         cutmix: α of CutMix (Yun et al. 2019), above 0 (published: 1.0). In
             each training image a box is replaced by the same part of another
-            one, x = M ⊙ x_a + (1 - M) ⊙ x_b, both augmented as usual, and
-            its label becomes λ y_a + (1 - λ) y_b, where λ is the part of the
-            image that is left. The sides of the box, before it is cut at the
-            border, are √(1 - λ') of those of the image, λ' ~ Beta(α, α).
-            Box and partner, any other training image, are drawn for each
-            image from seed and epoch alone, so the same mixed images come in
-            a resumed run and with other batch sizes, devices or processes.
-            Labels are then float32 `(batch, num_classes)`: soft in training,
-            one-hot for the images of validation and test, which are not
-            mixed. Defaults to None, for no CutMix.
+            one, and the labels are mixed in proportion. Box and partner are
+            drawn for each image from seed and epoch alone, so a resumed run,
+            and other batch sizes, devices or processes, see the same mixed
+            images. Labels are then float32 `(batch, num_classes)`, one-hot
+            for validation and test, whose images are not mixed. Defaults to
+            None, for no CutMix.
         seed: Decides on samples, order, augmentation and CutMix, and to the
             same effect on every backend. Defaults to 0.
         initial_epoch: Epoch of the first pass over the training images; a

@@ -110,12 +110,11 @@ class EvaluationBatches(ImageBatches):
 class TrainingBatches(ImageBatches):
     """Shuffled, augmented images; every complete pass is the next epoch.
 
-    A pass is complete when each batch was asked for once. A pass that is
-    given up does not count: the next one has begun when a batch is asked for
-    again.
+    A pass is complete when each batch was asked for once. A batch that is
+    asked for again begins a new pass, and the one before does not count.
 
-    If the images cannot be divided evenly among the devices, the last few of
-    an epoch are left out, which are others in each epoch.
+    If the devices cannot divide the images evenly, the last few of an epoch
+    are left out. Those are others in each epoch.
 
     Args:
         data, batch_size, num_classes: As for `ImageBatches`.

@@ -25,14 +25,13 @@ class Splits:
 
     On the TensorFlow backend the data sets are `tf.data.Dataset`s, on the
     others `keras.utils.PyDataset`s of NumPy arrays. The batches are the same,
-    bit for bit, if `fit` does not shuffle them again: `WakeModel.fit` does
-    not; to that of another model pass `shuffle=False`.
+    bit for bit, if `fit` does not shuffle them again. `WakeModel.fit` does
+    not; pass `shuffle=False` to the `fit` of another model.
 
-    On JAX, where several devices share a batch and several processes each
-    make their part of it, a device must get as many images as any other. So
-    the last few images of an epoch of `train` may be left out, others in each
-    epoch; and where `validation` or `test` cannot be divided evenly, all its
-    batches are `(images, labels, sample_weight)` and the last one is filled
+    On JAX, all devices that share a batch get the same number of images. So
+    `train` may leave out the last few images of an epoch, which are others in
+    each epoch. If `validation` or `test` cannot be divided evenly, all its
+    batches are `(images, labels, sample_weight)`, and the last one is filled
     up with copies whose weight is 0.
 
     Attributes:
@@ -120,12 +119,11 @@ class Splits:
     def set_epoch(self, epoch: int) -> None:
         """Makes the passes over `train` those of `epoch`, until called again.
 
-        Only needed where the epoch is not known when `load` is called, as
-        with `keras.callbacks.BackupAndRestore` for another model than a
-        `WakeModel` (that of keras-wake does it by itself); call it as an
-        epoch begins:
+        Needed with `keras.callbacks.BackupAndRestore`, where the epoch to go
+        on with is not known when `load` is called. (`BackupAndRestore` of
+        keras-wake needs no help.) Call it when an epoch begins:
         `LambdaCallback(on_epoch_begin=lambda e, logs: splits.set_epoch(e))`.
-        From the first call on, finished passes no longer count by themselves.
+        After the first call, finished passes are no longer counted.
 
         Args:
             epoch: Number of the epoch, counted from 0.

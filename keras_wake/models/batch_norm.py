@@ -24,10 +24,10 @@ def reestimate_batch_norm(
 ) -> None:
     """Sets batch-norm statistics to their mean over one pass over `data`.
 
-    For weights that no training step has seen, such as an average of weights
-    (Izmailov et al. 2018, stochastic weight averaging). Each batch counts by
-    its size. Weights stay as they are. If anything fails, so do the
-    statistics.
+    An average of weights needs this (Izmailov et al. 2018, stochastic weight
+    averaging): no training step has estimated statistics for it. Each batch
+    counts by its size. Weights do not change. If anything fails, the
+    statistics do not change either.
 
     Args:
         network: `keras.Model`; one without batch norm is left as it is.

@@ -1,9 +1,9 @@
 """Random numbers as a function of an explicit seed and a counter.
 
 Keras draws from an integer (always the same numbers) or from a
-`SeedGenerator` (a variable). An attack needs a third kind: numbers that are
-different for every step and replica, and the same again when the step is
-repeated after a resume. `CounterSeed` gives them without a state of its own.
+`SeedGenerator` (a variable). An attack needs numbers that differ for every
+step and replica, and that are the same when the step is repeated after a
+resume. `CounterSeed` gives them, and has no variable.
 """
 
 import math
@@ -21,8 +21,8 @@ _SPREAD = 0x9E3779B1
 class CounterSeed(keras.random.SeedGenerator):
     """A seed for `keras.random` functions made of a seed and a counter.
 
-    Each draw takes the next sub-stream, counted while the step is traced, so
-    two draws of one step differ.
+    Two draws of one step differ: each takes the next sub-stream, counted while
+    the step is traced.
 
     Args:
         seed: Integer tensor or int, which stream.
@@ -51,11 +51,10 @@ class CounterSeed(keras.random.SeedGenerator):
 class SampleSeed:
     """Random numbers of each sample, whatever batch it is in.
 
-    A number is a function of four integers: the seed, the number of the
-    sample, the counter of the draw and the position in it. It is made by
-    mixing them with the finaliser of MurmurHash3, and the integers behind it
-    are the same on every backend. An attack that draws from it finds the same
-    for a sample in a large batch, in a small one and in another place of it.
+    A number depends on four integers: the seed, the number of the sample, the
+    counter of the draw and the position in it. They are mixed with the
+    finaliser of MurmurHash3, in integers that are the same on every backend.
+    So an attack finds the same for a sample in any batch.
 
     Args:
         seed: Integer tensor or int, which stream.
