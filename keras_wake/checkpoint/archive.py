@@ -58,24 +58,19 @@ def read(path: pathlib.Path) -> tuple[Config, list[np.ndarray]]:
             raise ValueError("its state is no dictionary")
         count = sum(name.startswith("value_") for name in arrays)
         return state, [arrays[f"value_{n}"] for n in range(count)]
-    except OSError as error:
-        # For a damaged archive, `zipfile` seeks to offsets beyond the file.
-        if error.errno not in (None, errno.EINVAL, errno.EOVERFLOW):
-            raise
-        raise _damaged(path, error) from error
+    # NumPy and `zipfile` raise many kinds of errors for a damaged archive, also
+    # an `OSError` of a seek beyond the file.
     except Exception as error:
-        # NumPy and `zipfile` raise many kinds of errors for a damaged archive.
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: pathlib.Path, error: Exception) -> ValueError:
-    what = f"{error}" or type(error).__name__
-    if isinstance(error, KeyError):
-        what = f"it has no {error}"
-    return ValueError(
-        f"The file {path} cannot be read: {what.rstrip('.')}. Delete it to "
-        "start from the beginning."
-    )
+        seek = (None, errno.EINVAL, errno.EOVERFLOW)
+        if isinstance(error, OSError) and error.errno not in seek:
+            raise
+        what = f"{error}" or type(error).__name__
+        if isinstance(error, KeyError):
+            what = f"it has no {error}"
+        raise ValueError(
+            f"The file {path} cannot be read: {what.rstrip('.')}. Delete it "
+            "to start from the beginning."
+        ) from error
 
 
 def _plain(value: Tensor) -> np.ndarray:

@@ -64,7 +64,7 @@ def check(model: keras.Model, saved: dict[str, np.ndarray]) -> None:
 def restore(
     model: keras.Model, saved: dict[str, np.ndarray], kept: tuple[str, ...] = ()
 ) -> int:
-    """Restores the variables that the backup has a value for.
+    """Restores the variables that a backup has a value for, after `check`.
 
     Other random states and variables of the optimizer are left as they are.
 
@@ -77,9 +77,8 @@ def restore(
         How many variables of the optimizer begin anew.
 
     Raises:
-        ValueError: If the values are those of another network.
+        ValueError: If the values are those of another optimizer.
     """
-    check(model, saved)
     # Builds the optimizer, whose variables `keys_of` looks for.
     values = snapshot.variables_of(model)
     variables = dict(zip(keys_of(model), values, strict=True))
