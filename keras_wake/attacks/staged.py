@@ -6,6 +6,7 @@ compiled step, so that all stages share what is compiled.
 """
 
 from collections.abc import Callable
+from collections.abc import Sized
 
 import keras
 import numpy as np
@@ -176,7 +177,7 @@ class StagedAttack(Attack):
 
 def _checked_ids(ids: Array | None, x: Array | Tensor) -> Tensor:
     """Numbers of the images `x`, int32 (batch,)."""
-    size = len(x) if hasattr(x, "__len__") else 0
+    size = len(x) if isinstance(x, Sized) else 0
     if ids is None:
         return ops.arange(size, dtype="int32")
     ids = np.asarray(ops.convert_to_numpy(ids))

@@ -43,9 +43,7 @@ def computes_in_float16(classifier: Callable) -> bool:
     if not isinstance(classifier, keras.Model):
         return False
     layers = keras_compat.flatten_layers(classifier)
-    return any(
-        getattr(layer, "compute_dtype", None) == "float16" for layer in layers
-    )
+    return any(layer.compute_dtype == "float16" for layer in layers)
 
 
 def scaled_losses(losses: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
