@@ -30,12 +30,7 @@ def published(
     Raises:
         ValueError: If the three do not make a threat model.
     """
-    model = threat_model(norm, epsilon, bounds)
-    threat: dict[str, Any] = {
-        "norm": model.norm,
-        "epsilon": model.epsilon,
-        "bounds": model.bounds,
-    }
+    threat = without_none(norm=norm, epsilon=epsilon, bounds=bounds)
     if version == "rand":
         return named(
             [
@@ -53,12 +48,9 @@ def published(
     )
 
 
-def threat_model(
-    norm: str | None, epsilon: float | None, bounds: Bounds | None
-) -> ThreatModel:
-    """The threat model of an evaluation; None stands for a default."""
-    given: dict[str, Any] = {"norm": norm, "epsilon": epsilon, "bounds": bounds}
-    return ThreatModel(**{k: v for k, v in given.items() if v is not None})
+def without_none(**settings: Any) -> dict[str, Any]:
+    """The settings that are given, so that an attack adds its defaults."""
+    return {k: v for k, v in settings.items() if v is not None}
 
 
 def attack_list(
@@ -82,7 +74,7 @@ def attack_list(
         return published(version, norm, epsilon, bounds), version
     listed = named(attacks)
     first = attacks[0]
-    wanted = threat_model(
+    wanted = ThreatModel(
         first.norm if norm is None else norm,
         first.epsilon if epsilon is None else epsilon,
         first.bounds if bounds is None else bounds,

@@ -14,8 +14,8 @@ from keras_wake.evaluation import interval
 from keras_wake.evaluation.attack_lists import Bounds
 from keras_wake.evaluation.attack_lists import named
 from keras_wake.evaluation.attack_lists import published
-from keras_wake.evaluation.attack_lists import threat_model
 from keras_wake.evaluation.attack_lists import VERSIONS
+from keras_wake.evaluation.attack_lists import without_none
 from keras_wake.evaluation.compiled_classifier import CompiledClassifier
 from keras_wake.evaluation.evaluate import evaluate
 from keras_wake.evaluation.evaluate import Options
@@ -231,8 +231,7 @@ def _maker(
             f"autoattack, version {version!r}",
         )
     if attack is None:
-        threat = threat_model(norm, None, bounds)
-        attack = PGD(threat.norm, bounds=threat.bounds, steps=20)
+        attack = PGD(steps=20, **without_none(norm=norm, bounds=bounds))
     elif norm is not None or bounds is not None:
         raise ValueError(
             "`norm` and `bounds` are those of the attack; leave them out. "
