@@ -40,29 +40,20 @@ def check_same_shape(**kwargs: Tensor) -> None:
         )
 
 
-def labels_and_logits(labels: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+def labels_and_logits(
+    logits: Tensor, **labels: Tensor
+) -> tuple[Tensor, Tensor]:
     """Labels, one-hot or numbers, and logits as float32 (batch, K).
 
     Where a class number is out of range, the logits become NaN, so that the
     loss does as well.
     """
-    return _labelled("labels", labels, logits_of(logits=logits))
-
-
-def targets_and_logits(
-    targets: Tensor, logits: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The same for the target classes of a targeted loss."""
-    return _labelled("targets", targets, logits)
-
-
-def _labelled(
-    name: str, labels: Tensor, logits: Tensor
-) -> tuple[Tensor, Tensor]:
-    labels = ops.convert_to_tensor(labels)
-    one_hot = one_hot_labels(labels, logits.shape[-1])
+    name, values = validate.name_and_value(labels)
+    logits = logits_of(logits=logits)
+    values = ops.convert_to_tensor(values)
+    one_hot = one_hot_labels(values, logits.shape[-1])
     check_same_shape(**{name: one_hot, "logits": logits})
-    if tuple(labels.shape)[1:] in ((), (1,)):
+    if tuple(values.shape)[1:] in ((), (1,)):
         known = ops.any(one_hot > 0, axis=-1, keepdims=True)
         logits = ops.where(known, logits, float("nan"))
     return one_hot, logits

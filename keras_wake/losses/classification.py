@@ -27,7 +27,7 @@ def cross_entropy(labels: Tensor, logits: Tensor) -> Tensor:
     >>> cross_entropy([[1.0, 0.0]], [[0.0, 0.0]]).numpy().round(4)
     array([0.6931], dtype=float32)
     """
-    labels, logits = _arguments.labels_and_logits(labels, logits)
+    labels, logits = _arguments.labels_and_logits(logits, labels=labels)
     log_p = ops.log_softmax(logits, axis=-1)
     # A class with a logit of −∞ and label 0 must add 0 to the sum, not NaN.
     masked = ops.logical_and(labels == 0, is_zero(log_p))

@@ -36,7 +36,7 @@ def margin_loss(labels: Tensor, logits: Tensor) -> Tensor:
     >>> margin_loss([[1.0, 0.0, 0.0]], [[3.0, 1.0, 2.0]]).numpy()
     array([-1.], dtype=float32)
     """
-    labels, logits = _arguments.labels_and_logits(labels, logits)
+    labels, logits = _arguments.labels_and_logits(logits, labels=labels)
     return best_wrong_logit(labels, logits) - logit_of(labels, logits)
 
 
@@ -113,8 +113,8 @@ def targeted_dlr_loss(
     >>> targeted_dlr_loss(labels, targets, [[5.0, 1.0, 2.0, 1.0]]).numpy()
     array([-0.75], dtype=float32)
     """
-    labels, logits = _arguments.labels_and_logits(labels, logits)
-    targets, logits = _arguments.targets_and_logits(targets, logits)
+    labels, logits = _arguments.labels_and_logits(logits, labels=labels)
+    targets, logits = _arguments.labels_and_logits(logits, targets=targets)
     margin = logit_of(targets, logits) - logit_of(labels, logits)
     scale = dlr_scale(logits, targeted=True)
     return margin if scale is None else margin / scale

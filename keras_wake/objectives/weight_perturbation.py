@@ -23,11 +23,11 @@ class AWP(Objective):
         v = γ · ‖w‖ · ∇_w L / ‖∇_w L‖,    L the objective on this batch;
 
     the update is computed at w + v, and v is taken back after it. Kernels are
-    the trainable variables of at least two axes whose name contains
-    `"kernel"`, as those of Keras's dense, convolution and attention layers
-    do. All others stay as they are: biases, also those of attention, which
-    have two axes; batch norm; embeddings and class tokens. Images, loss and
-    logs are those of the objective within. L has no distillation term.
+    the trainable variables with at least two axes and `"kernel"` in their
+    name, as in Keras's dense, convolution and attention layers. All others
+    stay as they are: biases (those of attention have two axes), batch norm,
+    embeddings and class tokens. Images, loss and logs are those of the
+    objective within. L has no distillation term.
 
     Args:
         objective: `"at"`, `"trades"`, `"mart"` or an `Objective`. Defaults to
