@@ -33,11 +33,12 @@ class Shifted(kw.objectives.WeightPerturbation):
     """A variable that was shifted."""
 
     def __init__(self, variable, shift):
-        self.variable, self.shift = variable, shift
-        variable.assign_add(ops.full_like(variable, shift))
+        self.variable = variable
+        self.shift = ops.full(variable.shape, shift)
+        variable.assign_add(self.shift)
 
     def restore(self):
-        self.variable.assign_sub(ops.full_like(self.variable, self.shift))
+        self.variable.assign_sub(self.shift)
 
 
 @keras.saving.register_keras_serializable(package="outside")
