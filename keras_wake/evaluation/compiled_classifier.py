@@ -83,12 +83,7 @@ class CompiledClassifier:
             # Compiled, each pass would draw the same numbers.
             return self.eager_logits(images)
         run = self._kept("logits", self._logits, split=1)
-        return np.concatenate(
-            [
-                self._run(run, [images[part]])
-                for part in self.batches(len(images))
-            ]
-        )
+        return self._run_all(run, images)
 
     def eager_logits(self, images: Array) -> Array:
         """The logits of a pass that draws new random numbers."""
@@ -119,12 +114,7 @@ class CompiledClassifier:
     ) -> tuple[Array, Array]:
         """Logits (n, K) and the cross-entropy's gradients, like the images."""
         run = self._kept("gradients", self._gradients, split=2)
-        found = np.concatenate(
-            [
-                self._run(run, [images[part], labels[part]])
-                for part in self.batches(len(images))
-            ]
-        )
+        found = self._run_all(run, images, labels)
         logits, gradients = np.split(found, [labels.shape[1]], axis=1)
         return logits, gradients.reshape(images.shape)
 
@@ -197,13 +187,20 @@ class CompiledClassifier:
             )
         return self._compiled[key]
 
+    def _run_all(self, run: Callable, *arrays: Array) -> Array:
+        """The rows that `run` makes of the rows of arrays, batch by batch."""
+        parts = self.batches(len(arrays[0]))
+        return np.concatenate(
+            [self._run(run, [each[part] for each in arrays]) for part in parts]
+        )
+
     def _run(
         self,
         run: Callable,
         arrays: list[Array],
         scalars: tuple[Tensor, ...] = (),
     ) -> Array:
-        """The rows that `run` makes of the rows of arrays."""
+        """The same for arrays of one batch."""
         count = len(arrays[0])
         size = padded_size(
             count,
