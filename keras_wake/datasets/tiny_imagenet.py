@@ -64,8 +64,15 @@ def _lines(path: pathlib.Path) -> list[str]:
         raise FileNotFoundError(
             f"There is no file {path}. Expected the layout {LAYOUT}."
         )
-    # Windows may put a mark in front.
-    return path.read_text(encoding="utf-8-sig").splitlines()
+    try:
+        # Windows may put a mark in front.
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is not UTF-8: byte {error.start} is "
+            f"{error.object[error.start]:#04x}. Unpack the archive again, or "
+            "convert the file: `iconv -f latin1 -t utf-8`."
+        ) from error
 
 
 def _annotations(val: pathlib.Path) -> dict[str, str]:
@@ -80,6 +87,11 @@ def _annotations(val: pathlib.Path) -> dict[str, str]:
             raise ValueError(
                 f"Every line of {path} must hold a file name, a tab and a "
                 f"wnid. Received in line {number}: {line!r}."
+            )
+        if columns[0] in wnids:
+            raise ValueError(
+                f"{path} names {columns[0]!r} twice, the second time in line "
+                f"{number}."
             )
         wnids[columns[0]] = columns[1].strip()
     if not wnids:

@@ -80,6 +80,22 @@ class Progress:
         """The queue; between two stages, an empty one."""
         return np.empty(0, "int64") if self.queue is None else self.queue
 
+    def is_sound(self) -> bool:
+        """Whether these can be the counts of an evaluation."""
+        samples = len(self.fallen_to)
+        lists = (self.attacked, self.passes, self.seconds, self.outside)
+        numbers = (self.attack, self.stage, self.position)
+        return (
+            self.fallen_to.ndim == 1
+            and self.fallen_to.dtype.kind == "i"
+            and bool((self.fallen_to >= STANDS).all())
+            and all(type(n) is int and n >= 0 for n in numbers)
+            and all(
+                self.attack <= len(each) <= self.attack + 1 for each in lists
+            )
+            and all(0 <= n < samples for n in (*self.order, *self.in_queue))
+        )
+
     def begin_attack(self) -> None:
         """Opens the counts of the current attack, unless they are open."""
         if len(self.attacked) == self.attack:
@@ -142,6 +158,14 @@ def differences(found: Json, wanted: Json) -> list[str]:
         "call)"
         for name in architecture.differences(old, new)
     ]
+    if any(
+        text.startswith("Square") and "stretch_schedule" not in text
+        for text in old.get("attacks", ())
+    ):
+        words.append(
+            "the schedule of `Square`, which earlier versions scaled to the "
+            "number of queries (`stretch_schedule=True`)"
+        )
     return words
 
 
@@ -242,7 +266,17 @@ class StateFile:
                 f"These differ: {'; '.join(words)}. Pass another `state`, or "
                 "delete the file to start from the beginning."
             )
-        return Progress(**state["progress"])
+        try:
+            progress = Progress(**state["progress"])
+            sound = progress.is_sound()
+        except (AttributeError, TypeError, ValueError):
+            sound = False
+        if not sound:
+            raise ValueError(
+                f"The file {self.path} cannot be used: its counts contradict "
+                "each other. Delete it to start from the beginning."
+            )
+        return progress
 
     def write(self, progress: Progress, images: Array | None = None) -> None:
         """Replaces the file by one of the present progress.

@@ -212,6 +212,7 @@ def test_class_only_in_train(root):
     ("text", "message"),
     [
         ("val_0.JPEG n01000001\n", "a tab and a wnid. Received in line 1"),
+        ("\nval_0.JPEG\tn01000001\nval_0.JPEG\tn01000001\n", "twice.*line 3"),
         ("\n", "val_annotations.txt names no image"),
     ],
 )
@@ -231,6 +232,18 @@ def test_default_augmentation_is_the_published_one(root):
     ((default, _),) = load(root, augment=None).train
     ((published, _),) = load(root, augment="crop_flip").train
     np.testing.assert_array_equal(default, published)
+
+
+@pytest.mark.parametrize("name", ["words.txt", "val/val_annotations.txt"])
+def test_lists_in_another_encoding_are_named(root, name):
+    path = root / name
+    path.write_bytes(
+        path.read_bytes() + "n04000004\tcaf\xe9\n".encode("latin1")
+    )
+    with pytest.raises(
+        ValueError, match=rf"{name} is not UTF-8: byte \d+ is 0xe9"
+    ):
+        load(root)
 
 
 def test_the_mark_that_windows_puts_in_front_is_no_part_of_a_name(root):

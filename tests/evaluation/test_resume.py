@@ -18,6 +18,7 @@ from linear_case import Noise
 import keras_wake
 from keras_wake import evaluation
 from keras_wake.attacks import PGD
+from keras_wake.attacks import Square
 from keras_wake.checkpoint import archive
 from keras_wake.evaluation import state as progress_file
 from keras_wake.evaluation.compiled_classifier import CompiledClassifier
@@ -244,6 +245,27 @@ def test_images_that_are_damaged_are_refused(model, tmp_path):
         evaluation.autoattack(model, data(model), **options)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"attack": -5},
+        {"position": 1.5},
+        {"attacked": []},
+        {"order": [10**6]},
+        {"fallen_to": 3},
+        {"extra": 1},
+    ],
+)
+def test_counts_that_were_edited_are_refused(model, tmp_path, changes):
+    path = tmp_path / "state.npz"
+    evaluation.autoattack(model, data(model), state=path, **OPTIONS)
+    state, _ = archive.read(path)
+    state["progress"] |= changes
+    archive.write(path, state, [])
+    with pytest.raises(ValueError, match=r"contradict each other\. Delete it"):
+        evaluation.autoattack(model, data(model), state=path, **OPTIONS)
+
+
 def test_two_evaluations_of_one_state_are_refused(model, tmp_path, monkeypatch):
     path = tmp_path / "state.npz"
     run = Run.finish
@@ -357,6 +379,19 @@ def finished_batches(path):
         return 0
     state, _ = archive.read(path)
     return sum(state["progress"]["passes"])
+
+
+def test_a_state_of_the_stretched_square_says_so():
+    wanted = {"weights": "w", "data": "d", "layers": [], "outputs": None}
+    new = repr(Square(epsilon=0.1))
+    old = new.replace(", stretch_schedule=False", "")
+    assert old != new
+    found, wanted = (
+        {**wanted, "settings": {"attacks": [f"Square: {text}"]}}
+        for text in (old, new)
+    )
+    words = " ".join(progress_file.differences(found, wanted))
+    assert "earlier versions scaled to the number of queries" in words
 
 
 def test_states_tell_other_operations_apart():
