@@ -200,9 +200,6 @@ class BackupAndRestore(keras.callbacks.Callback):
                 f"or {self._folder.how_to_start_over}."
             )
         self._check(model, self._found, self._record)
-        self._pairs = callback_states.match_callbacks(
-            state["record"]["callbacks"], self._record["callbacks"]
-        )
         self._stopped = self._has_stopped(state, session.epochs)
         return session.epochs if self._stopped else epoch
 
@@ -238,12 +235,13 @@ class BackupAndRestore(keras.callbacks.Callback):
         callback_states.restore_states(
             self._others, self._pairs, state, self._folder
         )
-        self._warn_of_other_settings(state, words)
-        data = self._data_with_state()
-        if data is not None and state["data"] is not None:
-            data.set_state(state["data"])
-        if state["random"] is not None:
-            backend.set_random_state(state["random"])
+        with self._folder.explaining_errors("of the run"):
+            self._warn_of_other_settings(state, words)
+            data = self._data_with_state()
+            if data is not None and state["data"] is not None:
+                data.set_state(state["data"])
+            if state["random"] is not None:
+                backend.set_random_state(state["random"])
         if self._stopped:
             self._warn_that_nothing_is_left(
                 f"was stopped by one of its callbacks after epoch "
@@ -328,16 +326,37 @@ class BackupAndRestore(keras.callbacks.Callback):
         found: tuple[Config, list[np.ndarray]],
         current: Config,
     ) -> None:
-        """Refuses the backup of another network or optimizer."""
+        """Matches the callbacks; refuses another network or optimizer."""
         state, values = found
-        words = run_record.refusals(state["record"], current)
-        try:
-            keys = state["record"]["variables"]
-            variable_keys.check(model, variable_keys.by_key(values, keys))
-        except ValueError as error:
-            words.insert(0, str(error))
+        with self._folder.explaining_errors("of the run"):
+            if state["record"] is None:
+                self._replace_record(state, current)
+            record = state["record"]
+            self._pairs = callback_states.match_callbacks(
+                state["callbacks"], record["callbacks"], current["callbacks"]
+            )
+            words = run_record.refusals(record, current)
+            if "variables" not in record:
+                # In the order of the variables of this script.
+                record["variables"] = variable_keys.keys_of(model)
+            try:
+                saved = variable_keys.by_key(values, record["variables"])
+                variable_keys.check(model, saved)
+            except ValueError as error:
+                words.insert(0, str(error))
         if words:
             raise self._misfit("; ".join(w.rstrip(".") for w in words) + ".")
+
+    def _replace_record(self, state: Config, current: Config) -> None:
+        state["record"] = run_record.replacement(state["callbacks"], current)
+        state["stopped"] = bool(callback_states.stoppers(state))
+        warnings.warn(
+            f"The backup {self._folder.newest} was written by an older "
+            "keras-wake, which did not store the layers, the learning rate "
+            "and the arguments of callbacks, so these cannot be compared. The "
+            "learning rate is that of the backup.",
+            stacklevel=4,
+        )
 
     def _misfit(self, what: str) -> ValueError:
         return ValueError(
@@ -350,10 +369,13 @@ class BackupAndRestore(keras.callbacks.Callback):
         self, model: WakeModel, found: tuple[Config, list[np.ndarray]]
     ) -> list[str]:
         state, values = found
-        try:
-            return run_record.restore(model, values, state["record"])
-        except ValueError as error:
-            raise self._misfit(str(error)) from error
+        misfit = None
+        with self._folder.explaining_errors("of the run"):
+            try:
+                return run_record.restore(model, values, state["record"])
+            except ValueError as error:
+                misfit = error
+        raise self._misfit(str(misfit)) from misfit
 
     def _warn_of_other_settings(self, state: Config, words: list[str]) -> None:
         """Names each setting that differs, with both values."""

@@ -6,7 +6,9 @@ the broken file open and ends the process with a segmentation fault.
 
 import errno
 import json
+import math
 import pathlib
+import zipfile
 
 import keras
 import numpy as np
@@ -51,6 +53,7 @@ def read(path: pathlib.Path) -> tuple[Config, list[np.ndarray]]:
         ValueError: If it is damaged.
     """
     try:
+        _check_sizes(path)
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
         state = _unpacked(json.loads(arrays["state"].tobytes()), arrays)
@@ -71,6 +74,27 @@ def read(path: pathlib.Path) -> tuple[Config, list[np.ndarray]]:
             f"The file {path} cannot be read: {what.rstrip('.')}. Delete it "
             "to start from the beginning."
         ) from error
+
+
+def _check_sizes(path: pathlib.Path) -> None:
+    """Refuses a small file that would fill the memory, before it is read."""
+    size, header = path.stat().st_size, np.lib.format
+    with zipfile.ZipFile(path) as file:
+        unpacked = sum(member.file_size for member in file.infolist())
+        if unpacked > size:
+            raise ValueError(
+                f"it would unpack to {unpacked:,} bytes, and an archive of "
+                f"keras-wake is not compressed ({size:,} bytes)"
+            )
+        for member in file.infolist():
+            with file.open(member) as array:
+                header.read_magic(array)
+                shape, _, dtype = header.read_array_header_1_0(array)
+                rest = member.file_size - array.tell()
+            if math.prod(shape) * dtype.itemsize != rest:
+                raise ValueError(
+                    f"{member.filename} does not have the size of its shape"
+                )
 
 
 def _plain(value: Tensor) -> np.ndarray:

@@ -3,6 +3,8 @@
 import contextlib
 import os
 import pathlib
+import sys
+from collections.abc import Iterator
 
 import keras
 import numpy as np
@@ -12,12 +14,25 @@ from keras_wake.checkpoint import csv_rows
 from keras_wake.checkpoint.lock import FileLock
 from keras_wake.utils.types import Config
 
-# What a backup holds beside the values of variables.
-_ENTRIES = {
-    *("epoch", "epochs", "stopped", "record"),
-    *("callbacks", "data", "random", "settings"),
+# Entries of a backup that are used before all of it is checked.
+_TYPES = {
+    "epoch": int,
+    "epochs": int,
+    "stopped": bool,
+    "callbacks": list,
+    "settings": dict,
 }
-_RECORD = {"graphs", "variables"}
+# Entries that backups of earlier versions may lack.
+_DEFAULTS: Config = {
+    "epochs": sys.maxsize,
+    "stopped": False,
+    "settings": {},
+    "data": None,
+    "random": None,
+    "record": None,
+}
+# Errors of code that uses a state which is not what it was.
+_STATE_ERRORS = (AttributeError, LookupError, TypeError, ValueError)
 
 
 class BackupFolder:
@@ -97,13 +112,35 @@ class BackupFolder:
             state, values = archive.read(path)
         except FileNotFoundError:  # Renamed in between.
             return None
-        if not _ENTRIES <= set(state) or not _RECORD <= set(state["record"]):
-            raise ValueError(
-                f"The file {path} is no backup of a run, or an older "
-                "keras-wake has written it: entries are missing. Delete it to "
-                "start from the beginning."
-            )
+        state = _DEFAULTS | state
+        for name, kind in _TYPES.items():
+            value = state.get(name)
+            # For `isinstance`, True is an `int`.
+            if type(value) is not kind or state["epoch"] < 1:
+                raise ValueError(
+                    f"The file {path} is no backup of a run: its `{name}` is "
+                    f"{value!r}. Delete it to start from the beginning."
+                )
         return state, values
+
+    @contextlib.contextmanager
+    def explaining_errors(self, part: str) -> Iterator[None]:
+        """Turns errors of an edited state into one that names the file.
+
+        Args:
+            part: Whose state is used, for the message.
+
+        Raises:
+            ValueError: If it cannot be used.
+        """
+        try:
+            yield
+        except _STATE_ERRORS as error:
+            raise ValueError(
+                f"The state {part} in the backup {self.newest} cannot be "
+                f"used: {error!r}. To start from the beginning, "
+                f"{self.how_to_start_over}."
+            ) from error
 
     def write(self, state: Config, values: list[np.ndarray]) -> None:
         """Writes a backup in place of the one that is there.

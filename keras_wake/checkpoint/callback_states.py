@@ -11,6 +11,7 @@ from collections.abc import Callable
 from collections.abc import Iterable
 
 import keras
+import numpy as np
 from keras.callbacks import Callback
 
 from keras_wake.backend import keras_compat
@@ -26,8 +27,6 @@ from keras_wake.utils.types import Json
 _OUTPUT_ARGUMENTS = (
     *("filepath", "filename", "log_dir", "path", "class_names", "verbose"),
 )
-# What a `set_state` raises for a state that another version has written.
-_STATE_ERRORS = (AttributeError, LookupError, TypeError, ValueError)
 # Callbacks that neither change nor stop a run.
 _PASSIVE = ("InputGuard", "History", "ProgbarLogger")
 _ATTRIBUTES: dict[type[Callback], tuple[str, ...]] = {
@@ -103,16 +102,10 @@ def restore_states(
     for number, callback in enumerate(callbacks):
         name = type(callback).__name__
         if number in pairs:
-            found = state["callbacks"][pairs[number]][1]
-            try:
+            with folder.explaining_errors(f"of `{name}`"):
+                found = state["callbacks"][pairs[number]][1]
                 if found is not None:
                     set_state(callback, found, state["epoch"])
-            except _STATE_ERRORS as error:
-                raise ValueError(
-                    f"The state of `{name}` in the backup {folder.newest} "
-                    f"cannot be used: {error!r}. To start from the beginning, "
-                    f"{folder.how_to_start_over}."
-                ) from error
         elif state_of(callback) is not None:
             pairs[number] = -1
             what = (
@@ -165,7 +158,9 @@ def undo_stop(callbacks: list[Callback]) -> None:
             callback.stopped_epoch = 0
 
 
-def match_callbacks(saved: list[Json], current: list[Json]) -> dict[int, int]:
+def match_callbacks(
+    states: list[Json], saved: list[Json], current: list[Json]
+) -> dict[int, int]:
     """Matches the callbacks of this `fit` with those of a backup.
 
     By class and arguments, in their order if there are as many on each side;
@@ -174,13 +169,19 @@ def match_callbacks(saved: list[Json], current: list[Json]) -> dict[int, int]:
     another one has found.
 
     Args:
-        saved: `callbacks` of the record in the backup.
+        states: `callbacks` of the backup.
+        saved: `callbacks` of its record.
         current: Those of the record of this `fit`.
 
     Returns:
         For the index of each callback that has a match, the index of its
         match in the backup.
+
+    Raises:
+        ValueError: If `states` are not those of `saved`.
     """
+    if [name for name, _ in states] != [name for name, _, _ in saved]:
+        raise ValueError("it has the states of other callbacks")
     pairs: dict[int, int] = {}
     for key, most in ((_by_arguments, len(current)), (_by_purpose, 1)):
         old = _grouped(key, saved, pairs.values())
@@ -251,9 +252,24 @@ def set_state(callback: Callback, state: Json, epoch: int) -> None:
     else:
         initial = getattr(callback, "best", None)
         for name in _names(callback):
+            _check_type(name, state[name])
             setattr(callback, name, state[name])
         if isinstance(callback, keras.callbacks.ModelCheckpoint):
             _forget_best_if_file_is_missing(callback, initial)
+
+
+def _check_type(name: str, value: Json) -> None:
+    """Refuses what would make a callback of Keras fail in a later epoch."""
+    if isinstance(value, dict):
+        fits = all(isinstance(each, list) for each in value.values())
+        fits &= name == "history"
+    elif isinstance(value, list):
+        fits = name in ("epoch", "best_weights")
+    else:
+        number = value is None or isinstance(value, (int, float, np.generic))
+        fits = number and name not in ("epoch", "history")
+    if not fits:
+        raise TypeError(f"`{name}` is {value!r}")
 
 
 def _forget_best_if_file_is_missing(

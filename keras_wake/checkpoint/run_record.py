@@ -18,6 +18,13 @@ from keras_wake.checkpoint import variable_keys
 from keras_wake.utils.types import Config
 from keras_wake.utils.types import Json
 
+# Settings that add variables to an optimizer. Backups of earlier versions do
+# not say which variable a value belongs to.
+_ADDING_VARIABLES = (
+    *("momentum", "use_ema", "amsgrad", "centered"),
+    "gradient_accumulation_steps",
+)
+
 
 def run_record(
     model: keras.Model,
@@ -65,13 +72,33 @@ def settings_of(model: keras.Model) -> dict[str, str]:
     return found
 
 
+def replacement(callbacks: list[Json], current: Config) -> Config:
+    """A record for the backup of an earlier version, which has none.
+
+    It is that of this script, with which nothing differs.
+
+    Args:
+        callbacks: Names and states of those in the backup.
+        current: The record of this script.
+    """
+    names = [name for name, _ in callbacks]
+    found = []
+    for number, name in enumerate(names):
+        alike = [each for each in current["callbacks"] if each[0] == name]
+        if len(alike) == names.count(name):
+            found.append(alike[names[:number].count(name)])
+        else:
+            found.append([name, {}, False])
+    return {**current, "callbacks": found}
+
+
 def refusals(saved: Config, current: Config) -> list[str]:
     """The differences because of which a run cannot go on, as text."""
     strict = _is_strict(saved, current)
     words, _ = architecture.compare_layers(
         saved["layers"], current["layers"], strict
     )
-    if not words:
+    if not words and "graphs" in saved:
         words = architecture.compare_graphs(
             saved["graphs"], current["graphs"], strict
         )
@@ -80,7 +107,15 @@ def refusals(saved: Config, current: Config) -> list[str]:
         words.append(
             f"the optimizer is {old} in the backup and {new} in this script"
         )
-    return words
+    if "variables" in saved:
+        return words
+    old, new = saved["hyperparameters"], current["hyperparameters"]
+    return words + [
+        f"the optimizer's `{name}` is {old[name]!r} in the backup and "
+        f"{new[name]!r} in this script, which changes its variables"
+        for name in _ADDING_VARIABLES
+        if name in old and name in new and bool(old[name]) != bool(new[name])
+    ]
 
 
 def differences(
@@ -210,7 +245,9 @@ def _changed_callbacks(
 
 
 def _is_strict(saved: Config, current: Config) -> bool:
-    return all(saved[name] == current[name] for name in ("keras", "backend"))
+    # A record without graphs is of a version that stored fewer settings.
+    same = all(saved[name] == current[name] for name in ("keras", "backend"))
+    return same and "graphs" in saved
 
 
 def _unwrapped(optimizer: keras.Optimizer) -> keras.Optimizer:

@@ -20,12 +20,12 @@ _AVERAGE = f"{keras_compat.AVERAGES} of "
 
 def keys_of(model: keras.Model) -> list[str]:
     """The keys of `snapshot.variables_of(model)`."""
+    variables = snapshot.variables_of(model)[len(model.variables) :]
     own = _model_keys(model)
     weights = {id(v): k for v, k in zip(model.variables, own, strict=True)}
     found: dict[int, str] = {}
     for variable, key in _optimizer_keys(model.optimizer, weights):
         found.setdefault(id(variable), key)
-    variables = model.optimizer.variables
     return [
         *own,
         *(
@@ -79,7 +79,6 @@ def restore(
     Raises:
         ValueError: If the values are those of another optimizer.
     """
-    # Builds the optimizer, whose variables `keys_of` looks for.
     values = snapshot.variables_of(model)
     variables = dict(zip(keys_of(model), values, strict=True))
     found = [k for k in variables if k in saved and not k.startswith(kept)]

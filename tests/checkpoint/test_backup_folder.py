@@ -151,9 +151,26 @@ def restart(folder, content):
     fit(folder, stopping, epochs=1)
 
 
-def test_file_that_is_no_backup_is_refused(finished, tmp_path):
-    with pytest.raises(ValueError, match=r"no backup of a run.*Delete it to"):
-        restart(tmp_path, edited(finished, record={}))
+@pytest.mark.parametrize("epoch", [-5, 0, "3", 1.5, None, True])
+def test_edited_number_of_epochs_is_refused(finished, tmp_path, epoch):
+    with pytest.raises(ValueError, match=r"no backup of a run: .*Delete it to"):
+        restart(tmp_path, edited(finished, epoch=epoch))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"callbacks": 3},
+        {"callbacks": [["History"]]},
+        {"record": {}},
+        {"record": []},
+        {"settings": 5},
+        {"callbacks": [["InputGuard", None], ["EarlyStopping", {"x": 1}]]},
+    ],
+)
+def test_edited_state_is_one_clear_error(finished, tmp_path, changes):
+    with pytest.raises(ValueError, match=r"no backup of a run|cannot be used"):
+        restart(tmp_path, edited(finished, **changes))
 
 
 def test_state_of_a_callback_that_was_edited(finished, tmp_path):
@@ -162,6 +179,47 @@ def test_state_of_a_callback_that_was_edited(finished, tmp_path):
     found = [[n, {"x": 1} if n == "History" else s] for n, s in callbacks]
     with pytest.raises(ValueError, match=r"of `History` in .* cannot be used"):
         restart(tmp_path, edited(finished, callbacks=found))
+
+
+def part_of(state, *keys):
+    for key in keys:
+        state = state[key]
+    return state
+
+
+@pytest.mark.parametrize(
+    "place, value",
+    [
+        (("record", "layers", 0, "given"), 1e30),
+        (("record", "layers", 0, "more"), "x"),
+        (("record", "layers", 0, "type"), []),
+        (("record", "graphs", 0), 5),
+        (("record", "graphs", 0, 0, "given"), 5),
+        (("record", "variables"), ["weight 0"]),
+        (("record", "variables", 0), {}),
+        (("record", "hyperparameters"), []),
+        (("record", "batches"), 5),
+        (("record", "hyperparameters", "gradient_accumulation_steps"), "x"),
+        (("stopped",), "x"),
+        (("epochs",), None),
+        (("record", "callbacks", 1, 0), {}),
+        (("record", "callbacks", 1, 1), "x"),
+        (("record", "callbacks", 1, 1), None),
+        (("callbacks", 0, 0), []),
+        (("callbacks", 0, 0), {}),
+        (("callbacks", 1, 1, "wait"), "x"),
+        (("callbacks", 2, 1, "history", "loss"), -5),
+        (("callbacks", 2, 1, "epoch"), 3),
+    ],
+)
+def test_any_edited_part_is_one_clear_error(finished, tmp_path, place, value):
+    with np.load(io.BytesIO(finished)) as file:
+        state = json.loads(file["state"].tobytes())
+    part_of(state, *place[:-1])[place[-1]] = value
+    with pytest.raises(
+        ValueError, match=r"no backup of a run|cannot be used|does not fit"
+    ):
+        restart(tmp_path, edited(finished, **state))
 
 
 def test_values_of_other_shapes_are_refused(finished, tmp_path):
@@ -197,12 +255,28 @@ def test_any_damage_is_one_clear_error(finished, tmp_path):
     assert messages == {"cannot be read:"}
 
 
-def test_array_that_only_says_that_it_is_large(tmp_path):
+def bomb(path, size):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        with archive.open("state.npy", "w") as file:
+            np.lib.format.write_array_header_1_0(
+                file,
+                {"descr": "|u1", "fortran_order": False, "shape": (size,)},
+            )
+            for _ in range(size >> 20):
+                file.write(bytes(1 << 20))
+
+
+def test_small_archive_that_unpacks_to_much_is_refused(tmp_path):
+    bomb(tmp_path / "backup.npz", 1 << 26)
+    assert (tmp_path / "backup.npz").stat().st_size < 100_000
+    with pytest.raises(ValueError, match=r"would unpack to 67,\d+,\d+ bytes"):
+        fit(tmp_path)
+    # An array that only says that it is large.
     with zipfile.ZipFile(tmp_path / "backup.npz", "w") as archive:
         with archive.open("state.npy", "w") as file:
             np.lib.format.write_array_header_1_0(
                 file,
                 {"descr": "|u1", "fortran_order": False, "shape": (1 << 40,)},
             )
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError, match="not have the size of its shape"):
         fit(tmp_path)
