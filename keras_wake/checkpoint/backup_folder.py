@@ -32,7 +32,9 @@ _DEFAULTS: Config = {
     "record": None,
 }
 # Errors of code that uses a state which is not what it was.
-_STATE_ERRORS = (AttributeError, LookupError, TypeError, ValueError)
+_STATE_ERRORS = (
+    *(AttributeError, LookupError, RuntimeError, TypeError, ValueError),
+)
 
 
 class BackupFolder:

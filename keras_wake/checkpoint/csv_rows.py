@@ -44,7 +44,8 @@ def set_state(logger: CSVLogger, state: dict[str, Json], epoch: int) -> None:
     else:
         path.write_bytes(before)
     _append(logger)
-    logger.keys = state["keys"]
+    keys = state["keys"]
+    logger.keys = keys and [str(key) for key in keys]
 
 
 def log_lengths(callbacks: list[keras.callbacks.Callback]) -> bytes:
