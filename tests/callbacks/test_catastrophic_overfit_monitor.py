@@ -386,6 +386,7 @@ def test_sees_a_real_collapse(robust):
         monitor = train_on_digits(
             network, attack, epochs=15, optimizer=sgd(0.1), action="stop"
         )
+    assert monitor.history[-1]["collapsed"]
     # An attack of more steps than that of the monitor tells the same of both
     # networks, and is clear of the thresholds 0.25 and 0.5.
     strong = kw.attacks.PGD(epsilon=EPSILON, steps=30)

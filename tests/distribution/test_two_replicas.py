@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-# Batches of 10 out of 39 leave 9, five on one replica and four on the other;
-# batches of 12 out of 37 leave one image, and the second replica has none.
 # Two processes of TensorFlow for most of a minute.
 pytestmark = pytest.mark.slow
 
+# Batches of 10 out of 39 leave 9, five on one replica and four on the other;
+# batches of 12 out of 37 leave one image, and the second replica has none.
 QUICK = ("single_image_last",)
 LONGER = ("uneven_last_batch", "pipeline", "batch_norm")
 
