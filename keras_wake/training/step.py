@@ -6,6 +6,7 @@ average → logs. The `Trainer` of the backend calls these parts in this order,
 around the update of the weights that Keras makes.
 """
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -41,6 +42,13 @@ def _replica_stream(first: int) -> Tensor:
 
 def _regularisation(regularisers: list[Tensor]) -> Tensor:
     return sum((ops.cast(ops.sum(e), "float32") for e in regularisers), 0.0)
+
+
+class _OfReplica(threading.local):
+    """What a step keeps until its end. Each replica runs in its own thread."""
+
+    def __init__(self) -> None:
+        self.perturbation = WeightPerturbation()
 
 
 class TrainingStep:
@@ -87,7 +95,7 @@ class TrainingStep:
         self.switches = switches
         self.loss = mean("loss")
         self.kd_weight_mean = mean("kd_weight")
-        self._perturbation = WeightPerturbation()
+        self._of_replica = _OfReplica()
         self._accuracies = {
             "clean": metrics.accuracy,
             "adversarial": metrics.robust_accuracy,
@@ -121,7 +129,7 @@ class TrainingStep:
 
     def perturb_weights(self, batch: Any) -> None:
         """Has the objective move the weights for the update, as AWP does."""
-        self._perturbation = self.objective.perturb_weights(
+        self._of_replica.perturbation = self.objective.perturb_weights(
             self.student, *batch
         )
 
@@ -146,7 +154,7 @@ class TrainingStep:
             regularisers: Losses that layers have added.
         """
         if backend.Trainer.keeps_assignments_of_forward_pass:
-            self._perturbation.after_forward_pass()
+            self._of_replica.perturbation.after_forward_pass()
         losses, weight = self._losses(images, labels, logits)
         if sample_weight is not None:
             losses = losses * sample_weight
@@ -206,7 +214,7 @@ class TrainingStep:
         Args:
             updated: Above 0 if the optimizer has updated the weights.
         """
-        self._perturbation.restore()
+        self._of_replica.perturbation.restore()
         # The gradient of a finite loss need not be finite.
         if self.student.trainable_variables:
             self.guard.counts.count_update(self.student.trainable_variables)
