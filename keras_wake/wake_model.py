@@ -164,9 +164,10 @@ class WakeModel(backend.Trainer):
         self.built = True
 
     def _make_steps(self, bounds: tuple[float, float]) -> None:
-        """Makes both steps, with the state that they change."""
-        # Variables, because a callback changes them during `fit`, and a
-        # resumed run goes on from them.
+        """Makes both steps and their variables."""
+        # Callbacks set the first two. What averages counts `teacher_updates`:
+        # the step, or a callback. The step counts `train_steps`. Variables can
+        # change during `fit`, and a backup holds them.
         self.kd_weight = self._scalar("kd_weight", "float32")
         self.teacher_averaging = self._scalar("teacher_averaging", "float32")
         self.teacher_updates = self._scalar("teacher_updates", "int32")
@@ -221,7 +222,7 @@ class WakeModel(backend.Trainer):
         )
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Refuses new values for the arguments of the constructor."""
+        """Refuses new values for what a compiled step has taken over."""
         if name in _SETTINGS and getattr(self, "built", False):
             raise AttributeError(
                 f"`{name}` of a `WakeModel` cannot be set: a compiled step "
@@ -285,7 +286,7 @@ class WakeModel(backend.Trainer):
         sample_weight: Any = None,
         training: bool = True,
     ) -> Tensor:
-        """The blend of objective and distillation, averaged over the batch."""
+        """Objective, distillation, regularisers. Also updates the metrics."""
         return self.training_step.total_loss(
             x, y, y_pred, sample_weight, self.losses
         )
@@ -372,6 +373,8 @@ class WakeModel(backend.Trainer):
         Raises:
             TypeError, ValueError: For data that cannot be right, such as
                 images outside the bounds; for a schedule without a teacher.
+            FloatingPointError: If the loss or the weights become NaN or
+                infinite. All weights go back to the start of the epoch.
         """
         given = inspect.signature(super().fit).bind(*args, **kwargs).arguments
         self._teacher.check_and_update()
@@ -380,8 +383,8 @@ class WakeModel(backend.Trainer):
         shape = self.guard.image_shape
         fit_checks.check(given, shape, self.num_classes)
         session = FitSession.of(self, given, fit_checks.data_settings(given))
-        # No trainer calls `on_train_end` when it raises, so what an earlier
-        # `fit` has switched on may still be on.
+        # The averager of an earlier `fit` is still on. This `fit` begins with
+        # everything off.
         self.switches.reset()
         self._phase = "train"
         self._labels = fit_checks.label_spec(given.get("x"), given.get("y"))
@@ -515,11 +518,8 @@ class WakeModel(backend.Trainer):
 
     @property
     def non_trainable_variables(self) -> list[Any]:
-        """All others, the teacher's among them.
-
-        Also those of pretrained teachers, which are no part of the model: a
-        step of JAX must be given what it reads.
-        """
+        """All others, those of the teacher and of pretrained teachers too."""
+        # A step of JAX must be given all that it reads.
         trained = {id(v) for v in self.trainable_variables}
         own = [v for v in self.variables if id(v) not in trained]
         return own + [
@@ -546,14 +546,17 @@ class WakeModel(backend.Trainer):
         """Does nothing: the classifier is built already."""
 
     def save(self, filepath: Any, overwrite: bool = True, **kwargs: Any) -> Any:
-        """Saves the model, as `keras.Model.save`: whole, or not at all."""
+        """Saves the model, as `keras.Model.save`.
+
+        A local file is written whole or not at all, unless Keras asks first.
+        """
         with model_files.written_whole(filepath, ".keras", overwrite) as path:
             return super().save(path, overwrite=overwrite, **kwargs)
 
     def save_weights(
         self, filepath: Any, overwrite: bool = True, **kwargs: Any
     ) -> Any:
-        """Saves the weights, as `keras.Model.save_weights`: whole or not.
+        """Saves the weights, as `keras.Model.save_weights`; whole, as `save`.
 
         Raises:
             ValueError: If the name does not end in `.weights.h5`, or with

@@ -1,19 +1,20 @@
 """The one place where keras-wake computes with a deep-learning framework.
 
-Everything else is written in `keras.ops`, apart from the `tf.data` pipeline
-in `keras_wake.datasets`. Each backend is one file with the
-same few names, and holds only what must differ:
+Everything else is written in `keras.ops`, apart from batches of `tf.data` and
+`copy_` of PyTorch buffers. Each backend is one file (JAX: two, its `Trainer` is
+in `_jax_trainer.py`). All have the same few names, for what must differ:
 
 - `Trainer`: the training and test step that Keras compiles;
 - `compile`: the same for a function of tensors outside of `fit`;
-- `compile_split`: the same for batches that change their size, each divided
-  among so many devices as `device_count` tells;
+- `compile_split`: the same for batches of any size, each divided among
+  `device_count` devices;
 - `gradient`, `gradient_and_outputs`, `repeat`, `side_by_side`: how an attack
   computes;
-- `without_gradient`: how the teacher does;
+- `cut_gradients_are_zero`: where a missing gradient is 0, and no error;
+- `without_gradient`: how the teacher computes;
 - `global_sum`, `replica_index`, `replicas_of`: what replicas share, or not;
-- `data_shard`: how several processes divide the data among them, and
-  `alone`: where only one of them does something;
+- `data_shard`: how several processes divide the data among them;
+- `alone`: a context in which one of them saves by itself;
 - `buffers`: tensors other than variables that a step changes;
 - `random_state`, `set_random_state`: of generators that are not variables;
 - `to_numpy`: a value on the host;

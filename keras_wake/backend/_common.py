@@ -17,7 +17,7 @@ NO_GRADIENT = (
     "so no attack can follow it. Look for what cuts it: a cast to integers, "
     "rounding, `stop_gradient`, or NumPy inside the network."
 )
-# How many evaluations want it to be zero now, in whatever threads.
+# How many `cut_gradients_are_zero` blocks are open, in all threads.
 _cut_is_zero = 0
 _counting = threading.Lock()
 
@@ -107,14 +107,18 @@ def buffers(network: keras.Model) -> list[Tensor]:
 
 
 def alone() -> contextlib.AbstractContextManager:
-    """Where one of several processes does something by itself: anywhere."""
+    """A context in which one process may save by itself.
+
+    Nothing is needed here.
+    """
     return contextlib.nullcontext()
 
 
 class CommonTrainer(keras.Model):
-    """What the trainers of all backends have in common: one process.
+    """What the trainers have in common.
 
-    Variables are up to date between the steps of an epoch.
+    The defaults are for one process, whose variables are always up to date; JAX
+    overrides them, and TensorFlow those for several workers.
     """
 
     # Whether a value that a layer assigns to a trainable variable in the
@@ -136,6 +140,8 @@ class CommonTrainer(keras.Model):
 
         With `gradient_accumulation_steps` not in each step.
         """
+        # `+ 0` makes a tensor of the present value; a variable would change
+        # with the update.
         return keras.ops.cast(self.optimizer.iterations, "int32") + 0
 
     @property
@@ -144,7 +150,9 @@ class CommonTrainer(keras.Model):
         return True
 
     def of_all_processes(self, value: Tensor) -> list[Tensor]:
-        """What all processes have, the chief's first; each has to ask.
+        """The `value` of each process, the chief's first.
+
+        Every process must make this call.
 
         Args:
             value: A number or a NumPy array of the same shape in all.

@@ -82,7 +82,7 @@ class Trainer(CommonTrainer):
         )
 
     def make_train_function(self, force: bool = False) -> None:
-        """As in Keras, and keeps what a step has made of the metrics."""
+        """As in Keras; keeps metrics, survives Ctrl-C, casts 64-bit labels."""
         before = self.train_function
         super().make_train_function(force=force)
         if self.train_function is not before:
@@ -91,7 +91,7 @@ class Trainer(CommonTrainer):
             )
 
     def make_test_function(self, force: bool = False) -> None:
-        """As in Keras, and keeps what a step has made of the metrics."""
+        """As in Keras; keeps metrics, survives Ctrl-C, casts 64-bit labels."""
         before = self.test_function
         super().make_test_function(force=force)
         if self.test_function is not before:
@@ -100,7 +100,7 @@ class Trainer(CommonTrainer):
             )
 
     def make_predict_function(self, force: bool = False) -> None:
-        """As in Keras, and keeps the weights when it is interrupted."""
+        """As in Keras; the weights survive Ctrl-C."""
         before = self.predict_function
         super().make_predict_function(force=force)
         if self.predict_function is not before:
@@ -150,7 +150,9 @@ class Trainer(CommonTrainer):
         return jax.process_index() == 0
 
     def of_all_processes(self, value: Tensor) -> list[Tensor]:
-        """What all processes have, the chief's first; each has to ask.
+        """The `value` of each process, the chief's first.
+
+        Every process must make this call.
 
         Args:
             value: A number or a NumPy array of the same shape in all.

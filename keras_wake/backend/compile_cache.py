@@ -48,9 +48,10 @@ class PerModel:
 
 
 def layers_of_now(model: keras.Model) -> tuple:
-    """Differs once a layer is another one or set otherwise, in this process.
+    """A value that changes when a layer is replaced or a setting of it changes.
 
-    Unlike in `architecture`, functions count: an activation, for example.
+    Valid in this process only. Unlike in `architecture`, functions count as
+    settings: an activation, for example.
     """
     return tuple(
         (
@@ -64,10 +65,15 @@ def layers_of_now(model: keras.Model) -> tuple:
 
 
 def _functions(layer: keras.layers.Layer) -> Iterator[object]:
-    """References that keep nothing alive, unlike an `id` never used again."""
+    """Weak references to the functions that a layer has as attributes.
+
+    They do not keep a function alive, and unlike an `id` they are never reused.
+    """
     for value in public_attributes(layer).values():
         if callable(value) and not isinstance(value, keras.layers.Layer):
             try:
                 yield weakref.ref(value)
-            except TypeError:  # Of C code: it holds no layer.
+            # A function written in C has no weak references. It holds no
+            # layer, so it may be kept.
+            except TypeError:
                 yield value

@@ -82,10 +82,10 @@ def data_shard() -> tuple[int, int, int]:
 
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
-    """Where one of several processes does something by itself.
+    """A context in which one process may save by itself.
 
-    Keras has all of them take part in making a variable, and it makes one
-    when it saves an optimizer.
+    Keras makes a variable when it saves an optimizer. Under a distribution, all
+    processes would have to take part in that.
     """
     distribution = keras.distribution.distribution()
     keras.distribution.set_distribution(None)

@@ -80,7 +80,8 @@ def side_by_side(function: Callable, *tensors: Tensor) -> Tensor:
         return function(*tensors)
     size = tf.shape(tensors[0])[0]
     middle = (size + 1) // 2
-    # A single image goes both ways: convolutions fail on no image.
+    # A single image is in both halves, because convolutions fail on an empty
+    # batch.
     start = tf.maximum(tf.minimum(middle, size - 1), 0)
     first = function(*(tensor[:middle] for tensor in tensors))
     second = function(*(tensor[start:] for tensor in tensors))
@@ -239,7 +240,7 @@ class Trainer(CommonTrainer):
     """The steps that `fit` and `evaluate` compile, for `WakeModel`."""
 
     def make_train_function(self, force: bool = False) -> Callable | None:
-        """As in Keras, where that keeps replicas together."""
+        """As in Keras. Refuses loss scaling for float16 on several replicas."""
         if self.distribute_strategy.num_replicas_in_sync > 1 and isinstance(
             self.optimizer, keras.optimizers.LossScaleOptimizer
         ):
@@ -282,12 +283,12 @@ class Trainer(CommonTrainer):
     def _maybe_symbolic_build(
         self, iterator: Any = None, data_batch: Any = None
     ) -> None:
-        """As in Keras, which with several workers fails to take a batch."""
+        """As in Keras, but takes a batch from several workers, too."""
         strategy = self.distribute_strategy
         metrics = keras_compat.compiled_metrics(self)
         if metrics is None or metrics.built:
-            # Nothing is left to build. A batch that is taken in vain would,
-            # with all that is fetched ahead, count as an epoch of few batches.
+            # Nothing is left to build. Taking a batch only to build also uses
+            # up the prefetched ones, and Keras would see a short epoch.
             iterator = None
         if iterator is not None and _is_multi_worker(strategy):
             _, _, batches = next(iter(iterator))
@@ -304,7 +305,9 @@ class Trainer(CommonTrainer):
         return self.distribute_strategy.extended.should_checkpoint
 
     def of_all_processes(self, value: Tensor) -> list[Any]:
-        """What all processes have, the chief's first; each has to ask.
+        """The `value` of each process, the chief's first.
+
+        Every process must make this call.
 
         Args:
             value: A number or a NumPy array of the same shape in all.

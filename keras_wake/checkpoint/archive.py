@@ -130,6 +130,6 @@ def _unpacked(value: Json, arrays: dict[str, np.ndarray]) -> Json:
     if not isinstance(value, dict):
         return value
     if set(value) == {_ARRAY}:
-        # A number of NumPy's stays one, and is no array without axes.
+        # `[()]` turns an array without axes back into a NumPy number.
         return arrays[value[_ARRAY]][()]
     return {key: _unpacked(item, arrays) for key, item in value.items()}

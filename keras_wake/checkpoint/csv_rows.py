@@ -18,7 +18,7 @@ from keras_wake.utils.types import Json
 
 
 def state_of(logger: CSVLogger) -> dict[str, Json] | None:
-    """The whole file, as a logger that does not append empties it."""
+    """The whole file. With `append=False`, a logger empties it on resume."""
     try:
         with open(logger.filename, newline="") as file:
             return {"text": file.read(), "keys": logger.keys}

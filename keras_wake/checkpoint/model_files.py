@@ -20,9 +20,9 @@ def written_whole(filepath: Any, ending: str, overwrite: bool) -> Iterator[Any]:
     """Has Keras write a file aside, and moves it into place at the end.
 
     Args:
-        filepath: What the user has named: a file, a folder, another machine.
-        ending: That of a single file of the kind.
-        overwrite: Whether a file may be replaced without a question.
+        filepath: What the user passed: a local path, or a URL.
+        ending: What the name of a file must end in, such as `".keras"`.
+        overwrite: Whether a file may be replaced without asking the user.
 
     Yields:
         The path to hand to Keras.

@@ -126,7 +126,8 @@ def differences(
     Args:
         saved: `settings` and `record` of a backup.
         current: The same of this `fit`.
-        pairs: What `callback_states.restore_states` has returned.
+        pairs: What `callback_states.match_callbacks` returned, with the
+            marks of `restore_states`.
         all_callbacks: Whether this process runs all callbacks, so that a
             missing one was left out by the user. (Workers other than the
             chief run fewer.)

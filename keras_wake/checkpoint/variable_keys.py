@@ -66,7 +66,8 @@ def restore(
 ) -> int:
     """Restores the variables that a backup has a value for, after `check`.
 
-    Other random states and variables of the optimizer are left as they are.
+    Others are left as they are; a new moving average starts at the restored
+    weights.
 
     Args:
         model: Compiled `WakeModel`.

@@ -1,7 +1,7 @@
 """The check of one array: of images, of labels or of sample weights.
 
-What it is, its dtype and its shape, which are known before a compiled step
-runs. `keras_wake.data.faults` looks at the values, within the step.
+The functions here check its kind, dtype and shape, which are known before a
+compiled step runs. `keras_wake.data.faults` checks the values, within the step.
 """
 
 import dataclasses

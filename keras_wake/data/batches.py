@@ -31,6 +31,8 @@ def iterate_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yields the batches (images, labels) of a data set.
 
+    Images of sample weight 0 are left out.
+
     Args:
         data: The data set.
         batch_size: Images per batch where `data` are arrays. Defaults to

@@ -38,8 +38,8 @@ class ShardedBatches(keras.utils.PyDataset):
         self._count = count
         self._training = training
 
-    # With several workers, Keras would keep batches of a pass that was given
-    # up for the next pass.
+    # Keras fetches ahead with several threads. If a pass is broken off, the
+    # batches that were fetched for it would appear in the next pass.
 
     @property
     def workers(self) -> int:
@@ -148,8 +148,8 @@ def shard_arrays(model: Any, given: dict[str, Any], training: bool) -> None:
         training: Whether they are the arguments of `fit`.
 
     Raises:
-        ValueError: If processes were given different arrays, or if the batch
-            size cannot be divided.
+        ValueError: If processes were given arrays with different labels, or
+            if the batch size cannot be divided.
     """
     _, processes, devices = backend.data_shard()
     if processes * devices == 1:
@@ -198,7 +198,10 @@ def _arrays(
 
 
 def _check_same(model: Any, arrays: tuple[Array, ...]) -> None:
-    """Refuses different arrays: each process must have all of the data."""
+    """Refuses arrays whose labels differ between processes.
+
+    Each process must have all of the data. (Images are not compared.)
+    """
     labels = np.ascontiguousarray(arrays[1])
     # Processes exchange int32.
     mine = [len(labels), zlib.crc32(labels.tobytes()) & 0x7FFFFFFF]
@@ -215,7 +218,8 @@ def _check_same(model: Any, arrays: tuple[Array, ...]) -> None:
 
 def _seeds(model: Any) -> Callable[[], int]:
     def new_seed() -> int:
-        # NumPy's global state, which `BackupAndRestore` brings back.
+        # From NumPy's global state, which a backup does not keep: a resumed
+        # run has another order.
         drawn = np.random.randint(2**31 - 1)
         return int(model.of_all_processes(np.int32(drawn))[0])
 

@@ -2,7 +2,9 @@
 
 A call of `load` goes through `loading` (arguments), `catalogue` (the name),
 the file of the data set such as `digits` (which returns a `source.Source`),
-`splits` (which images are chosen) and `numpy_pipeline` (batches).
+`splits` (which images are chosen) and `numpy_pipeline` (batches, shared among
+processes by `keras_wake.data.sharding`). On TensorFlow, `tensorflow_pipeline`
+makes the same batches a `tf.data.Dataset`.
 """
 
 from keras_wake.datasets.catalogue import register

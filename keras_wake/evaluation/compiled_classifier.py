@@ -1,8 +1,8 @@
 """Forward passes and attacks on arrays of any length, in compiled batches.
 
-The more samples an attack has broken, the smaller batches get, and XLA compiles
-for each size of a batch. There the last batch is padded to a power of two, so
-that few sizes occur.
+Batches get smaller as samples are broken, and XLA compiles again for each size
+of a batch. So with XLA, a batch that is not full is padded to a power of two:
+then few sizes occur.
 """
 
 import math
@@ -30,8 +30,8 @@ from keras_wake.utils.types import Tensor
 SMALLEST_BATCH = 8
 # A classifier with random outputs must be right in most of so many passes.
 VOTES = 20
-# Two passes of one network differ by rounding alone up to this share of the
-# largest logit; the same kernels in the same order, that is.
+# A difference between two passes up to this share of the largest logit counts
+# as rounding. (Both passes run the same kernels in the same order.)
 _ROUNDING = 1e-4
 # What the rounding of x + δ may add to a radius or to a bound, in images
 # whose pixels are at most 1.
@@ -67,7 +67,7 @@ class CompiledClassifier:
         return VOTES if self.random else 1
 
     def probe(self, images: Array) -> tuple[Array, Array]:
-        """The logits of two passes, which say whether outputs are random."""
+        """Computes the logits twice; sets `random` if they differ."""
         outputs, again = self.eager_logits(images), self.eager_logits(images)
         self.random = differ(outputs, again)
         return outputs, again

@@ -31,7 +31,7 @@ from keras_wake.utils.types import Array
 from keras_wake.utils.types import Dataset
 from keras_wake.utils.types import Json
 
-# How many of the probed outputs tell networks of the same weights apart.
+# The logits of so many images are part of the fingerprint.
 _COMPARED = 8
 
 
@@ -67,8 +67,9 @@ def evaluate(
 ) -> RobustnessReport:
     """Runs a list of attacks, checks, and reports.
 
-    What the checks find is a warning at once. The warnings point at the line
-    that called `autoattack`, or another function that calls this one.
+    Findings on clean images are warned of before the attacks, all others after
+    the last attack. The warnings point at the line that called `autoattack`, or
+    another function that calls this one.
 
     Args:
         classifier: The classifier, which is checked here.

@@ -14,22 +14,24 @@ from keras_wake.utils.types import Json
 
 @dataclasses.dataclass(frozen=True)
 class AttackResult:
-    """What one attack of a list has left standing.
+    """The result of one attack of a list.
 
     Attributes:
         name: Its name in the report, such as `"APGD-CE"`.
         settings: The attack and its settings as text.
         epsilon: Its radius.
-        attacked: How many samples stood before it.
-        fell: How many of them fell to it.
+        attacked: How many samples were classified rightly before it, and not
+            broken by an earlier attack.
+        fell: How many of these it broke.
         accuracy: Accuracy after it, over all samples.
         interval: Confidence interval of this accuracy.
-        forward_passes: Passes over single images at most, those that check
-            its images among them; None where the attack does not tell.
-        backward_passes: The same of gradients.
-        seconds: Time that it took, compiling among it.
-        note: What it does instead of what is published, where that is not
-            defined; None if it does that.
+        forward_passes: Upper bound of the forward passes, where a batch of n
+            images counts as n. The passes that check the adversarial images
+            are included. None if the attack does not tell.
+        backward_passes: The same for gradients.
+        seconds: Time that it took, including compilation.
+        note: What the attack does where its published form is not defined.
+            None if it runs as published.
     """
 
     name: str
@@ -89,7 +91,7 @@ class RobustnessReport(JsonReport):
         attacks: Tuple of `AttackResult`, in the order in which they ran.
         findings: Tuple of pairs (code, message): what the reliability checks
             have warned of.
-        date: Day and time of the end, UTC.
+        date: Day and time at which this report was made, UTC.
         versions: Versions of keras-wake, Keras, NumPy and the backend.
         fallen_to: Int64 array (n,) in the order of the data: −1 for a sample
             that stands, 0 for one that is misclassified without an attack,

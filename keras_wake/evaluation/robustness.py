@@ -63,7 +63,8 @@ def autoattack(
 
     With `state`, the progress is written to a file after every batch, and the
     same call goes on from there; once finished, it returns the report at
-    once. The batch size may change in between, nothing else that matters may.
+    once. The classifier, the data, the settings, the backend and the version
+    of keras-wake must be the same; the batch size may change.
 
     Args:
         classifier: Built `keras.Model` that returns logits (batch, K).
@@ -85,10 +86,12 @@ def autoattack(
         return_images: Whether the report keeps the adversarial images.
             Defaults to `False`.
         class_names: K names. Defaults to the class numbers.
-        checks: Whether to look for signs that the number is too high, each
-            of which gives a `ReliabilityWarning` at once. Takes two passes
-            over up to 64 images, a gradient of up to 256, and a first attack
-            with twice the steps on up to 100. Defaults to `True`.
+        checks: Whether to look for signs that the number is too high. Each
+            gives a `ReliabilityWarning`: those seen on clean images before
+            the attacks, all others after the last attack. Takes a gradient of
+            up to 256 images, and the first attack with twice the steps on up
+            to 100. (Two passes over up to 64 images are always made, and
+            images outside the ball are always reported.) Defaults to `True`.
         verbose: 0 for silence, 1 for progress bars with the accuracy that is
             left, 2 for a line for each attack. Defaults to `1`.
 

@@ -111,15 +111,17 @@ def fingerprint(
     settings: Json,
     outputs: Array | None,
 ) -> Json:
-    """What two evaluations must share for one to go on with the other.
+    """What identifies an evaluation.
+
+    A call continues from a state only if both have the same fingerprint.
 
     Args:
-        classifier: The network. Of its weights the values count, as names
-            change from process to process.
-        digest: That of the images and labels.
-        settings: Those of attacks and evaluation.
-        outputs: Logits of a few images, which tell networks of the same
-            weights apart; None for a network with random outputs.
+        classifier: The network. The values of its weights count, their names
+            do not: these change from process to process.
+        digest: Digest of the images and labels.
+        settings: Settings of the attacks and of the evaluation.
+        outputs: Logits of a few images: networks of the same layers and
+            weights may still differ. None if outputs are random.
     """
     weights = hashlib.blake2b(digest_size=16)
     for variable in classifier.weights:
@@ -282,9 +284,10 @@ class StateFile:
         """Replaces the file by one of the present progress.
 
         Args:
-            progress: What to write; its checksum of the images goes on.
-            images: Float32 array (m, ...), the newest adversarial images, the
-                last ones of `progress.order`. Defaults to `None`: none.
+            progress: What to write. Its `images_checksum` is updated for the
+                new images.
+            images: Float32 array (m, ...), the new adversarial images, of the
+                last m samples in `progress.order`. Defaults to `None`: none.
         """
         if self.path is None:
             return

@@ -43,7 +43,7 @@ class EpsilonSweep(JsonReport):
         seed: Seed of all random numbers.
         findings: Tuple of pairs (code, message) of the reliability checks.
         seconds: Time of all attacks.
-        date: Day and time of the end, UTC.
+        date: Day and time at which this report was made, UTC.
         versions: Versions of keras-wake, Keras, NumPy and the backend.
     """
 

@@ -18,22 +18,24 @@ from keras_wake.training.guard import InputGuard
 def prepare(
     callbacks: CallbackList | list | Callback | None, model: keras.Model
 ) -> CallbackList | list[Callback]:
-    """Checks callbacks, adds those that are needed, and puts them in order.
+    """Checks callbacks, adds an `InputGuard`, and puts them in order.
 
-    The check of input values comes before all others.
+    The guard checks the input values. It runs before all other callbacks.
     """
     if not isinstance(callbacks, CallbackList):
         listed = keras.tree.flatten(callbacks or [])
         _check(listed)
         return [InputGuard(), *_in_order(listed, model)]
     _check(callbacks.callbacks)
-    # Made before `fit`, which has since switched everything off.
+    # When the list was made, its callbacks may have switched something on. But
+    # `fit` has switched everything off since, so they do it again.
     callbacks.set_model(model)
     if not any(isinstance(c, InputGuard) for c in callbacks.callbacks):
         guard = InputGuard()
         guard.set_model(model)
         callbacks.callbacks.insert(0, guard)
-        # It decided without the guard that batches may end in a thread.
+        # When the list was made, it had no guard, and may have decided to call
+        # the batch hooks in another thread. The guard does not allow that.
         keras_compat.configure_async_dispatch(callbacks)
     callbacks.callbacks = _in_order(callbacks.callbacks, model)
     return callbacks

@@ -1,8 +1,9 @@
-"""What `fit` and `evaluate` check before Keras runs.
+"""What `fit` and `evaluate` do before Keras runs.
 
-Wrong arrays, an empty data set and one that never ends are refused before the
-first step. The checks of one array, one batch and one data set are in
-`keras_wake.data`; here is which of them an argument needs.
+They check, convert and describe the data. Wrong arrays, an empty data set and
+one that never ends are refused before the first step. The checks of one array,
+one batch and one data set are in `keras_wake.data`; this module chooses the
+checks that each argument needs.
 """
 
 import contextlib
@@ -40,8 +41,8 @@ ENDLESS = {
 def label_spec(x: Dataset, y: Tensor) -> tuple[str, str] | None:
     """Shape and dtype of one label, if known without taking a batch.
 
-    When they change, the step is compiled again: TensorFlow would go on
-    without a known shape.
+    If they change between two calls, the step is compiled again. Otherwise
+    TensorFlow would trace it with labels of unknown shape.
     """
     if y is None:
         spec = getattr(x, "element_spec", None)
@@ -99,8 +100,9 @@ def check(given: dict[str, Any], shape: ImageShape, num_classes: int) -> None:
     """Checks the data among the arguments of `fit`, `evaluate` or a batch.
 
     Args:
-        given: The arguments by name. Columns of data frames are replaced by
-            arrays, and a generator by one that begins with its first batch.
+        given: The arguments by name, which are changed: columns of data
+            frames become arrays, 64-bit labels become int32, and a generator
+            becomes a new one of the same batches, the first of them checked.
         shape: The shape that the classifier takes.
         num_classes: K.
 

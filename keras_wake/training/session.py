@@ -36,13 +36,14 @@ class Switches:
         self.averager, self.pretrained, self.attribution = None, (), False
 
     def set_averager(self, averager: Any) -> None:
-        """Has `averager.average(...)` called after every update.
+        """Sets the callback that averages the student into the teacher.
 
         Args:
-            averager: The callback that asks. It defines `average(student,
-                teacher, updates, active)`, and `distils`: whether the student
-                may learn from the average, which then is a teacher from the
-                first step on.
+            averager: The callback that asks. It defines `distils`: whether
+                each step takes the average, so that the student may learn
+                from it from the first step on; `average(student, teacher,
+                updates, active)`, called in each step if `distils` is true;
+                and `bring_up_to_date()`, called before each validation.
 
         Raises:
             ValueError: If another callback has asked before.
@@ -130,13 +131,14 @@ class Switches:
 class FitSession:
     """One call of `fit`, for its callbacks: `WakeModel.session` while it runs.
 
-    A callback that must know of a `fit` before Keras starts it, or after it
-    has ended, defines any of these:
+    A callback may define:
 
-    - `before_fit(session)`, called before the first `on_train_begin`. It
-      returns the epoch to start with, counted from 0, or `None`.
-    - `after_fit(session)`, called however `fit` ends, with an error too.
-    - `runs_last = True`: it comes after all other callbacks.
+    - `before_fit(session)`: called before Keras starts. It returns the epoch
+      to start with, counted from 0, or `None`. `self.model` may not be set
+      yet: use `session.model`.
+    - `after_fit(session)`: called when `fit` ends, also if it ends with an
+      error.
+    - `runs_last = True`: the callback runs after all others.
     - `chief_only = True`: of several processes, only the chief runs it.
 
     Attributes:

@@ -96,7 +96,7 @@ def check_same_function(
 ) -> None:
     """Compares the two again, `network` with the weights of `source`.
 
-    What a layer of `source` refers to, an object say, may have changed.
+    An object that a layer of `source` refers to may have changed.
 
     Raises:
         ValueError: If they compute something else.
@@ -106,7 +106,9 @@ def check_same_function(
         isinstance(each, wrapper)
         for each in keras_compat.flatten_layers(source)
     ):
-        return  # A module always computes with its own weights.
+        # A PyTorch module computes with its own weights, whatever values the
+        # scope in `_logits` has for them, so the two cannot be compared.
+        return
     images = probe_images(source, bounds)
     values: dict[int, Tensor] = {
         place: variable.value for place, variable in enumerate(source.variables)
@@ -154,7 +156,10 @@ def bring_over(source: keras.Model, network: keras.Model) -> None:
 
 
 def bring_over_attributes(source: keras.Model, network: keras.Model) -> None:
-    """Sets what the layers of `source` hold in addition to their weights."""
+    """Copies attributes of the layers of `source` to those of `network`.
+
+    They are numbers, texts, functions and arrays that are no weights.
+    """
     for own, other in _pairs(source, network):
         for name, value in _attributes(own):
             if not _equal(vars(other).get(name), value):

@@ -1,7 +1,7 @@
-"""Callbacks of Keras that write files, kept from ending a run if they cannot.
+"""Keeps training going when a callback of Keras cannot write its file.
 
-A full disk or a share that has gone is no reason to lose an epoch: a log or a
-checkpoint that cannot be written is a warning, and the next one is tried.
+A full disk or a lost network share is no reason to lose an epoch. A log or a
+checkpoint that cannot be written gives a warning, and the next one is tried.
 """
 
 import warnings
