@@ -224,7 +224,7 @@ class Noisy(layers.Layer):
 def test_one_that_is_random_is_not_compared_and_nothing_is_left_behind():
     network = ended(Noisy(), layers.BatchNormalization())
     # The check of the classifier calls it too, and is not what this is about.
-    images = kw.data.input_checks.probe_images(network)
+    images = kw.data.classifier.probe_images(network)
     first, second = kw.training.teacher_copy._logits(network, images, times=2)
     assert np.abs(first - second).max() > 0.1
     before = [ops.convert_to_numpy(v).copy() for v in network.variables]
@@ -238,7 +238,7 @@ def test_images_are_within_the_bounds_and_of_any_size():
     pooled = layers.GlobalAveragePooling2D()(inputs)
     network = keras.Model(inputs, layers.Dense(CLASSES)(pooled))
     images = ops.convert_to_numpy(
-        kw.data.input_checks.probe_images(network, (-5.0, 250.0))
+        kw.data.classifier.probe_images(network, (-5.0, 250.0))
     )
     assert images.shape == (4, 32, 32, 3)
     assert -5 <= images.min() < 0 and 200 < images.max() <= 250
