@@ -7,6 +7,8 @@ import pytest
 from launching import finish
 from launching import start
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
