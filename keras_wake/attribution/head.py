@@ -99,8 +99,17 @@ def counterpart(
     head: keras.layers.Layer, classifier: keras.Model, copy: keras.Model
 ) -> keras.layers.Layer:
     """The layer of `copy` in the place that `head` has in `classifier`."""
-    places = [layer is head for layer in _layers_in(classifier)]
-    return _layers_in(copy)[places.index(True)]
+    # Among Dense layers: Keras still tracks a preprocessor that was taken off
+    # a classifier, and a copy does not have it.
+    own, other = (
+        [
+            layer
+            for layer in _layers_in(model)
+            if isinstance(layer, keras.layers.Dense)
+        ]
+        for model in (classifier, copy)
+    )
+    return other[[layer is head for layer in own].index(True)]
 
 
 def logits_and_features(
