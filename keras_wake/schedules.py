@@ -106,13 +106,6 @@ class Schedule:
         return cls(**config)
 
 
-class NoDistillation(Schedule):
-    """Weight 0 in every epoch, and a teacher that is averaged in each."""
-
-    def __call__(self, t: int) -> float:
-        return 0.0
-
-
 @keras.saving.register_keras_serializable(package="keras_wake")
 class DistillationRamp(Schedule):
     """Weight λ_t of the distillation term in epoch t (Algorithm 2).

@@ -7,7 +7,6 @@ import keras
 from keras_wake import backend
 from keras_wake.callbacks._average import TeacherAverage
 from keras_wake.schedules import DistillationRamp
-from keras_wake.schedules import NoDistillation
 from keras_wake.schedules import Schedule
 from keras_wake.training import averaging
 from keras_wake.utils import validate
@@ -15,6 +14,13 @@ from keras_wake.utils.types import Dataset
 from keras_wake.utils.types import Logs
 from keras_wake.utils.types import State
 from keras_wake.utils.types import Tensor
+
+
+class _NoDistillation(Schedule):
+    """Weight 0 in every epoch, and a teacher that is averaged in each."""
+
+    def __call__(self, t: int) -> float:
+        return 0.0
 
 
 class EMATeacher(TeacherAverage):
@@ -94,7 +100,7 @@ class EMATeacher(TeacherAverage):
             )
         self.warmup = validate.boolean(warmup=warmup)
         self._last_epoch: int | None = None
-        self._schedule: Schedule = NoDistillation()
+        self._schedule: Schedule = _NoDistillation()
         self._scheduled_model: keras.Model | None = None
 
     @property
@@ -110,7 +116,7 @@ class EMATeacher(TeacherAverage):
 
     def _start_schedule(self) -> None:
         self._scheduled_model = self.model
-        self._schedule = (self.model.schedule or NoDistillation()).start()
+        self._schedule = (self.model.schedule or _NoDistillation()).start()
 
     def average(
         self,
