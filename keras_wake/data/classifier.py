@@ -1,6 +1,5 @@
 """The check of a classifier: a built Keras model from images to logits."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -159,38 +158,42 @@ _CLASSES_THAT_KEEP_VALUES = (
 
 
 def _closing_activation(model: keras.Model) -> str | None:
-    """The name of an activation that closes a model and hides its logits."""
-    for operation in _from_the_output(model):
-        name = _keras_class(operation)
-        if name in _SATURATING_CLASSES:
-            return _SATURATING_CLASSES[name]
-        activation = getattr(operation, "activation", None)
-        linear = name == "Activation" and activation is keras.activations.linear
-        if not linear and name not in _CLASSES_THAT_KEEP_VALUES:
-            name = getattr(activation, "__name__", "")
-            return name if name in _SATURATING_ACTIVATIONS else None
-    return None
+    """The name of an activation that closes a model and hides its logits.
 
-
-def _from_the_output(model: keras.Model) -> Iterator[keras.Operation | None]:
-    """The operations of a model and its nested models, the last one first.
-
-    None stands for a model whose operations are in no order.
+    Sought from the output backwards, through nested models, operations and
+    layers that leave the values as they are.
     """
-    if isinstance(model, keras.Sequential):
-        operations = model.layers
-    elif len(getattr(model, "outputs", None) or ()) == 1:
-        operations = model.operations
-    else:
-        operations = [None]
-    for operation in reversed(operations):
+    operation, node = model, None
+    outer: list[Any] = []  # What nested models were called on.
+    while True:
+        # The layers of a subclassed model are in no order.
         if isinstance(operation, keras.Model):
-            yield from _from_the_output(operation)
-        elif not isinstance(operation, keras.layers.InputLayer):
-            yield operation
+            graph = keras_compat.functional_of(operation)
+            if not getattr(graph, "outputs", None):
+                return None
+            if node is not None:
+                outer.append(keras_compat.inputs_of(operation, node)[0])
+            tensor = graph.outputs[0]
+        elif isinstance(operation, keras.layers.InputLayer) and outer:
+            tensor = outer.pop()
+        elif _keeps_values(operation):
+            tensor = keras_compat.inputs_of(operation, node)[0]
+        else:
+            break
+        operation, node = keras_compat.producer_of(tensor)
+    if _keras_class(operation) in _SATURATING_CLASSES:
+        return _SATURATING_CLASSES[_keras_class(operation)]
+    name = getattr(getattr(operation, "activation", None), "__name__", None)
+    return name if name in _SATURATING_ACTIVATIONS else None
 
 
-def _keras_class(operation: keras.Operation | None) -> str:
+def _keeps_values(operation: keras.Operation) -> bool:
+    if isinstance(operation, keras.layers.Activation):
+        return operation.activation is keras.activations.linear
+    return _keras_class(operation) in _CLASSES_THAT_KEEP_VALUES
+
+
+def _keras_class(operation: keras.Operation) -> str:
     """The name of an operation's class in Keras; empty for a user's class."""
     kind = type(operation)
     return kind.__name__ if kind.__module__.startswith("keras.") else ""

@@ -110,6 +110,13 @@ def _fixed_batch():
     return keras.Model(images, layers.Dense(3)(flat))
 
 
+def _closed_by_a_shared_relu():
+    # The same layer is also in the middle, where it does no harm.
+    relu = layers.ReLU()
+    images = keras.Input((4,))
+    return keras.Model(images, relu(layers.Dense(3)(relu(images))))
+
+
 def _closed(*operations):
     inputs = outputs = keras.Input((4,))
     for operation in (layers.Dense(3), *operations):
@@ -198,6 +205,11 @@ def _cast(x):
         ),
         (
             lambda: keras.Sequential([_dense(3), layers.ReLU()]),
+            ValueError,
+            "returns the relu of its logits",
+        ),
+        (
+            lambda: _closed_by_a_shared_relu(),
             ValueError,
             "returns the relu of its logits",
         ),
