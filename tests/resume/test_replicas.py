@@ -24,8 +24,8 @@ import keras
 import numpy as np
 
 import keras_wake as kw
-from keras_wake import _snapshot
 from keras_wake import backend
+from keras_wake.checkpoint import snapshot
 
 
 class Stop(keras.callbacks.Callback):
@@ -73,7 +73,7 @@ def run(folder, *callbacks):
 
 broken = run(sys.argv[1] + "/broken", Stop())
 whole = run(sys.argv[1] + "/whole")
-values = zip(_snapshot.take(broken), _snapshot.take(whole), strict=True)
+values = zip(snapshot.take(broken), snapshot.take(whole), strict=True)
 mean = whole.classifier.layers[1].moving_mean
 first, second = map(backend.to_numpy, backend.replicas_of(mean))
 print(
