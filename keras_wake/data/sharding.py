@@ -36,20 +36,7 @@ class ShardedBatches(keras.utils.PyDataset):
         super().__init__()
         self.batch_size = batch_size
         self._count = count
-        self._training = training
-
-    # Keras fetches ahead with several threads. If a pass is broken off, the
-    # batches that were fetched for it would appear in the next pass.
-
-    @property
-    def workers(self) -> int:
-        """Always 1, and cannot be changed."""
-        return 1
-
-    @property
-    def use_multiprocessing(self) -> bool:
-        """Always False, and cannot be changed."""
-        return False
+        self.training = training
 
     def __len__(self) -> int:
         return math.ceil(self._total() / self.batch_size)
@@ -68,7 +55,7 @@ class ShardedBatches(keras.utils.PyDataset):
                 f"a batch evenly. Received: batch_size={self.batch_size}. "
                 f"Choose {nearest}."
             )
-        if not self._training:
+        if not self.training:
             return math.ceil(self._count / multiple) * multiple
         if self._count < multiple:
             raise ValueError(

@@ -12,19 +12,13 @@ from keras_wake.utils.types import Array
 
 AUGMENTATIONS = ("crop_flip", "flip", "none")
 CROP_PADDING = 4
+# What random numbers are for. Those of one stream do not depend on whether
+# another one is used.
 ORDER, AUGMENTATION, CUTMIX = 0, 1, 2
 
 
 def random_bits(count: int, seed: int, epoch: int, stream: int) -> Array:
-    """Random 64-bit numbers, uint64 `(count,)`.
-
-    Args:
-        count: How many.
-        seed: Seed of the run.
-        epoch: Number of the epoch.
-        stream: What they are for: `ORDER`, `AUGMENTATION` or `CUTMIX`. The
-            numbers of one stream do not depend on the use of another.
-    """
+    """Random 64-bit numbers, uint64 `(count,)`."""
     # Straight from the bit generator: NumPy guarantees that its numbers stay
     # the same in all versions, but not those of a `Generator`.
     source = np.random.SeedSequence([seed, epoch, stream])
@@ -40,16 +34,10 @@ def order_draws(size: int, seed: int, epoch: int) -> Array:
 def augmentation_draws(
     size: int, ways: tuple[int, int], seed: int, epoch: int
 ) -> Array:
-    """Which rows and which columns each image shows in an epoch.
+    """Which way of taking rows and columns each image gets in an epoch.
 
-    Args:
-        size: Number of images.
-        ways: Among how many ways of taking rows and columns to choose.
-        seed: Seed of the run.
-        epoch: Number of the epoch.
-
-    Returns:
-        int32 `(size, 2)`, in the order of the data.
+    int32 `(size, 2)`, in the order of the data; `ways` are the numbers of
+    ways to choose from.
     """
     bits = random_bits(2 * size, seed, epoch, AUGMENTATION).reshape(-1, 2)
     return (bits % np.asarray(ways, np.uint64)).astype(np.int32)
@@ -58,14 +46,8 @@ def augmentation_draws(
 def source_pixels(augment: str, height: int, width: int) -> tuple[Array, Array]:
     """All ways of taking rows and columns that an augmentation chooses from.
 
-    Args:
-        augment: One of `AUGMENTATIONS`.
-        height: Rows of an image.
-        width: Columns of an image.
-
-    Returns:
-        int32 `(ways, height)` and `(ways, width)`: for each way, the row
-        (column) of the original that each row (column) of the result shows.
+    int32 `(ways, height)` and `(ways, width)`: for each way, the row (column)
+    of the original that each row (column) of the result shows.
     """
     offsets = np.arange(-CROP_PADDING, CROP_PADDING + 1)
     if augment != "crop_flip":

@@ -4,7 +4,6 @@ A new data set is one file with such a function, and one line in `_OPENERS`; a
 data set outside of this package is added with `register`.
 """
 
-import os
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -12,14 +11,14 @@ from keras_wake.datasets.cifar import open_cifar10
 from keras_wake.datasets.cifar import open_cifar100
 from keras_wake.datasets.digits import open_digits
 from keras_wake.datasets.folder import open_folder
+from keras_wake.datasets.source import DataDir
+from keras_wake.datasets.source import ImageSize
 from keras_wake.datasets.source import Source
 from keras_wake.datasets.tiny_imagenet import open_tiny_imagenet
 from keras_wake.utils import validate
 
 # From `data_dir` and `image_size`, as `load` is given them, to the source.
-Opener: TypeAlias = Callable[
-    [str | os.PathLike | None, tuple[int, int] | None], Source
-]
+Opener: TypeAlias = Callable[[DataDir, ImageSize], Source]
 
 _OPENERS: dict[str, Opener] = {
     "digits": open_digits,
@@ -73,9 +72,5 @@ def register(name: str, open_source: Opener) -> None:
 
 
 def opener(name: str) -> Opener:
-    """The function that opens the data set of this name.
-
-    Raises:
-        ValueError: If there is none.
-    """
+    """The function that opens the data set of this name."""
     return _OPENERS[validate.one_of(_OPENERS, name=name)]

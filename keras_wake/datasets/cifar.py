@@ -1,13 +1,16 @@
 """CIFAR-10 and CIFAR-100, from a folder or through TensorFlow Datasets."""
 
 import contextlib
-import os
+import functools
 
 import keras
 import numpy as np
 
-from keras_wake.datasets import folder
+from keras_wake.datasets.folder import check_exists
+from keras_wake.datasets.folder import open_folder
+from keras_wake.datasets.source import DataDir
 from keras_wake.datasets.source import ImageArrays
+from keras_wake.datasets.source import ImageSize
 from keras_wake.datasets.source import refuse_image_size
 from keras_wake.datasets.source import Source
 from keras_wake.utils.types import Dataset
@@ -36,35 +39,14 @@ CLASS_NAMES = {
 }
 
 
-def open_cifar10(
-    data_dir: str | os.PathLike | None, image_size: tuple[int, int] | None
-) -> Source:
-    """Opens CIFAR-10, see `_open`."""
-    return _open("cifar10", data_dir, image_size)
-
-
-def open_cifar100(
-    data_dir: str | os.PathLike | None, image_size: tuple[int, int] | None
-) -> Source:
-    """Opens CIFAR-100, see `_open`."""
-    return _open("cifar100", data_dir, image_size)
-
-
-def _open(
-    name: str,
-    data_dir: str | os.PathLike | None,
-    image_size: tuple[int, int] | None,
-) -> Source:
+def _open(name: str, data_dir: DataDir, image_size: ImageSize) -> Source:
     """Opens a data set of CIFAR.
 
-    Args:
-        name: One of `CLASS_NAMES`.
-        data_dir: A folder with train/<class>/ and test/<class>/, or the
-            folder of TensorFlow Datasets, or None for its usual one.
-        image_size: `(height, width)` to which images of a folder are resized.
+    `data_dir` is a folder with train/<class>/ and test/<class>/, or that of
+    TensorFlow Datasets.
     """
-    if data_dir is not None and folder.has_layout(data_dir):
-        source = folder.open_folder(data_dir, image_size)
+    if data_dir is not None and (check_exists(data_dir) / "train").is_dir():
+        source = open_folder(data_dir, image_size)
         expected, count = len(CLASS_NAMES[name]), len(source.class_names)
         if count != expected:
             raise ValueError(
@@ -76,7 +58,11 @@ def _open(
     return _from_tfds(name, data_dir)
 
 
-def _from_tfds(name: str, data_dir: str | os.PathLike | None) -> Source:
+open_cifar10 = functools.partial(_open, "cifar10")
+open_cifar100 = functools.partial(_open, "cifar100")
+
+
+def _from_tfds(name: str, data_dir: DataDir) -> Source:
     """Prepares and reads a data set of TensorFlow Datasets."""
     try:
         import tensorflow as tf
@@ -96,12 +82,8 @@ def _from_tfds(name: str, data_dir: str | os.PathLike | None) -> Source:
     builder = tfds.builder(name, data_dir=data_dir)
     try:
         builder.download_and_prepare()
-    except ImportError as error:
-        # Seen with 4.9.10, which does not declare importlib_resources.
-        raise ImportError(
-            f"TensorFlow Datasets needs the package {error.name!r} to prepare "
-            f"{name!r}. Install it with `pip install {error.name}`."
-        ) from error
+    except ImportError:
+        raise  # Of a package that TensorFlow Datasets does not declare.
     except Exception as error:  # The downloader has no common error class.
         raise RuntimeError(
             f"The data set {name!r} is not on this machine and TensorFlow "

@@ -25,15 +25,8 @@ def symmetric_beta(alpha: float, u: Array, v: Array) -> Array:
 
     Bailey's (1994) T = √(2α (u^(-1/α) - 1)) cos(2πv) has Student's
     distribution with 2α degrees of freedom, and (1 + T / √(2α + T²)) / 2 has
-    the distribution Beta(α, α). Each number takes exactly two uniform ones.
-
-    Args:
-        alpha: α, above 0.
-        u: Uniform in (0, 1].
-        v: Uniform in (0, 1], of the shape of `u`.
-
-    Returns:
-        The numbers, of the shape of `u`.
+    the distribution Beta(α, α). Each number takes exactly two uniform ones,
+    u and v in (0, 1].
     """
     logarithm = np.log(u) / alpha
     power, rest = np.exp(logarithm), -np.expm1(logarithm)
@@ -42,35 +35,24 @@ def symmetric_beta(alpha: float, u: Array, v: Array) -> Array:
     return (1 + sine) / 2
 
 
-def _uniform(bits: Array) -> Array:
-    """From 64 random bits to a number in (0, 1]."""
-    return ((bits >> np.uint64(11)) + np.uint64(1)) * 2.0**-53
-
-
 def cutmix_draws(
     size: int, sides: tuple[int, int], alpha: float, seed: int, epoch: int
 ) -> tuple[Array, Array, Array]:
-    """Draws the partner and the box of each image for an epoch.
+    """Draws the partner and the box of each of N images for an epoch.
 
-    Args:
-        size: Number of images N.
-        sides: Height and width of an image.
-        alpha: α of the Beta distribution.
-        seed: Seed of the run.
-        epoch: Number of the epoch.
-
-    Returns:
-        In the order of the data: the partners, each other image with the
-        same probability, int32 `(N,)`; the boxes as first row, first column
-        and the ones after the last, int32 `(N, 4)`; and 1 - λ, the part of
-        the image that the box covers, float32 `(N,)`.
+    Returns, in the order of the data: the partners, each other image with the
+    same probability, int32 `(N,)`; the boxes as first row, first column and
+    the ones after the last, int32 `(N, 4)`; and 1 - λ, the part of the image
+    that the box covers, float32 `(N,)`.
     """
     bits = random_bits(5 * size, seed, epoch, CUTMIX).reshape(-1, 5)
     # A single image has no other one.
     ways = np.uint64(max(size - 1, 1))
     steps = 1 + (bits[:, 0] % ways).astype(np.int64)
     partners = (np.arange(size) + steps) % size
-    kept = symmetric_beta(alpha, _uniform(bits[:, 1]), _uniform(bits[:, 2]))
+    # From 64 random bits to numbers in (0, 1].
+    uniform = ((bits[:, 1:3] >> np.uint64(11)) + np.uint64(1)) * 2.0**-53
+    kept = symmetric_beta(alpha, uniform[:, 0], uniform[:, 1])
     limits = np.asarray(sides, np.int64)
     lengths = np.floor(limits * np.sqrt(1 - kept)[:, np.newaxis]).astype(int)
     centres = (bits[:, 3:] % limits.astype(np.uint64)).astype(np.int64)
@@ -80,7 +62,7 @@ def cutmix_draws(
     boxes = np.concatenate([first, last], axis=1)
     covered = (last - first).prod(axis=1) / limits.prod()
     return (
-        partners.astype(np.int32),
-        boxes.astype(np.int32),
-        covered.astype(np.float32),
+        partners.astype("int32"),
+        boxes.astype("int32"),
+        covered.astype("float32"),
     )

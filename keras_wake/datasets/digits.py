@@ -1,10 +1,10 @@
 """scikit-learn's 1,797 grey 8x8 digits, one fifth of them for testing."""
 
-import os
-
 import numpy as np
 
+from keras_wake.datasets.source import DataDir
 from keras_wake.datasets.source import ImageArrays
+from keras_wake.datasets.source import ImageSize
 from keras_wake.datasets.source import refuse_image_size
 from keras_wake.datasets.source import Source
 from keras_wake.datasets.splits import stratified_sample
@@ -12,15 +12,8 @@ from keras_wake.datasets.splits import stratified_sample
 TEST_FRACTION = 0.2
 
 
-def open_digits(
-    data_dir: str | os.PathLike | None, image_size: tuple[int, int] | None
-) -> Source:
-    """Loads the digits, which are part of scikit-learn.
-
-    Args:
-        data_dir: Must be None.
-        image_size: Must be None.
-    """
+def open_digits(data_dir: DataDir, image_size: ImageSize) -> Source:
+    """Loads the digits, which are part of scikit-learn."""
     if data_dir is not None:
         raise ValueError(
             "The digits are part of scikit-learn and have no `data_dir`. "
@@ -38,11 +31,8 @@ def open_digits(
     images = bunch.images.astype(np.uint8)[..., np.newaxis]
     data = ImageArrays(images, bunch.target.astype(np.int32), white=16)
     # The same test images whatever the seed, so that results can be compared.
-    test = stratified_sample(
-        data.labels,
-        round(TEST_FRACTION * len(data)),
-        np.random.default_rng(0),
-    )
+    count = round(TEST_FRACTION * len(data))
+    test = stratified_sample(data.labels, count, np.random.default_rng(0))
     train = np.setdiff1d(np.arange(len(data)), test)
     class_names = tuple(str(name) for name in bunch.target_names)
     return Source.from_arrays(data.take(train), data.take(test), class_names)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from keras_wake.datasets.source import ImageArrays
+from keras_wake.datasets.source import ImageSize
 from keras_wake.utils.types import Array
 
 IMAGE_SUFFIXES = (
@@ -43,214 +44,137 @@ class Files(NamedTuple):
 
     paths: list[pathlib.Path]
     labels: Array
-    left_out: tuple[pathlib.Path, ...] = ()
+    left_out: Sequence[pathlib.Path] = ()
 
     def take(self, positions: Array) -> "Files":
         """The files at `positions`, in that order."""
         paths = [self.paths[position] for position in positions]
-        return Files(paths, self.labels[positions])
+        return Files(paths, self.labels[positions], self.left_out)
 
 
-def mixed(paths: list[pathlib.Path], labels: list[int]) -> Files:
+def mixed(
+    paths: list[pathlib.Path],
+    labels: list[int],
+    left_out: Sequence[pathlib.Path] = (),
+) -> Files:
     """The files of all classes, in a mixed order that is always the same.
 
     Otherwise, the first images of a split would all be of one class.
     """
     order = np.random.default_rng(0).permutation(len(paths))
-    return Files(paths, np.asarray(labels, np.int32)).take(order)
+    return Files(paths, np.asarray(labels, np.int32), left_out).take(order)
 
 
-def shortened_list(items: Sequence) -> str:
-    """The first items as text, and how many more there are."""
-    shown = "; ".join(str(item) for item in items[:NAMES_IN_WARNING])
+def warn_of(what: str, items: Sequence, then: str = "") -> None:
+    """A warning with the first items, and how many more there are."""
+    shown = "; ".join(map(str, items[:NAMES_IN_WARNING]))
     more = len(items) - NAMES_IN_WARNING
-    return f"{shown}; and {more} more" if more > 0 else shown
-
-
-def warn_of_other_formats(paths: Sequence[pathlib.Path]) -> None:
-    """One warning that counts the image files that are not read."""
-    if not paths:
-        return
-    counts = collections.Counter(path.suffix.lower() for path in paths)
-    kinds = ", ".join(f"{n} {suffix}" for suffix, n in sorted(counts.items()))
-    warnings.warn(
-        f"Left out {len(paths)} image file(s) in formats that are not read "
-        f"({kinds}): {shortened_list(paths)}. Convert them to one of "
-        f"{', '.join(IMAGE_SUFFIXES)}.",
-        stacklevel=2,
-    )
-
-
-def check_pillow() -> None:
-    """Raises an `ImportError` that says what to install."""
-    try:
-        import PIL.Image  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            "Folders of images are read with Pillow. Install it with "
-            "`pip install pillow`."
-        ) from error
-
-
-class Decoded(NamedTuple):
-    """uint8 `(H, W, 1)` or `(H, W, 3)`, and what was ignored in the image."""
-
-    pixels: Array
-    ignored: tuple[str, ...] = ()
+    shown += f"; and {more} more" * (more > 0)
+    warnings.warn(f"{what}: {shown}.{then}", stacklevel=3)
 
 
 def _decode(
-    path: pathlib.Path, image_size: tuple[int, int] | None
-) -> Decoded | str:
-    """The image, or why it is unreadable."""
+    path: pathlib.Path, image_size: ImageSize
+) -> tuple[Array, list[str]]:
+    """The image, uint8 `(H, W, 1)` or `(H, W, 3)`, and what it leaves out."""
     from PIL import Image
 
-    try:
-        # To open a pipe would wait for somebody to write into it.
-        if not stat.S_ISREG(path.stat().st_mode):
-            return "no regular file"
-        with Image.open(path) as file:
-            if file.mode[0] in "IF":
-                return f"mode {file.mode} is not 8 bits per channel"
-            # A camera's JPEG may hold a preview beside the image.
-            frames = getattr(file, "n_frames", 1)
-            if frames > 1 and file.format != "MPO":
-                return f"{frames} images in one file"
-            ignored = []
-            exif = "exif" in file.info and file.getexif()
-            if exif and exif.get(ORIENTATION_TAG, 1) != 1:
-                ignored.append(ORIENTATION)
-            is_grey = file.mode in ("1", "L", "LA")
-            image: Image.Image = file
-            if "A" in file.getbands() or "transparency" in file.info:
-                image = file.convert("RGBA")
-                if np.asarray(image)[..., 3].min() < 255:
-                    ignored.append(ALPHA)
-            image = image.convert("L" if is_grey else "RGB")
-            if image_size is not None:
-                height, width = image_size
-                image = image.resize((width, height), Image.Resampling.BILINEAR)
-            pixels = np.atleast_3d(np.asarray(image))
-            return Decoded(pixels, tuple(ignored))
-    except Exception as error:
-        # Decoders raise many kinds of errors for damaged files.
-        return f"{type(error).__name__}: {error}"
-
-
-class _Store:
-    """Images of one size, in one array that is made with the first of them.
-
-    A list of images, stacked in the end, would take the memory twice.
-
-    Args:
-        capacity: Number of images at most.
-        channels: Smallest number of channels.
-    """
-
-    def __init__(self, capacity: int, channels: int):
-        self._capacity = capacity
-        self._channels = channels
-        self._first: pathlib.Path | None = None
-        self.pixels: Array = np.empty((0, 0, 0, 0), np.uint8)
-        self.count = 0
-
-    def add(self, image: Array, path: pathlib.Path) -> None:
-        """Appends an image `(H, W, C)`; a grey one fills all channels."""
-        size, channels = image.shape[:2], image.shape[2]
-        if self._first is None:
-            self._first = path
-        elif size != self.pixels.shape[1:3]:
-            raise ValueError(
-                "All images must have one size. Received (height, width) = "
-                f"{self.pixels.shape[1:3]} in {self._first} and {size} in "
-                f"{path}. Pass `image_size=(height, width)` to resize them."
-            )
-        if channels > self.pixels.shape[3]:
-            before = self.pixels[: self.count]
-            shape = self._capacity, *size, max(channels, self._channels)
-            self.pixels = np.empty(shape, np.uint8)
-            if self.count:
-                self.pixels[: self.count] = before
-        self.pixels[self.count] = image
-        self.count += 1
+    # To open a pipe would wait for somebody to write into it.
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError("no regular file")
+    with Image.open(path) as file:
+        if file.mode[0] in "IF":
+            raise ValueError(f"mode {file.mode} is not 8 bits per channel")
+        # A camera's JPEG may hold a preview beside the image.
+        frames = getattr(file, "n_frames", 1)
+        if frames > 1 and file.format != "MPO":
+            raise ValueError(f"{frames} images in one file")
+        ignored = []
+        exif = "exif" in file.info and file.getexif()
+        if exif and exif.get(ORIENTATION_TAG, 1) != 1:
+            ignored.append(ORIENTATION)
+        is_grey = file.mode in ("1", "L", "LA")
+        image: Image.Image = file
+        if "A" in file.getbands() or "transparency" in file.info:
+            image = file.convert("RGBA")
+            if np.asarray(image)[..., 3].min() < 255:
+                ignored.append(ALPHA)
+        image = image.convert("L" if is_grey else "RGB")
+        if image_size is not None:
+            image = image.resize(image_size[::-1], Image.Resampling.BILINEAR)
+        return np.atleast_3d(np.asarray(image)), ignored
 
 
 def read_files(
     parts: dict[str, Files],
     class_names: tuple[str, ...],
-    image_size: tuple[int, int] | None,
+    image_size: ImageSize,
     colour: bool = False,
 ) -> tuple[dict[str, ImageArrays], tuple[str, ...]]:
     """Reads the files of all splits, one by one.
 
-    Args:
-        parts: The files of every split.
-        class_names: For messages.
-        image_size: `(height, width)` to resize to, or None.
-        colour: Whether the images have three channels even if all are grey.
-            Defaults to `False`: then they have one.
+    With `colour`, the images have three channels even if all are grey.
 
     Returns:
         The images of every split, parts of one array, and the names of the
         unreadable files.
-
-    Raises:
-        ValueError: The images have several sizes, or none of a class that
-            was chosen for a split can be read.
     """
     import keras
 
     total = sum(len(files.paths) for files in parts.values())
-    progress = keras.utils.Progbar(total) if total >= PROGRESS_FROM else None
-    store = _Store(total, channels=3 if colour else 1)
+    progress = keras.utils.Progbar(total, verbose=int(total >= PROGRESS_FROM))
+    # All in one array from the beginning: a list of images, stacked in the
+    # end, would take the memory twice.
+    pixels = np.empty((0, 0, 0, 3), np.uint8)
+    read: list[pathlib.Path] = []
     problems: dict[pathlib.Path, str] = {}
     ignored: dict[str, list[pathlib.Path]] = collections.defaultdict(list)
     kept: dict[str, tuple[slice, Array]] = {}
-    done = 0
     # One by one: for small images threads only add to the time.
     for name, files in parts.items():
-        first = store.count
-        readable = []
-        for position, path in enumerate(files.paths):
-            result = _decode(path, image_size)
-            if isinstance(result, str):
-                problems[path] = result
-            else:
-                store.add(result.pixels, path)
-                readable.append(position)
-                for reason in result.ignored:
-                    ignored[reason].append(path)
-            done += 1
-            if progress and (done % 500 == 0 or done == total):
-                progress.update(done)
-        labels = files.labels[np.asarray(readable, int)]
-        kept[name] = slice(first, store.count), labels
+        start, labels = len(read), []
+        for path, label in zip(files.paths, files.labels, strict=True):
+            progress.add(1)
+            try:
+                image, reasons = _decode(path, image_size)
+            except Exception as error:
+                # Decoders raise many kinds of errors for damaged files.
+                problems[path] = f"{type(error).__name__}: {error}"
+                continue
+            if not read:
+                pixels = np.empty((total, *image.shape[:2], 3), np.uint8)
+            if image.shape[:2] != pixels.shape[1:3]:
+                raise ValueError(
+                    "All images must have one size. Received (height, width) "
+                    f"= {pixels.shape[1:3]} in {read[0]} and "
+                    f"{image.shape[:2]} in {path}. Pass "
+                    "`image_size=(height, width)` to resize them."
+                )
+            # A grey image fills all three channels.
+            pixels[len(read)] = image
+            colour = colour or image.shape[2] == 3
+            read.append(path)
+            labels.append(label)
+            for reason in reasons:
+                ignored[reason].append(path)
+        kept[name] = slice(start, len(read)), np.asarray(labels, np.int32)
     if problems:
-        texts = [f"{path} ({problem})" for path, problem in problems.items()]
-        warnings.warn(
-            f"Skipped {len(problems)} unreadable image(s): "
-            f"{shortened_list(texts)}. All are listed in `skipped`.",
-            stacklevel=2,
+        warn_of(
+            f"Skipped {len(problems)} unreadable image(s)",
+            [f"{path} ({problem})" for path, problem in problems.items()],
+            " All are listed in `skipped`.",
         )
     for reason, paths in ignored.items():
-        warnings.warn(
-            f"{len(paths)} image(s) {reason}: {shortened_list(paths)}.",
-            stacklevel=2,
-        )
-    for name, (_, labels) in kept.items():
-        _check_classes_left(parts[name], labels, class_names)
+        warn_of(f"{len(paths)} image(s) {reason}", paths)
+    for name, files in parts.items():
+        for label in np.setdiff1d(files.labels, kept[name][1]):
+            raise ValueError(
+                f"None of the images of the class {class_names[label]!r} that "
+                f"were chosen for {name} can be read."
+            )
+    if not colour:
+        pixels = pixels[..., :1].copy()
     return {
-        name: ImageArrays(store.pixels[part], labels)
+        name: ImageArrays(pixels[part], labels)
         for name, (part, labels) in kept.items()
-    }, tuple(str(path) for path in problems)
-
-
-def _check_classes_left(
-    files: Files, labels: Array, class_names: tuple[str, ...]
-) -> None:
-    for label in np.setdiff1d(files.labels, labels):
-        folder = files.paths[np.flatnonzero(files.labels == label)[0]].parent
-        raise ValueError(
-            f"None of the images of the class {class_names[label]!r} that "
-            f"were chosen from {folder} can be read."
-        )
+    }, tuple(map(str, problems))

@@ -10,7 +10,7 @@ from keras_wake.datasets import tensorflow_pipeline
 from keras_wake.datasets.augmentation import AUGMENTATIONS
 from keras_wake.datasets.augmentation import CROP_PADDING
 from keras_wake.datasets.numpy_pipeline import EpochCounter
-from keras_wake.datasets.numpy_pipeline import EvaluationBatches
+from keras_wake.datasets.numpy_pipeline import ImageBatches
 from keras_wake.datasets.numpy_pipeline import TrainingBatches
 from keras_wake.datasets.splits import choose
 from keras_wake.datasets.splits import Splits
@@ -18,7 +18,6 @@ from keras_wake.utils import validate
 from keras_wake.utils.types import Dataset
 
 LABEL_MODES = ("int", "categorical")
-MAX_SEED = 2**63 - 1
 
 
 def load(
@@ -55,8 +54,8 @@ def load(
             images have no labels;
             "folder", image files in `data_dir/train/<class>/` and
             `data_dir/test/<class>/`, labelled in the alphabetical order of
-            the class names. Files are read as torchvision's `ImageFolder`
-            reads them, and a warning counts what is left out;
+            the class names, and read as torchvision's `ImageFolder` reads
+            them;
             or a name given to `keras_wake.datasets.register`.
         data_dir: Folder of the data. Defaults to None, which for CIFAR is
             the folder of TensorFlow Datasets.
@@ -77,14 +76,12 @@ def load(
             "crop_flip".
         cutmix: α of CutMix (Yun et al. 2019), above 0 (published: 1.0). In
             each training image a box is replaced by the same part of another
-            one, and the labels are mixed in proportion. Box and partner are
-            drawn for each image from seed and epoch alone, so a resumed run,
-            and other batch sizes, devices or processes, see the same mixed
-            images. Labels are then float32 `(batch, num_classes)`, one-hot
-            for validation and test, whose images are not mixed. Defaults to
-            None, for no CutMix.
+            one, and the labels are mixed in proportion: they are float32
+            `(batch, num_classes)`, one-hot for validation and test, whose
+            images are not mixed. Defaults to None, for no CutMix.
         seed: Decides on samples, order, augmentation and CutMix, and to the
-            same effect on every backend. Defaults to 0.
+            same effect on every backend and for any batch size, number of
+            devices or processes. Defaults to 0.
         initial_epoch: Epoch of the first pass over the training images; a
             resumed run that passes it sees the batches that the run would
             have seen without a break. Defaults to 0.
@@ -115,17 +112,19 @@ def load(
     """
     open_source = catalogue.opener(name)
     batch_size = validate.integer(1, batch_size=batch_size)
-    limit = _optional_count(limit=limit)
-    test_limit = _optional_count(test_limit=test_limit)
+    if limit is not None:
+        limit = validate.integer(1, limit=limit)
+    if test_limit is not None:
+        test_limit = validate.integer(1, test_limit=test_limit)
     image_size = _checked_image_size(image_size)
     if augment is not None:
         validate.one_of(AUGMENTATIONS, augment=augment)
     if cutmix is not None:
         cutmix = validate.positive("Pass None for no CutMix.", cutmix=cutmix)
-    seed = _checked_seed(seed)
+    seed = validate.integer(0, seed=seed)
     initial_epoch = validate.integer(0, initial_epoch=initial_epoch)
-    label_mode = _checked_label_mode(label_mode, cutmix)
-    _checked_split(validation_split)
+    one_hot = _has_one_hot_labels(label_mode, cutmix)
+    _check_validation_split(validation_split)
 
     source = open_source(data_dir, image_size)
     chosen = choose(
@@ -137,33 +136,34 @@ def load(
         seed,
     )
     arrays, skipped = source.read(chosen)
-    augment = source.default_augment if augment is None else augment
+    augment = augment or source.default_augment
     input_shape = arrays["train"].images.shape[1:]
-    _check_crop(augment, input_shape)
-    one_hot = len(source.class_names) if label_mode == "categorical" else None
-    epoch = EpochCounter(initial_epoch)
-    train = TrainingBatches(
-        arrays["train"], batch_size, one_hot, augment, seed, epoch, cutmix
+    if augment == "crop_flip" and min(input_shape[:2]) <= CROP_PADDING:
+        raise ValueError(
+            f"augment='crop_flip' reflects {CROP_PADDING} pixels and "
+            f"needs larger images. Received: input_shape={input_shape}. "
+            "Pass augment='flip' or 'none'."
+        )
+    classes = len(source.class_names) if one_hot else None
+    epochs = EpochCounter(initial_epoch)
+    batches: dict[str, Dataset] = {
+        split: ImageBatches(data, batch_size, classes)
+        for split, data in arrays.items()
+    }
+    batches["train"] = TrainingBatches(
+        arrays["train"], batch_size, classes, augment, seed, epochs, cutmix
     )
     # Refuses a batch size that devices cannot share here, not only in `fit`.
-    len(train)
-    others = {
-        split: EvaluationBatches(data, batch_size, one_hot)
-        for split, data in arrays.items()
-        if split != "train"
-    }
-    prepared: dict[str, Dataset] = {"train": train, **others}
+    len(batches["train"])
     if keras.backend.backend() == "tensorflow":
-        prepared = {
-            split: tensorflow_pipeline.training_dataset(train)
-            if split == "train"
-            else tensorflow_pipeline.evaluation_dataset(others[split])
-            for split in prepared
+        batches = {
+            split: tensorflow_pipeline.as_dataset(each)
+            for split, each in batches.items()
         }
     return Splits(
-        train=prepared["train"],
-        validation=prepared.get("validation"),
-        test=prepared["test"],
+        train=batches["train"],
+        validation=batches.get("validation"),
+        test=batches["test"],
         class_names=source.class_names,
         input_shape=input_shape,
         train_size=len(arrays["train"]),
@@ -171,14 +171,13 @@ def load(
         test_size=len(arrays["test"]),
         skipped=skipped,
         _arrays=arrays,
-        _epoch=epoch,
+        _epoch=epochs,
     )
 
 
-def _checked_label_mode(label_mode: str | None, cutmix: float | None) -> str:
-    if label_mode is None:
-        return "int" if cutmix is None else "categorical"
-    validate.one_of(LABEL_MODES, label_mode=label_mode)
+def _has_one_hot_labels(label_mode: str | None, cutmix: float | None) -> bool:
+    if label_mode is not None:
+        validate.one_of(LABEL_MODES, label_mode=label_mode)
     # Labels of one form: Keras decides at the first batch, which is mixed,
     # what "accuracy" means, and counts wrongly where others are numbers.
     if label_mode == "int" and cutmix is not None:
@@ -186,21 +185,7 @@ def _checked_label_mode(label_mode: str | None, cutmix: float | None) -> str:
             "CutMix makes soft labels, which are no class numbers. Received: "
             f"label_mode='int', cutmix={cutmix}. Leave `label_mode` out."
         )
-    return label_mode
-
-
-def _checked_seed(seed: int) -> int:
-    seed = validate.integer(0, seed=seed)
-    if seed > MAX_SEED:
-        raise ValueError(
-            f"`seed` must be at most {MAX_SEED}. Received: seed={seed}."
-        )
-    return seed
-
-
-def _optional_count(**kwargs: object) -> int | None:
-    (value,) = kwargs.values()
-    return None if value is None else validate.integer(1, "", **kwargs)
+    return label_mode == "categorical" or cutmix is not None
 
 
 def _checked_image_size(image_size: object) -> tuple[int, int] | None:
@@ -217,23 +202,9 @@ def _checked_image_size(image_size: object) -> tuple[int, int] | None:
     return height, width
 
 
-def _checked_split(validation_split: float | int) -> None:
+def _check_validation_split(validation_split: float | int) -> None:
     if isinstance(validation_split, numbers.Integral):
         validate.integer(0, validation_split=validation_split)
-        return
-    fraction = validate.real(validation_split=validation_split)
-    if not 0 <= fraction < 1:
-        raise ValueError(
-            "`validation_split` must be a fraction in [0, 1) or an integer "
-            "number of images. "
-            f"Received: validation_split={validation_split!r}."
-        )
-
-
-def _check_crop(augment: str, input_shape: tuple[int, ...]) -> None:
-    if augment == "crop_flip" and min(input_shape[:2]) <= CROP_PADDING:
-        raise ValueError(
-            f"augment='crop_flip' reflects {CROP_PADDING} pixels and "
-            f"needs larger images. Received: input_shape={input_shape}. "
-            "Pass augment='flip' or 'none'."
-        )
+    else:
+        hint = "Or pass an integer number of images."
+        validate.fraction(hint, validation_split=validation_split)

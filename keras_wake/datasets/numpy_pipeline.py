@@ -5,8 +5,8 @@ of the batch. Where several processes train together, each one makes its share
 of every batch.
 """
 
+import dataclasses
 import warnings
-from collections.abc import Iterator
 
 import numpy as np
 
@@ -20,49 +20,45 @@ from keras_wake.datasets.source import unit_range
 from keras_wake.utils.types import Array
 
 
+@dataclasses.dataclass
 class EpochCounter:
-    """The number of the epoch of the next pass over the training images.
+    """The number of the epoch of the next pass over the training images."""
 
-    Args:
-        epoch: Number of the first epoch.
-    """
-
-    def __init__(self, epoch: int):
-        self._epoch = epoch
-        self.pinned = False
-
-    def read(self) -> int:
-        """The number of the epoch."""
-        return self._epoch
+    epoch: int = 0
+    pinned: bool = False
 
     def pin(self, epoch: int) -> None:
         """Fixes the epoch; finished passes do not change it any more."""
-        self._epoch = epoch
-        self.pinned = True
+        self.epoch, self.pinned = epoch, True
 
     def finish(self, epoch: int) -> None:
         """Called with the last batch of a pass, which was that of `epoch`."""
         if not self.pinned:
-            self._epoch = int(epoch) + 1
+            self.epoch = int(epoch) + 1
 
     def get_state(self) -> dict[str, int]:
         """For `BackupAndRestore`."""
-        return {"epoch": self._epoch}
+        return {"epoch": self.epoch}
 
     def set_state(self, state: dict[str, int]) -> None:
         """Goes on from what `get_state` has returned."""
-        self._epoch = state["epoch"]
+        self.epoch = state["epoch"]
 
 
 class ImageBatches(ShardedBatches):
-    """Base of the batches of images and labels.
+    """All images in their order, for validation and test.
+
+    Batches are `(images, labels)`. If the images cannot be divided evenly
+    among the devices, they are `(images, labels, sample_weight)`: the last
+    batch is filled up with its first image, at a weight of 0.
 
     Args:
         data: The images.
         batch_size: Images per batch of all processes together; the last
             batch may be smaller.
         num_classes: Length of one-hot labels, or None for integer labels.
-        training: As for `ShardedBatches`.
+        epochs: Counts the complete passes over training images. Defaults to
+            `None`: these are not for training.
     """
 
     def __init__(
@@ -70,11 +66,26 @@ class ImageBatches(ShardedBatches):
         data: ImageArrays,
         batch_size: int,
         num_classes: int | None,
-        training: bool = False,
+        epochs: EpochCounter | None = None,
     ):
-        super().__init__(len(data), batch_size, training)
+        super().__init__(len(data), batch_size, training=epochs is not None)
+        # `BackupAndRestore` looks for this name.
+        self.epoch_counter = epochs or EpochCounter()
         self._data = data
         self._num_classes = num_classes
+
+    def __getitem__(self, index: int) -> tuple[Array, ...]:
+        return self.batch(index, 0)
+
+    def batch(self, index: int, epoch: int) -> tuple[Array, ...]:
+        """This process's share of batch `index` of an epoch."""
+        positions, weights = self._share(index)
+        batch = self._images(positions), self._labels(positions)
+        return batch if weights is None else (*batch, weights)
+
+    def begin_epoch(self) -> np.int64:
+        """The number of the next epoch."""
+        return np.int64(self.epoch_counter.epoch)
 
     def element_shapes(self) -> tuple[tuple[int, ...], tuple[int, ...], str]:
         """Shape of an image, shape of a label, and dtype of the labels."""
@@ -93,34 +104,20 @@ class ImageBatches(ShardedBatches):
         return unit_range(self._data.images[positions], self._data.white)
 
 
-class EvaluationBatches(ImageBatches):
-    """All images in their order, for validation and test.
-
-    Batches are `(images, labels)`. If the images cannot be divided evenly
-    among the devices, they are `(images, labels, sample_weight)`: the last
-    batch is filled up with its first image, at a weight of 0.
-    """
-
-    def __getitem__(self, index: int) -> tuple[Array, ...]:
-        positions, weights = self._share(index)
-        batch = self._images(positions), self._labels(positions)
-        return batch if weights is None else (*batch, weights)
-
-
 class TrainingBatches(ImageBatches):
     """Shuffled, augmented images; every complete pass is the next epoch.
 
-    A pass is complete when each batch was asked for once. A batch that is
-    asked for again begins a new pass, and the one before does not count.
+    A pass begins with batch 0, and is complete with the last batch if they
+    were taken in their order. If Keras shuffles the order once more, each
+    epoch of Keras is a pass.
 
     If the devices cannot divide the images evenly, the last few of an epoch
     are left out. Those are others in each epoch.
 
     Args:
-        data, batch_size, num_classes: As for `ImageBatches`.
+        data, batch_size, num_classes, epochs: As for `ImageBatches`.
         augment: One of `AUGMENTATIONS`.
         seed: Decides, with the epoch, on order and augmentation.
-        epochs: Counts the complete passes.
         cutmix: α of CutMix, which needs `num_classes`. Defaults to `None`:
             no CutMix.
     """
@@ -135,82 +132,64 @@ class TrainingBatches(ImageBatches):
         epochs: EpochCounter,
         cutmix: float | None = None,
     ):
-        super().__init__(data, batch_size, num_classes, training=True)
-        # `BackupAndRestore` looks for this name.
-        self.epoch_counter = epochs
+        super().__init__(data, batch_size, num_classes, epochs)
         self._seed = seed
         self._cutmix = cutmix
         self._rows, self._columns = source_pixels(augment, *data.sides)
         self._pixels = data.images.reshape(-1, data.images.shape[3])
         # The epoch that was drawn last, and its draws.
         self._drawn: tuple[int, tuple[Array, ...]] | None = None
-        # The batches of this pass that were asked for, and those of them that
-        # were asked for since Keras began an epoch.
-        self._asked: set[int] = set()
-        self._asked_by_keras: set[int] = set()
-        self._pass_epoch = epochs.read()
+        self._pass_epoch = epochs.epoch
         self._last_index = -1
+        # Batches since Keras began an epoch.
+        self._taken = 0
         self._in_keras = False
         self._shuffled_by_keras = False
 
-    def __iter__(self) -> Iterator[tuple[Array, Array]]:
-        epoch = self.epoch_counter.read()
-        steps = len(self)
-        for index in range(steps):
-            batch = self.batch(index, epoch)
-            if index == steps - 1:
-                self.epoch_counter.finish(epoch)
-            yield batch
-
-    def __getitem__(self, index: int) -> tuple[Array, Array]:
-        self._notice_order(index)
-        if index in self._asked:
-            self._asked.clear()
-        if not self._asked or self.epoch_counter.pinned:
-            self._pass_epoch = self.epoch_counter.read()
+    def __getitem__(self, index: int) -> tuple[Array, ...]:
+        in_order = index in (0, self._last_index + 1)
+        self._last_index = index
+        if self._in_keras and not in_order:
+            self._warn_of_shuffling()
+        if index == 0 or self.epoch_counter.pinned:
+            self._pass_epoch = self.epoch_counter.epoch
         batch = self.batch(index, self._pass_epoch)
-        self._asked.add(index)
-        self._asked_by_keras.add(index)
-        if len(self._asked) == len(self):
-            self._asked.clear()
+        self._taken += 1
+        complete = in_order and index == len(self) - 1
+        if self._shuffled_by_keras:
+            complete = self._taken == len(self)
+        if complete:
             self.epoch_counter.finish(self._pass_epoch)
         return batch
 
     def on_epoch_begin(self) -> None:
         """Called by Keras."""
-        self._in_keras = True
-        self._asked_by_keras.clear()
-        # With `steps_per_epoch`, a pass may go on in the next epoch. In order,
-        # batch 0 begins a new one; shuffled, nothing shows where one begins.
+        self._in_keras, self._taken = True, 0
         if self._shuffled_by_keras:
-            self._asked.clear()
+            self._pass_epoch = self.epoch_counter.epoch
 
     def on_epoch_end(self) -> None:
         """Called by Keras."""
         self._in_keras = False
 
-    def _notice_order(self, index: int) -> None:
-        """Warns once if Keras asks for the batches in an order of its own."""
-        in_order = index in (0, self._last_index + 1)
-        self._last_index = index
-        if in_order or not self._in_keras or self._shuffled_by_keras:
-            return
-        self._shuffled_by_keras = True
-        self._asked = set(self._asked_by_keras)
-        warnings.warn(
-            "Keras shuffles the order of the batches, which are shuffled "
-            "already, so `seed` does not decide on it any more. Pass "
-            "`shuffle=False` to `fit`.",
-            stacklevel=3,
-        )
+    def _warn_of_shuffling(self) -> None:
+        """Warns once that Keras takes the batches in an order of its own."""
+        if not self._shuffled_by_keras:
+            self._shuffled_by_keras = True
+            warnings.warn(
+                "Keras shuffles the order of the batches, which are shuffled "
+                "already, so `seed` does not decide on it any more. Pass "
+                "`shuffle=False` to `fit`.",
+                stacklevel=3,
+            )
 
     def begin_epoch(self) -> np.int64:
         """Draws what is random in the next epoch, and returns its number."""
-        epoch = self.epoch_counter.read()
-        self._draws(epoch)
-        return np.int64(epoch)
+        epoch = super().begin_epoch()
+        self._draws(int(epoch))
+        return epoch
 
-    def batch(self, index: int, epoch: int) -> tuple[Array, Array]:
+    def batch(self, index: int, epoch: int) -> tuple[Array, ...]:
         """This process's share of batch `index` of an epoch."""
         order, choices, *mixing = self._draws(epoch)
         positions = order[self._share(index)[0]]

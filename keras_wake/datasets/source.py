@@ -1,12 +1,18 @@
 """What a data set is: its labels, its names, and how its images are read."""
 
 import dataclasses
+import os
 from collections.abc import Callable
 from typing import NamedTuple
+from typing import TypeAlias
 
 import numpy as np
 
 from keras_wake.utils.types import Array
+
+DataDir: TypeAlias = str | os.PathLike | None
+# (height, width)
+ImageSize: TypeAlias = tuple[int, int] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +97,7 @@ class Source(NamedTuple):
         )
 
 
-def refuse_image_size(image_size: tuple[int, int] | None, name: str) -> None:
+def refuse_image_size(image_size: ImageSize, name: str) -> None:
     """Refuses to resize images that are not read from files."""
     if image_size is not None:
         raise ValueError(

@@ -62,8 +62,8 @@ class Splits:
     _arrays: dict[str, ImageArrays] = dataclasses.field(
         default_factory=dict, repr=False, compare=False
     )
-    _epoch: EpochCounter | None = dataclasses.field(
-        default=None, repr=False, compare=False
+    _epoch: EpochCounter = dataclasses.field(
+        default_factory=EpochCounter, repr=False, compare=False
     )
 
     @property
@@ -107,11 +107,7 @@ class Splits:
         data = self._arrays[split]
         if limit is not None:
             limit = validate.integer(1, limit=limit)
-            if limit > len(data):
-                raise ValueError(
-                    f"`limit` must be at most the number of {split} images, "
-                    f"{len(data)}. Received: limit={limit}."
-                )
+            _check_limit("limit", limit, f"{split} images", len(data))
             rng = np.random.default_rng(0)
             data = data.take(stratified_sample(data.labels, limit, rng))
         return unit_range(data.images, data.white), data.labels.copy()
@@ -128,30 +124,17 @@ class Splits:
         Args:
             epoch: Number of the epoch, counted from 0.
         """
-        epoch = validate.integer(0, epoch=epoch)
-        if self._epoch is not None:
-            self._epoch.pin(epoch)
+        self._epoch.pin(validate.integer(0, epoch=epoch))
 
 
 def stratified_sample(
-    labels: Array,
-    count: int,
-    rng: np.random.Generator,
-    keep: int = 0,
+    labels: Array, count: int, rng: np.random.Generator, keep: int = 0
 ) -> Array:
     """Positions of `count` images with the class proportions of `labels`.
 
     Each class gets its proportional share, rounded down; what is left goes
-    to the largest remainders, so the sample has exactly `count` images.
-
-    Args:
-        labels: `(N,)` integer labels.
-        count: Size of the sample, at most `N` less what `keep` holds back.
-        rng: Source of randomness.
-        keep: Images of each class that the sample must leave behind.
-
-    Returns:
-        `(count,)` positions in `labels`, in ascending order.
+    to the largest remainders, so the sample has exactly `count` images. `keep`
+    images of each class are not taken. The positions are in ascending order.
     """
     classes, sizes = np.unique(labels, return_counts=True)
     available = np.maximum(sizes - keep, 0)
@@ -177,22 +160,10 @@ def choose(
 ) -> dict[str, Array]:
     """Chooses the images of every split, in stratified samples.
 
-    Args:
-        train_labels: `(N,)` labels of the training images.
-        test_labels: `(M,)` labels of the test images.
-        validation_split: Part of the training images set aside, a fraction
-            below 1 or a number of images.
-        limit: Number of training images to keep, or None for all.
-        test_limit: Number of test images to keep, or None for all.
-        seed: Decides on the samples.
-
     Returns:
         Positions for "train" and, unless `validation_split` is 0, for
         "validation", both in the training images, and for "test" in the test
         images; in ascending order.
-
-    Raises:
-        ValueError: There are fewer images than wanted.
     """
     chosen = {"train": np.arange(len(train_labels))}
     if validation_split:
@@ -202,31 +173,31 @@ def choose(
         chosen["validation"] = validation
         chosen["train"] = np.setdiff1d(chosen["train"], validation)
     chosen["test"] = np.arange(len(test_labels))
-    for name, wanted, argument, stream in (
-        ("train", limit, "limit", 2),
-        ("test", test_limit, "test_limit", 3),
+    for name, labels, wanted, argument, after, stream in (
+        ("train", train_labels, limit, "limit", " that are left", 2),
+        ("test", test_labels, test_limit, "test_limit", "", 3),
     ):
-        if wanted is None:
-            continue
-        available = chosen[name]
-        if wanted > len(available):
-            raise ValueError(
-                f"`{argument}` must be at most the number of {name} images, "
-                f"{len(available)}"
-                f"{' after validation is set aside' * (name == 'train')}. "
-                f"Received: {argument}={wanted}."
-            )
-        pool = train_labels if name == "train" else test_labels
-        rng = np.random.default_rng([seed, stream])
-        sample = stratified_sample(pool[available], wanted, rng)
-        chosen[name] = available[sample]
+        if wanted is not None:
+            of_what = f"{name} images{after}"
+            _check_limit(argument, wanted, of_what, len(chosen[name]))
+            rng = np.random.default_rng([seed, stream])
+            sample = stratified_sample(labels[chosen[name]], wanted, rng)
+            chosen[name] = chosen[name][sample]
     return chosen
+
+
+def _check_limit(name: str, limit: int, of_what: str, available: int) -> None:
+    if limit > available:
+        raise ValueError(
+            f"`{name}` must be at most the number of {of_what}, {available}. "
+            f"Received: {name}={limit}."
+        )
 
 
 def _validation_count(validation_split: float | int, labels: Array) -> int:
     count = validation_split
-    if not isinstance(validation_split, numbers.Integral):
-        count = round(validation_split * len(labels))
+    if not isinstance(count, numbers.Integral):
+        count = round(count * len(labels))
     # Every class must keep an image to be learned from.
     largest = len(labels) - len(np.unique(labels))
     if not 1 <= count <= largest:

@@ -1,14 +1,12 @@
-"""The batches of `numpy_pipeline` as `tf.data.Dataset`s, for TensorFlow.
+"""The batches of `numpy_pipeline` as a `tf.data.Dataset`, for TensorFlow.
 
 `tf.data` makes batches ahead of the training step, and `tf.distribute` divides
 them among replicas and workers.
 """
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from keras_wake.datasets.numpy_pipeline import EvaluationBatches
-from keras_wake.datasets.numpy_pipeline import TrainingBatches
+from keras_wake.datasets.numpy_pipeline import ImageBatches
 from keras_wake.utils.types import Tensor
 
 if TYPE_CHECKING:
@@ -19,23 +17,21 @@ _AT_A_TIME = 2
 _AHEAD = 4
 
 
-def evaluation_dataset(batches: EvaluationBatches) -> "tf.data.Dataset":
-    """The batches, in their order."""
-    import tensorflow as tf
-
-    make = _in_tensorflow(batches.__getitem__, batches)
-    steps = tf.data.Dataset.range(len(batches))
-    dataset = steps.map(make, num_parallel_calls=_AT_A_TIME)
-    return _finished(dataset.prefetch(_AHEAD), len(batches))
-
-
-def training_dataset(batches: TrainingBatches) -> "tf.data.Dataset":
+def as_dataset(batches: ImageBatches) -> "tf.data.Dataset":
     """The batches; each pass is one epoch, counted where it is complete."""
     import tensorflow as tf
 
-    make = _in_tensorflow(batches.batch, batches)
+    image, label, label_type = batches.element_shapes()
     steps = len(batches)
     epochs = batches.epoch_counter
+
+    def make(step: Tensor, epoch: Tensor) -> tuple[Tensor, Tensor]:
+        x, y = tf.numpy_function(
+            batches.batch, [step, epoch], [tf.float32, label_type]
+        )
+        x.set_shape((None, *image))
+        y.set_shape((None, *label))
+        return x, y
 
     def one_epoch(_: Tensor) -> "tf.data.Dataset":
         # Drawn here, once, rather than by several batches at the same time.
@@ -55,37 +51,16 @@ def training_dataset(batches: TrainingBatches) -> "tf.data.Dataset":
         )
         return x, y
 
-    dataset = tf.data.Dataset.from_tensors(0).flat_map(one_epoch)
-    dataset = dataset.prefetch(_AHEAD)
-    # Counted after the prefetching, at the end of a pass: Keras opens more
-    # iterators than it has epochs and takes a first batch to build a model.
-    dataset = _finished(dataset.map(count), steps)
-    # `BackupAndRestore` looks for this name.
-    dataset.epoch_counter = epochs
-    return dataset
-
-
-def _in_tensorflow(
-    function: Callable, batches: EvaluationBatches | TrainingBatches
-) -> Callable[..., tuple[Tensor, Tensor]]:
-    """A NumPy function that makes a batch, as a function of TensorFlow."""
-    import tensorflow as tf
-
-    image, label, label_type = batches.element_shapes()
-
-    def make(*args: Tensor) -> tuple[Tensor, Tensor]:
-        x, y = tf.numpy_function(function, args, [tf.float32, label_type])
-        x.set_shape((None, *image))
-        y.set_shape((None, *label))
-        return x, y
-
-    return make
-
-
-def _finished(dataset: "tf.data.Dataset", steps: int) -> "tf.data.Dataset":
-    """The data set with a known length, ready for any strategy."""
-    import tensorflow as tf
-
+    if batches.training:
+        dataset = tf.data.Dataset.from_tensors(0).flat_map(one_epoch)
+        # Counted after the prefetching, at the end of a pass: Keras opens more
+        # iterators than it has epochs and takes a first batch to build a model.
+        dataset = dataset.prefetch(_AHEAD).map(count)
+    else:
+        dataset = tf.data.Dataset.range(steps).map(
+            lambda step: make(step, 0), num_parallel_calls=_AT_A_TIME
+        )
+        dataset = dataset.prefetch(_AHEAD)
     options = tf.data.Options()
     # The thread that tunes a pipeline sleeps ever longer, and the end of an
     # epoch has to wait for it, often for as long as the epoch has taken.
@@ -95,4 +70,7 @@ def _finished(dataset: "tf.data.Dataset", steps: int) -> "tf.data.Dataset":
         tf.data.experimental.AutoShardPolicy.DATA
     )
     dataset = dataset.with_options(options)
-    return dataset.apply(tf.data.experimental.assert_cardinality(steps))
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(steps))
+    # `BackupAndRestore` looks for this name.
+    dataset.epoch_counter = epochs
+    return dataset

@@ -1,18 +1,16 @@
 """Tiny-ImageNet in the layout of its archive, tiny-imagenet-200.zip."""
 
 import collections
-import os
 import pathlib
 
-from keras_wake.datasets.files import check_pillow
-from keras_wake.datasets.files import Files
 from keras_wake.datasets.files import mixed
-from keras_wake.datasets.files import shortened_list
 from keras_wake.datasets.folder import check_classes
 from keras_wake.datasets.folder import check_exists
 from keras_wake.datasets.folder import class_folders
 from keras_wake.datasets.folder import files_of
 from keras_wake.datasets.folder import source_of_files
+from keras_wake.datasets.source import DataDir
+from keras_wake.datasets.source import ImageSize
 from keras_wake.datasets.source import Source
 
 LAYOUT = (
@@ -21,42 +19,30 @@ LAYOUT = (
 )
 
 
-def open_tiny_imagenet(
-    data_dir: str | os.PathLike | None, image_size: tuple[int, int] | None
-) -> Source:
+def open_tiny_imagenet(data_dir: DataDir, image_size: ImageSize) -> Source:
     """Lists the images; the chosen ones are read later.
 
     The images of `val` are the test images. Those of `test` have no labels
-    and are left alone, as are the bounding boxes.
-
-    Args:
-        data_dir: The folder tiny-imagenet-200 of the archive.
-        image_size: `(height, width)` to resize to, or None.
-
-    Returns:
-        The source. All its images have three channels, though some files
-        are grey.
+    and are left alone, as are the bounding boxes. All have three channels,
+    though some files are grey.
     """
-    if data_dir is None:
-        raise ValueError(
-            "`data_dir` is needed to load Tiny-ImageNet: unpack "
-            "http://cs231n.stanford.edu/tiny-imagenet-200.zip and pass the "
-            "folder tiny-imagenet-200. Received: data_dir=None."
-        )
-    root = check_exists(data_dir)
-    check_pillow()
+    root = check_exists(
+        data_dir,
+        "Unpack http://cs231n.stanford.edu/tiny-imagenet-200.zip and pass the "
+        "folder tiny-imagenet-200.",
+    )
     train, val = root / "train", root / "val"
     folders = class_folders(train, LAYOUT)
     wnids = [folder.name for folder in folders]
-    annotations = _annotations(val)
+    annotations = _annotations(val / "val_annotations.txt")
     check_classes(train, wnids, val, sorted(set(annotations.values())))
-    return source_of_files(
-        files_of(folders, wnids),
-        _val_files(val / "images", annotations, wnids),
-        _class_names(root / "words.txt", wnids),
-        image_size,
-        colour=True,
+    test = mixed(
+        [val / "images" / name for name in annotations],
+        [wnids.index(wnid) for wnid in annotations.values()],
     )
+    names = _class_names(root / "words.txt", wnids)
+    train_files = files_of(folders, wnids)
+    return source_of_files(train_files, test, names, image_size, colour=True)
 
 
 def _lines(path: pathlib.Path) -> list[str]:
@@ -75,51 +61,22 @@ def _lines(path: pathlib.Path) -> list[str]:
         ) from error
 
 
-def _annotations(val: pathlib.Path) -> dict[str, str]:
+def _annotations(path: pathlib.Path) -> dict[str, str]:
     """From the names of the files in val/images to their wnids."""
-    path = val / "val_annotations.txt"
-    wnids: dict[str, str] = {}
+    wnids = {}
     for number, line in enumerate(_lines(path), 1):
-        if not line.strip():
-            continue
         columns = line.split("\t")
-        if len(columns) < 2:
+        if len(columns) > 1:
+            wnids[columns[0]] = columns[1].strip()
+        elif line.strip():
             raise ValueError(
                 f"Every line of {path} must hold a file name, a tab and a "
                 f"wnid. Received in line {number}: {line!r}."
             )
-        if columns[0] in wnids:
-            raise ValueError(
-                f"{path} names {columns[0]!r} twice, the second time in line "
-                f"{number}."
-            )
-        wnids[columns[0]] = columns[1].strip()
-    if not wnids:
-        raise ValueError(f"{path} names no image.")
     return wnids
 
 
-def _val_files(
-    folder: pathlib.Path, annotations: dict[str, str], wnids: list[str]
-) -> Files:
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"There is no folder {folder}. Expected the layout {LAYOUT}."
-        )
-    missing = sorted(set(annotations) - set(os.listdir(folder)))
-    if missing:
-        raise FileNotFoundError(
-            f"{len(missing)} image(s) that val_annotations.txt names are not "
-            f"in {folder}: {shortened_list(missing)}. Unpack the archive again."
-        )
-    label_of = {wnid: label for label, wnid in enumerate(wnids)}
-    return mixed(
-        [folder / name for name in annotations],
-        [label_of[wnid] for wnid in annotations.values()],
-    )
-
-
-def _class_names(words: pathlib.Path, wnids: list[str]) -> tuple[str, ...]:
+def _class_names(words: pathlib.Path, wnids: list[str]) -> list[str]:
     """The first name of each wnid; with the wnid where classes share it."""
     names = {}
     for line in _lines(words):
@@ -128,7 +85,7 @@ def _class_names(words: pathlib.Path, wnids: list[str]) -> tuple[str, ...]:
     # Without a name, the wnid has to do.
     first = [names.get(wnid) or wnid for wnid in wnids]
     count = collections.Counter(first)
-    return tuple(
+    return [
         name if count[name] == 1 else f"{name} ({wnid})"
         for name, wnid in zip(first, wnids, strict=True)
-    )
+    ]

@@ -169,7 +169,7 @@ def test_unequal_lengths_and_uneven_batches_are_refused(shard):
         len(ShardedArrays(arrays(1), 4, True))
 
 
-def test_fit_and_evaluate_on_arrays_that_cannot_be_divided(shard):
+def test_fit_and_evaluate_on_arrays_that_cannot_be_divided(shard, eagerly):
     keras.utils.set_random_seed(0)
     classifier = keras.Sequential(
         [keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(3)]

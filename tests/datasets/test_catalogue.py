@@ -45,7 +45,7 @@ def brightness(tmp_path, monkeypatch):
     spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 
-def test_a_registered_data_set_loads_and_is_learned(brightness):
+def test_a_registered_data_set_loads_and_is_learned(brightness, eagerly):
     splits = kw.datasets.load("brightness", batch_size=10, test_limit=10)
     assert splits.class_names == ("dark", "bright")
     assert splits.input_shape == (8, 8, 1)

@@ -3,6 +3,12 @@
 import keras
 import numpy as np
 import pytest
+from image_batches import assert_same_batches
+from image_batches import joined
+from image_batches import listed
+from image_batches import random_data
+from image_batches import SIZE
+from image_batches import training
 from scipy import special
 from scipy import stats
 
@@ -11,14 +17,10 @@ from keras_wake import backend
 from keras_wake import datasets
 from keras_wake.datasets.cutmix import cutmix_draws
 from keras_wake.datasets.cutmix import symmetric_beta
-from keras_wake.datasets.numpy_pipeline import EpochCounter
-from keras_wake.datasets.numpy_pipeline import TrainingBatches
 from keras_wake.datasets.source import ImageArrays
-from keras_wake.datasets.tensorflow_pipeline import training_dataset
 
 pytest.importorskip("sklearn", reason="the digits come from scikit-learn")
 
-SIZE = 50
 # Of four images of 32x48 pixels in epoch 2 of seed 1.
 PARTNERS = [2, 0, 1, 1]
 BOXES = [
@@ -27,83 +29,21 @@ BOXES = [
     [12, 22, 32, 48],
     [5, 0, 30, 33],
 ]
-on_tensorflow = pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="needs tf.data"
-)
 
 
-def tensorflow_training(*args):
-    return training_dataset(TrainingBatches(*args))
+def make(cutmix=1.0, **arguments):
+    return training(num_classes=SIZE, cutmix=cutmix, **arguments)
 
 
-def random_data(size=SIZE, white=255):
-    # Not square, so that rows and columns cannot be mistaken.
-    images = np.random.default_rng(0).integers(
-        0, white + 1, (size, 8, 11, 2), np.uint8
-    )
-    return ImageArrays(images, np.arange(size, dtype=np.int32), white)
-
-
-def plain_data(size=SIZE):
+def plain_data():
     """Image i has the value i in all pixels, so that they tell it."""
-    images = np.zeros((size, 12, 10, 1), np.uint8)
-    images += np.arange(size, dtype=np.uint8)[:, None, None, None]
-    return ImageArrays(images, np.arange(size, dtype=np.int32), white=255)
-
-
-def listed(dataset):
-    return [tuple(np.asarray(part) for part in batch) for batch in dataset]
-
-
-def joined(batches):
-    return tuple(np.concatenate(part) for part in zip(*batches, strict=True))
-
-
-def assert_same_batches(first, second):
-    assert len(first) == len(second)
-    for batch, other in zip(first, second, strict=True):
-        for part, other_part in zip(batch, other, strict=True):
-            assert part.dtype == other_part.dtype
-            np.testing.assert_array_equal(part, other_part)
-
-
-@pytest.fixture(
-    params=[
-        pytest.param(
-            tensorflow_training,
-            marks=on_tensorflow,
-            id="tf.data",
-        ),
-        pytest.param(TrainingBatches, id="numpy"),
-    ]
-)
-def make(request):
-    """A function that makes training data."""
-
-    def make(
-        cutmix=1.0,
-        data=None,
-        augment="crop_flip",
-        epoch=0,
-        seed=0,
-        batch_size=16,
-    ):
-        data = random_data() if data is None else data
-        return request.param(
-            data,
-            batch_size,
-            len(data),
-            augment,
-            seed,
-            EpochCounter(epoch),
-            cutmix,
-        )
-
-    return make
+    numbers = np.arange(SIZE, dtype=np.uint8)
+    images = np.tile(numbers[:, None, None, None], (1, 12, 10, 1))
+    return ImageArrays(images, numbers.astype("int32"))
 
 
 @pytest.mark.parametrize("augment", ["crop_flip", "flip", "none"])
-def test_batches_equal_a_reference_made_image_by_image(make, augment):
+def test_batches_equal_a_reference_made_image_by_image(augment):
     data = random_data(white=16)
     arguments = {"data": data, "augment": augment, "epoch": 3, "seed": 7}
     mixed, labels = joined(listed(make(**arguments)))
@@ -128,7 +68,7 @@ def test_batches_equal_a_reference_made_image_by_image(make, augment):
         np.testing.assert_allclose(label, wanted, atol=1e-7)
 
 
-def test_pixels_show_the_box_and_the_label_its_area(make):
+def test_pixels_show_the_box_and_the_label_its_area():
     mixed = 0
     for images, labels in listed(make(data=plain_data())):
         values = np.rint(images[..., 0] * 255).astype(int)
@@ -150,60 +90,30 @@ def test_pixels_show_the_box_and_the_label_its_area(make):
     assert mixed > SIZE - 8
 
 
-@on_tensorflow
-@pytest.mark.parametrize("augment", ["crop_flip", "none"])
-@pytest.mark.parametrize("alpha", [0.3, 1.0])
-def test_numpy_batches_are_those_of_tf_data(augment, alpha):
-    data = random_data(white=16)
-    of_tf, of_numpy = (
-        kind(data, 16, SIZE, augment, 5, EpochCounter(2), alpha)
-        for kind in (
-            tensorflow_training,
-            TrainingBatches,
-        )
-    )
-    for _ in range(3):
-        assert_same_batches(listed(of_tf), listed(of_numpy))
-
-
-def test_resumed_run_sees_the_batches_of_the_uninterrupted_one(make):
+def test_resumed_run_sees_the_batches_of_the_uninterrupted_one():
     dataset = make()
     uninterrupted = [listed(dataset) for _ in range(3)]
     assert_same_batches(uninterrupted[2], listed(make(epoch=2)))
     assert not np.array_equal(uninterrupted[0][0][0], uninterrupted[1][0][0])
 
 
-def test_seed_and_alpha_decide(make):
+def test_seed_and_alpha_decide():
     first = listed(make())
     assert_same_batches(first, listed(make()))
     for other in (make(seed=1), make(2.0), make(None)):
         assert not np.array_equal(first[0][0], listed(other)[0][0])
 
 
-def test_a_mixed_image_does_not_depend_on_the_batch(make):
-    whole, halved = (joined(listed(make(batch_size=n))) for n in (16, 8))
-    for part, other in zip(whole, halved, strict=True):
-        np.testing.assert_array_equal(part, other)
-
-
 @pytest.mark.parametrize(("processes", "devices"), [(2, 1), (2, 4)])
 def test_processes_make_their_shares_of_the_same_batches(
     monkeypatch, processes, devices
 ):
-    def batches():
-        data = random_data()
-        return list(
-            TrainingBatches(
-                data, 16, SIZE, "crop_flip", 0, EpochCounter(0), 1.0
-            )
-        )
-
-    whole = batches()
+    whole = list(make())
     shares = []
     for process in range(processes):
         shard = process, processes, devices
         monkeypatch.setattr(backend, "data_shard", lambda shard=shard: shard)
-        shares.append(batches())
+        shares.append(list(make()))
     for index, parts in enumerate(zip(*shares, strict=True)):
         together = joined(parts)
         kept = len(together[1])
@@ -354,7 +264,7 @@ def test_soft_labels_are_no_numbers():
         datasets.load("digits", cutmix=1.0, label_mode="int")
 
 
-def test_wake_model_trains_on_soft_labels():
+def test_wake_model_trains_on_soft_labels(eagerly):
     splits = datasets.load("digits", limit=60, batch_size=60, cutmix=1.0)
     ((images, labels),) = listed(splits.train)
     splits.set_epoch(0)

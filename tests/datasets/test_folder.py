@@ -1,13 +1,10 @@
 """Folders of images: layout, decoding, and what is wrong with them."""
 
 import os
-import pathlib
 import socket
 import sys
-import tarfile
 import warnings
 
-import keras
 import numpy as np
 import pytest
 
@@ -15,11 +12,6 @@ from keras_wake import datasets
 from keras_wake.datasets import files as files_module
 
 Image = pytest.importorskip("PIL.Image", reason="Pillow decodes the images")
-
-SHARED_CIFAR10 = (
-    pathlib.Path(__file__).resolve().parents[3]
-    / "shared/data/cifar10-jpeg.tar.xz"
-)
 
 
 def write_image(path, value, side=8, mode="RGB"):
@@ -211,7 +203,7 @@ def test_links_to_folders_are_followed(root):
 
 def test_a_link_that_leads_back_is_refused(root):
     (root / "train/cat/again").symlink_to(root / "train")
-    with pytest.raises(ValueError, match=r"again/cat links back to a folder"):
+    with pytest.raises(ValueError, match=r"leads to .*again/cat a second time"):
         load(root)
 
 
@@ -250,21 +242,23 @@ def test_a_folder_that_may_not_be_read_is_named(root, monkeypatch, place):
     def refuse(path):
         # The tests may run as root, who may read everything.
         if str(path) == str(root / place):
-            raise PermissionError(13, "Permission denied")
+            raise PermissionError(13, "Permission denied", str(path))
         return scan(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(PermissionError, match=f"{place} may not be read: Perm"):
+    with pytest.raises(PermissionError, match=f"Permission denied: .*{place}"):
         load(root)
 
 
-def test_class_names_that_are_no_text_are_refused(root):
+def test_class_names_that_are_no_text_can_be_printed(root):
     try:
         os.rename(bytes(root / "train/cat"), bytes(root / "train") + b"/\xe9")
     except OSError:
         pytest.skip("the file system takes only UTF-8")
-    with pytest.raises(ValueError, match=r"'\\udce9'.*not UTF-8\. Rename it"):
-        load(root)
+    (root / "test/cat").rename(root / "elsewhere")
+    with pytest.warns(UserWarning, match="test has no images of these"):
+        splits = load(root)
+    assert splits.class_names == ("dog", r"\udce9")
 
 
 def test_many_unreadable_images_do_not_flood_the_warning(root):
@@ -281,28 +275,19 @@ def test_class_without_readable_images(root):
     with (
         pytest.warns(UserWarning, match="unreadable"),
         pytest.raises(
-            ValueError, match="None of the images of the class 'cat'"
+            ValueError,
+            match=r"None of the images of the class 'cat' .* for train",
         ),
     ):
         load(root)
 
 
-def test_progress_is_shown_for_many_files(root, monkeypatch):
-    updates = []
-
-    class Progbar:
-        def __init__(self, target):
-            self.target = target
-
-        def update(self, current):
-            updates.append((current, self.target))
-
-    monkeypatch.setattr(keras.utils, "Progbar", Progbar)
+def test_progress_is_shown_for_many_files(root, monkeypatch, capsys):
     load(root, validation_split=0)
-    assert not updates
+    assert not capsys.readouterr().out
     monkeypatch.setattr(files_module, "PROGRESS_FROM", 5)
     load(root, validation_split=0)
-    assert updates == [(16, 16)]
+    assert "16/16" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -338,7 +323,7 @@ def test_class_only_in_train(root):
 def test_test_without_classes(root):
     (root / "test").rename(root / "elsewhere")
     (root / "test").mkdir()
-    with pytest.raises(ValueError, match="test has no class folders"):
+    with pytest.raises(ValueError, match="test has no class with images"):
         load(root)
 
 
@@ -356,7 +341,7 @@ def test_cropping_needs_larger_images(root):
 
 @pytest.mark.parametrize("data_dir", [5, b"data", ["data"]])
 def test_a_data_dir_that_is_no_path(data_dir):
-    with pytest.raises(TypeError, match="`data_dir` must be the path of a fol"):
+    with pytest.raises(TypeError, match="`data_dir` must be a path, a text or"):
         load(data_dir)
 
 
@@ -369,29 +354,3 @@ def test_missing_pillow_is_named(root, monkeypatch):
 def test_cifar10_from_a_folder_must_have_its_classes(root):
     with pytest.raises(ValueError, match=r"cifar10 has 10 classes, but .* 2"):
         datasets.load("cifar10", data_dir=root)
-
-
-@pytest.mark.skipif(
-    not SHARED_CIFAR10.exists(), reason="no CIFAR-10 (JPEG) beside the project"
-)
-def test_real_cifar10(tmp_path):
-    def few(member, path):
-        number = pathlib.PurePath(member.name).stem
-        if member.isfile() and int(number) % 1000 >= 8:
-            return None
-        return tarfile.data_filter(member, path)
-
-    with tarfile.open(SHARED_CIFAR10) as archive:
-        archive.extractall(tmp_path, filter=few)
-    splits = datasets.load(
-        "cifar10", data_dir=tmp_path, validation_split=0.25, limit=50
-    )
-    assert splits.num_classes == 10
-    assert splits.class_names[0] == "airplane"
-    assert splits.input_shape == (32, 32, 3)
-    assert np.bincount(splits.arrays("train")[1]).tolist() == [5] * 10
-    images, _ = splits.arrays("test")
-    # The published mean of CIFAR-10, from few images.
-    np.testing.assert_allclose(
-        images.mean((0, 1, 2)), (0.4914, 0.4822, 0.4465), atol=0.08
-    )

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from keras_wake import datasets
-from keras_wake import visualization
 
 pytest.importorskip("sklearn", reason="the digits come from scikit-learn")
 
@@ -133,13 +132,12 @@ def test_categorical_labels():
         ({"augment": "cutout"}, ValueError, "'crop_flip', 'flip', 'none'"),
         ({"label_mode": "binary"}, ValueError, "'int', 'categorical'"),
         ({"seed": -1}, ValueError, "`seed` must be at least 0"),
-        ({"seed": 2**63}, ValueError, "`seed` must be at most"),
         ({"initial_epoch": -1}, ValueError, "`initial_epoch` must be at"),
         ({"limit": 0}, ValueError, "`limit` must be at least 1"),
-        ({"limit": 1295}, ValueError, "1294 after validation is set aside"),
+        ({"limit": 1295}, ValueError, "train images that are left, 1294"),
         ({"test_limit": 360}, ValueError, "number of test images, 359"),
-        ({"validation_split": 1.0}, ValueError, r"fraction in \[0, 1\)"),
-        ({"validation_split": -0.1}, ValueError, r"fraction in \[0, 1\)"),
+        ({"validation_split": 1.0}, ValueError, "Or pass an integer"),
+        ({"validation_split": -0.1}, ValueError, "Or pass an integer"),
         ({"validation_split": -1}, ValueError, "must be at least 0"),
         ({"validation_split": True}, TypeError, "must be an integer"),
         ({"validation_split": "half"}, TypeError, "must be a real number"),
@@ -150,13 +148,13 @@ def test_categorical_labels():
         ({"data_dir": "."}, ValueError, "digits are part of scikit-learn"),
         (
             {"name": "folder"},
-            ValueError,
-            "`data_dir` is needed to load a folder",
+            TypeError,
+            "`data_dir` must be a path.*Pass the folder",
         ),
         (
             {"name": "tiny_imagenet"},
-            ValueError,
-            "`data_dir` is needed to load Tiny-ImageNet: unpack",
+            TypeError,
+            "`data_dir` must be a path.*Unpack http",
         ),
         (
             {"name": "folder", "data_dir": "no/such/folder"},
@@ -200,40 +198,14 @@ def test_cifar_through_tfds(name, classes):
         assert {label: names[label] for label in expected} == expected
 
 
-def test_figures_get_the_hundred_names_of_cifar100(tmp_path):
-    tfds = tensorflow_datasets()
-    with tfds.testing.mock_data(num_examples=300):
-        splits = datasets.load("cifar100", augment="none")
-    matrix = np.eye(splits.num_classes)
-    figure = visualization.plot_correlation_matrix(
-        matrix, class_names=splits.class_names, path=tmp_path / "matrix.png"
-    )
-    shown = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
-    # So many that the figure names every fifth.
-    assert shown == list(splits.class_names[::5])
-
-
-@pytest.mark.parametrize(
-    ("problem", "error", "message"),
-    [
-        (OSError("no route"), RuntimeError, r"\(OSError: no route\).*network"),
-        (
-            ModuleNotFoundError("No module", name="some_package"),
-            ImportError,
-            "pip install some_package",
-        ),
-    ],
-)
-def test_failed_download_says_what_to_do(
-    monkeypatch, tmp_path, problem, error, message
-):
+def test_failed_download_says_what_to_do(monkeypatch, tmp_path):
     tfds = tensorflow_datasets()
 
     def fail(self, **kwargs):
-        raise problem
+        raise OSError("no route")
 
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", fail)
-    with pytest.raises(error, match=message):
+    with pytest.raises(RuntimeError, match=r"\(OSError: no route\).*network"):
         datasets.load("cifar10", data_dir=tmp_path)
 
 
@@ -268,10 +240,15 @@ import tempfile
 sys.modules["tensorflow"] = None
 
 import keras
+
+before = set(sys.modules)
+import keras_wake as kw
+
+heavy = {"tensorflow_datasets", "sklearn", "PIL.Image", "matplotlib"}
+assert not heavy & (set(sys.modules) - before)
+
 import numpy as np
 from PIL import Image
-
-import keras_wake as kw
 
 splits = kw.datasets.load("digits", batch_size=64, limit=150)
 images, labels = next(iter(splits.train))
@@ -294,31 +271,17 @@ model.fit(
     splits.train, epochs=2, validation_data=splits.validation, verbose=0,
     shuffle=False,
 )
-assert splits.train.epoch_counter.read() == 2
+assert splits.train.epoch_counter.epoch == 2
 """
 
 
-@pytest.mark.parametrize("backend", ["jax", "torch"])
-def test_other_backends_need_no_tensorflow(backend):
-    pytest.importorskip(backend, reason="it is the backend of this test")
+def test_jax_needs_no_tensorflow_and_imports_nothing_that_only_some_need():
+    pytest.importorskip("jax", reason="it is the backend of this test")
     pytest.importorskip("PIL.Image", reason="Pillow decodes the images")
     result = subprocess.run(
         [sys.executable, "-c", WITHOUT_TENSORFLOW],
         capture_output=True,
         text=True,
-        env={**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(REPO)},
+        env={**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": str(REPO)},
     )
     assert result.returncode == 0, result.stderr[-2000:]
-
-
-def test_importing_does_not_import_what_only_some_need():
-    heavy = ("tensorflow_datasets", "sklearn", "PIL.Image", "matplotlib")
-    code = (
-        "import sys; import keras; before = set(sys.modules); "
-        "import keras_wake.datasets, keras_wake.models; "
-        f"print([n for n in {heavy} if n in set(sys.modules) - before])"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True
-    )
-    assert result.stdout.strip() == "[]"

@@ -3,50 +3,26 @@
 import keras
 import numpy as np
 import pytest
+from image_batches import assert_same_batches
+from image_batches import joined
+from image_batches import random_data
+from image_batches import SIZE
+from image_batches import training
 
 from keras_wake import backend
 from keras_wake import datasets
-from keras_wake.datasets.numpy_pipeline import EpochCounter
-from keras_wake.datasets.numpy_pipeline import EvaluationBatches
+from keras_wake.datasets.numpy_pipeline import ImageBatches
 from keras_wake.datasets.numpy_pipeline import TrainingBatches
-from keras_wake.datasets.source import ImageArrays
-
-SIZE = 50
 
 
-def image_arrays(size=SIZE):
-    images = np.random.default_rng(0).integers(
-        0, 256, (size, 8, 8, 1), np.uint8
-    )
-    return ImageArrays(images, np.arange(size, dtype=np.int32))
-
-
-def training(batch_size=16, size=SIZE, epoch=0):
-    return TrainingBatches(
-        image_arrays(size),
-        batch_size,
-        None,
-        "crop_flip",
-        0,
-        EpochCounter(epoch),
-    )
-
-
-def epochs(count):
+def epochs(count, **arguments):
     """The batches of the first epochs."""
-    batches = training()
+    batches = training(**arguments)
     return [list(batches) for _ in range(count)]
 
 
-def assert_same_batch(batch, other):
-    assert len(batch) == len(other)
-    for part, other_part in zip(batch, other, strict=True):
-        np.testing.assert_array_equal(part, other_part)
-
-
-def assert_same_batches(batches, others):
-    for batch, other in zip(batches, others, strict=True):
-        assert_same_batch(batch, other)
+def one_by_one(batches):
+    return [batches[index] for index in range(len(batches))]
 
 
 @pytest.fixture
@@ -59,17 +35,15 @@ def shard(monkeypatch):
     return set_shard
 
 
-@pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 1, 0, 2]])
-def test_a_batch_does_not_depend_on_the_order_of_access(order):
+def test_a_batch_does_not_depend_on_the_order_of_access():
+    (expected,) = epochs(1)
     batches = training()
-    for expected in epochs(3):
-        got = {index: batches[index] for index in order}
-        for index in order:
-            assert_same_batch(got[index], expected[index])
+    for index in (3, 1, 0, 2, 3):
+        assert_same_batches([batches[index]], [expected[index]])
 
 
 def test_there_is_nothing_beyond_the_end():
-    for batches in (training(), EvaluationBatches(image_arrays(), 16, None)):
+    for batches in (training(), ImageBatches(random_data(), 16, None)):
         for index in (4, -1):
             with pytest.raises(IndexError, match="There are 4 batches"):
                 batches[index]
@@ -77,25 +51,22 @@ def test_there_is_nothing_beyond_the_end():
 
 @pytest.mark.parametrize("given_up_after", [1, 3])
 def test_a_pass_given_up_does_not_count(given_up_after):
-    first, second = epochs(2)
     batches = training()
     for index in range(given_up_after):
         batches[index]
-    assert_same_batches([batches[index] for index in range(4)], first)
-    assert_same_batches([batches[index] for index in range(4)], second)
+    for expected in epochs(2):
+        assert_same_batches(one_by_one(batches), expected)
 
 
 def test_a_pass_within_a_pass_changes_nothing_in_it():
     first, second, third = epochs(3)
     batches = training()
     outer = iter(batches)
-    assert_same_batch(next(outer), first[0])
-    assert_same_batch(batches[0], first[0])
+    assert_same_batches([next(outer), batches[0]], [first[0], first[0]])
     assert_same_batches(list(batches), first)
-    assert_same_batch(next(outer), first[1])
-    assert_same_batch(batches[1], first[1])
+    assert_same_batches([next(outer), batches[1]], [first[1], first[1]])
     assert_same_batches(list(batches), second)
-    assert batches.epoch_counter.read() == 2
+    assert batches.epoch_counter.epoch == 2
     assert_same_batches(list(batches), third)
 
 
@@ -103,11 +74,11 @@ def test_pinned_epoch_holds_for_single_batches_at_once():
     _, second, third = epochs(3)
     batches = training()
     batches.epoch_counter.pin(2)
-    assert_same_batch(batches[1], third[1])
+    assert_same_batches([batches[1]], [third[1]])
     batches.epoch_counter.pin(1)
-    assert_same_batch(batches[2], second[2])
-    assert_same_batches([batches[index] for index in range(4)], second)
-    assert_same_batches([batches[index] for index in range(4)], second)
+    assert_same_batches([batches[2]], [second[2]])
+    for _ in range(2):
+        assert_same_batches(one_by_one(batches), second)
 
 
 def test_state_of_the_counter():
@@ -115,7 +86,7 @@ def test_state_of_the_counter():
     list(batches)
     other[0]
     other.epoch_counter.set_state(batches.epoch_counter.get_state())
-    assert_same_batches([other[index] for index in range(4)], epochs(2)[1])
+    assert_same_batches(one_by_one(other), epochs(2)[1])
 
 
 def keras_passes(batches, shuffle, count, **arguments):
@@ -146,18 +117,16 @@ not_tensorflow = pytest.mark.skipif(
 @not_tensorflow
 def test_fit_shuffling_once_more_keeps_the_epochs_whole():
     batches = training(batch_size=2)
-    steps = len(batches)
-    assert steps == 25
+    steps = 25
     with pytest.warns(UserWarning, match="Pass `shuffle=False` to `fit`"):
         seen = keras_passes(batches, True, 3)
     # The first one only built the model.
     assert len(seen) == 1 + 3 * steps
-    expected = training(batch_size=2)
-    for epoch in range(3):
+    for epoch, expected in enumerate(epochs(3, batch_size=2)):
         part = dict(seen[1 + epoch * steps :][:steps])
         assert list(part) != sorted(part)
         assert_same_batches([part[i] for i in range(steps)], expected)
-    assert batches.epoch_counter.read() == 3
+    assert batches.epoch_counter.epoch == 3
 
 
 @not_tensorflow
@@ -168,22 +137,16 @@ def test_a_pass_may_take_several_epochs_of_keras():
     assert_same_batches(read, [batch for epoch in epochs(2) for batch in epoch])
 
 
-def test_keras_gets_no_workers():
-    batches = training()
-    assert batches.workers == 1 and batches.use_multiprocessing is False
-    with pytest.raises(AttributeError):
-        batches.workers = 4
-
-
 @pytest.mark.parametrize("size", [48, 49, 50, 51, 55])
 @pytest.mark.parametrize(("processes", "devices"), [(1, 4), (2, 1), (2, 2)])
 def test_shares_of_training(shard, size, processes, devices):
-    whole = list(training(batch_size=16, size=size))
+    data = random_data(size)
+    whole = list(training(data))
     multiple = processes * devices
     shares = []
     for process in range(processes):
         shard(process, processes, devices)
-        batches = training(batch_size=16, size=size)
+        batches = training(data)
         shares.append(list(batches))
         assert len(batches) == len(shares[-1])
     lengths = {len(share) for share in shares}
@@ -192,34 +155,34 @@ def test_shares_of_training(shard, size, processes, devices):
         parts = [share[index] for share in shares]
         assert len({part[0].shape for part in parts}) == 1
         assert len(parts[0][1]) % devices == 0
-        together = [np.concatenate(part) for part in zip(*parts, strict=True)]
         kept = len(whole[index][1]) // multiple * multiple
-        assert_same_batch(together, [part[:kept] for part in whole[index]])
+        expected = [part[:kept] for part in whole[index]]
+        assert_same_batches([joined(parts)], [expected])
 
 
 def test_images_left_out_are_others_in_each_epoch(shard):
     shard(0, 1, 16)
-    batches = training(batch_size=16)
+    batches = training()
     missing = [
         set(range(SIZE)) - {label for _, y in batches for label in y}
         for _ in range(3)
     ]
     assert [len(part) for part in missing] == [2, 2, 2]
     assert len(set.union(*missing)) > 2
-    assert batches.epoch_counter.read() == 3
+    assert batches.epoch_counter.epoch == 3
 
 
 @pytest.mark.parametrize("num_classes", [None, SIZE])
 @pytest.mark.parametrize("size", [48, 49, 50])
 @pytest.mark.parametrize(("processes", "devices"), [(1, 4), (2, 1), (2, 4)])
 def test_shares_of_evaluation(shard, size, processes, devices, num_classes):
-    data = image_arrays(size)
-    whole = list(EvaluationBatches(data, 16, num_classes))
+    data = random_data(size)
+    whole = list(ImageBatches(data, 16, num_classes))
     multiple = processes * devices
     shares = []
     for process in range(processes):
         shard(process, processes, devices)
-        batches = EvaluationBatches(data, 16, num_classes)
+        batches = ImageBatches(data, 16, num_classes)
         shares.append(list(batches))
         assert len(batches) == len(shares[-1]) == len(whole)
     for index, (images, labels) in enumerate(whole):
@@ -228,7 +191,7 @@ def test_shares_of_evaluation(shard, size, processes, devices, num_classes):
             2 if size % multiple == 0 else 3
         }
         assert len(parts[0][1]) % devices == 0
-        together = [np.concatenate(part) for part in zip(*parts, strict=True)]
+        together = joined(parts)
         count = len(labels)
         np.testing.assert_array_equal(together[0][:count], images)
         np.testing.assert_array_equal(together[1][:count], labels)
@@ -245,10 +208,7 @@ def test_shares_of_evaluation(shard, size, processes, devices, num_classes):
 
 
 def test_shares_that_are_not_even_are_refused(shard):
-    batches, evaluation = (
-        training(),
-        EvaluationBatches(image_arrays(), 16, None),
-    )
+    batches, evaluation = training(), ImageBatches(random_data(), 16, None)
     # Known only after the data sets are made.
     shard(0, 2, 3)
     message = (
@@ -272,7 +232,7 @@ def test_shares_that_are_not_even_are_refused(shard):
 def test_more_devices_than_images_are_refused(shard):
     shard(0, 2, 8)
     with pytest.raises(ValueError, match=r"The 15 training image\(s\) are few"):
-        len(training(batch_size=16, size=15))
+        len(training(random_data(15)))
 
 
 @not_tensorflow
