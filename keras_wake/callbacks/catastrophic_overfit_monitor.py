@@ -1,26 +1,19 @@
-"""Notices the collapse of single-step adversarial training.
-
-In catastrophic overfitting the network learns to fool the single-step attack:
-accuracy under that attack jumps up while accuracy under a multi-step attack
-falls to near 0, often within an epoch. Neither the loss nor the single-step
-accuracy shows it.
-"""
+"""Notices the collapse of single-step adversarial training."""
 
 import warnings
 from collections.abc import Callable
 from collections.abc import Iterator
 
 import keras
-import numpy as np
-from keras import ops
 
 from keras_wake import backend
 from keras_wake.attacks import FGSM
 from keras_wake.attacks import PGD
 from keras_wake.backend.numerics import hits
+from keras_wake.callbacks._base import first_images
+from keras_wake.callbacks._base import WakeCallback
 from keras_wake.checkpoint import snapshot
 from keras_wake.data.arrays import one_hot_labels
-from keras_wake.data.batches import iterate_batches
 from keras_wake.utils import validate
 from keras_wake.utils.types import Array
 from keras_wake.utils.types import Dataset
@@ -28,14 +21,15 @@ from keras_wake.utils.types import Json
 from keras_wake.utils.types import Logs
 from keras_wake.utils.types import State
 from keras_wake.utils.types import Tensor
-from keras_wake.wake_model import WakeModel
 
 
-class CatastrophicOverfitMonitor(keras.callbacks.Callback):
+class CatastrophicOverfitMonitor(WakeCallback):
     """Compares multi-step with single-step robust accuracy as training runs.
 
-    On a small fixed part of the training data it measures the student's
-    accuracy under FGSM and under PGD. It reports a collapse when
+    In catastrophic overfitting the network learns to fool a single-step
+    attack, and accuracy under a multi-step attack falls to near 0, often
+    within an epoch. On a small fixed part of the training data the callback
+    measures the student's accuracy under both. It reports a collapse when
 
         single − multi ≥ gap   and   multi ≤ ratio · single.
 
@@ -45,11 +39,9 @@ class CatastrophicOverfitMonitor(keras.callbacks.Callback):
 
     Args:
         data: Pair of arrays (x, y), or anything that yields such batches.
-            Defaults to `None`: the first `samples` images of the training
-            data of `fit`.
-        samples: How many images are used. Defaults to `256`.
-        every: `"epoch"`, or an integer n: every n steps. Defaults to
-            `"epoch"`.
+            Defaults to `None`: the training data of `fit`.
+        samples: How many images, the first ones. Defaults to `256`.
+        every: `"epoch"`, or the number of steps. Defaults to `"epoch"`.
         action: On a collapse `"warn"`, `"stop"` training, or `"rollback"`:
             go back to student, teacher and optimiser as they were at the
             last good check, then stop. Defaults to `"warn"`.
@@ -62,8 +54,7 @@ class CatastrophicOverfitMonitor(keras.callbacks.Callback):
             in the same threat model.
 
     Raises:
-        ValueError: For an unknown action or interval, numbers out of range,
-            or, in `fit`, an empty data set.
+        ValueError: For an argument out of range; in `fit`, for empty data.
 
     Example:
 
@@ -89,31 +80,25 @@ class CatastrophicOverfitMonitor(keras.callbacks.Callback):
         super().__init__()
         self.data = data
         self.samples = validate.integer(1, samples=samples)
-        # The number of steps between checks; None stands for an epoch.
-        self._interval: int | None = None
         if every != "epoch":
-            self._interval = validate.integer(
-                1, hint='Or pass `every="epoch"`.', every=every
-            )
+            hint = 'Or pass `every="epoch"`.'
+            every = validate.integer(1, hint, every=every)
         self.every = every
+        # The number of steps between checks; None stands for an epoch.
+        self._interval = None if isinstance(every, str) else every
         actions = ("warn", "stop", "rollback")
         self.action = validate.one_of(actions, action=action)
-        self.gap = validate.in_range(0, 1, gap=gap)
-        if not self.gap:
-            raise ValueError(
-                "`gap` must be above 0, else equal accuracies are a collapse. "
-                f"Received: gap={gap!r}."
-            )
+        self.gap = validate.positive(gap=validate.in_range(0, 1, gap=gap))
         self.ratio = validate.in_range(0, 1, ratio=ratio)
-        for name, attack in ("single", single_step), ("multi", multi_step):
+        attacks = {"single_step": single_step, "multi_step": multi_step}
+        for name, attack in attacks.items():
             # A function of the same arguments is allowed, a class is not.
-            if attack is not None and (
-                not callable(attack) or isinstance(attack, type)
-            ):
+            wrong = isinstance(attack, type) or not callable(attack)
+            if wrong and attack is not None:
                 raise TypeError(
-                    f"`{name}_step` must be an attack such as "
+                    f"`{name}` must be an attack such as "
                     "`keras_wake.attacks.FGSM()` or None. Received: "
-                    f"{name}_step={attack!r}."
+                    f"{name}={attack!r}."
                 )
         self.single_step = single_step
         self.multi_step = multi_step
@@ -130,12 +115,6 @@ class CatastrophicOverfitMonitor(keras.callbacks.Callback):
     def set_model(self, model: keras.Model) -> None:
         """Takes the threat model of the training attack."""
         super().set_model(model)
-        if not isinstance(model, WakeModel):
-            raise TypeError(
-                "`CatastrophicOverfitMonitor` works with "
-                "`keras_wake.WakeModel`. Received: a model of type "
-                f"{type(model).__name__}."
-            )
         attack = model.attack or model.eval_attack
         self._single = self.single_step or FGSM(
             attack.norm, attack.epsilon, bounds=attack.bounds
@@ -149,28 +128,15 @@ class CatastrophicOverfitMonitor(keras.callbacks.Callback):
         if data is None:
             x, y = self.model.session.data
             data = x if y is None else (x, y)
-            if isinstance(data, Iterator):
+            several = y is None and backend.data_shard()[1] > 1
+            if isinstance(data, Iterator) or several:
                 raise ValueError(
-                    "`CatastrophicOverfitMonitor()` would use up the first "
-                    f"batches of this {type(data).__name__}, which gives each "
-                    "only once. Pass `CatastrophicOverfitMonitor(data=(x, y))`."
+                    "`CatastrophicOverfitMonitor()` takes the first images of "
+                    f"`fit`. It cannot if this {type(data).__name__} gives "
+                    "each only once, or other ones to each of several "
+                    "processes. Pass `CatastrophicOverfitMonitor(data=(x, y))`."
                 )
-            if y is None and backend.data_shard()[1] > 1:
-                raise ValueError(
-                    "`CatastrophicOverfitMonitor()` would look at other images "
-                    "in each of several processes, which then could decide "
-                    "differently. Pass the same images to all of them: "
-                    "`CatastrophicOverfitMonitor(data=(x, y))`."
-                )
-        images, labels, taken = [], [], 0
-        for x, y in iterate_batches(data, self.samples):
-            images.append(ops.convert_to_numpy(x))
-            labels.append(ops.convert_to_numpy(y))
-            taken += len(images[-1])
-            if taken >= self.samples:
-                break
-        self._x = np.concatenate(images)[: self.samples]
-        self._y = np.concatenate(labels)[: self.samples]
+        self._x, self._y = first_images(data, self.samples)
         self._next_check = self._interval or 0
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
@@ -230,38 +196,37 @@ class CatastrophicOverfitMonitor(keras.callbacks.Callback):
         single = self._accuracy(self._single)
         multi = self._accuracy(self._multi)
         bad = single - multi >= self.gap and multi <= self.ratio * single
-        self.history.append(
-            {
-                "epoch": self._epoch,
-                "step": self._step,
-                "single_step_accuracy": single,
-                "multi_step_accuracy": multi,
-                "collapsed": bad,
-            }
-        )
-        if not bad:
-            if self.action == "rollback":
-                self._good = snapshot.take(self.model)
-            return
-        first, self.collapsed = not self.collapsed, True
-        if first:
-            self._report(single, multi)
+        entry = {
+            "epoch": self._epoch,
+            "step": self._step,
+            "single_step_accuracy": single,
+            "multi_step_accuracy": multi,
+            "collapsed": bad,
+        }
+        self.history.append(entry)
+        if bad and not self.collapsed:
+            self.collapsed = True
+            self._act(single, multi)
+        elif not bad and self.action == "rollback":
+            self._good = snapshot.take(self.model)
 
-    def _report(self, single: float, multi: float) -> None:
+    def _act(self, single: float, multi: float) -> None:
+        """Reports the first collapse, and does what the user wants then."""
         message = (
             f"Catastrophic overfitting in epoch {self._epoch}, step "
             f"{self._step}: accuracy on {len(self._x)} training images is "
             f"{single:.1%} under one step and {multi:.1%} under PGD."
         )
-        if self.action == "rollback" and self._good is not None:
-            snapshot.put_back(self.model, self._good)
-            good = [e for e in self.history if not e["collapsed"]][-1]
-            message += (
-                f" The weights are back to those of epoch {good['epoch']}, "
-                f"step {good['step']}."
-            )
-        elif self.action == "rollback":
-            message += " No check before was good, so the weights stay."
+        if self.action == "rollback":
+            if self._good is None:
+                message += " No check before was good, so the weights stay."
+            else:
+                snapshot.put_back(self.model, self._good)
+                good = [e for e in self.history if not e["collapsed"]][-1]
+                message += (
+                    f" The weights are back to those of epoch {good['epoch']}, "
+                    f"step {good['step']}."
+                )
         if self.action != "warn":
             self.model.stop_training = True
             message += " Training stops."
@@ -275,7 +240,7 @@ class CatastrophicOverfitMonitor(keras.callbacks.Callback):
         adversarial = attack(self.model.classifier, self._x, self._y, seed=0)
         logits = self.model.classifier(adversarial, training=False)
         labels = one_hot_labels(self._y, logits.shape[-1])
-        right = int(np.sum(backend.to_numpy(hits(labels, logits))))
+        right = int(backend.to_numpy(hits(labels, logits)).sum())
         # Batch norm may differ between processes, and all must decide alike:
         # so the number of the chief counts.
         return float(self.model.of_all_processes(right)[0]) / len(self._y)

@@ -5,7 +5,7 @@ import warnings
 import keras
 
 from keras_wake import backend
-from keras_wake.callbacks._average import TeacherAverage
+from keras_wake.callbacks._base import TeacherAverage
 from keras_wake.schedules import DistillationRamp
 from keras_wake.schedules import Schedule
 from keras_wake.training import averaging
@@ -34,12 +34,11 @@ class EMATeacher(TeacherAverage):
     With an `AdaptiveRamp`, averaging ends and the ramp begins when the
     teacher's robust accuracy on the validation images no longer rises. The
     teacher then goes back to its best epoch, also if `fit` ends before that.
-    `ramp` is the ramp that was found, or `None`.
 
     The teacher starts as a copy of the student, and a second `fit` goes on
-    with the average of the first. A schedule counts the epochs of `fit`: to
-    continue it, pass `initial_epoch=` to the second `fit`, for an
-    `AdaptiveRamp` also the same `EMATeacher`, which remembers the search. With
+    with the average of the first. To continue a schedule, which counts epochs
+    of `fit`, pass `initial_epoch=` to the second `fit`; an `AdaptiveRamp`
+    needs the same `EMATeacher`, which remembers the search. With
     `gradient_accumulation_steps` the average moves when the weights do.
 
     Args:
@@ -52,11 +51,11 @@ class EMATeacher(TeacherAverage):
         warmup: Whether the n-th update uses min(α, (1 + n) / (10 + n)), n
             counted from 0, so that the first weights do not dominate a short
             run. Defaults to `False`.
-        data: Training images for `"reestimate"`: anything that yields (x, y)
-            batches more than once, or a pair of arrays. A pass over
+        data: Training images for `"reestimate"`: a pair of arrays (x, y), or
+            anything that yields such batches more than once. A pass over
             `Splits.train` counts as an epoch of it, unless `set_epoch` pins
-            the epoch; `Splits.arrays("train")` has no such effect. Defaults
-            to `None`.
+            the epoch; better take `Splits.arrays("train")`. Defaults to
+            `None`.
 
     Raises:
         ValueError: If `decay` is outside [0, 1), for an unknown `batch_norm`,
@@ -65,11 +64,8 @@ class EMATeacher(TeacherAverage):
     Example:
 
     ```python
-    model.fit(
-        train,
-        epochs=200,
-        callbacks=[keras_wake.callbacks.EMATeacher(decay=0.999)],
-    )
+    teacher = keras_wake.callbacks.EMATeacher(decay=0.999)
+    model.fit(train, epochs=200, callbacks=[teacher])
     model.robust_classifier.save("robust.keras")
     ```
     """
@@ -84,12 +80,7 @@ class EMATeacher(TeacherAverage):
         data: Dataset = None,
     ) -> None:
         super().__init__(data)
-        self.decay = validate.in_range(0, 1, decay=decay)
-        if self.decay == 1:
-            raise ValueError(
-                "`decay` must be below 1, else the teacher never moves. "
-                f"Received: decay={decay!r}."
-            )
+        self.decay = validate.fraction(decay=decay)
         modes = ("average", "copy", "reestimate")
         self.batch_norm = validate.one_of(modes, batch_norm=batch_norm)
         if (batch_norm == "reestimate") != (data is not None):
@@ -125,27 +116,19 @@ class EMATeacher(TeacherAverage):
         updates: Tensor,
         active: Tensor,
     ) -> None:
-        """One update of the average, with tensors, inside the step.
+        """One update of the average after `updates` others, inside the step.
 
-        Args:
-            student: `keras.Model`, θ.
-            teacher: `keras.Model` of the same architecture, θ̄.
-            updates: Integer scalar n, the updates before this one.
-            active: Boolean scalar; if false nothing changes.
+        If the boolean scalar `active` is false, nothing changes.
         """
         rate = averaging.averaging_rate(self.decay, self.warmup, updates)
+        copy = self.batch_norm == "copy"
         averaging.exponential_average(
-            student,
-            teacher,
-            self.buffers,
-            rate,
-            active,
-            copy_statistics=self.batch_norm == "copy",
+            student, teacher, self.buffers, rate, active, copy
         )
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Copies the student to a teacher that was never averaged."""
-        self._forget_estimate()
+        super().on_train_begin(logs)
         model, session = self.model, self.model.session
         epochs = None if session.one_of_several else session.epochs
         if model.schedule is not None:
@@ -156,16 +139,6 @@ class EMATeacher(TeacherAverage):
                 mean.copy_(value)
         self._last_epoch = None
 
-    def _warn_of_restart(self, t: int) -> None:
-        frozen = float(backend.to_numpy(self.model.teacher_averaging)) == 0
-        if frozen and int(backend.to_numpy(self.model.teacher_updates)) > 0:
-            warnings.warn(
-                f"The schedule starts again at epoch {t}, and the teacher, "
-                "which was frozen, is averaged again. To continue instead, "
-                "pass `initial_epoch=` to `fit` with the same `EMATeacher`.",
-                stacklevel=2,
-            )
-
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """Sets λ_t, and freezes the teacher from epoch t_e on."""
         t = epoch + 1
@@ -175,7 +148,14 @@ class EMATeacher(TeacherAverage):
         averages = self._schedule.averages(t)
         self.model.kd_weight.assign(self._schedule(t))
         if first_of_fit and averages and self.model.schedule is not None:
-            self._warn_of_restart(t)
+            frozen = not backend.to_numpy(self.model.teacher_averaging)
+            if frozen and backend.to_numpy(self.model.teacher_updates) > 0:
+                warnings.warn(
+                    f"The schedule starts again at epoch {t}, and the teacher, "
+                    "which was frozen, is averaged again. To continue, pass "
+                    "`initial_epoch=` to `fit` with the same `EMATeacher`.",
+                    stacklevel=2,
+                )
         self.model.teacher_averaging.assign(float(averages))
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
@@ -190,10 +170,8 @@ class EMATeacher(TeacherAverage):
 
     def get_state(self) -> State:
         """What `BackupAndRestore` keeps; the teacher is part of the model."""
-        return {
-            "estimated_at": self._estimated_at,
-            **self._schedule.get_state(),
-        }
+        own = {"estimated_at": self._estimated_at}
+        return {**own, **self._schedule.get_state()}
 
     def set_state(self, state: State) -> None:
         """Goes on from what `get_state` has returned."""

@@ -2,13 +2,13 @@
 
 import keras
 
+from keras_wake.callbacks._base import WakeCallback
 from keras_wake.data.classifier import check_classifier
 from keras_wake.data.classifier import input_shape
 from keras_wake.utils import validate
-from keras_wake.wake_model import WakeModel
 
 
-class PretrainedTeacher(keras.callbacks.Callback):
+class PretrainedTeacher(WakeCallback):
     """Distils from a frozen network, with a constant weight.
 
     With teachers 1, 2, … of weights λ_1, λ_2, … the student minimises
@@ -17,12 +17,10 @@ class PretrainedTeacher(keras.callbacks.Callback):
 
     on the images of the last input of the objective, adversarial ones as a
     rule. Temperature and scale of KD are those of the `WakeModel`. Two such
-    teachers and `StochasticWeightAveraging` are KDSWA (Chen et al. 2021): the
-    published weights are 0.6 for a robust teacher, 0.1 for one of regular
-    training, and 0.3 for the cross-entropy.
-
-    The teacher is no part of the model: checkpoints do not hold it, and a run
-    that is resumed passes it again.
+    teachers and `StochasticWeightAveraging` are KDSWA (Chen et al. 2021), as
+    published with weights 0.6 for a robust teacher, 0.1 for one of regular
+    training, and 0.3 for the cross-entropy. Checkpoints do not hold the
+    teacher: a run that is resumed passes it again.
 
     Args:
         teacher: Built `keras.Model`: images to logits (batch, K), of the
@@ -32,10 +30,9 @@ class PretrainedTeacher(keras.callbacks.Callback):
     Raises:
         TypeError: If `teacher` is no model, or a `WakeModel`, which is two.
         ValueError: If `weight` is out of range, or the teacher returns no
-            logits; in `fit`, if it does not take the student's images or know
-            its classes, if it shares variables with the model, if the
-            callback is given twice, or if the weights of all teachers
-            exceed 1.
+            logits; in `fit`, if its images or classes are not the student's,
+            if it shares variables with the model, if the callback is given
+            twice, or if the weights of all teachers exceed 1.
 
     Example:
 
@@ -56,7 +53,13 @@ class PretrainedTeacher(keras.callbacks.Callback):
 
     def __init__(self, teacher: keras.Model, weight: float) -> None:
         super().__init__()
-        _check_is_network(teacher)
+        if not isinstance(teacher, keras.Model):
+            raise TypeError(
+                "`teacher` must be a built `keras.Model` that maps images to "
+                "logits; from a file, `keras.models.load_model(path)`. "
+                f"Received: teacher={teacher!r} (of type "
+                f"{type(teacher).__name__})."
+            )
         self.num_classes = check_classifier(teacher)
         self.teacher = teacher
         self.weight = validate.in_range(0, 1, weight=weight)
@@ -64,16 +67,6 @@ class PretrainedTeacher(keras.callbacks.Callback):
     def set_model(self, model: keras.Model) -> None:
         """Has the student learn from the teacher, before a step is compiled."""
         super().set_model(model)
-        if not isinstance(model, WakeModel):
-            raise TypeError(
-                "`PretrainedTeacher` works with `keras_wake.WakeModel`. "
-                f"Received: a model of type {type(model).__name__}."
-            )
-        self._check_against(model)
-        model.enable_pretrained(self)
-
-    def _check_against(self, model: WakeModel) -> None:
-        """Refuses a teacher that cannot be beside this student."""
         own = {id(variable) for variable in model.variables}
         shared = [v.path for v in self.teacher.variables if id(v) in own]
         if shared:
@@ -85,9 +78,8 @@ class PretrainedTeacher(keras.callbacks.Callback):
                 'it: `teacher.save("teacher.keras")`, then '
                 '`keras.models.load_model("teacher.keras")`.'
             )
-        student, teacher = (
-            input_shape(network) for network in (model.classifier, self.teacher)
-        )
+        student = input_shape(model.classifier)
+        teacher = input_shape(self.teacher)
         if len(student) != len(teacher) or any(
             None not in sizes and len(set(sizes)) > 1
             for sizes in zip(student[1:], teacher[1:], strict=True)
@@ -97,19 +89,4 @@ class PretrainedTeacher(keras.callbacks.Callback):
                 f"teacher {self.teacher.name!r} for images of shape "
                 f"{teacher[1:]}, and a student for {student[1:]}."
             )
-
-
-def _check_is_network(teacher: object) -> None:
-    if isinstance(teacher, WakeModel):
-        raise TypeError(
-            "`teacher` must be one network, and a `WakeModel` holds two. Pass "
-            "`model.robust_classifier` or `model.classifier`; from a file, "
-            "`keras.models.load_model(path).robust_classifier`. Received: "
-            f"{teacher.name!r} (of type {type(teacher).__name__})."
-        )
-    if not isinstance(teacher, keras.Model):
-        raise TypeError(
-            "`teacher` must be a built `keras.Model` that maps images to "
-            "logits; from a file, `keras.models.load_model(path)`. Received: "
-            f"teacher={teacher!r} (of type {type(teacher).__name__})."
-        )
+        model.enable_pretrained(self)

@@ -3,7 +3,7 @@
 import warnings
 
 from keras_wake import backend
-from keras_wake.callbacks._average import TeacherAverage
+from keras_wake.callbacks._base import TeacherAverage
 from keras_wake.models.batch_norm import batch_norm_layers
 from keras_wake.training import averaging
 from keras_wake.utils import validate
@@ -22,18 +22,15 @@ class StochasticWeightAveraging(TeacherAverage):
         θ̄ ← θ̄ + (θ − θ̄) / (n + 1)
 
     and batch-norm statistics of θ̄ are re-estimated by a pass over `data`.
-    From then on the average is the model's `robust_classifier`, and
-    validation reports `val_teacher_accuracy` and
-    `val_teacher_robust_accuracy`. The student does not learn from it: for
-    teachers see `PretrainedTeacher`, and `EMATeacher` for WAKE.
+    From then on the average is the model's `robust_classifier`, and the logs
+    have `val_teacher_accuracy` and `val_teacher_robust_accuracy`. The student
+    does not learn from it: see `PretrainedTeacher` and `EMATeacher`.
 
     Args:
         start_epoch: First epoch that takes part, counted from 1. Chen et al.
             begin at 55 of 200.
-        data: Training images for the batch-norm statistics: a pair of arrays
-            (x, y), or anything that yields such batches more than once.
-            `Splits.arrays("train")` does, and leaves the order of training
-            alone. Defaults to `None`, for networks without batch norm.
+        data: Training images for the batch-norm statistics, as for
+            `EMATeacher`. Defaults to `None`, for networks without batch norm.
 
     Raises:
         ValueError: If `start_epoch` is below 1; in `fit`, if the network has
@@ -58,7 +55,7 @@ class StochasticWeightAveraging(TeacherAverage):
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Checks that the batch-norm statistics can be estimated."""
-        self._forget_estimate()
+        super().on_train_begin(logs)
         self._epoch = self._averaged = 0
         if self.data is None and batch_norm_layers(self.model.classifier):
             raise ValueError(
@@ -69,12 +66,10 @@ class StochasticWeightAveraging(TeacherAverage):
         if not session.one_of_several and session.epochs < self.start_epoch:
             warnings.warn(
                 f"`fit` ends with epoch {session.epochs}, before averaging "
-                f"begins: StochasticWeightAveraging("
-                f"start_epoch={self.start_epoch}). The student stays the "
+                f"begins in epoch {self.start_epoch}: the student stays the "
                 "`robust_classifier`. Train for more epochs, or begin "
                 "earlier. If another `fit` continues this one, pass "
-                "`initial_epoch=0` here to silence this warning, and "
-                "`initial_epoch=` there.",
+                "`initial_epoch=` to both: 0 here silences this warning.",
                 stacklevel=2,
             )
 

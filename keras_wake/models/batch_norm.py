@@ -2,18 +2,14 @@
 
 import keras
 import numpy as np
-from keras import ops
 
 from keras_wake import backend
 from keras_wake.backend import keras_compat
-from keras_wake.data.arrays import as_float_images
-from keras_wake.data.arrays import check_images
 from keras_wake.data.batches import check_ends
 from keras_wake.data.batches import iterate_batches
+from keras_wake.data.batches import iterate_checked
 from keras_wake.data.classifier import image_shape
 from keras_wake.data.classifier import refuse_wake_model
-from keras_wake.data.faults import count_faults
-from keras_wake.data.faults import raise_for_values
 from keras_wake.utils.types import Dataset
 
 
@@ -24,17 +20,15 @@ def reestimate_batch_norm(
 ) -> None:
     """Sets batch-norm statistics to their mean over one pass over `data`.
 
-    An average of weights needs this (Izmailov et al. 2018, stochastic weight
-    averaging): no training step has estimated statistics for it. Each batch
-    counts by its size. Weights do not change. If anything fails, the
-    statistics do not change either.
+    An average of weights needs this (Izmailov et al. 2018): no training step
+    has estimated statistics for it. Each batch counts by its size. Weights do
+    not change, and if anything fails, the statistics do not either.
 
     Args:
         network: `keras.Model`; one without batch norm is left as it is.
-        data: Pair of arrays (x, y), or anything that yields batches (images,
-            labels): the training images.
-        bounds: Smallest and largest pixel value, as for an attack. Defaults
-            to `(0.0, 1.0)`.
+        data: Training images: a pair of arrays (x, y), or anything that
+            yields such batches.
+        bounds: Smallest and largest pixel value. Defaults to `(0.0, 1.0)`.
 
     Raises:
         TypeError: If `network` is no `keras.Model`.
@@ -88,18 +82,13 @@ def _means(
 ) -> list[np.ndarray]:
     """The mean over all images of what the variables hold after a batch."""
     sums = [np.zeros(variable.shape, "float64") for variable in statistics]
-    images = 0
-    shape = image_shape(network)
-    for number, (x, _) in enumerate(
-        iterate_batches(data, shape=shape), start=1
-    ):
-        check_images(x, shape)
-        x = as_float_images(ops.convert_to_tensor(x))
-        # No labels are looked at: each image names its only class.
-        faults = count_faults(x, ops.ones((len(x), 1)), bounds)
-        raise_for_values(
-            ops.convert_to_numpy(faults), bounds, 1, f"of batch {number}"
-        )
+    images, shape = 0, image_shape(network)
+    # No labels are looked at: each image names its only class.
+    labelled = (
+        (x, np.zeros(len(x), "int32"))
+        for x, _ in iterate_batches(data, shape=shape)
+    )
+    for x, _ in iterate_checked(labelled, 1, bounds, shape=shape):
         network(x, training=True)
         images += len(x)
         for total, variable in zip(sums, statistics, strict=True):

@@ -1,7 +1,6 @@
 """The arrays of a PyTorch checkpoint, without what scripts wrap around them."""
 
 import os
-import pickle
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -12,10 +11,6 @@ from keras_wake.utils.types import Array
 
 # Where training scripts put the state dict, beside the number of the epoch.
 NESTED_UNDER = ("state_dict", "model_state_dict", "model", "net")
-# Prefixes of DataParallel, of wrappers that normalise, and of torch.compile.
-PREFIXES = ("module.", "model.", "_orig_mod.")
-# The prefix of `Sequential(normalise, network)`, as in "1.conv1.weight".
-NUMBER = re.compile(r"\d+\.")
 # The pixels' mean and deviation, of the network or a wrapper that normalises.
 NORMALISER = re.compile(r"(?:\w+\.)?(mean|std|mu|sigma)")
 NORMALISER_NAMES = {"mean": "mean", "mu": "mean", "std": "std", "sigma": "std"}
@@ -50,11 +45,16 @@ def state_dict(
         if isinstance(state.get(name), Mapping)
     ]:
         state = inner[0]
-    _check_is_one(state)
+    if state and all(isinstance(value, Mapping) for value in state.values()):
+        raise ValueError(
+            "The checkpoint holds several state dicts, under "
+            f"{', '.join(repr(key) for key in state)}. Choose one: "
+            "`load_pytorch_weights(model, torch.load(path)[name])`."
+        )
     state = {str(key): value for key, value in state.items()}
     normaliser = _take_normaliser(state)
-    while prefix := _common_prefix(state):
-        state = {key.removeprefix(prefix): state[key] for key in state}
+    while _is_wrapped(state):
+        state = {key.partition(".")[2]: state[key] for key in state}
         normaliser |= _take_normaliser(state)
     arrays = {
         key.replace(".shortcut.0.", ".shortcut."): to_numpy(value)
@@ -65,26 +65,13 @@ def state_dict(
     return arrays, normaliser
 
 
-def _check_is_one(state: Mapping[str, object]) -> None:
-    """Refuses a dictionary of several state dicts."""
-    inner = [key for key in state if isinstance(state[key], Mapping)]
-    if inner and len(inner) == len(state):
-        raise ValueError(
-            "The checkpoint holds several state dicts, under "
-            f"{', '.join(repr(key) for key in inner)}. Choose one: "
-            "`load_pytorch_weights(model, torch.load(path)[name])`."
-        )
-
-
-def _common_prefix(state: Mapping[str, object]) -> str:
-    """The wrapper's prefix that all keys have, or an empty string."""
-    for prefix in PREFIXES:
-        if state and all(key.startswith(prefix) for key in state):
-            return prefix
-    number = NUMBER.match(next(iter(state), ""))
-    if number and all(key.startswith(number[0]) for key in state):
-        return number[0]
-    return ""
+def _is_wrapped(state: Mapping[str, object]) -> bool:
+    """Whether one module, such as `module.`, is around all layers."""
+    return (
+        len({key.partition(".")[0] for key in state}) == 1
+        # A key names at least a layer and its weight.
+        and all(key.count(".") > 1 for key in state)
+    )
 
 
 def _take_normaliser(state: dict[str, Any]) -> dict[str, Array]:
@@ -110,24 +97,16 @@ def _read(path: str | os.PathLike) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except pickle.UnpicklingError as error:
+    except Exception as error:  # Of many kinds, for damaged files.
+        first_line = ANSI_CODES.sub("", str(error).partition("\n")[0])
         raise ValueError(
-            f"The file {os.fspath(path)!r} is not a PyTorch file of tensors "
-            "and plain Python values only. If you trust where it comes from, "
-            "load it with `torch.load(path, weights_only=False)` and pass the "
-            f"state dict. PyTorch says: {_first_line(error)}"
+            f"The file {os.fspath(path)!r} could not be read. It is damaged or "
+            "not made by `torch.save`: download or save it again. Or it holds "
+            "more than tensors and plain Python values: if you trust where it "
+            "comes from, load it with `torch.load(path, weights_only=False)` "
+            "and pass the state dict. PyTorch says: "
+            f"{type(error).__name__}: {first_line}"
         ) from error
-    except Exception as error:
-        # PyTorch raises many kinds of errors for damaged files.
-        raise ValueError(
-            f"The file {os.fspath(path)!r} could not be read: it is damaged, "
-            "empty or not made by `torch.save`. Download or save it again. "
-            f"PyTorch says: {type(error).__name__}: {_first_line(error)}"
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return ANSI_CODES.sub("", str(error).partition("\n")[0])
 
 
 def to_numpy(value: Any) -> Array:

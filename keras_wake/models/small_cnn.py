@@ -23,8 +23,7 @@ def SmallCNN(
 
     Use it where a ResNet is too slow: an epoch of adversarial training on a
     few thousand 32x32 images takes seconds on a CPU, and robust overfitting
-    shows all the same. For the 8x8 digits, `widths=(32, 64, 64)` with
-    `strides=(1, 2, 2)` is enough.
+    shows all the same.
 
     Args:
         num_classes: Number of logits, at least 2. Defaults to 10.
@@ -34,32 +33,23 @@ def SmallCNN(
             `(32, 64, 64, 128, 128)`.
         strides: Stride of each convolution, as many as `widths`. Defaults
             to `(2, 2, 1, 2, 1)`.
-        mean: Mean of the pixels in [0, 1]: a number, or one per channel.
-            Defaults to CIFAR-10's for three channels, else to 0.5.
-        std: Standard deviation of the pixels in [0, 1], like `mean`.
+        mean: Of the pixels, as for `PreActResNet18`.
+        std: Of the pixels, like `mean`.
         name: Name of the model.
 
     Returns:
-        A functional `keras.Model` from float images in [0, 1] of shape
-        `(batch, height, width, channels)` to logits of shape
-        `(batch, num_classes)`, made of plain Keras layers. Normalisation and
-        first weights are those of `PreActResNet18`.
+        A functional `keras.Model` like that of `PreActResNet18`.
 
     Raises:
-        ValueError: A size is out of range, `widths` and `strides` differ in
-            length, or `mean` or `std` does not fit the number of channels.
-        TypeError: An argument has the wrong type.
+        ValueError, TypeError: If `widths` and `strides` differ in length, and
+            as for `PreActResNet18`.
 
     Example:
 
     ```python
-    import numpy as np
-    import keras_wake as kw
-
-    classifier = kw.models.SmallCNN(
+    classifier = keras_wake.models.SmallCNN(
         input_shape=(8, 8, 1), widths=(32, 64, 64), strides=(1, 2, 2)
     )
-    logits = classifier(np.zeros((2, 8, 8, 1), "float32"))  # (2, 10)
     ```
     """
     num_classes = validate.integer(2, num_classes=num_classes)
@@ -71,12 +61,10 @@ def SmallCNN(
             "not be empty. "
             f"Received: widths={tuple(widths)}, strides={tuple(strides)}."
         )
-    input_shape = _blocks.check_input_shape(
-        input_shape, smallest_side=math.prod(strides)
-    )
 
-    images = keras.Input(input_shape, name="images")
-    x = _blocks.normalization(input_shape[-1], mean, std)(images)
+    images, x = _blocks.normalized_input(
+        input_shape, math.prod(strides), mean, std
+    )
     for layer, (width, stride) in enumerate(
         zip(widths, strides, strict=True), start=1
     ):

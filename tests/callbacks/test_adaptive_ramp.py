@@ -10,6 +10,7 @@ import keras_wake as kw
 
 SHAPE = (4, 4, 1)
 KEY = "val_teacher_robust_accuracy"
+eagerly = pytest.mark.usefixtures("eagerly")
 
 
 def data(count=16):
@@ -111,6 +112,7 @@ def test_freezes_the_best_teacher_and_begins_the_ramp():
     assert_same(model.robust_classifier.get_weights(), seen.teachers[3])
 
 
+@eagerly
 def test_epochs_without_validation_do_not_count():
     model = wake(patience=1, length=1)
     teacher = kw.EMATeacher(decay=0.5)
@@ -119,6 +121,7 @@ def test_epochs_without_validation_do_not_count():
     assert weights == [0, 0, 0, 0, 1, 1]
 
 
+@eagerly
 def test_latest_start_ends_the_search():
     model = wake(patience=5, length=1, latest_start=3)
     teacher = kw.EMATeacher(decay=0.5)
@@ -137,6 +140,7 @@ may_never_begin = pytest.mark.filterwarnings(
 )
 
 
+@eagerly
 def test_teacher_that_rises_to_the_end_is_never_frozen():
     model = wake(patience=2)
     teacher = kw.EMATeacher(decay=0.5)
@@ -146,6 +150,7 @@ def test_teacher_that_rises_to_the_end_is_never_frozen():
     assert_same(model.robust_classifier.get_weights(), seen.teachers[4])
 
 
+@eagerly
 @pytest.mark.parametrize("stopped", [False, True])
 def test_best_teacher_is_put_back_where_the_ramp_never_began(stopped):
     class Stop(keras.callbacks.Callback):
@@ -167,6 +172,7 @@ def test_best_teacher_is_put_back_where_the_ramp_never_began(stopped):
     assert_same(model.robust_classifier.get_weights(), seen.teachers[2])
 
 
+@eagerly
 def test_a_ramp_that_is_found_in_the_last_epoch_is_a_warning():
     model = wake(patience=1)
     with pytest.warns(UserWarning, match=NEVER):
@@ -174,6 +180,7 @@ def test_a_ramp_that_is_found_in_the_last_epoch_is_a_warning():
     assert_same(model.robust_classifier.get_weights(), seen.teachers[2])
 
 
+@eagerly
 @may_never_begin
 def test_a_second_fit_keeps_the_ramp_and_the_frozen_teacher():
     accuracies = [0.1, 0.4, 0.3, 0.3, 0.2, 0.9, 0.9]
@@ -192,6 +199,7 @@ def test_a_second_fit_keeps_the_ramp_and_the_frozen_teacher():
     assert teacher.ramp is None
 
 
+@eagerly
 def test_a_second_fit_goes_on_with_the_search():
     accuracies = [0.1, 0.4, 0.3, 0.3, 0.2, 0.1]
     model = wake(patience=3, length=1)
@@ -206,6 +214,7 @@ def test_a_second_fit_goes_on_with_the_search():
     assert teacher.ramp.start_epoch == 3
 
 
+@eagerly
 @may_never_begin
 def test_another_callback_thaws_the_teacher_with_a_warning():
     accuracies = [0.4, 0.3, 0.3, 0.3]
@@ -224,6 +233,7 @@ def test_repr_names_the_settings():
     assert repr(ramp).endswith(", final=1, latest_start=9)")
 
 
+@eagerly
 @may_never_begin
 @pytest.mark.parametrize(
     "first",

@@ -10,6 +10,7 @@ import keras_wake as kw
 
 COUNT = 20
 GOOD, BAD = (0.9, 0.8), (0.9, 0.1)
+eagerly = pytest.mark.usefixtures("eagerly")
 
 
 def data():
@@ -157,6 +158,7 @@ def state(model):
     return [np.array(keras.ops.convert_to_numpy(v)) for v in variables]
 
 
+@eagerly
 def test_rollback_restores_student_teacher_and_optimiser():
     model = wake()
     recorder = Recorder()
@@ -230,8 +232,16 @@ def dataset(x, y):
     return tf.data.Dataset.from_tensor_slices((x, y)).batch(5)
 
 
-@pytest.mark.parametrize("labels", ["int", "column", "one_hot"])
-@pytest.mark.parametrize("form", ["arrays", "tf.data", "given"])
+@eagerly
+@pytest.mark.parametrize(
+    ("form", "labels"),
+    [
+        ("arrays", "int"),
+        ("arrays", "column"),
+        ("tf.data", "one_hot"),
+        ("given", "int"),
+    ],
+)
 def test_takes_the_first_images_from_every_form_of_data(model, form, labels):
     x, y = data()
     y = {"int": y, "column": y[:, None], "one_hot": np.eye(3, dtype="f")[y]}[
@@ -284,7 +294,7 @@ def test_default_attacks_are_in_the_threat_model_of_training():
         ({"every": "step"}, TypeError, "`every` must be an integer"),
         ({"samples": 0}, ValueError, "`samples` must be at least 1"),
         ({"gap": 25}, ValueError, "`gap` must be between 0 and 1"),
-        ({"gap": 0}, ValueError, "`gap` must be above 0"),
+        ({"gap": 0}, ValueError, "`gap` must be greater than 0"),
         ({"ratio": -0.1}, ValueError, "`ratio` must be between 0 and 1"),
     ],
 )

@@ -9,52 +9,29 @@ import warnings
 import keras
 import numpy as np
 import pytest
+from dense_run import data
+from dense_run import fit
+from dense_run import PGD as ATTACK
+from dense_run import wake
 
 import keras_wake as kw
 
-SHAPE = (4, 4, 1)
-ATTACK = kw.attacks.PGD(epsilon=0.1, steps=2, random_start=False)
+eagerly = pytest.mark.usefixtures("eagerly")
 
 
-def data(seed=0, count=21):
-    rng = np.random.default_rng(seed)
-    x = rng.random((count, *SHAPE), np.float32)
-    return x, np.arange(count, dtype="int32") % 3
-
-
-def wake():
-    keras.utils.set_random_seed(0)
-    classifier = keras.Sequential(
-        [
-            keras.Input(SHAPE),
-            keras.layers.Flatten(),
-            keras.layers.Dense(8, activation="elu"),
-            keras.layers.Dense(3),
-        ]
-    )
-    model = kw.WakeModel(classifier, ATTACK, eval_attack=ATTACK)
-    model.compile(keras.optimizers.SGD(0.3))
-    return model
-
-
-def fit(model, callbacks, epochs=4, **kwargs):
-    return model.fit(
-        *data(), epochs=epochs, verbose=0, callbacks=callbacks, **kwargs
-    ).history
-
-
+@eagerly
 def test_own_data_is_measured_and_logged_every_n_epochs(tmp_path):
     model = wake()
     other = data(seed=5)
     attack = kw.attacks.FGSM(epsilon=0.2)
-    attribution = kw.callbacks.CrossClassAttribution(
+    attribution = kw.CrossClassAttribution(
         other, attack, every=2, path=tmp_path, class_names=["a", "b", "c"]
     )
     seen = []
     history = fit(
         model,
         [
-            kw.callbacks.EMATeacher(0.5),
+            kw.EMATeacher(0.5),
             attribution,
             # Those that come after it find its keys in the logs.
             keras.callbacks.LambdaCallback(
@@ -65,13 +42,10 @@ def test_own_data_is_measured_and_logged_every_n_epochs(tmp_path):
     assert [entry["epoch"] for entry in attribution.history] == [2, 4]
     assert ["val_cas" in logs for logs in seen] == [False, True, False, True]
     assert history["val_cas"] == [e["cas"] for e in attribution.history]
+    last = attribution
     for network, matrix, score in (
-        (model.classifier, attribution.correlation, attribution.cas),
-        (
-            model.teacher,
-            attribution.teacher_correlation,
-            attribution.teacher_cas,
-        ),
+        (model.classifier, last.correlation, last.cas),
+        (model.teacher, last.teacher_correlation, last.teacher_cas),
     ):
         expected = kw.attribution.correlation_matrix(network, other, attack)
         # The same function on the same images.
@@ -86,9 +60,10 @@ def test_own_data_is_measured_and_logged_every_n_epochs(tmp_path):
         assert path.read_bytes().startswith(b"\x89PNG")
 
 
+@eagerly
 def test_a_figure_that_fails_is_a_warning(tmp_path):
     blocked = tmp_path / "folder"
-    attribution = kw.callbacks.CrossClassAttribution(path=blocked)
+    attribution = kw.CrossClassAttribution(path=blocked)
 
     def block(epoch, logs=None):
         blocked.rmdir()
@@ -96,13 +71,9 @@ def test_a_figure_that_fails_is_a_warning(tmp_path):
 
     spoiler = keras.callbacks.LambdaCallback(on_epoch_begin=block)
     with pytest.warns(UserWarning, match="could not be drawn.*goes on"):
-        with pytest.warns(UserWarning, match="stays in memory. Training goes"):
-            history = fit(
-                wake(),
-                [attribution, spoiler],
-                epochs=1,
-                validation_data=data(1),
-            )
+        with pytest.warns(UserWarning, match="stays in memory.*Training goes"):
+            callbacks = [attribution, spoiler]
+            history = fit(wake(), callbacks, 1, validation_data=data(1))
     assert history["val_cas"] == pytest.approx([attribution.cas], abs=1e-5)
     np.testing.assert_array_equal(
         attribution.history[0]["correlation"],
@@ -110,19 +81,15 @@ def test_a_figure_that_fails_is_a_warning(tmp_path):
     )
 
 
-@pytest.mark.parametrize(
-    ("path", "error"), [(5, TypeError), ("", ValueError), (b"f", TypeError)]
-)
-def test_a_wrong_path_is_refused_at_once(path, error):
-    with pytest.raises(error, match="`path` must be"):
+@pytest.mark.parametrize("path", [5, "", b"f", __file__])
+def test_a_wrong_path_is_refused_at_once(path):
+    with pytest.raises((TypeError, ValueError), match="`path` must"):
         kw.CrossClassAttribution(path=path)
 
 
-def test_a_file_in_place_of_the_folder_is_refused_at_once(tmp_path):
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     blocked = tmp_path / "a_file"
     blocked.write_text("not a folder")
-    with pytest.raises(ValueError, match=r"must name a folder.*is a file"):
-        kw.CrossClassAttribution(path=blocked)
     below = kw.CrossClassAttribution(path=blocked / "folder")
     with pytest.raises(ValueError, match=r"files can be written to.*a_file"):
         fit(wake(), [below], epochs=1, validation_data=data(1))
@@ -134,12 +101,7 @@ def test_class_names_without_an_order_are_refused(names):
         kw.CrossClassAttribution(class_names=names)
 
 
-def test_too_few_class_names_are_refused_before_the_first_epoch():
-    callback = kw.CrossClassAttribution(class_names=["a", "b"])
-    with pytest.raises(ValueError, match="each of the 3 classes"):
-        fit(wake(), [callback], epochs=1, validation_data=data(1))
-
-
+@eagerly
 def test_matrices_are_written_once_and_read_when_asked_for(tmp_path):
     backup = tmp_path / "backup"
 
@@ -177,6 +139,7 @@ def test_matrices_are_written_once_and_read_when_asked_for(tmp_path):
     assert "array" not in state
 
 
+@eagerly
 def test_a_matrix_that_is_gone_or_of_another_run_is_said_to_be(tmp_path):
     callback = kw.CrossClassAttribution(path=tmp_path)
     fit(wake(), [callback], epochs=3, validation_data=data(1))
@@ -198,31 +161,27 @@ def test_a_matrix_that_is_gone_or_of_another_run_is_said_to_be(tmp_path):
     )
 
 
-def test_a_backup_that_holds_the_matrices_is_taken_over(tmp_path):
+def test_a_backup_that_holds_the_matrices_is_taken_over():
     matrix = np.eye(3)
     entry = {"epoch": 1, "correlation": matrix, "cas": 0.0}
-    callback = kw.CrossClassAttribution(path=tmp_path)
-    model = wake()
-    fit(model, [callback], epochs=1, validation_data=data(1))
+    callback = kw.CrossClassAttribution()
+    callback.set_model(wake())
     callback.set_state({"history": [entry], "missing": 0})
     np.testing.assert_array_equal(callback.correlation, matrix)
     np.testing.assert_array_equal(callback.history[0]["correlation"], matrix)
     assert callback.cas == 0
 
 
+@eagerly
 def test_many_classes_in_memory_are_warned_of(monkeypatch, tmp_path):
     name = "keras_wake.callbacks.cross_class_attribution.MOST_CLASSES_IN_MEMORY"
     monkeypatch.setattr(name, 2)
     with pytest.warns(UserWarning, match=r"stay in memory.*path=") as caught:
-        fit(
-            wake(),
-            [kw.CrossClassAttribution()],
-            epochs=2,
-            validation_data=data(1),
-        )
+        callback = kw.CrossClassAttribution()
+        fit(wake(), [callback], epochs=2, validation_data=data(1))
     assert sum("stay in memory" in str(w.message) for w in caught) == 1
     with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)
+        warnings.filterwarnings("error", message=".*stay in memory")
         kept = kw.CrossClassAttribution(path=tmp_path)
         fit(wake(), [kept], epochs=1, validation_data=data(1))
 
@@ -230,13 +189,11 @@ def test_many_classes_in_memory_are_warned_of(monkeypatch, tmp_path):
 def test_a_class_without_samples_is_nan_and_warned_of_once():
     x, y = data(1)
     present = y != 1
-    attribution = kw.callbacks.CrossClassAttribution()
+    attribution = kw.CrossClassAttribution()
     with pytest.warns(UserWarning, match="1 of 3 classes have no") as caught:
+        validation = x[present], y[present]
         history = fit(
-            wake(),
-            [attribution],
-            epochs=2,
-            validation_data=(x[present], y[present]),
+            wake(), [attribution], epochs=2, validation_data=validation
         )
     assert sum("have no samples" in str(w.message) for w in caught) == 1
     matrix = attribution.correlation
@@ -250,28 +207,35 @@ def test_a_class_without_samples_is_nan_and_warned_of_once():
     assert history["val_cas"][-1] == pytest.approx(expected, abs=1e-5)
 
 
+@eagerly
 def test_validating_every_other_epoch_measures_every_other_epoch():
-    attribution = kw.callbacks.CrossClassAttribution()
+    attribution = kw.CrossClassAttribution()
     fit(wake(), [attribution], validation_data=data(1), validation_freq=2)
     assert [entry["epoch"] for entry in attribution.history] == [2, 4]
 
 
+@eagerly
 def test_refuses_fit_without_validation():
     with pytest.raises(
         ValueError, match=r"`fit` has none. Pass `validation_data=`"
     ):
-        fit(wake(), [kw.callbacks.CrossClassAttribution()])
+        fit(wake(), [kw.CrossClassAttribution()])
     # A split of the training data is a validation as well.
-    attribution = kw.callbacks.CrossClassAttribution()
+    attribution = kw.CrossClassAttribution()
     fit(wake(), [attribution], epochs=1, validation_split=0.5)
     assert attribution.cas is not None
 
 
-def test_refuses_an_attack_without_data_and_a_bad_interval():
+def test_refuses_what_has_no_use_and_a_bad_interval():
     with pytest.raises(ValueError, match=r"`head` are for `data`.*PGD\("):
-        kw.callbacks.CrossClassAttribution(attack=ATTACK)
+        kw.CrossClassAttribution(attack=ATTACK)
+    with pytest.raises(ValueError, match="`head` are for `data`"):
+        kw.CrossClassAttribution(head="logits")
     with pytest.raises(ValueError, match="`every` must be at least 1"):
-        kw.callbacks.CrossClassAttribution(every=0)
+        kw.CrossClassAttribution(every=0)
+    generator = (batch for batch in [data()])
+    with pytest.raises(ValueError, match=r"more than once.*generator"):
+        kw.CrossClassAttribution(data=generator)
 
 
 class Subclassed(keras.Model):
@@ -286,6 +250,7 @@ class Subclassed(keras.Model):
         return self.logits(self.flatten(x))
 
 
+@eagerly
 @pytest.mark.parametrize("where", ["model", "callback", "layer"])
 def test_a_named_head_serves_student_and_teacher(where):
     keras.utils.set_random_seed(0)
@@ -310,17 +275,7 @@ def test_a_named_head_serves_student_and_teacher(where):
     np.testing.assert_allclose(callback.teacher_correlation, expected)
 
 
-def test_a_head_without_data_is_refused():
-    with pytest.raises(ValueError, match="`head` are for `data`"):
-        kw.CrossClassAttribution(head="logits")
-
-
-def test_data_that_can_be_read_once_are_refused():
-    generator = (batch for batch in [data()])
-    with pytest.raises(ValueError, match=r"more than once.*generator"):
-        kw.CrossClassAttribution(data=generator)
-
-
+@eagerly
 @pytest.mark.parametrize("given", [False, True])
 def test_no_attribution_at_all_is_not_the_best_score(given):
     network = keras.Sequential(
@@ -338,15 +293,12 @@ def test_no_attribution_at_all_is_not_the_best_score(given):
     callback = kw.CrossClassAttribution(data=(x, y) if given else None)
     with pytest.warns(UserWarning, match="4 of 4 classes"):
         log = model.fit(
-            x,
-            y,
-            validation_data=(x, y),
-            verbose=0,
-            callbacks=[callback],
+            x, y, validation_data=(x, y), verbose=0, callbacks=[callback]
         ).history
     assert np.isnan(log["val_cas"]).all() and np.isnan(callback.cas)
 
 
+@eagerly
 def test_cas_of_many_classes_is_computed_at_the_end_of_a_pass(monkeypatch):
     monkeypatch.setattr(
         "keras_wake.training.step.MAX_CLASSES_FOR_CAS_IN_STEP", 2

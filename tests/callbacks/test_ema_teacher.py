@@ -15,6 +15,7 @@ from keras_wake.models import reestimate_batch_norm
 
 SHAPE = (4, 4, 1)
 EPSILON = 1e-3
+eagerly = pytest.mark.usefixtures("eagerly")
 
 
 def network():
@@ -118,6 +119,7 @@ class AtValidation(keras.callbacks.Callback):
         )
 
 
+@eagerly
 def test_statistics_are_fresh_in_every_validation_and_at_the_end():
     x, y = data()
     model = kw.WakeModel(
@@ -153,9 +155,8 @@ def test_statistics_are_fresh_in_every_validation_and_at_the_end():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"decay": 1.0}, ValueError, "`decay` must be below 1.*decay=1.0"),
-        ({"decay": -0.1}, ValueError, "`decay` must be between 0 and 1"),
-        ({"decay": 1.5}, ValueError, "`decay` must be between 0 and 1"),
+        ({"decay": 1.0}, ValueError, "at least 0 and below 1.*decay=1.0"),
+        ({"decay": -0.1}, ValueError, "`decay` must be at least 0 and below"),
         ({"decay": "0.9"}, TypeError, "`decay` must be a real number"),
         (
             {"batch_norm": "none"},
@@ -181,6 +182,7 @@ def test_data_that_can_be_read_once_are_refused():
         kw.EMATeacher(batch_norm="reestimate", data=generator)
 
 
+@eagerly
 def test_a_second_fit_continues_the_schedule_or_warns():
     model = kw.WakeModel(
         network(),
@@ -203,6 +205,7 @@ def test_a_second_fit_continues_the_schedule_or_warns():
     assert int(model.teacher_updates) > updates
 
 
+@eagerly
 def test_the_first_of_several_calls_may_end_before_the_ramp(recwarn):
     model = kw.WakeModel(
         network(),
@@ -225,6 +228,7 @@ def test_the_first_of_several_calls_may_end_before_the_ramp(recwarn):
     assert not [w for w in recwarn if w.category is UserWarning]
 
 
+@eagerly
 @pytest.mark.parametrize(("epochs", "warned"), [(1, True), (2, False)])
 def test_a_ramp_beyond_the_last_epoch_is_a_warning(epochs, warned):
     model = kw.WakeModel(

@@ -10,6 +10,7 @@ import pytest
 import keras_wake as kw
 
 SHAPE = (4, 4, 1)
+eagerly = pytest.mark.usefixtures("eagerly")
 
 
 @pytest.fixture(autouse=True)
@@ -77,6 +78,7 @@ def test_model_is_whole_after_ctrl_c(at):
     assert int(keras.ops.convert_to_numpy(model.train_steps)) == steps + 6
 
 
+@eagerly
 @pytest.mark.parametrize("name", ["predict", "evaluate"])
 def test_model_is_whole_after_ctrl_c_in_predict_and_evaluate(name):
     model = wake()

@@ -161,6 +161,7 @@ def test_reduce_lr_on_plateau_counts_lower_accuracy_as_none_better(run):
     assert set(history) - {"learning_rate"} == KEYS
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_early_stopping_follows_robust_accuracy():
     model = wake()
     stopping = keras.callbacks.EarlyStopping(

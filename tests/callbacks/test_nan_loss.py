@@ -10,6 +10,7 @@ from keras_wake.checkpoint import snapshot
 
 SHAPE = (4, 4, 1)
 STEPS = 3
+eagerly = pytest.mark.usefixtures("eagerly")
 
 
 def wake(policy=None):
@@ -84,6 +85,7 @@ def test_stops_in_the_step_and_goes_back_an_epoch(tmp_path):
     assert fit(model, epochs=1).epoch == [0]
 
 
+@eagerly
 def test_first_epoch_goes_back_to_the_start():
     model = wake()
     start = [value.copy() for value in model.get_weights()]
@@ -128,6 +130,7 @@ def test_update_that_ruins_the_weights_of_a_finite_loss(tmp_path):
         np.testing.assert_array_equal(value, other)
 
 
+@eagerly
 def test_weights_that_were_bad_before_are_named():
     model = wake()
     model.classifier.layers[-1].bias.assign([1, 2, np.nan])
@@ -135,6 +138,7 @@ def test_weights_that_were_bad_before_are_named():
         fit(model)
 
 
+@eagerly
 def test_an_image_with_nan_is_no_nan_loss():
     model = wake()
     x = np.full((7, *SHAPE), np.nan, np.float32)

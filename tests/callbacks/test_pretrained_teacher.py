@@ -10,6 +10,7 @@ import pytest
 import keras_wake as kw
 
 SHAPE = (4, 4, 1)
+eagerly = pytest.mark.usefixtures("eagerly")
 
 
 def network(shape=SHAPE, seed=0):
@@ -43,11 +44,7 @@ def test_must_be_a_model(given):
 
 
 def test_a_wake_model_is_two():
-    with pytest.raises(
-        TypeError,
-        match=r"`model\.robust_classifier` or `model\.classifier`.*"
-        r"load_model\(path\)\.robust_classifier`\. Received: .*WakeModel",
-    ):
+    with pytest.raises(TypeError, match=r"holds two.*`\.robust_classifier`"):
         kw.PretrainedTeacher(wake(), 0.5)
 
 
@@ -60,6 +57,7 @@ def test_must_take_the_images_of_the_student(shape):
         fit(wake(), teacher)
 
 
+@eagerly
 def test_may_take_images_of_any_size():
     layers = keras.layers
     anything = keras.Sequential(
@@ -73,6 +71,7 @@ def test_may_take_images_of_any_size():
     assert log["kd_weight"] == [0.5]
 
 
+@eagerly
 def test_must_not_share_variables_with_the_student():
     student = network()
     head = keras.layers.Dense(3)
@@ -89,6 +88,7 @@ def test_must_not_share_variables_with_the_student():
         fit(wake(student), kw.PretrainedTeacher(shared, 0.5))
 
 
+@eagerly
 def test_the_same_callback_twice_is_refused():
     teacher = kw.PretrainedTeacher(network(seed=1), 0.3)
     with pytest.raises(

@@ -7,6 +7,7 @@ import pytest
 import keras_wake as kw
 
 SHAPE = (4, 4, 1)
+eagerly = pytest.mark.usefixtures("eagerly")
 
 
 def data(count=24):
@@ -90,6 +91,7 @@ def test_average_is_the_mean_of_the_epochs(validate):
     assert "kd_weight" in history and set(history["kd_weight"]) == {0.0}
 
 
+@eagerly
 def test_average_that_never_begins_is_told():
     model = wake()
     with pytest.warns(UserWarning, match="ends with epoch 2, before averaging"):
@@ -98,6 +100,7 @@ def test_average_that_never_begins_is_told():
     assert "val_teacher_accuracy" not in logs
 
 
+@eagerly
 def test_batch_norm_statistics_are_those_of_the_data():
     model = wake(batch_norm=True)
     x, _ = data()
@@ -119,6 +122,7 @@ def test_batch_norm_statistics_are_those_of_the_data():
         fit(wake(batch_norm=True), kw.StochasticWeightAveraging(2))
 
 
+@eagerly
 def test_a_run_that_was_broken_off_goes_on(tmp_path):
     whole, weights = wake(), Weights()
     fit(whole, kw.StochasticWeightAveraging(2), weights)
@@ -136,6 +140,7 @@ def test_a_run_that_was_broken_off_goes_on(tmp_path):
         np.testing.assert_array_equal(value, other)
 
 
+@eagerly
 def test_refuses_what_it_cannot_do():
     with pytest.raises(ValueError, match="`start_epoch` must be at least 1"):
         kw.StochasticWeightAveraging(0)

@@ -55,6 +55,7 @@ def test_other_bounds(classifier):
     assert np.abs(after - before).max() > 1e-3
 
 
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize(
     "callback",
     [

@@ -183,7 +183,7 @@ def test_normalises_inside(mean, std, expected):
         ({"input_shape": (32, 32)}, ValueError, r"\(height, width, channels\)"),
         ({"input_shape": (32, None, 3)}, ValueError, "positive integers"),
         ({"input_shape": (0, 32, 3)}, ValueError, "positive integers"),
-        ({"input_shape": 32}, TypeError, "must be a sequence"),
+        ({"input_shape": 32}, ValueError, "positive integers"),
         ({"input_shape": (7, 32, 3)}, ValueError, "at least 8 pixels"),
         ({"mean": (0.5, 0.5)}, ValueError, "`mean` must be a number or one"),
         ({"mean": "half"}, TypeError, "`mean` must be a real number"),

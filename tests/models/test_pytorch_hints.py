@@ -49,20 +49,14 @@ def message_of(state, network=SMALL):
             residual(BASIC[0], width=8, classes=100),
             "`PreActResNet18(100, width=8, final_norm=False)`",
         ),
-        (
-            {"init_conv.weight": np.zeros(1), "logits.weight": np.zeros(1)},
-            "the WideResNet of DeepMind's code",
-        ),
-        (
-            {"conv_2d.weight": np.zeros(1), "logits.weight": np.zeros(1)},
-            "the PreActResNet of DeepMind's code",
-        ),
+        ({"init_conv.weight": np.zeros(1)}, "a network of DeepMind's code"),
+        ({"conv_2d.weight": np.zeros(1)}, "a network of DeepMind's code"),
     ],
 )
 def test_names_the_architecture(state, text):
     message = message_of(state)
-    assert "Missing: " in message
-    assert f"looks like {text}" in message or text in message
+    assert "Missing: " in message and "looks like" in message
+    assert text in message
 
 
 def test_names_depth_and_width_of_real_state_dicts():
@@ -83,17 +77,6 @@ def test_names_depth_and_width_of_real_state_dicts():
     # Only the last layer differs.
     other = kw.models.PreActResNet18(7, (8, 8, 3), width=4)
     assert expected in message_of(state, other)
-
-
-def test_names_a_module_around_the_network():
-    state = {
-        f"encoder.base.{key}": value
-        for key, value in residual(BASIC[0], plain=True).items()
-    }
-    state["head.scale"] = np.zeros(1)
-    message = message_of(state)
-    assert "begin with 'encoder.base.'" in message
-    assert "looks like a plain ResNet-18" in message
 
 
 def test_says_nothing_of_what_it_does_not_know():

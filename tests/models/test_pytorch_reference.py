@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from torch_twins import import_torch
 from torch_twins import preact_resnet18
+from torch_twins import synthetic_state
 from torch_twins import varied_images
 from torch_twins import wide_resnet
 from torch_twins import with_random_statistics
@@ -39,20 +40,7 @@ def twin_and_reference(twin):
 @pytest.fixture(scope="module")
 def state():
     """A state dict that fits `preact()`, made without PyTorch."""
-    rng = np.random.default_rng(0)
-    suffixes = {"gamma": "weight", "beta": "bias", "kernel": "weight"}
-    suffixes |= {"moving_mean": "running_mean"}
-    suffixes |= {"moving_variance": "running_var"}
-    arrays = {}
-    for layer in preact().layers:
-        for weight in layer.weights:
-            shape = tuple(weight.shape)
-            if weight.name == "kernel":
-                shape = shape[:-3:-1] + shape[:-2]
-            name = suffixes.get(weight.name, weight.name)
-            key = f"{layer.name.replace('_', '.')}.{name}"
-            arrays[key] = rng.uniform(0.1, 0.5, shape).astype("float32")
-    return arrays
+    return synthetic_state(preact(), 0.1, 0.5)
 
 
 def logits_with(state):

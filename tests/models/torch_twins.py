@@ -146,6 +146,21 @@ def wide_resnet(depth, widen_factor, num_classes=10, unused_block=False):
     return Twin()
 
 
+def synthetic_state(classifier, low=0.5, high=1.5):
+    """Random arrays in the published layout, made without PyTorch."""
+    rng = np.random.default_rng(0)
+    state = {}
+    for layer in classifier.layers:
+        for weight in layer.weights:
+            shape = tuple(weight.shape)
+            if weight.name == "kernel":
+                shape = shape[:-3:-1] + shape[:-2]
+            key = f"{layer.name.replace('_', '.')}.{SUFFIXES[weight.name]}"
+            key = key.replace(".shortcut.", ".shortcut.0.")
+            state[key] = rng.uniform(low, high, shape).astype("float32")
+    return state
+
+
 # Random batch norm, because at its defaults it would hide mistakes. Variances
 # below 1 keep the signal from fading with depth.
 BATCH_NORM_RANGES = {

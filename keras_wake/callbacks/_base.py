@@ -1,0 +1,136 @@
+"""What several callbacks have in common."""
+
+import contextlib
+import os
+import warnings
+from collections.abc import Iterator
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_wake import backend
+from keras_wake.checkpoint import files
+from keras_wake.data.batches import check_ends
+from keras_wake.data.batches import check_reusable
+from keras_wake.data.batches import iterate_batches
+from keras_wake.models.batch_norm import reestimate_batch_norm
+from keras_wake.training import averaging
+from keras_wake.utils import validate
+from keras_wake.utils.types import Array
+from keras_wake.utils.types import Dataset
+from keras_wake.utils.types import Logs
+from keras_wake.utils.types import Tensor
+from keras_wake.wake_model import WakeModel
+
+
+class WakeCallback(keras.callbacks.Callback):
+    """Base of the callbacks that work with a `WakeModel`."""
+
+    def set_model(self, model: keras.Model) -> None:
+        """Refuses other models."""
+        super().set_model(model)
+        if not isinstance(model, WakeModel):
+            raise TypeError(
+                f"`{type(self).__name__}` works with `keras_wake.WakeModel`. "
+                f"Received: a model of type {type(model).__name__}. Pass the "
+                "model to `WakeModel(classifier, attack)`."
+            )
+
+
+class ReportingCallback(WakeCallback):
+    """Base of the callbacks that measure, and write into a folder."""
+
+    def __init__(
+        self,
+        data: Dataset | None,
+        every: int,
+        path: str | os.PathLike | None,
+        class_names: Sequence[str] | None,
+    ) -> None:
+        super().__init__()
+        check_reusable(type(self).__name__, data)
+        self.data = data
+        self.every = validate.integer(1, every=every)
+        if path is not None:
+            files.check_folder(path)
+        self.path = path
+        if class_names is not None:
+            class_names = validate.list_of_names(class_names)
+        self.class_names = class_names
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        """Refuses what would fail when the first report is written."""
+        validate.names_of_classes(self.class_names, self.model.num_classes)
+        if self.path is not None and self.model.is_chief:
+            files.make_folder(self.path)
+
+
+class TeacherAverage(WakeCallback):
+    """Base of the callbacks that average the student into the teacher."""
+
+    # Whether each step calls `average`, so that the student can learn from the
+    # teacher from the first step on.
+    distils = False
+
+    def __init__(self, data: Dataset) -> None:
+        super().__init__()
+        check_reusable(type(self).__name__, data)
+        check_ends(data)
+        self.data = data
+        self.buffers: list[tuple[Tensor, Tensor]] = []
+        self._estimated_at: int | None = None
+
+    def set_model(self, model: keras.Model) -> None:
+        """Switches the teacher on, before the step is compiled."""
+        super().set_model(model)
+        model.enable_teacher(self)
+        self.buffers = averaging.float_buffers(model.classifier, model.teacher)
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        """Refuses `data` if there are several workers."""
+        if self.data is not None and backend.data_shard()[1] > 1:
+            raise ValueError(
+                f"`{type(self).__name__}(data=)` is for one process: each of "
+                "several sees other images, and their teachers would differ. "
+                'Use `EMATeacher(batch_norm="average")`.'
+            )
+        self._estimated_at = None
+
+    def bring_up_to_date(self) -> None:
+        """Re-estimates batch norm if the weights of the teacher have changed.
+
+        Called before each validation of the teacher and after each epoch.
+        """
+        updates = int(backend.to_numpy(self.model.teacher_updates))
+        if self.data is None or updates in (0, self._estimated_at):
+            return
+        attack = self.model.attack or self.model.eval_attack
+        reestimate_batch_norm(self.model.teacher, self.data, attack.bounds)
+        self._estimated_at = updates
+
+
+def first_images(data: Dataset, count: int) -> tuple[Array, Array]:
+    """The first images and labels of data, as arrays."""
+    images: list[Array] = []
+    labels: list[Array] = []
+    for x, y in iterate_batches(data, count):
+        images.append(ops.convert_to_numpy(x))
+        labels.append(ops.convert_to_numpy(y))
+        if sum(map(len, images)) >= count:
+            break
+    return np.concatenate(images)[:count], np.concatenate(labels)[:count]
+
+
+@contextlib.contextmanager
+def error_as_warning(what: str) -> Iterator[None]:
+    """Has training go on after an error, with a warning of what has failed."""
+    try:
+        yield
+    except Exception as error:
+        warnings.warn(
+            f"{what}: {error!r}. Training goes on.",
+            # Of this function, its `with` and what holds the `with`.
+            stacklevel=4,
+        )
