@@ -17,7 +17,9 @@ from typing import Any
 from runner import saved
 from runner.parsing import at_least
 from runner.parsing import Parser
-from runner.record import write_aside
+from runner.record import write_text
+
+import keras_wake as kw
 
 
 def parse_args(
@@ -39,8 +41,6 @@ def parse_args(
 
 def analyse(args: argparse.Namespace, network: Any, splits: Any) -> None:
     """Prints the report, and writes figures and JSON."""
-    import keras_wake as kw
-
     attack = None
     if args.attack == "pgd":
         attack = kw.attacks.PGD(
@@ -85,9 +85,7 @@ def analyse(args: argparse.Namespace, network: Any, splits: Any) -> None:
         **report.to_dict(),
     }
     text = json.dumps(content, indent=1, allow_nan=False)
-    write_aside(
-        args.out / "report.json", lambda path: path.write_text(text + "\n")
-    )
+    write_text(args.out / "report.json", text + "\n")
     print(f"Figures and report.json are in {args.out}.")
 
 

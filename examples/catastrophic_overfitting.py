@@ -11,6 +11,7 @@ multi-step accuracy, and the matrices before and after the collapse. With
 """
 
 import argparse
+import operator
 import pathlib
 from typing import Any
 
@@ -22,29 +23,13 @@ import keras_wake as kw
 
 # Radius, batch size and epochs of both phases. Two CPU cores are enough for the
 # digits; CIFAR-10 needs a GPU.
-DIGITS = {
-    "epsilon": 0.3,
-    "batch_size": 64,
-    "warm_up": 12,
-    "epochs": 25,
-    "learning_rate": 0.1,
-}
-CIFAR = {
-    "epsilon": 16 / 255,
-    "batch_size": 128,
-    "warm_up": 0,
-    "epochs": 30,
-    "learning_rate": 0.1,
-}
-PHASES = ("PGD", "single steps")
+DIGITS = {"epsilon": 0.3, "batch_size": 64, "warm_up": 12, "epochs": 25}
+CIFAR = {"epsilon": 16 / 255, "batch_size": 128, "warm_up": 0, "epochs": 30}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The flags, with the defaults of the data set."""
-    parser = Parser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("--dataset", choices=("digits", "cifar10"), default="digits")
     add("--data-dir", type=pathlib.Path)
@@ -53,7 +38,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--batch-size", type=at_least(1))
     add("--warm-up", type=at_least(0), help="epochs of PGD")
     add("--epochs", type=at_least(1), help="epochs of single steps")
-    add("--learning-rate", type=positive, help="of the single steps")
+    add("--learning-rate", type=positive, default=0.1, help="of single steps")
     add("--seed", type=at_least(0), default=0)
     add("--run-dir", type=pathlib.Path, default="runs/collapse")
     args = parser.parse_args(argv)
@@ -142,12 +127,9 @@ def main(argv: list[str] | None = None) -> None:
         else kw.attacks.FGSM.fast_at(args.epsilon)
     )
     checks = []
-    for phase, attack, epochs, rate in zip(
-        PHASES,
-        (multi, single),
-        (args.warm_up, args.epochs),
-        (0.05, args.learning_rate),
-        strict=True,
+    for phase, attack, epochs, rate in (
+        ("PGD", multi, args.warm_up, 0.05),
+        ("single steps", single, args.epochs, args.learning_rate),
     ):
         done = len(checks)
         checks += [
@@ -163,15 +145,12 @@ def before_and_after(checks):
     Returns:
         Two checks, or None if there was no collapse, or nothing before it.
     """
-    collapsed = [check["collapsed"] for check in checks]
-    if True not in collapsed or collapsed[0]:
+    collapsed = [check for check in checks if check["collapsed"]]
+    if not collapsed or checks[0] is collapsed[0]:
         return None
-
-    def multi(check):
-        return check["multi_step_accuracy"]
-
-    before = max(checks[: collapsed.index(True)], key=multi)
-    return before, min((c for c in checks if c["collapsed"]), key=multi)
+    multi = operator.itemgetter("multi_step_accuracy")
+    good = checks[: checks.index(collapsed[0])]
+    return max(good, key=multi), min(collapsed, key=multi)
 
 
 def report(args, splits, checks) -> None:

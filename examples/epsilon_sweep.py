@@ -34,12 +34,8 @@ def parse_args(
     argv: list[str] | None = None,
 ) -> tuple[argparse.Namespace, list[str]]:
     """The flags of the sweep, and those of the example."""
-    parser = Parser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        # `--epsilon` is the example's, and no abbreviation.
-        allow_abbrev=False,
-    )
+    # `--epsilon` is the example's, and no abbreviation.
+    parser = Parser(__doc__, allow_abbrev=False)
     add = parser.add_argument
     add("--example", default="cifar10", choices=EXAMPLES)
     add("--method", default="at", help="one of the example's")

@@ -17,7 +17,9 @@ from typing import Any
 from runner import saved
 from runner.parsing import at_least
 from runner.parsing import Parser
-from runner.record import write_aside
+from runner.record import write_text
+
+import keras_wake as kw
 
 
 def parse_args(
@@ -43,8 +45,6 @@ def evaluate(args: argparse.Namespace, network: Any, splits: Any) -> None:
     Raises:
         ValueError: The folder has the state of another evaluation.
     """
-    import keras_wake as kw
-
     options = {
         "batch_size": args.batch_size,
         "seed": args.seed,
@@ -66,9 +66,7 @@ def evaluate(args: argparse.Namespace, network: Any, splits: Any) -> None:
         )
     print(report)
     text = report.to_json(indent=1)
-    write_aside(
-        args.out / "report.json", lambda path: path.write_text(text + "\n")
-    )
+    write_text(args.out / "report.json", text + "\n")
     kw.visualization.plot_robustness_report(
         report, path=args.out / "robustness.png"
     )

@@ -20,10 +20,7 @@ HEADER = """\
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = Parser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(__doc__)
 
     def add(flag: str, kind: type, default: object, text: str) -> None:
         parser.add_argument(

@@ -12,7 +12,6 @@ the validation images at epoch N, at the best and at the last epoch, as the
 paper's table over epsilon does.
 """
 
-import argparse
 import json
 import pathlib
 import sys
@@ -27,6 +26,7 @@ from runner.parsing import Parser
 Record = dict[str, Any]
 Group = list[Record]
 ROBUST, CAS = "val_robust_accuracy", "val_cas"
+EPOCHS = ("best", "last")
 NORMS = {"linf": "ℓ∞", "l2": "ℓ2"}
 # What has a column of its own, or is the same in all rows of a group.
 NAMED = ("method", "norm", "epsilon", "seed")
@@ -41,11 +41,8 @@ def read(paths: list[pathlib.Path]) -> list[Record]:
     """
     files: list[pathlib.Path] = []
     for path in paths:
-        if path.is_dir():
-            found = sorted(path.rglob("record.json"))
-            files += found or sorted(path.rglob("*.json"))
-        else:
-            files.append(path)
+        found = sorted(path.rglob("record.json"))
+        files += found or sorted(path.rglob("*.json")) or [path]
     records = []
     for file in files:
         try:
@@ -62,31 +59,25 @@ def check(record: Any) -> None:
     """Raises an error unless a record has all that the tables need."""
     settings = record["settings"]
     METHODS[settings["method"]], NORMS[settings["norm"]]
-    for name in ("seed", "epochs", "epsilon"):
-        float(settings[name])
+    numbers = [settings[name] for name in ("seed", "epochs", "epsilon")]
     for row in record["epochs"]:
-        int(row["epoch"])
-        for key in (ROBUST, CAS):
-            _number_or_none(row.get(key))
+        numbers += [row["epoch"], row.get(ROBUST), row.get(CAS)]
     for row in record.get("table") or ():
-        str(row["epoch"]), str(row["network"])
-        for key in ("robust", "clean", "cas"):
-            _number_or_none(row[key])
-
-
-def _number_or_none(value: Any) -> None:
-    if value is not None and not isinstance(value, (int, float)):
-        raise TypeError(f"expected a number. Received: {value!r}")
+        row["epoch"], row["network"]
+        numbers += [row[key] for key in ("robust", "clean", "cas")]
+    for value in numbers:
+        if value is not None and not isinstance(value, (int, float)):
+            raise TypeError(f"expected a number. Received: {value!r}")
 
 
 def setting_of(record: Record) -> str:
     """The settings of a run, in a form that can be compared."""
     settings = of_runs.comparable(record["settings"])
-    # Older records do not have it.
+    # Older records lack what is None or 0.
     known = {
         name: _plain(value)
         for name, value in settings.items()
-        if value not in (None, 0, 0.0) and name != "seed"
+        if value not in (None, 0) and name != "seed"
     }
     return json.dumps(known, sort_keys=True)
 
@@ -103,20 +94,15 @@ def one_per_seed(records: list[Record]) -> list[Record]:
     A copy of a file, or a second try, must not count as a second seed. Of two
     finished runs the later one counts.
     """
-    found: dict[tuple[str, Any], Record] = {}
 
     def progress(record: Record) -> tuple[Any, ...]:
-        return (
-            bool(record.get("table")),
-            len(record["epochs"]),
-            str(record.get("started", "")),
-        )
+        started = str(record.get("started", ""))
+        return bool(record.get("table")), len(record["epochs"]), started
 
+    found: dict[tuple[str, Any], Record] = {}
     for record in records:
         key = setting_of(record), record["settings"]["seed"]
-        other = found.get(key)
-        if other is None or progress(record) > progress(other):
-            found[key] = record
+        found[key] = max(found.get(key, record), record, key=progress)
     return list(found.values())
 
 
@@ -128,15 +114,8 @@ def groups(records: list[Record], by: str | None) -> list[Group]:
 
     def order(group: Group) -> tuple[Any, ...]:
         settings = of_runs.comparable(group[0]["settings"])
-        first = settings.get(by) if by else None
-        text = isinstance(first, str)
-        return (
-            first is None,
-            text,
-            first if text else "",
-            0 if text else first or 0,
-            settings["method"],
-        )
+        value = settings.get(by)
+        return value is None, isinstance(value, str), value, settings["method"]
 
     return sorted(found.values(), key=order)
 
@@ -163,48 +142,41 @@ def _shown(group: Group) -> dict[str, Any]:
     settings = of_runs.comparable(group[0]["settings"])
     ignored = {*NAMED, *of_runs.unused(settings)}
     usual = of_runs.usual(settings)
-    shown = {}
-    for name, value in settings.items():
-        if name in ignored:
-            continue
-        follows = name in usual and of_runs.same(value, usual[name])
+    return {
+        name: None
         # Zero stands for "without", as None does, in older records.
-        without = follows or value in (0, False)
-        shown[name] = None if without else _plain(value)
-    return shown
-
-
-def label(group: Group, names: list[str] | None = None) -> str:
-    """The name of a row: its method, and the settings that distinguish it.
-
-    Args:
-        group: The runs of the row.
-        names: Settings to name where they are not the usual ones, besides
-            those that make a method another one. Defaults to None.
-    """
-    shown = _shown(group)
-    wanted = {*(names or ()), *OF_THE_METHOD}
-    parts = [group[0]["settings"]["method"]]
-    for name in sorted(wanted):
-        value = shown.get(name)
-        if value is None:
-            continue
-        value = f"{value:g}" if isinstance(value, float) else value
-        parts.append(f"{name} = {value}")
-    return ", ".join(parts)
+        if value == 0 or (name in usual and of_runs.same(value, usual[name]))
+        else _plain(value)
+        for name, value in settings.items()
+        if name not in ignored
+    }
 
 
 def labels(grouped: list[Group], by: str | None = None) -> list[str]:
-    """The names of the rows of a table; `by` is always named."""
-    names = differing(grouped)
+    """The names of the rows: methods, and the settings that tell them apart.
+
+    `by` is always named.
+    """
+    wanted = sorted({*differing(grouped), *OF_THE_METHOD})
     found = []
     for group in grouped:
-        text = label(group, names)
-        if by and by not in NAMED and f", {by} = " not in text:
+        shown = _shown(group)
+        named = {name: shown.get(name) for name in wanted}
+        named = {k: v for k, v in named.items() if v is not None}
+        if by and by not in NAMED and by not in named:
             value = of_runs.comparable(group[0]["settings"]).get(by)
-            text += f", {by} = {'–' if value is None else value}"
-        found.append(text)
+            named[by] = "–" if value is None else value
+        found.append(
+            ", ".join(
+                [group[0]["settings"]["method"]]
+                + [f"{name} = {_short(value)}" for name, value in named.items()]
+            )
+        )
     return found
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def epsilon_of(group: Group) -> str:
@@ -223,10 +195,8 @@ def spread(values: list[float | None]) -> str:
     known = [v for v in values if v is not None]
     if not known:
         return "–"
-    mean = f"{np.mean(known):.1f}"
-    if len(known) == 1:
-        return mean
-    return f"{mean} ± {np.std(known, ddof=1):.1f}"
+    deviation = f" ± {np.std(known, ddof=1):.1f}" if known[1:] else ""
+    return f"{np.mean(known):.1f}{deviation}"
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -269,33 +239,22 @@ def results(grouped: list[Group], by: str | None = None) -> str:
     rows = []
     for group, name in zip(grouped, labels(grouped, by), strict=True):
         finished = [record for record in group if record.get("table")]
-        networks = sorted(
-            {row["network"] for record in finished for row in record["table"]}
-        )
-        for network in networks:
+        networks = {row["network"] for r in finished for row in r["table"]}
+        for network in sorted(networks):
+            robust, clean, cas = (
+                [cells(finished, network, epoch, key) for epoch in EPOCHS]
+                for key in ("robust", "clean", "cas")
+            )
             rows.append(
                 [
-                    name,
-                    epsilon_of(group),
-                    network,
-                    str(len(finished)),
-                    *(
-                        percent(cells(finished, network, epoch, key))
-                        for key in ("robust", "clean")
-                        for epoch in ("best", "last")
-                    ),
-                    *(
-                        _dagger(
-                            group,
-                            spread(cells(finished, network, epoch, "cas")),
-                        )
-                        for epoch in ("best", "last")
-                    ),
+                    *(name, epsilon_of(group), network, str(len(finished))),
+                    *map(percent, robust + clean),
+                    *(_dagger(group, spread(values)) for values in cas),
                 ]
             )
     header = ["method", "threat", "network", "seeds"]
-    header += ["robust, best", "robust, last", "clean, best", "clean, last"]
-    header += ["CAS, best", "CAS, last"]
+    for key in ("robust", "clean", "CAS"):
+        header += [f"{key}, {epoch}" for epoch in EPOCHS]
     return _with_notes(table(header, rows))
 
 
@@ -338,10 +297,7 @@ def unfinished(grouped: list[Group]) -> list[str]:
 
 def main(argv: list[str] | None = None) -> None:
     """Prints the tables."""
-    parser = Parser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(__doc__)
     parser.add_argument("paths", nargs="+", type=pathlib.Path)
     parser.add_argument(
         "--by", metavar="SETTING", help="sort rows by it, such as epsilon"

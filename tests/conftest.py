@@ -65,18 +65,34 @@ warnings.warn = _warn_of_keras_wake
 warnings.warn_explicit = _warn_explicit_of_keras_wake
 
 
+# TensorFlow rewrites each graph before its first run. That takes a sixth of the
+# time of a suite that compiles much and computes little, and more than it gives
+# back. It changes rounding and no meaning; `.ci/run` has the tests against
+# peers and the slow ones run with it, as users do.
+if keras.backend.backend() == "tensorflow" and not os.environ.get(
+    "REWRITE_GRAPHS"
+):
+    import tensorflow as tf
+
+    tf.config.optimizer.set_experimental_options(
+        {"disable_meta_optimizer": True}
+    )
+
+
 def pytest_collection_finish():
     """Keeps the garbage collector away from what lives until the end.
 
     TensorFlow and Keras are a million objects, which each full collection
-    would visit again.
+    would visit again. What a traced graph leaves is let grow for longer than
+    by default, in which most of it is gone by itself.
     """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
-@pytest.fixture
-def eagerly():
+@contextlib.contextmanager
+def _without_compiling():
     """Has TensorFlow compile nothing, where little is computed.
 
     To compile an attack takes more than a second, an eager step milliseconds.
@@ -87,8 +103,23 @@ def eagerly():
     import tensorflow as tf
 
     tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture(scope="session")
+def without_compiling():
+    """For a part of a test: a context manager."""
+    return _without_compiling
+
+
+@pytest.fixture
+def eagerly():
+    """For a whole test."""
+    with _without_compiling():
+        yield
 
 
 NUM_CLASSES = 3

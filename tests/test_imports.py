@@ -1,7 +1,13 @@
-"""Imports between the rooms of the package point one way."""
+"""Imports between the rooms of the package point one way.
+
+And scripts that tests hold as strings name what there is: CI runs some of them
+only at its end.
+"""
 
 import ast
 import pathlib
+import pkgutil
+import textwrap
 
 import pytest
 
@@ -124,3 +130,77 @@ def test_faults_are_found(tmp_path, files, words):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     assert faults(package) == words
+
+
+def missing(code):
+    """What a piece of Python takes from keras_wake and is not there."""
+    bound, names = {}, set()
+    for node in ast.walk(code):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                names.add(alias.name)
+                first = alias.name.partition(".")[0]
+                bound[alias.asname or first] = (
+                    alias.name if alias.asname else first
+                )
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                names.add(name)
+                bound[alias.asname or alias.name] = name
+    for node in ast.walk(code):
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+            first, *others = ast.unparse(node).split(".")
+            if all(map(str.isidentifier, others)) and first in bound:
+                names.add(".".join([bound[first], *others]))
+    found = []
+    for name in sorted(names):
+        if name.split(".")[0] == "keras_wake":
+            try:
+                pkgutil.resolve_name(name)
+            except ModuleNotFoundError as error:
+                # Else a backend that is not installed.
+                if error.name.startswith("keras_wake"):
+                    found.append(name)
+            except (ImportError, AttributeError):
+                found.append(name)
+    return found
+
+
+def scripts(path):
+    """The strings of a file that are Python and import something."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        text = getattr(node, "value", None)
+        if isinstance(text, str) and "keras_wake" in text and "import" in text:
+            try:
+                yield ast.parse(textwrap.dedent(text))
+            except SyntaxError:
+                continue
+
+
+def test_scripts_in_strings_name_what_there_is():
+    paths = [
+        path
+        for folder in ("tests", "benchmarks")
+        for path in (PACKAGE.parent / folder).rglob("*.py")
+        # This file has wrong names on purpose.
+        if path.name != pathlib.Path(__file__).name
+    ]
+    found = {path: [*map(missing, scripts(path))] for path in paths}
+    assert sum(map(len, found.values())) > 5
+    assert {p: names for p, names in found.items() if any(names)} == {}
+
+
+def test_a_name_that_is_gone_is_found():
+    code = """
+        import keras_wake as kw
+        from keras_wake.attacks import PDG
+        from keras_wake.checkpoint import archive
+        import keras_wake.nowhere
+        archive.wrote(kw.attacks.PGD)
+    """
+    assert missing(ast.parse(textwrap.dedent(code))) == [
+        "keras_wake.attacks.PDG",
+        "keras_wake.checkpoint.archive.wrote",
+        "keras_wake.nowhere",
+    ]

@@ -27,24 +27,17 @@ def start(threads: int) -> Any:
         What `scope` takes.
     """
     backend = keras.backend.backend()
-    given = processes.keras_distribution()
-    if given and backend != "jax":
+    given = processes.not_joined(backend)
+    if given:
         # Each process would train alone, and write the same files.
         raise ValueError(
             f"This is one of several processes ({', '.join(given)}), which "
-            f"the {backend} backend does not join by these variables. Use "
-            "JAX, or TensorFlow with TF_CONFIG."
+            f"the {backend} backend does not join by this. TensorFlow joins "
+            "those of TF_CONFIG and SLURM, JAX those that "
+            "KERAS_DISTRIBUTION_JOB_ADDRESSES names."
         )
     if backend == "tensorflow":
         return _start_tensorflow(threads)
-    if processes.tf_config() or (
-        processes.slurm() and not (backend == "jax" and processes.jax_job())
-    ):
-        raise ValueError(
-            "This is one of several processes (TF_CONFIG or SLURM), which "
-            f"the {backend} backend does not join by itself. Use TensorFlow; "
-            "JAX joins those that KERAS_DISTRIBUTION_JOB_ADDRESSES names."
-        )
     if backend == "jax":
         return _start_jax()
     if threads:

@@ -27,6 +27,8 @@ class Figures:
         self.args = args
         self.names = splits.class_names
         self.clean = METHODS[args.method].on_clean_images
+        # With regular training, classes share little.
+        self.vmax = 0.5 if self.clean else 1.0
 
     def draw(
         self, name: str, plot: Callable[..., Any], *args: Any, **kwargs: Any
@@ -34,64 +36,65 @@ class Figures:
         """Draws one figure, or says why not."""
         try:
             plot(*args, path=self.args.run_dir / name, **kwargs)
-        except OSError as error:
-            print(f"{name} could not be drawn: {error}.", file=sys.stderr)
         # A figure that fails must not end the run.
-        except Exception:
-            traceback.print_exc()
-            print(f"{name} could not be drawn, see above.", file=sys.stderr)
+        except Exception as error:
+            if not isinstance(error, OSError):
+                traceback.print_exc()
+            print(f"{name} could not be drawn: {error}.", file=sys.stderr)
 
-    def curves(self, record: Record, parts: Parts) -> None:
-        """Accuracies and CAS over the epochs."""
-        ramp = parts.ramp
+    def whole_run(
+        self,
+        record: Record,
+        parts: Parts,
+        matrices: Matrices,
+        pictures: tuple[Any, ...],
+        report: Any,
+    ) -> None:
+        """What does not depend on the choice of epochs.
+
+        Args:
+            record: The record of the run.
+            parts: The parts of its method.
+            matrices: Matrices on the test images.
+            pictures: Images before and after the attack.
+            report: What the network confuses.
+        """
+        plots = kw.visualization
         self.draw(
             "curves.png",
-            kw.visualization.plot_history,
+            plots.plot_history,
             record.columns(),
-            start_epoch=None if ramp is None else ramp.start_epoch,
-            end_epoch=None if ramp is None else ramp.end_epoch,
+            start_epoch=getattr(parts.ramp, "start_epoch", None),
+            end_epoch=getattr(parts.ramp, "end_epoch", None),
         )
-
-    def matrices(self, matrices: Matrices) -> None:
-        """The matrices on the test images."""
         for (epoch, network), matrix in matrices.items():
             self.draw(
                 f"correlation_{epoch}_{network}.png",
-                kw.visualization.plot_correlation_matrix,
+                plots.plot_correlation_matrix,
                 matrix,
                 class_names=self.names,
                 title=f"{network}, {epoch} epoch, "
                 f"CAS {kw.attribution.cas(matrix):.1f}"
                 f"{' (clean images)' * self.clean}",
-                vmax=0.5 if self.clean else 1.0,
+                vmax=self.vmax,
             )
-
-    def examples(self, pictures: tuple[Any, ...]) -> None:
-        """Images before and after the attack."""
         self.draw(
             "adversarial_examples.png",
-            kw.visualization.plot_adversarial_examples,
+            plots.plot_adversarial_examples,
             *pictures,
             class_names=self.names,
         )
-
-    def classes(self, report: Any) -> None:
-        """What the network confuses, with example images."""
-        figures = kw.visualization
-        self.draw("classes.png", figures.plot_class_report, report)
+        self.draw("classes.png", plots.plot_class_report, report)
         if any(any(pair.examples) for pair in report.pairs[:5]):
-            self.draw("shared_pairs.png", figures.plot_shared_pairs, report)
+            self.draw("shared_pairs.png", plots.plot_shared_pairs, report)
 
     def epochs(self, record: Record, history: list[dict[str, Any]]) -> None:
         """The student's matrices over the epochs, and best minus last."""
         key = METHODS[self.args.method].best_by
-        scores = {
-            row["epoch"]: row[key]
-            for row in record.content["epochs"]
-            if row.get(key) is not None
-        }
+        rows = record.content["epochs"]
+        scores = {row["epoch"]: row.get(key) for row in rows}
         matrices = {entry["epoch"]: entry["correlation"] for entry in history}
-        epochs = [epoch for epoch in matrices if epoch in scores]
+        epochs = [e for e in matrices if scores.get(e) is not None]
         if not epochs:
             return
         best = max(epochs, key=scores.__getitem__)
@@ -104,8 +107,7 @@ class Figures:
             None if self.clean else {e: scores[e] for e in chosen},
             class_names=self.names,
             title="clean images" if self.clean else None,
-            # With regular training, classes share little.
-            vmax=0.5 if self.clean else 1.0,
+            vmax=self.vmax,
         )
         if best != epochs[-1]:
             self.draw(
@@ -119,9 +121,7 @@ class Figures:
 
     def _chosen(self, epochs: list[int], best: int) -> list[int]:
         """The epochs that were asked for, as far as the run has come."""
-        wanted = self.args.matrix_epochs
-        if not wanted:
-            return chosen_epochs(epochs, best)
+        wanted = self.args.matrix_epochs or ()
         missing = [epoch for epoch in wanted if epoch not in epochs]
         if missing:
             print(f"The run ended before --matrix-epochs {missing}.")

@@ -51,8 +51,7 @@ class _HelpFormatter(
 
 def _parser(description: str) -> Parser:
     parser = Parser(
-        description=f"{description.strip()}\n\nMethods:\n{describe()}",
-        formatter_class=_HelpFormatter,
+        f"{description.strip()}\n\nMethods:\n{describe()}", _HelpFormatter
     )
     # fmt: off
     add = parser.add_argument_group("run").add_argument
@@ -186,11 +185,8 @@ def _check_epochs(parser: Parser, args: argparse.Namespace) -> None:
             "validation chooses the best epoch. Received: "
             f"{args.eval_every} of {args.epochs} epochs."
         )
-    without = [
-        epoch
-        for epoch in args.matrix_epochs or ()
-        if epoch > args.epochs or epoch % args.eval_every
-    ]
+    validated = range(args.eval_every, args.epochs + 1, args.eval_every)
+    without = [e for e in args.matrix_epochs or () if e not in validated]
     if without:
         parser.error(
             "argument --matrix-epochs: only validated epochs have matrices "
@@ -205,29 +201,21 @@ def _check_teachers(parser: Parser, args: argparse.Namespace) -> None:
         setattr(args, name, None)
     if METHODS[args.method].teacher != "kdswa":
         return
-    options = {name: f"--{name.replace('_', '-')}" for name in TEACHERS}
-    missing = [o for name, o in options.items() if getattr(args, name) is None]
-    if missing:
-        parser.error(
-            f"--method {args.method} learns from networks of earlier runs. "
-            f"Missing: {', '.join(missing)}. Each run leaves its network in "
-            "best.keras."
-        )
     if args.robust_weight + args.standard_weight > 1:
         parser.error(
             "--robust-weight and --standard-weight must not exceed 1 "
             f"together. Received: {args.robust_weight:g} and "
             f"{args.standard_weight:g}."
         )
-    for name, option in options.items():
+    for name in TEACHERS:
         path = getattr(args, name)
-        try:
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        except OSError as error:
+        if path is None or not path.is_file():
             parser.error(
-                f"argument {option}: there is no network at {path} to learn "
-                f"from: {error.strerror}."
+                f"--method {args.method} learns from the best.keras of two "
+                f"earlier runs. argument --{name.replace('_', '-')}: there is "
+                f"no network at {path}."
             )
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
         setattr(args, f"{name}_sha256", digest[:12])
 
 

@@ -6,6 +6,9 @@ A method names an objective, an attack and teachers. `parts` makes the objects,
 
 import dataclasses
 
+# The log that says which epoch of the average is the best.
+TEACHER_BEST_BY = "val_teacher_robust_accuracy"
+
 
 @dataclasses.dataclass(frozen=True)
 class Method:
@@ -45,14 +48,12 @@ class Method:
     @property
     def best_by(self) -> str:
         """The log that says which epoch of the student is the best."""
-        if self.on_clean_images:
-            return "val_accuracy"
-        return "val_robust_accuracy"
+        return f"val_{'robust_' * (not self.on_clean_images)}accuracy"
 
     @property
     def stopped_by(self) -> str:
         """The log that early stopping follows: that of the saved network."""
-        return "val_teacher_robust_accuracy" if self.averages else self.best_by
+        return TEACHER_BEST_BY if self.averages else self.best_by
 
 
 METHODS = {

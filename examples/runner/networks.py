@@ -9,7 +9,7 @@ import keras_wake as kw
 
 
 def network(
-    name: str, classes: int, shape: tuple[int, ...], width: int = 64
+    name: str, classes: int, shape: tuple[int, ...], **options: Any
 ) -> keras.Model:
     """The classifier with a name in `flags.MODELS`.
 
@@ -17,24 +17,19 @@ def network(
         name: Name of the network.
         classes: Number of logits.
         shape: `(height, width, channels)` of an image.
-        width: Width of the first stage of the PreActResNet.
+        **options: Passed on to the network.
     """
-    models = kw.models
-    if name == "preact_resnet18":
-        return models.PreActResNet18(classes, shape, width=width)
-    if name == "wide_resnet28_10":
-        return models.WideResNet28_10(classes, shape)
-    if name == "wide_resnet34_10":
-        return models.WideResNet34_10(classes, shape)
-    if name == "deit_tiny":
-        return models.DeiTTiny(classes, shape)
-    if name == "keras_cv_resnet18":
-        return keras_cv_resnet18(classes, shape)
-    if shape[0] < 16:
-        return models.SmallCNN(
-            classes, shape, widths=(32, 64, 128), strides=(1, 2, 1)
-        )
-    return models.SmallCNN(classes, shape)
+    if name == "small" and shape[0] < 16:
+        options |= {"widths": (32, 64, 128), "strides": (1, 2, 1)}
+    make = {
+        "small": kw.models.SmallCNN,
+        "preact_resnet18": kw.models.PreActResNet18,
+        "wide_resnet28_10": kw.models.WideResNet28_10,
+        "wide_resnet34_10": kw.models.WideResNet34_10,
+        "deit_tiny": kw.models.DeiTTiny,
+        "keras_cv_resnet18": keras_cv_resnet18,
+    }[name]
+    return make(classes, shape, **options)
 
 
 def import_keras_cv(flag: str) -> Any:

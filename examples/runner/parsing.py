@@ -3,11 +3,25 @@
 import argparse
 import math
 from collections.abc import Callable
+from typing import Any
 from typing import NoReturn
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that prints an error in one line, without the usage."""
+    """A parser that keeps the lines of its description.
+
+    It prints an error in one line, without the usage.
+    """
+
+    def __init__(
+        self,
+        description: str | None,
+        formatter_class: Any = argparse.RawDescriptionHelpFormatter,
+        **options: Any,
+    ):
+        super().__init__(
+            description=description, formatter_class=formatter_class, **options
+        )
 
     def error(self, message: str) -> NoReturn:
         """Prints the message and exits with status 2."""
@@ -18,51 +32,42 @@ class Parser(argparse.ArgumentParser):
 
 def at_least(minimum: int) -> Callable[[str], int]:
     """A converter to a whole number of at least `minimum`."""
-
-    def convert(text: str) -> int:
-        if not text.lstrip("+-").isdecimal() or int(text) < minimum:
-            raise argparse.ArgumentTypeError(
-                f"must be a whole number of at least {minimum}. "
-                f"Received: {text!r}."
-            )
-        return int(text)
-
-    return convert
+    return lambda text: _number(
+        text,
+        lambda value: value >= minimum,
+        f"a whole number of at least {minimum}",
+        int,
+    )
 
 
 def positive(text: str) -> float:
     """A converter to a number above 0."""
-    value = _number(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(
-            f"must be a number above 0. Received: {text!r}."
-        )
-    return value
+    return _number(text, lambda value: 0 < value < math.inf, "a number above 0")
 
 
 def share(text: str) -> float:
     """A converter to a number of at least 0 and below 1."""
-    value = _number(text)
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(
-            f"must be at least 0 and below 1. Received: {text!r}."
-        )
-    return value
+    return _number(text, lambda value: 0 <= value < 1, "at least 0 and below 1")
 
 
 def validation_size(text: str) -> float:
     """A converter to a fraction below 1, or a whole number of images."""
-    value = positive(text)
-    if value > 1 and value != int(value):
+    return _number(
+        str(positive(text)),
+        lambda value: value <= 1 or value == int(value),
+        "a fraction below 1 or a whole number of images",
+    )
+
+
+def _number(
+    text: str, allowed: Callable[[Any], bool], wanted: str, kind: Any = float
+) -> Any:
+    try:
+        value = kind(text)
+    except ValueError:
+        value = None
+    if value is None or not allowed(value):
         raise argparse.ArgumentTypeError(
-            "must be a fraction below 1 or a whole number of images. "
-            f"Received: {text!r}."
+            f"must be {wanted}. Received: {text!r}."
         )
     return value
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan

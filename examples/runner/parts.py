@@ -55,11 +55,19 @@ class Parts:
         self.pretrained: dict[str, kw.PretrainedTeacher] = {}
         if self.method.teacher == "kdswa":
             for name in ("robust", "standard"):
-                self.pretrained[f"--{name}-teacher"] = pretrained(
+                flag, path = (
                     f"--{name}-teacher",
                     getattr(args, f"{name}_teacher"),
-                    getattr(args, f"{name}_weight"),
                 )
+                network = load_network(flag, path)
+                try:
+                    self.pretrained[flag] = kw.PretrainedTeacher(
+                        network, getattr(args, f"{name}_weight")
+                    )
+                except (TypeError, ValueError) as error:
+                    raise ValueError(
+                        f"{flag}: {path} is no teacher: {error}"
+                    ) from error
 
     def check_data(self, splits: Any) -> None:
         """Refuses pretrained teachers of other images or classes.
@@ -73,14 +81,13 @@ class Parts:
     def teachers(self, args: argparse.Namespace, splits: Any) -> list[Any]:
         """The callbacks that make, or are, the teachers of the method."""
         if self.average is not None:
-            if args.batch_norm != "average":
-                reestimate = args.batch_norm == "reestimate"
-                self.average = kw.EMATeacher(
-                    args.decay,
-                    args.batch_norm,
-                    args.ema_warmup,
-                    splits.arrays("train") if reestimate else None,
-                )
+            reestimate = args.batch_norm == "reestimate"
+            self.average = kw.EMATeacher(
+                args.decay,
+                args.batch_norm,
+                args.ema_warmup,
+                splits.arrays("train") if reestimate else None,
+            )
             return [self.average]
         if not self.pretrained:
             return []
@@ -97,21 +104,6 @@ class Parts:
         if self.method.teacher == "adaptive":
             return self.average.ramp
         return self.schedule
-
-
-def pretrained(
-    flag: str, path: pathlib.Path, weight: float
-) -> kw.PretrainedTeacher:
-    """A network of an earlier run as a teacher.
-
-    Raises:
-        ValueError: The file cannot be read, or is no plain network.
-    """
-    network = load_network(flag, path)
-    try:
-        return kw.PretrainedTeacher(network, weight)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{flag}: {path} is no teacher: {error}") from error
 
 
 def load_network(flag: str, path: pathlib.Path) -> keras.Model:

@@ -6,7 +6,6 @@ process, the chief, writes files.
 
 import json
 import os
-from typing import Any
 
 
 def tf_config() -> bool:
@@ -25,13 +24,21 @@ def jax_job() -> bool:
     return bool(os.environ.get("KERAS_DISTRIBUTION_JOB_ADDRESSES"))
 
 
-def keras_distribution() -> list[str]:
-    """The variables that are set and that only JAX uses."""
-    return sorted(
+def not_joined(backend: str) -> list[str]:
+    """What describes other processes, which the backend does not join by it."""
+    found = sorted(
         name
         for name, value in os.environ.items()
         if name.startswith("KERAS_DISTRIBUTION_") and value
     )
+    if backend == "tensorflow":
+        return found
+    by_jax = backend == "jax" and jax_job()
+    return [
+        *["TF_CONFIG"] * tf_config(),
+        *["SLURM"] * (slurm() and not by_jax),
+        *([] if backend == "jax" else found),
+    ]
 
 
 def is_chief() -> bool:
@@ -41,41 +48,24 @@ def is_chief() -> bool:
         ValueError: A variable of the environment is not what it should be.
     """
     if tf_config():
-        cluster, task = _tf_config()
-        if "chief" in cluster:
-            return task.get("type") == "chief"
-        index = task.get("index", 0)
-        if not str(index).isdecimal():
+        try:
+            config = json.loads(os.environ["TF_CONFIG"])
+            cluster, task = config.get("cluster", {}), config.get("task", {})
+            if "chief" in cluster:
+                return task.get("type") == "chief"
+            return int(task.get("index", 0)) == 0
+        except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(
-                "The index of the task in TF_CONFIG must be a whole number. "
-                f"Received: {index!r}."
-            )
-        return int(index) == 0
+                'TF_CONFIG must be a JSON object such as {"cluster": '
+                '{"worker": ["host1:1234", "host2:1234"]}, "task": {"type": '
+                '"worker", "index": 0}}. '
+                f"Received: {os.environ['TF_CONFIG']!r}."
+            ) from error
     if jax_job():
         return _number("KERAS_DISTRIBUTION_PROCESS_ID", 0) == 0
     if slurm():
         return _number("SLURM_PROCID", 0) == 0
     return True
-
-
-def _tf_config() -> tuple[dict[str, Any], dict[str, Any]]:
-    """Cluster and task of `TF_CONFIG`."""
-    text = os.environ["TF_CONFIG"]
-    try:
-        config = json.loads(text)
-    except ValueError:
-        config = None
-    parts = [
-        config.get(name, {}) if isinstance(config, dict) else None
-        for name in ("cluster", "task")
-    ]
-    if not all(isinstance(part, dict) for part in parts):
-        raise ValueError(
-            'TF_CONFIG must be a JSON object such as {"cluster": {"worker": '
-            '["host1:1234", "host2:1234"]}, "task": {"type": "worker", '
-            f'"index": 0}}}}. Received: {text!r}.'
-        )
-    return parts[0], parts[1]
 
 
 def _number(name: str, default: int) -> int:

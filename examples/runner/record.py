@@ -30,14 +30,13 @@ def check_folder(run_dir: pathlib.Path, resume: bool) -> None:
         OSError: The folder cannot be written.
     """
     record = (run_dir / RECORD).exists()
-    # After a kill in the first epoch there is a folder, but nothing to resume.
-    backup = any((run_dir / BACKUP).glob("*.npz"))
     if record and not resume:
         raise ValueError(
             f"--run-dir {run_dir} already holds a run. Continue it with "
             "--resume, or choose another folder."
         )
-    if backup and not record:
+    # After a kill in the first epoch there is a folder, but nothing to resume.
+    if not record and any((run_dir / BACKUP).glob("*.npz")):
         # `fit` would continue from a backup whose settings are unknown.
         raise ValueError(
             f"--run-dir {run_dir} holds the backup of a run whose {RECORD} is "
@@ -68,6 +67,9 @@ class Record:
     def __init__(
         self, run_dir: pathlib.Path, settings: dict[str, Any], device: str
     ):
+        import keras
+
+        backend = keras.backend.backend()
         self.run_dir = run_dir
         self.path = run_dir / RECORD
         self.csv_path = run_dir / "history.csv"
@@ -79,7 +81,7 @@ class Record:
             "device": device,
             "versions": {
                 name: importlib.metadata.version(name)
-                for name in ("keras-wake", "keras", _backend(), "numpy")
+                for name in ("keras-wake", "keras", backend, "numpy")
             },
             "seconds": 0.0,
             "epochs": [],
@@ -143,13 +145,11 @@ class Record:
             return
         best = sorted(self.run_dir.glob("best*.keras"))
         for path in (self.path, *(p for p in best if "_before" not in p.stem)):
-            aside = path.with_name(f"{path.stem}_before{path.suffix}")
-            number = 1
-            while aside.exists():
-                number += 1
-                aside = path.with_name(
-                    f"{path.stem}_before{number}{path.suffix}"
-                )
+            names = (
+                path.with_name(f"{path.stem}_before{number}{path.suffix}")
+                for number in ("", *range(2, 1000))
+            )
+            aside = next(name for name in names if not name.exists())
             path.rename(aside)
             print(f"{path.name} is now {aside.name}.", flush=True)
 
@@ -171,24 +171,27 @@ class Record:
         if not processes.is_chief():
             return
         content = json.dumps(_strict(self.content), indent=1, allow_nan=False)
-        epochs = self.content["epochs"]
-        if epochs:
-            table = _csv(epochs)
-            write_aside(self.csv_path, lambda path: path.write_text(table))
-        write_aside(self.path, lambda path: path.write_text(content + "\n"))
+        if self.content["epochs"]:
+            write_text(self.csv_path, self._csv())
+        write_text(self.path, content + "\n")
 
     def columns(self) -> dict[str, list[Any]]:
         """The epochs as columns for `visualization.plot_history`.
 
         It counts `epochs` from 1, as this record does, and `epoch` from 0.
         """
-        return _columns(self.content["epochs"])
+        epochs = self.content["epochs"]
+        keys = dict.fromkeys(key for epoch in epochs for key in epoch)
+        columns = {key: [epoch.get(key) for epoch in epochs] for key in keys}
+        return {"epochs": columns.pop("epoch"), **columns}
 
-
-def _backend() -> str:
-    import keras
-
-    return keras.backend.backend()
+    def _csv(self) -> str:
+        columns = _strict(self.columns())
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+        return text.getvalue()
 
 
 def write_aside(
@@ -207,6 +210,11 @@ def write_aside(
         raise
 
 
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a text, or leaves the old file complete."""
+    write_aside(path, lambda aside: aside.write_text(text))
+
+
 def attempt(what: str, write: Callable[..., Any], *args: Any) -> bool:
     """Writes something, and returns whether it worked; a failure is printed."""
     try:
@@ -221,26 +229,11 @@ def attempt(what: str, write: Callable[..., Any], *args: Any) -> bool:
     return True
 
 
-def _columns(epochs: list[dict[str, Any]]) -> dict[str, list[Any]]:
-    keys = dict.fromkeys(key for epoch in epochs for key in epoch)
-    columns = {key: [epoch.get(key) for epoch in epochs] for key in keys}
-    return {"epochs": columns.pop("epoch"), **columns}
-
-
-def _csv(epochs: list[dict[str, Any]]) -> str:
-    columns = _columns(_strict(epochs))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(zip(*columns.values(), strict=True))
-    return text.getvalue()
-
-
 def _strict(value: Any) -> Any:
     """`value` with None in place of NaN and infinity, which JSON lacks."""
     if isinstance(value, dict):
         return {key: _strict(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, list):
         return [_strict(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None

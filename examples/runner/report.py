@@ -10,10 +10,12 @@ from keras.ops import convert_to_numpy as to_numpy
 import keras_wake as kw
 from runner.figures import Figures
 from runner.figures import Matrices
+from runner.methods import TEACHER_BEST_BY
 from runner.parts import Parts
 from runner.record import attempt
 from runner.record import Record
 from runner.record import write_aside
+from runner.record import write_text
 from runner.training import best_path
 
 
@@ -42,21 +44,19 @@ def report(
     print("Evaluating on the test images ...", flush=True)
     saved = save(model, model.robust_classifier, args.run_dir, "robust.keras")
     networks = ("student", "teacher") if model.teacher_in_use else ("student",)
-    result, clean = networks[-1], parts.method.on_clean_images
+    clean = parts.method.on_clean_images
     rows, matrices = measure(model, splits, "last", networks, clean)
     last = model.get_weights()
+    keys = {"student": parts.method.best_by, "teacher": TEACHER_BEST_BY}
     for network in networks:
-        key = parts.method.best_by
-        if network == "teacher":
-            key = "val_teacher_robust_accuracy"
-        path = best_path(args.run_dir, key)
+        path = best_path(args.run_dir, keys[network])
         if not path.exists():
             continue
         model.load_weights(path)
         found = measure(model, splits, "best", (network,), clean)
         rows += found[0]
         matrices |= found[1]
-        if network == result:
+        if network == networks[-1]:
             best = network_of(model, network)
             saved &= save(model, best, args.run_dir, "best.keras")
     model.set_weights(last)
@@ -76,15 +76,12 @@ def report(
     print_what_never_began(args, parts, model, record)
     attempt(
         "The class report",
-        write_aside,
+        write_text,
         args.run_dir / "classes.json",
-        lambda path: path.write_text(classes.to_json(indent=1)),
+        classes.to_json(indent=1),
     )
     figures = Figures(args, splits)
-    figures.curves(record, parts)
-    figures.matrices(matrices)
-    figures.examples(pictures)
-    figures.classes(classes)
+    figures.whole_run(record, parts, matrices, pictures, classes)
     figures.epochs(record, history)
     return saved
 
@@ -175,22 +172,21 @@ def print_what_never_began(
 ) -> None:
     """Prints a note if the run was too short for its method."""
     epochs = record.content["epochs"]
-    teacher = parts.method.teacher
-    if teacher in ("wake", "adaptive"):
-        if any(row.get("kd_weight") for row in epochs):
-            return
-        ramp = parts.ramp
-        first = "no epoch t_s was found"
+    teacher, ramp = parts.method.teacher, parts.ramp
+    if teacher == "kdswa" and not model.teacher_in_use:
+        what, student = "Averaging", "The network is the student."
+        why = f"its first epoch is {args.swa_start}"
+    elif teacher in ("wake", "adaptive") and not any(
+        row.get("kd_weight") for row in epochs
+    ):
+        what = "Distillation"
+        student = "The student did not learn from its average."
+        why = "no epoch t_s was found"
         if ramp is not None:
-            first = f"the ramp begins after epoch t_s = {ramp.start_epoch}"
-        print(
-            f"\nDistillation never began: {first}, and the run has "
-            f"{len(epochs)} epochs. The student did not learn from its "
-            "average."
-        )
-    elif teacher == "kdswa" and not model.teacher_in_use:
-        print(
-            f"\nAveraging never began: its first epoch is {args.swa_start}, "
-            f"and the run has {len(epochs)} epochs. The network is the "
-            "student."
-        )
+            why = f"the ramp begins after epoch t_s = {ramp.start_epoch}"
+    else:
+        return
+    print(
+        f"\n{what} never began: {why}, and the run has {len(epochs)} epochs. "
+        f"{student}"
+    )

@@ -11,7 +11,10 @@ from typing import Any
 
 import cifar10
 import digits
+import numpy as np
 
+import keras_wake as kw
+from runner import networks
 from runner import parts
 from runner.parsing import at_least
 from runner.parsing import Parser
@@ -34,10 +37,7 @@ def make_parser(
     Returns:
         The parser, and what adds a flag to its last group.
     """
-    parser = Parser(
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(description)
     # fmt: off
     add = parser.add_mutually_exclusive_group(required=True).add_argument
     add("--network", type=pathlib.Path, help="a .keras file, such as "
@@ -81,8 +81,6 @@ def parsed(parser: Parser, argv: list[str] | None) -> argparse.Namespace:
 
 def load(parser: Parser, args: argparse.Namespace) -> tuple[Any, Any]:
     """Network and data set; ends the program if they do not fit."""
-    import keras_wake as kw
-
     try:
         args.out.mkdir(parents=True, exist_ok=True)
         splits = kw.datasets.load(
@@ -104,8 +102,6 @@ def load_network(args: argparse.Namespace, splits: Any) -> Any:
     Raises:
         ValueError: The file is not what it should be, or does not fit.
     """
-    import keras_wake as kw
-
     if args.network:
         network = parts.load_network("--network", args.network)
         parts.check_fits("--network", network, splits)
@@ -116,32 +112,17 @@ def load_network(args: argparse.Namespace, splits: Any) -> Any:
     if args.model == "preact_resnet18":
         extra |= {"width": args.width, "final_norm": not args.no_final_norm}
         extra["shortcut"] = "raw" if args.raw_shortcut else "preactivated"
-    make = {
-        "preact_resnet18": kw.models.PreActResNet18,
-        "wide_resnet28_10": kw.models.WideResNet28_10,
-        "wide_resnet34_10": kw.models.WideResNet34_10,
-    }[args.model]
-    network = make(splits.num_classes, splits.input_shape, **extra)
-    kw.models.load_pytorch_weights(
-        network, args.pytorch, load_reference(args.reference)
+    network = networks.network(
+        args.model, splits.num_classes, splits.input_shape, **extra
     )
+    reference = None
+    if args.reference:
+        with np.load(args.reference) as arrays:
+            if not {"images", "logits"} <= set(arrays):
+                raise ValueError(
+                    "--reference must hold `images` and `logits`. Received: "
+                    f"{args.reference} with {', '.join(arrays)}."
+                )
+            reference = arrays["images"], arrays["logits"]
+    kw.models.load_pytorch_weights(network, args.pytorch, reference)
     return network
-
-
-def load_reference(path: pathlib.Path | None) -> tuple[Any, Any] | None:
-    """Images and logits of the PyTorch network, if a file with them is given.
-
-    Raises:
-        ValueError: The file does not hold both.
-    """
-    import numpy as np
-
-    if path is None:
-        return None
-    with np.load(path) as arrays:
-        if not {"images", "logits"} <= set(arrays):
-            raise ValueError(
-                "--reference must hold `images` and `logits`. Received: "
-                f"{path} with {', '.join(arrays)}."
-            )
-        return arrays["images"], arrays["logits"]

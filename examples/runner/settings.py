@@ -13,6 +13,8 @@ from runner.methods import METHODS
 BEFORE = {"precision": "float32", "batch_norm": "average"}
 TEACHER_FILES = ("robust_teacher_sha256", "standard_teacher_sha256")
 
+# The model that `width` is about; runs that are older than it have no `model`.
+PREACT = "preact_resnet18"
 # Settings that only some methods use.
 AVERAGE = ("decay", "ema_warmup", "batch_norm")
 WEIGHTS = ("peak", "final")
@@ -24,28 +26,21 @@ PRETRAINED = ("robust_weight", "standard_weight", "swa_start", *TEACHER_FILES)
 def unused(settings: Mapping[str, Any]) -> list[str]:
     """The names of settings that this method, or this model, ignores."""
     method = METHODS[settings["method"]]
-    names: list[str] = []
-    if not method.averages:
-        names += AVERAGE
-    if method.teacher not in ("wake", "adaptive"):
-        names += WEIGHTS
-    if method.teacher not in ("wake", "adaptive", "kdswa"):
-        names.append("temperature")
-    if method.teacher != "wake":
-        names += RAMP
-    if method.teacher != "adaptive":
-        names += SEARCH
-    if method.teacher != "kdswa":
-        names += PRETRAINED
-    if method.objective not in ("trades", "mart"):
-        names.append("beta")
-    if not method.awp:
-        names.append("gamma")
-    if method.single_step or method.objective == "standard":
-        names += ("steps", "step_size")
-    if settings.get("model", "preact_resnet18") != "preact_resnet18":
-        names.append("width")
-    return names
+    averaging = method.teacher in ("wake", "adaptive")
+    steps = not method.single_step and method.objective != "standard"
+    used = (
+        (AVERAGE, method.averages),
+        (WEIGHTS, averaging),
+        (("temperature",), averaging or method.teacher == "kdswa"),
+        (RAMP, method.teacher == "wake"),
+        (SEARCH, method.teacher == "adaptive"),
+        (PRETRAINED, method.teacher == "kdswa"),
+        (("beta",), method.objective in ("trades", "mart")),
+        (("gamma",), method.awp),
+        (("steps", "step_size"), steps),
+        (("width",), settings.get("model", PREACT) == PREACT),
+    )
+    return [name for names, is_used in used if not is_used for name in names]
 
 
 def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,10 +94,6 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
 
 def same(value: Any, other: Any) -> bool:
     """Whether two settings are equal, apart from rounding of numbers."""
-    numbers = all(
-        isinstance(v, (int, float)) and not isinstance(v, bool)
-        for v in (value, other)
-    )
-    if numbers:
+    if {type(value), type(other)} <= {int, float}:
         return math.isclose(value, other, rel_tol=1e-9)
     return value == other

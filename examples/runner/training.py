@@ -11,12 +11,11 @@ import keras
 
 import keras_wake as kw
 from runner import networks
+from runner.methods import TEACHER_BEST_BY
 from runner.parts import Parts
 from runner.record import attempt
 from runner.record import BACKUP
 from runner.record import Record
-
-AVERAGES = (kw.EMATeacher, kw.StochasticWeightAveraging)
 
 
 def load_data(args: argparse.Namespace) -> Any:
@@ -56,8 +55,12 @@ def build(args: argparse.Namespace, parts: Parts, splits: Any) -> Any:
     """The compiled `WakeModel` of a run."""
     keras.utils.set_random_seed(args.seed)
     keras.config.set_dtype_policy(args.precision)
+    is_wide = args.model == "preact_resnet18"
     classifier = networks.network(
-        args.model, splits.num_classes, splits.input_shape, args.width
+        args.model,
+        splits.num_classes,
+        splits.input_shape,
+        **({"width": args.width} if is_wide else {}),
     )
     model = kw.WakeModel(
         classifier,
@@ -165,9 +168,8 @@ def train(
         # The same images in each process, of all classes.
         images = splits.arrays("train", limit=min(256, splits.train_size))
         callbacks.append(kw.CatastrophicOverfitMonitor(data=images))
-    if any(isinstance(c, AVERAGES) for c in teachers):
-        key = "val_teacher_robust_accuracy"
-        callbacks.append(KeepBest(args.run_dir, key))
+    if method.averages or method.teacher == "kdswa":
+        callbacks.append(KeepBest(args.run_dir, TEACHER_BEST_BY))
     callbacks.append(KeepBest(args.run_dir, method.best_by))
     if args.early_stop:
         callbacks.append(
@@ -175,8 +177,7 @@ def train(
                 method.stopped_by, mode="max", patience=args.early_stop
             )
         )
-    callbacks.append(KeepRecord(record))
-    callbacks.append(backup(args.run_dir))
+    callbacks += [KeepRecord(record), backup(args.run_dir)]
     with warnings.catch_warnings():
         # A finished run is resumed for its report alone.
         warnings.filterwarnings("ignore", ".*nothing is left to train")

@@ -19,6 +19,10 @@ else:
         tf.config.list_physical_devices("CPU")[0],
         [tf.config.LogicalDeviceConfiguration()] * 2,
     )
+    # It would take longer than all that is computed (tests/conftest.py).
+    tf.config.optimizer.set_experimental_options(
+        {"disable_meta_optimizer": True}
+    )
 
 import contextlib  # noqa: E402
 
@@ -32,7 +36,7 @@ from keras_wake import backend  # noqa: E402
 
 ATTACKS = [
     kw.attacks.PGD(epsilon=0.05, steps=2),
-    kw.attacks.APGD(epsilon=0.05, steps=5, restarts=2),
+    kw.attacks.APGD(epsilon=0.05, steps=5),
 ]
 # 37 samples in batches of 8 end in one of 5, which two devices share
 # unevenly unless it is padded.

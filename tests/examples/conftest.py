@@ -85,13 +85,30 @@ def small_setting():
 
 
 @pytest.fixture(scope="session")
-def start(examples):
-    """Runs an example as its script does, in a small setting."""
+def start(examples, without_compiling):
+    """Runs an example as its script does, in a small setting.
+
+    Not compiled: a slow test and `.ci/readme` run scripts as they are.
+    """
 
     def run(run_dir, *arguments, example="digits"):
         script = getattr(examples, example)
         argv = [*SMALL, f"--run-dir={run_dir}", *arguments]
-        examples.runner.main(script.__doc__, script.DEFAULTS, argv)
+        with without_compiling():
+            examples.runner.main(script.__doc__, script.DEFAULTS, argv)
+
+    return run
+
+
+@pytest.fixture
+def refused(start, capsys):
+    """Runs an example that refuses its flags; returns what it says."""
+
+    def run(run_dir, *arguments, **options):
+        with pytest.raises(SystemExit) as stop:
+            start(run_dir, *arguments, **options)
+        assert stop.value.code == 2
+        return capsys.readouterr().err
 
     return run
 

@@ -1,8 +1,10 @@
-"""Reading and comparing what a run has written."""
+"""Images for a run; reading and comparing what it has written."""
 
 import json
 
+import numpy as np
 import pytest
+from PIL import Image
 
 
 def strict_json(path):
@@ -21,3 +23,15 @@ def assert_same(rows, others):
             if isinstance(value, float):
                 value = pytest.approx(value, rel=1e-4, abs=1e-6)
             assert other[key] == value
+
+
+def save_images(folder, classes, side, **counts):
+    """Saves so many images of noise for each class of each split."""
+    rng = np.random.default_rng(0)
+    for split, count in counts.items():
+        for label in range(classes):
+            place = folder / split / f"class_{label}"
+            place.mkdir(parents=True)
+            for number in range(count):
+                pixels = rng.integers(0, 256, (side, side, 3), np.uint8)
+                Image.fromarray(pixels).save(place / f"{number}.png")

@@ -7,7 +7,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from PIL import Image
+from run_files import save_images
 
 import keras_wake as kw
 
@@ -35,20 +35,38 @@ def images():
     return data.arrays("test")
 
 
-@pytest.mark.parametrize("mode", ["class", "instance"])
-def test_network_of_keras(examples, network, tmp_path, capsys, mode):
+@pytest.mark.parametrize(
+    ("mode", "flags", "attack"),
+    [
+        ("instance", ["--attack=none"], None),
+        (
+            "class",
+            ["--norm=l2", "--steps=2"],
+            kw.attacks.PGD("l2", 0.75, step_size=0.75 / 8, steps=2),
+        ),
+    ],
+)
+def test_network_of_keras(
+    examples, network, eagerly, tmp_path, capsys, mode, flags, attack
+):
     made, path = network
+    out = tmp_path / "out"
     examples.analyse.main(
         [
             *(f"--network={path}", "--dataset=digits", f"--mode={mode}"),
-            *(f"--test-limit={LIMIT}", "--attack=none"),
-            f"--out={tmp_path / 'out'}",
+            *(f"--test-limit={LIMIT}", f"--out={out}", *flags),
         ]
     )
     x, y = images()
-    expected = kw.attribution.correlation_matrix(made, (x, y), mode=mode)
-    written = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert written["attack"] is None and written["robust_accuracy"] is None
+    expected = kw.attribution.correlation_matrix(
+        made, (x, y), attack, mode=mode, seed=0
+    )
+    written = json.loads((out / "report.json").read_text())
+    assert written["attack"] == (None if attack is None else repr(attack))
+    if attack is None:
+        assert written["robust_accuracy"] is None
+    else:
+        assert written["robust_accuracy"] <= written["clean_accuracy"]
     np.testing.assert_allclose(written["mode_matrix"], expected, atol=1e-4)
     cas = kw.attribution.cas(expected)
     assert written["mode_cas"] == pytest.approx(cas, abs=1e-2)
@@ -57,7 +75,7 @@ def test_network_of_keras(examples, network, tmp_path, capsys, mode):
     printed = capsys.readouterr().out
     assert f"CAS of the {mode}-wise matrix: {cas:.1f}" in printed
     assert "the pairs that share most features" in printed
-    drawn = {path.name for path in (tmp_path / "out").iterdir()}
+    drawn = {path.name for path in out.iterdir()}
     # Examples of the pairs are drawn where there are any.
     some = any(any(pair["examples"]) for pair in written["pairs"][:5])
     assert drawn == {"matrix.png", "classes.png", "report.json"} | (
@@ -65,31 +83,10 @@ def test_network_of_keras(examples, network, tmp_path, capsys, mode):
     )
 
 
-def test_attack_is_the_one_that_was_asked_for(examples, network, tmp_path):
-    _, path = network
-    examples.analyse.main(
-        [
-            *(f"--network={path}", "--dataset=digits", "--test-limit=20"),
-            *("--norm=l2", "--steps=2", f"--out={tmp_path / 'out'}"),
-        ]
-    )
-    written = json.loads((tmp_path / "out" / "report.json").read_text())
-    attack = kw.attacks.PGD("l2", 0.75, step_size=0.75 / 8, steps=2)
-    assert written["attack"] == repr(attack)
-    assert written["robust_accuracy"] <= written["clean_accuracy"]
-
-
 @pytest.fixture
 def folder(tmp_path):
     """Images of three classes, 16 x 16."""
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 2), ("test", 4)):
-        for label in range(3):
-            place = tmp_path / "data" / split / f"class_{label}"
-            place.mkdir(parents=True)
-            for number in range(count):
-                pixels = rng.integers(0, 256, (16, 16, 3), np.uint8)
-                Image.fromarray(pixels).save(place / f"{number}.png")
+    save_images(tmp_path / "data", 3, 16, train=2, test=4)
     return tmp_path / "data"
 
 

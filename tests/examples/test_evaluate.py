@@ -26,7 +26,7 @@ def network(tmp_path_factory):
 
 
 @pytest.fixture
-def start(examples, network, tmp_path):
+def start(examples, network, eagerly, tmp_path):
     """Runs the script; returns what it has written."""
 
     def run(*flags, out="out"):

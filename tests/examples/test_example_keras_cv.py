@@ -7,7 +7,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from PIL import Image
+from run_files import save_images
 
 import keras_wake as kw
 
@@ -47,14 +47,7 @@ def test_network_is_resnet18_between_rescaling_and_head(examples, tmp_path):
 @pytest.mark.slow  # Minutes on two cores.
 def test_keras_cv_trains(examples, start, tmp_path):
     skip_without_keras_cv()
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 6), ("test", 2)):
-        for label in range(10):
-            folder = tmp_path / "data" / split / f"class_{label}"
-            folder.mkdir(parents=True)
-            for number in range(count):
-                pixels = rng.integers(0, 256, (32, 32, 3), np.uint8)
-                Image.fromarray(pixels).save(folder / f"{number}.png")
+    save_images(tmp_path / "data", 10, 32, train=6, test=2)
     start(
         tmp_path / "run",
         *(f"--data-dir={tmp_path / 'data'}", "--method=wake"),

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
+from run_files import save_images
 from run_files import strict_json
 
 import keras_wake as kw
@@ -115,28 +116,14 @@ def test_prints_the_table(finished_run):
         assert re.search(line, printed)
 
 
-def test_folder_of_images_without_a_teacher(
-    start, tmp_path, monkeypatch, capsys
-):
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 4), ("test", 1)):
-        for label in range(10):
-            folder = tmp_path / "data" / split / f"class_{label}"
-            folder.mkdir(parents=True)
-            for number in range(count):
-                pixels = rng.integers(0, 256, (32, 32, 3), np.uint8)
-                Image.fromarray(pixels).save(folder / f"{number}.png")
+def test_folder_of_images_without_a_teacher(start, tmp_path, capsys):
+    save_images(tmp_path / "data", 10, 32, train=4, test=1)
     # Later options win. The best epoch is the only one that is validated.
     start(
         tmp_path / "run",
-        f"--data-dir={tmp_path / 'data'}",
-        "--method=at",
-        "--model=small",
-        "--limit=20",
-        "--validation=10",
-        "--test-limit=10",
-        "--epochs=2",
-        "--eval-every=2",
+        *(f"--data-dir={tmp_path / 'data'}", "--method=at", "--model=small"),
+        *("--limit=20", "--validation=10", "--test-limit=10"),
+        *("--epochs=2", "--eval-every=2"),
         example="cifar10",
     )
     record = strict_json(tmp_path / "run" / "record.json")
@@ -205,18 +192,19 @@ def test_one_device_needs_no_strategy(examples):
     assert replicas == 1
 
 
-@pytest.mark.parametrize("script", ["digits", "cifar10"])
-def test_help_explains_the_flags(script):
+def test_help_explains_flags_and_methods(examples):
     done = subprocess.run(
-        [sys.executable, str(ROOT / "examples" / f"{script}.py"), "--help"],
+        [sys.executable, str(ROOT / "examples" / "cifar10.py"), "--help"],
         capture_output=True,
         text=True,
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
-    assert re.search(rf"^ *python examples/{script}.py$", done.stdout, re.M)
+    assert re.search(r"^ *python examples/cifar10.py$", done.stdout, re.M)
     for flag in ("--method", "--resume", "--data-dir", "--limit", "--model"):
         assert flag in done.stdout
+    for name, method in examples.methods.METHODS.items():
+        assert name in done.stdout and method.summary in done.stdout
     assert "(default: None)" not in done.stdout
 
 
@@ -241,11 +229,8 @@ def test_help_explains_the_flags(script):
         ("--latest-start=0", "--latest-start: must be a whole number of at"),
     ],
 )
-def test_bad_arguments_are_refused(start, tmp_path, capsys, arguments, message):
-    with pytest.raises(SystemExit) as stop:
-        start(tmp_path / "run", *arguments.split())
-    assert stop.value.code == 2
-    printed = capsys.readouterr().err
+def test_bad_arguments_are_refused(refused, tmp_path, arguments, message):
+    printed = refused(tmp_path / "run", *arguments.split())
     assert message in printed
     # The message, without the usage of all flags.
     assert ": error: " in printed and "usage:" not in printed
@@ -253,42 +238,34 @@ def test_bad_arguments_are_refused(start, tmp_path, capsys, arguments, message):
     assert not (tmp_path / "run" / "record.json").exists()
 
 
-def test_missing_data_folder_is_refused(start, tmp_path, capsys):
-    with pytest.raises(SystemExit) as stop:
-        start(
-            tmp_path / "run",
-            f"--data-dir={tmp_path / 'nowhere'}",
-            example="cifar10",
-        )
-    assert stop.value.code == 2
-    assert "must be a folder that exists" in capsys.readouterr().err
+def test_missing_data_folder_is_refused(refused, tmp_path):
+    flag = f"--data-dir={tmp_path / 'nowhere'}"
+    message = refused(tmp_path / "run", flag, example="cifar10")
+    assert "must be a folder that exists" in message
 
 
 def test_folder_that_cannot_be_written_is_refused_first(
-    examples, start, tmp_path, monkeypatch, capsys
+    examples, refused, tmp_path, monkeypatch
 ):
     def fail(*args, **kwargs):
         raise AssertionError("came too late")
 
     monkeypatch.setattr(examples.training, "load_data", fail)
     (tmp_path / "file").touch()
-    with pytest.raises(SystemExit) as stop:
-        start(tmp_path / "file" / "run")
-    assert stop.value.code == 2
-    message = capsys.readouterr().err
+    message = refused(tmp_path / "file" / "run")
     assert f"--run-dir {tmp_path / 'file' / 'run'} cannot be written" in message
 
 
-def test_learning_rate_drops_with_an_epoch(examples):
-    # Seven epochs of five steps: divided after three and after five epochs.
-    rate = examples.training.learning_rate(0.1, epochs=7, steps=5)
-    found = [float(rate(step)) for step in range(35)]
-    expected = [0.1] * 15 + [0.01] * 10 + [0.001] * 10
+@pytest.mark.parametrize(
+    ("epochs", "steps", "expected"),
+    [
+        # Divided after three and after five epochs.
+        (7, 5, [0.1] * 15 + [0.01] * 10 + [0.001] * 10),
+        # Both drops come at once.
+        (2, 3, [0.1] * 3 + [0.001] * 3),
+    ],
+)
+def test_learning_rate_drops_with_an_epoch(examples, epochs, steps, expected):
+    rate = examples.training.learning_rate(0.1, epochs, steps)
+    found = [float(rate(step)) for step in range(epochs * steps)]
     np.testing.assert_allclose(found, expected, rtol=1e-6)
-
-
-def test_learning_rate_of_two_epochs(examples):
-    # Both drops come at once.
-    rate = examples.training.learning_rate(0.1, epochs=2, steps=3)
-    found = [float(rate(step)) for step in range(6)]
-    np.testing.assert_allclose(found, [0.1] * 3 + [0.001] * 3, rtol=1e-6)
