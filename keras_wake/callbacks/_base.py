@@ -5,6 +5,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -16,7 +17,6 @@ from keras_wake.data.batches import check_ends
 from keras_wake.data.batches import check_reusable
 from keras_wake.data.batches import iterate_batches
 from keras_wake.models.batch_norm import reestimate_batch_norm
-from keras_wake.training import averaging
 from keras_wake.utils import validate
 from keras_wake.utils.types import Array
 from keras_wake.utils.types import Dataset
@@ -79,14 +79,14 @@ class TeacherAverage(WakeCallback):
         check_reusable(type(self).__name__, data)
         check_ends(data)
         self.data = data
-        self.buffers: list[tuple[Tensor, Tensor]] = []
+        self.pairs: list[tuple[Any, Any]] = []
         self._estimated_at: int | None = None
 
     def set_model(self, model: keras.Model) -> None:
         """Switches the teacher on, before the step is compiled."""
         super().set_model(model)
         model.enable_teacher(self)
-        self.buffers = averaging.float_buffers(model.classifier, model.teacher)
+        self.pairs = _float_pairs(model.classifier, model.teacher)
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Refuses `data` if there are several workers."""
@@ -109,6 +109,34 @@ class TeacherAverage(WakeCallback):
         attack = self.model.attack or self.model.eval_attack
         reestimate_batch_norm(self.model.teacher, self.data, attack.bounds)
         self._estimated_at = updates
+
+
+def _float_pairs(
+    student: keras.Model, teacher: keras.Model
+) -> list[tuple[Any, Any]]:
+    """Pairs (of the teacher, of the student) of what is averaged.
+
+    Floating-point variables, and such buffers of PyTorch modules.
+    """
+    own, copied = (
+        [*network.variables, *backend.buffers(network)]
+        for network in (student, teacher)
+    )
+    return [
+        (mean, value)
+        for mean, value in zip(copied, own, strict=True)
+        if keras.backend.is_float_dtype(
+            keras.backend.standardize_dtype(mean.dtype)
+        )
+    ]
+
+
+def assign(target: Any, value: Tensor) -> None:
+    """Sets a variable, or a buffer of a PyTorch module."""
+    if isinstance(target, keras.Variable):
+        target.assign(value)
+    else:
+        target.copy_(value)
 
 
 def first_images(data: Dataset, count: int) -> tuple[Array, Array]:

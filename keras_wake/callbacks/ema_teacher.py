@@ -3,12 +3,13 @@
 import warnings
 
 import keras
+from keras import ops
 
 from keras_wake import backend
+from keras_wake.callbacks._base import assign
 from keras_wake.callbacks._base import TeacherAverage
 from keras_wake.schedules import DistillationRamp
 from keras_wake.schedules import Schedule
-from keras_wake.training import averaging
 from keras_wake.utils import validate
 from keras_wake.utils.types import Dataset
 from keras_wake.utils.types import Logs
@@ -120,11 +121,20 @@ class EMATeacher(TeacherAverage):
 
         If the boolean scalar `active` is false, nothing changes.
         """
-        rate = averaging.averaging_rate(self.decay, self.warmup, updates)
-        copy = self.batch_norm == "copy"
-        averaging.exponential_average(
-            student, teacher, self.buffers, rate, active, copy
-        )
+        rate = ops.convert_to_tensor(1 - self.decay, "float32")
+        if self.warmup:
+            n = ops.cast(updates, "float32")
+            rate = ops.maximum(rate, 1 - (1 + n) / (10 + n))
+        trained = {id(variable) for variable in student.trainable_variables}
+        for mean, value in self.pairs:
+            target = ops.convert_to_tensor(value)
+            current = ops.convert_to_tensor(mean)
+            if id(value) in trained or self.batch_norm != "copy":
+                step = ops.cast(rate, current.dtype) * (current - target)
+                target = current - step
+            # `where`, because a product with 0 would let NaN of the student
+            # into a frozen teacher.
+            assign(mean, ops.where(active, target, current))
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Copies the student to a teacher that was never averaged."""
@@ -135,8 +145,9 @@ class EMATeacher(TeacherAverage):
             model.schedule.check_fit(epochs, session.has_validation)
         if int(backend.to_numpy(model.teacher_updates)) == 0:
             model.teacher.set_weights(model.classifier.get_weights())
-            for mean, value in self.buffers:
-                mean.copy_(value)
+            for mean, value in self.pairs:
+                if not isinstance(mean, keras.Variable):  # No weight.
+                    assign(mean, value)
         self._last_epoch = None
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:

@@ -2,10 +2,12 @@
 
 import warnings
 
+from keras import ops
+
 from keras_wake import backend
+from keras_wake.callbacks._base import assign
 from keras_wake.callbacks._base import TeacherAverage
 from keras_wake.models.batch_norm import batch_norm_layers
-from keras_wake.training import averaging
 from keras_wake.utils import validate
 from keras_wake.utils.types import Dataset
 from keras_wake.utils.types import Logs
@@ -88,9 +90,10 @@ class StochasticWeightAveraging(TeacherAverage):
         model = self.model
         model.sync_variables()
         n = int(backend.to_numpy(model.teacher_updates))
-        averaging.equal_average(
-            model.classifier, model.teacher, self.buffers, n
-        )
+        for mean, value in self.pairs:
+            mean_now = ops.convert_to_tensor(mean)
+            student = ops.convert_to_tensor(value)
+            assign(mean, mean_now + (student - mean_now) / (n + 1))
         model.teacher_updates.assign(n + 1)
         self._averaged = self._epoch
         super().bring_up_to_date()
