@@ -1,7 +1,8 @@
 """`WakeModel`: what Keras calls, handed to the parts that do it.
 
-A batch of `fit` goes through the `Trainer` of the backend, which calls the
-parts of `training.step.TrainingStep` in their order.
+`fit` checks what it is given, lets callbacks switch things on, and has Keras
+run. For each batch, Keras calls `train_step` of the backend's `Trainer`, which
+calls the parts of `training.step.TrainingStep` in their order.
 """
 
 import inspect
@@ -13,25 +14,25 @@ import keras
 from keras_wake import backend
 from keras_wake import objectives
 from keras_wake.attacks import Attack
+from keras_wake.attacks import PGD
 from keras_wake.backend import keras_compat
 from keras_wake.backend import numerics
 from keras_wake.checkpoint import model_files
 from keras_wake.data.classifier import check_classifier
+from keras_wake.data.faults import FaultCounts
 from keras_wake.data.sharding import shard_arrays
 from keras_wake.losses.distillation import check_temperature
 from keras_wake.schedules import Schedule
-from keras_wake.training import arguments
-from keras_wake.training import callback_list
 from keras_wake.training import fit as fit_checks
 from keras_wake.training import teacher_copy
-from keras_wake.training.guard import BatchGuard
-from keras_wake.training.metrics import find_heads
-from keras_wake.training.metrics import NetworkMetrics
+from keras_wake.training.evaluation_step import EvaluationStep
+from keras_wake.training.evaluation_step import find_heads
+from keras_wake.training.evaluation_step import NetworkMetrics
 from keras_wake.training.session import FitSession
+from keras_wake.training.session import prepared_callbacks
 from keras_wake.training.session import Switches
-from keras_wake.training.step import EvaluationStep
+from keras_wake.training.step import BatchGuard
 from keras_wake.training.step import TrainingStep
-from keras_wake.training.teacher import Teacher
 from keras_wake.utils import validate
 from keras_wake.utils.types import Config
 from keras_wake.utils.types import Tensor
@@ -134,10 +135,15 @@ class WakeModel(backend.Trainer):
         super().__init__(dtype=policy, autocast=False, **kwargs)
         self.num_classes = num_classes
         self.objective = objectives.get(objective)
-        self.attack, self.eval_attack = arguments.check_attacks(
+        self.attack, self.eval_attack = _check_attacks(
             attack, eval_attack, self.objective
         )
-        self.schedule = arguments.check_schedule(schedule)
+        if not isinstance(schedule, (Schedule, type(None))):
+            raise TypeError(
+                "`schedule` must be a `DistillationRamp`, an `AdaptiveRamp` or "
+                f"None. Received: schedule={schedule!r}."
+            )
+        self.schedule = schedule
         self.temperature = check_temperature(temperature)
         self.scale_distillation = validate.boolean(
             scale_distillation=scale_distillation
@@ -146,25 +152,20 @@ class WakeModel(backend.Trainer):
 
         # State cannot be added to a model once it is built. So all of it is
         # made here, and idle until a callback switches it on.
-        bounds = (self.attack or self.eval_attack).bounds
-        self.guard = BatchGuard(classifier, num_classes, bounds)
+        self._bounds = self.eval_attack.bounds
+        self.guard = BatchGuard(classifier, num_classes, self._bounds)
         self.input_faults = self.guard.counts
         self.switches = Switches()
         self.session: FitSession | None = None
         self._phase = "train"
-        self._labels: Any = None
+        self._label_spec: Any = None
         self._compiled_for: dict[str, Any] = {}
         self.classifier = classifier
-        self.teacher = teacher_copy.copy_of(classifier, bounds)
+        self.teacher = teacher_copy.copy_of(classifier, self._bounds)
         self._head_name = getattr(head, "name", head)
         self.head, self.teacher_head, self._no_head = find_heads(
             classifier, self.teacher, head, num_classes
         )
-        self._make_steps(bounds)
-        self.built = True
-
-    def _make_steps(self, bounds: tuple[float, float]) -> None:
-        """Makes both steps and their variables."""
         # Callbacks set the first two. What averages counts `teacher_updates`:
         # the step, or a callback. The step counts `train_steps`. Variables can
         # change during `fit`, and a backup holds them.
@@ -172,29 +173,33 @@ class WakeModel(backend.Trainer):
         self.teacher_averaging = self._scalar("teacher_averaging", "float32")
         self.teacher_updates = self._scalar("teacher_updates", "int32")
         self.train_steps = self._scalar("train_steps", "int32")
-        self._teacher = Teacher(
-            self.classifier,
-            self.teacher,
-            bounds,
-            self.teacher_averaging,
-            self.teacher_updates,
-        )
+        self._make_steps()
+        self.built = True
+
+    def _make_steps(self) -> None:
+        """Makes both steps and their metrics."""
         student = NetworkMetrics(self.classifier, self.head, self.num_classes)
         teacher = NetworkMetrics(
             self.teacher, self.teacher_head, self.num_classes, "teacher_"
         )
         training = TrainingStep(
-            self._teacher,
-            student,
-            self.guard,
-            self.objective,
-            self.attack,
-            self.temperature,
-            self.scale_distillation,
-            self.kd_weight,
-            self.seed,
-            self.train_steps,
-            self.switches,
+            guard=self.guard,
+            student=self.classifier,
+            teacher=self.teacher,
+            accuracies={
+                "clean": student.accuracy,
+                "adversarial": student.robust_accuracy,
+            },
+            objective=self.objective,
+            attack=self.attack,
+            temperature=self.temperature,
+            scale_distillation=self.scale_distillation,
+            seed=self.seed,
+            kd_weight=self.kd_weight,
+            teacher_averaging=self.teacher_averaging,
+            teacher_updates=self.teacher_updates,
+            train_steps=self.train_steps,
+            switches=self.switches,
         )
         self.set_steps(
             training,
@@ -239,16 +244,13 @@ class WakeModel(backend.Trainer):
     def enable_teacher(self, averager: Any) -> None:
         """Has a callback average the student, see `Switches.set_averager`."""
         self.switches.set_averager(averager)
-        self._teacher.check_same_function()
+        teacher_copy.check_same_function(
+            self.classifier, self.teacher, self._bounds
+        )
 
     def enable_pretrained(self, teacher: Any) -> None:
         """Has the student learn from a teacher, see `add_pretrained`."""
-        self.switches.add_pretrained(
-            teacher,
-            self.num_classes,
-            (self.classifier, self.teacher),
-            self.schedule,
-        )
+        self.switches.add_pretrained(teacher, self.num_classes, self.schedule)
 
     def enable_attribution(self) -> None:
         """Has the evaluation accumulate attribution vectors."""
@@ -340,7 +342,14 @@ class WakeModel(backend.Trainer):
             ValueError: If a loss is given, or if the optimizer averages the
                 weights (`use_ema`) and the objective is `AWP`.
         """
-        arguments.check_no_loss(loss, kwargs.get("loss_weights"))
+        loss_weights = kwargs.get("loss_weights")
+        if loss is not None or loss_weights is not None:
+            raise ValueError(
+                "WakeModel computes its own loss from its objective. Leave "
+                "the loss and its weights out, or pass `WakeModel(..., "
+                f"objective=)`. Received: loss={loss!r}, "
+                f"loss_weights={loss_weights!r}."
+            )
         self.objective.check_optimizer(optimizer)
         self._jit_compile_given = jit_compile
         if jit_compile == "auto" and not backend.jit_by_default():
@@ -377,21 +386,19 @@ class WakeModel(backend.Trainer):
                 infinite. All weights go back to the start of the epoch.
         """
         given = inspect.signature(super().fit).bind(*args, **kwargs).arguments
-        self._teacher.check_and_update()
+        self._check(given)
         if self.compiled:  # Else Keras refuses to train.
             fit_checks.check_optimizer(self.optimizer, self.trainable_variables)
-        shape = self.guard.image_shape
-        fit_checks.check(given, shape, self.num_classes)
         session = FitSession.of(self, given, fit_checks.data_settings(given))
         # The averager of an earlier `fit` is still on. This `fit` begins with
         # everything off.
         self.switches.reset()
         self._phase = "train"
-        self._labels = fit_checks.label_spec(given.get("x"), given.get("y"))
+        self._label_spec = fit_checks.label_spec(given.get("x"), given.get("y"))
         shard_arrays(self, given, training=True)
         fit_checks.set_shuffle(given)
-        given["callbacks"] = callback_list.prepare(given.get("callbacks"), self)
-        session.callbacks = callback_list.unwrapped(given["callbacks"])
+        given["callbacks"] = prepared_callbacks(given.get("callbacks"), self)
+        session.callbacks = tuple(given["callbacks"])
         self.session = session
         try:
             with session.running() as first_epoch:
@@ -402,6 +409,11 @@ class WakeModel(backend.Trainer):
             self.switches.attribution = False
             self.switches.pretrained = ()
 
+    def _check(self, given: dict[str, Any]) -> None:
+        """Checks the classifier, and the data among the arguments."""
+        teacher_copy.bring_up_to_date(self.classifier, self.teacher)
+        fit_checks.check(given, self.guard)
+
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """Clean and robust accuracy, as `keras.Model.evaluate`."""
         if keras_compat.is_validation_of_fit(kwargs):
@@ -410,11 +422,9 @@ class WakeModel(backend.Trainer):
             return self._evaluate(kwargs)
         method = super().evaluate
         given = inspect.signature(method).bind(*args, **kwargs).arguments
-        self._teacher.check_and_update()
-        shape = self.guard.image_shape
-        fit_checks.check(given, shape, self.num_classes)
+        self._check(given)
         shard_arrays(self, given, training=False)
-        given["callbacks"] = callback_list.prepare(given.get("callbacks"), self)
+        given["callbacks"] = prepared_callbacks(given.get("callbacks"), self)
         # A callback of `fit` may evaluate other data within an epoch, and the
         # metrics of the epoch go on afterwards.
         within_epoch = self.session is not None
@@ -423,7 +433,7 @@ class WakeModel(backend.Trainer):
 
     def _evaluate(self, given: dict[str, Any]) -> Any:
         """`keras.Model.evaluate`, with the metrics of evaluation."""
-        self._labels = fit_checks.label_spec(given.get("x"), given.get("y"))
+        self._label_spec = fit_checks.label_spec(given.get("x"), given.get("y"))
         phase, attribution = self._phase, self.switches.attribution
         self._phase = "test"
         try:
@@ -475,15 +485,15 @@ class WakeModel(backend.Trainer):
         """The arguments of a method of one batch by name, checked."""
         self.input_faults.reset_state()
         given = inspect.signature(method).bind(*args, **kwargs).arguments
-        fit_checks.check(given, self.guard.image_shape, self.num_classes)
-        self._labels = fit_checks.label_spec(None, given["y"])
+        fit_checks.check(given, self.guard)
+        self._label_spec = fit_checks.label_spec(None, given["y"])
         return given
 
     def make_train_function(self, force: bool = False) -> Any:
         """Compiles the training step, again if its callbacks changed."""
         averager = self.switches.averager
         self.switches.check_average(self.schedule, self.teacher_in_use)
-        setting = (averager, self.switches.pretrained, self._labels)
+        setting = (averager, self.switches.pretrained, self._label_spec)
         force = self._changed("train", setting) or force
         return super().make_train_function(force=force)
 
@@ -492,7 +502,7 @@ class WakeModel(backend.Trainer):
         # Read here, because a step that is being compiled cannot.
         with_teacher = self.teacher_in_use
         self.evaluation_step.with_teacher = with_teacher
-        setting = (with_teacher, self.switches.attribution, self._labels)
+        setting = (with_teacher, self.switches.attribution, self._label_spec)
         force = self._changed("test", setting) or force
         return super().make_test_function(force=force)
 
@@ -501,7 +511,7 @@ class WakeModel(backend.Trainer):
         self._compiled_for[function] = setting
         return changed
 
-    def raise_for_faults(self, where: str) -> tuple[int, int]:
+    def raise_for_faults(self, where: str) -> FaultCounts:
         """Raises for what the steps have counted, as `BatchGuard.raise_for`."""
         (values,) = self.metric_values(self.input_faults)
         return self.guard.raise_for(values, where, self._phase == "train")
@@ -598,3 +608,30 @@ class WakeModel(backend.Trainer):
         deserialize = keras.saving.deserialize_keras_object
         objects = {name: deserialize(config[name]) for name in _OBJECTS}
         return cls(**{**config, **objects})
+
+
+def _check_attacks(
+    attack: Attack | None, eval_attack: Attack | None, objective: Any
+) -> tuple[Attack | None, Attack]:
+    """Checks both attacks, and fills in what they leave open."""
+    for name, value in (("attack", attack), ("eval_attack", eval_attack)):
+        if not isinstance(value, (Attack, type(None))):
+            raise TypeError(
+                f"`{name}` must be an attack such as "
+                f"`keras_wake.attacks.PGD()`. Received: {name}={value!r}."
+            )
+    if attack is None and "adversarial" in objective.inputs:
+        raise ValueError(
+            f"The objective {objective.name!r} trains on adversarial images "
+            "and needs an attack. Received: attack=None."
+        )
+    if eval_attack is None:
+        eval_attack = PGD.for_evaluation(PGD() if attack is None else attack)
+    if attack is None:
+        return None, eval_attack
+    if attack.bounds != eval_attack.bounds:
+        raise ValueError(
+            "`attack` and `eval_attack` must have the same bounds, those of "
+            f"the images. Received: {attack.bounds} and {eval_attack.bounds}."
+        )
+    return attack.for_objective(objective), eval_attack

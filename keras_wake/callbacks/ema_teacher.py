@@ -140,7 +140,7 @@ class EMATeacher(TeacherAverage):
         """Copies the student to a teacher that was never averaged."""
         super().on_train_begin(logs)
         model, session = self.model, self.model.session
-        epochs = None if session.one_of_several else session.epochs
+        epochs = None if session.initial_epoch_given else session.epochs
         if model.schedule is not None:
             model.schedule.check_fit(epochs, session.has_validation)
         if int(backend.to_numpy(model.teacher_updates)) == 0:

@@ -65,7 +65,10 @@ class StochasticWeightAveraging(TeacherAverage):
                 "batch-norm statistics of the average. Pass `data=(x, y)`."
             )
         session = self.model.session
-        if not session.one_of_several and session.epochs < self.start_epoch:
+        if (
+            not session.initial_epoch_given
+            and session.epochs < self.start_epoch
+        ):
             warnings.warn(
                 f"`fit` ends with epoch {session.epochs}, before averaging "
                 f"begins in epoch {self.start_epoch}: the student stays the "

@@ -62,8 +62,8 @@ class FaultCounts(NamedTuple):
         unnamed: Labels that name no class.
         empty: Batches without an image, on a replica.
         weights: Sample weights that cannot be right.
-        losses: Steps of training whose loss is not finite.
-        updates: Steps of training that made weights NaN or infinite.
+        bad_losses: Steps of training whose loss is not finite.
+        bad_updates: Steps of training that made weights NaN or infinite.
         shapes: Batches whose images have a wrong shape.
         lengths: Batches with another number of labels or weights than images.
     """
@@ -73,8 +73,8 @@ class FaultCounts(NamedTuple):
     unnamed: int
     empty: int
     weights: int
-    losses: int
-    updates: int
+    bad_losses: int
+    bad_updates: int
     shapes: int
     lengths: int
 
@@ -99,16 +99,6 @@ class InputFaults(keras.metrics.Metric):
         added = [faults.get(name, 0) for name in FaultCounts._fields]
         added = [ops.cast(number, "float32") for number in added]
         self.counts.assign_add(ops.stack(added))
-
-    def count_loss(self, loss: Tensor) -> None:
-        """Counts a step of training whose loss is NaN or infinite."""
-        self.update_state(losses=ops.logical_not(ops.isfinite(loss)))
-
-    def count_update(self, weights: list[Tensor]) -> None:
-        """Counts a step of training that made weights NaN or infinite."""
-        finite = [ops.all(ops.isfinite(weight)) for weight in weights]
-        finite = ops.all(ops.stack(finite))
-        self.update_state(updates=ops.logical_not(finite))
 
     def result(self) -> dict[str, Tensor]:
         """Empty, so that nothing is logged."""

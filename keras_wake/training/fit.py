@@ -1,9 +1,8 @@
-"""What `fit` and `evaluate` do before Keras runs.
+"""What `fit` and `evaluate` do with their arguments before Keras runs.
 
-They check, convert and describe the data. Wrong arrays, an empty data set and
-one that never ends are refused before the first step. The checks of one array,
-one batch and one data set are in `keras_wake.data`; this module chooses the
-checks that each argument needs.
+Wrong arrays, an empty data set and one that never ends are refused before the
+first step. The checks themselves are in `keras_wake.data`; this module chooses
+those that each argument needs.
 """
 
 import contextlib
@@ -23,6 +22,7 @@ from keras_wake.data.arrays import ImageShape
 from keras_wake.data.batches import check_ends
 from keras_wake.data.batches import check_structure
 from keras_wake.data.sharding import ShardedBatches
+from keras_wake.training.step import BatchGuard
 from keras_wake.utils import validate
 from keras_wake.utils.labels import int32_labels
 from keras_wake.utils.labels import with_int32_labels
@@ -55,13 +55,7 @@ def label_spec(x: Dataset, y: Tensor) -> tuple[str, str] | None:
 def data_settings(given: dict[str, Any]) -> dict[str, Json]:
     """How `fit` uses its data, for the backup to compare on resume.
 
-    Args:
-        given: Arguments of `fit`, by name.
-
-    Returns:
-        `steps_per_epoch`, `class_weight` and whether there are sample
-        weights; the number of images in arrays; and the batch size and number
-        of batches, if known without taking a batch.
+    Sizes are among them if they are known without taking a batch.
     """
     x: Dataset = given.get("x")
     found = {
@@ -96,15 +90,14 @@ def _number(value: object) -> Json:
     return value if plain else str(value)
 
 
-def check(given: dict[str, Any], shape: ImageShape, num_classes: int) -> None:
+def check(given: dict[str, Any], guard: BatchGuard) -> None:
     """Checks the data among the arguments of `fit`, `evaluate` or a batch.
 
     Args:
         given: The arguments by name, which are changed: columns of data
             frames become arrays, 64-bit labels become int32, and a generator
             becomes a new one of the same batches, the first of them checked.
-        shape: The shape that the classifier takes.
-        num_classes: K.
+        guard: Knows what the classifier takes.
 
     Raises:
         TypeError, ValueError: For data that cannot be right.
@@ -112,8 +105,8 @@ def check(given: dict[str, Any], shape: ImageShape, num_classes: int) -> None:
     numerics.check_floatx()
     steps = given.get("steps_per_epoch") or given.get("steps")
     parts = {name: given.get(name) for name in PARTS}
-    given.update(_checked(parts, steps, shape, num_classes))
-    _check_class_weight(given.get("class_weight"), num_classes)
+    given.update(_checked(parts, steps, guard))
+    _check_class_weight(given.get("class_weight"), guard.num_classes)
     validation = given.get("validation_data")
     if isinstance(validation, (tuple, list)):
         if len(validation) not in (2, 3):
@@ -123,15 +116,14 @@ def check(given: dict[str, Any], shape: ImageShape, num_classes: int) -> None:
                 f"{type(validation).__name__} of {len(validation)}."
             )
         parts = dict(zip(PARTS, validation, strict=False))
-        found = _checked(parts, None, shape, num_classes, "validation_data")
+        found = _checked(parts, None, guard, "validation_data")
         values = tuple(found.values())
         given["validation_data"] = values if len(values) > 1 else values[0]
     elif validation is not None:
         steps = given.get("validation_steps")
-        parts = {"x": validation}
-        found = _checked(parts, steps, shape, num_classes, "validation_data")
+        found = _checked({"x": validation}, steps, guard, "validation_data")
         given["validation_data"] = found["x"]
-    _check_passes(given)
+    _check_generators(given)
 
 
 def check_images(x: Any, shape: ImageShape, steps: int | None = None) -> None:
@@ -148,8 +140,7 @@ def check_images(x: Any, shape: ImageShape, steps: int | None = None) -> None:
 def _checked(
     parts: dict[str, Any],
     steps: int | None,
-    shape: ImageShape,
-    num_classes: int,
+    guard: BatchGuard,
     name: str = "x",
 ) -> dict[str, Any]:
     """Checks images, labels and weights, or a data set, and returns them."""
@@ -161,7 +152,7 @@ def _checked(
     x, y = parts.get("x"), parts.get("y")
     weights = parts.get("sample_weight")
     if not _is_data_set(x):
-        _check_arrays(x, y, weights, shape, num_classes)
+        _check_arrays(x, y, weights, guard)
         _check_not_empty(x)
         return parts | {"y": int32_labels(y)}
     if y is not None or weights is not None:
@@ -171,10 +162,14 @@ def _checked(
         )
     _check_size(x, name, steps)
     spec = getattr(x, "element_spec", None)
-    if spec is not None and _has_known_shapes(spec):
-        _check_batch(spec, x, shape, num_classes)
+    # A `PerReplica` spec has no shapes of batches.
+    if spec is not None and not any(
+        not hasattr(part, "shape") or arrays.rank_is_unknown(part)
+        for part in keras.tree.flatten(spec)
+    ):
+        _check_batch(spec, x, guard)
     if isinstance(x, types.GeneratorType):
-        parts["x"] = _with_first_checked(x, shape, num_classes)
+        parts["x"] = _with_first_checked(x, guard)
     return parts
 
 
@@ -200,27 +195,17 @@ def _is_data_set(x: Any) -> bool:
     return any(hasattr(x, name) for name in iterates)
 
 
-def _has_known_shapes(spec: object) -> bool:
-    """Whether `spec` has shapes of batches; a `PerReplica` spec has none."""
-    return not any(
-        not hasattr(part, "shape") or arrays.rank_is_unknown(part)
-        for part in keras.tree.flatten(spec)
-    )
-
-
 def _check_arrays(
-    x: Tensor, y: Tensor, weights: Tensor, shape: ImageShape, num_classes: int
+    x: Tensor, y: Tensor, weights: Tensor, guard: BatchGuard
 ) -> None:
-    arrays.check_images(x, shape)
-    arrays.check_labels(y, num_classes)
+    arrays.check_images(x, guard.image_shape)
+    arrays.check_labels(y, guard.num_classes)
     if weights is not None:
         arrays.check_weights(weights)
     arrays.check_lengths(images=x, labels=y, sample_weights=weights)
 
 
-def _check_batch(
-    batch: Any, data: Dataset, shape: ImageShape, num_classes: int
-) -> None:
+def _check_batch(batch: Any, data: Dataset, guard: BatchGuard) -> None:
     """Checks a batch of `data`, or its `element_spec`."""
     check_structure(data, batch)
     if len(batch) > 3:
@@ -229,17 +214,15 @@ def _check_batch(
             f"weights). Received: batches of {len(batch)} parts."
         )
     x, y, weights = (*batch, None)[:3]
-    _check_arrays(x, y, weights, shape, num_classes)
+    _check_arrays(x, y, weights, guard)
 
 
-def _with_first_checked(
-    generator: Iterator, shape: ImageShape, num_classes: int
-) -> Iterator:
+def _with_first_checked(generator: Iterator, guard: BatchGuard) -> Iterator:
     """A generator of the same batches, after a check of the first."""
     first = list(itertools.islice(generator, 1))
     if not first:
         _refuse_empty(generator)
-    _check_batch(first[0], generator, shape, num_classes)
+    _check_batch(first[0], generator, guard)
     # Keras takes a generator, and not a `map`.
     return (
         with_int32_labels(batch) for batch in itertools.chain(first, generator)
@@ -266,29 +249,21 @@ def _refuse_empty(x: object) -> None:
     )
 
 
-def _check_passes(given: dict[str, Any]) -> None:
-    """Refuses a generator that `fit` would have to read more than once."""
-    first = given.get("initial_epoch") or 0
-    epochs = given.get("epochs", 1) - first
-    if given.get("steps_per_epoch") is None:
-        _check_read_once("x", given.get("x"), epochs, "steps_per_epoch")
-    every = given.get("validation_freq", 1)
-    if given.get("validation_steps") is None and isinstance(every, int):
-        _check_read_once(
-            "validation_data",
-            given.get("validation_data"),
-            epochs // max(every, 1),
-            "validation_steps",
-        )
-
-
-def _check_read_once(name: str, data: Dataset, times: int, steps: str) -> None:
-    if isinstance(data, types.GeneratorType) and times > 1:
-        raise ValueError(
-            f"A generator gives its batches only once, and this `fit` needs "
-            f"`{name}` {times} times. Pass arrays or a data set that can be "
-            f"read again, or set `{steps}` for a generator that never ends."
-        )
+def _check_generators(given: dict[str, Any]) -> None:
+    """Refuses a generator that `fit` would have to read in every epoch."""
+    epochs = given.get("epochs", 1) - (given.get("initial_epoch") or 0)
+    for name, steps in (
+        ("x", "steps_per_epoch"),
+        ("validation_data", "validation_steps"),
+    ):
+        generator = isinstance(given.get(name), types.GeneratorType)
+        if generator and epochs > 1 and given.get(steps) is None:
+            raise ValueError(
+                "A generator gives its batches only once, and this `fit` has "
+                f"{epochs} epochs. Received: a generator as `{name}`. Pass "
+                "arrays or a data set that can be read again, or set "
+                f"`{steps}` for a generator that never ends."
+            )
 
 
 def _check_class_weight(class_weight: object, num_classes: int) -> None:
@@ -302,8 +277,7 @@ def _check_class_weight(class_weight: object, num_classes: int) -> None:
             "`dict(enumerate(weights))`."
         )
     for label, weight in class_weight.items():
-        known = not isinstance(label, bool) and label in range(num_classes)
-        if not known:
+        if isinstance(label, bool) or label not in range(num_classes):
             raise ValueError(
                 "The keys of `class_weight` must be class numbers between 0 "
                 f"and {num_classes - 1}. Received: {label!r}."
@@ -314,15 +288,7 @@ def _check_class_weight(class_weight: object, num_classes: int) -> None:
 def check_optimizer(
     optimizer: keras.optimizers.Optimizer, variables: list[keras.Variable]
 ) -> None:
-    """Refuses an optimizer that was made for other variables.
-
-    Args:
-        optimizer: A Keras optimizer.
-        variables: Those that `fit` is to train.
-
-    Raises:
-        ValueError: If other layers are trainable than at the first step.
-    """
+    """Refuses an optimizer that was made for other trainable variables."""
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     if not getattr(optimizer, "built", False):
         return
@@ -336,13 +302,7 @@ def check_optimizer(
 
 
 def set_shuffle(given: dict[str, Any]) -> None:
-    """Leaves the order to data that shuffle by themselves.
-
-    With its default, Keras would warn.
-
-    Args:
-        given: The arguments of `fit` by name, which are changed.
-    """
+    """Leaves the order to data that shuffle themselves; Keras would warn."""
     x = given.get("x")
     if isinstance(x, ShardedBatches):
         given["shuffle"] = False

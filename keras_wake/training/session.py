@@ -1,15 +1,34 @@
-"""What one `fit` was given, and what its callbacks have switched on."""
+"""One `fit`: what it was given, its callbacks, and what they switch on."""
 
 import contextlib
 import dataclasses
 import warnings
+from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
 
 import keras
+from keras.callbacks import Callback
+from keras.callbacks import History
 
+from keras_wake.checkpoint import callback_states
 from keras_wake.schedules import Schedule
+from keras_wake.training.guard import InputGuard
 from keras_wake.utils.types import Dataset
+
+# Callbacks of Keras that write files.
+_WRITERS = (
+    keras.callbacks.CSVLogger,
+    keras.callbacks.ModelCheckpoint,
+    keras.callbacks.TensorBoard,
+)
+# All hooks but `on_train_begin`: a path that is wrong is known at once.
+_WRITING_HOOKS = (
+    *("on_train_end", "on_epoch_begin", "on_epoch_end"),
+    *("on_train_batch_begin", "on_train_batch_end"),
+    *("on_test_begin", "on_test_end"),
+    *("on_test_batch_begin", "on_test_batch_end"),
+)
 
 
 @dataclasses.dataclass(eq=False)
@@ -57,11 +76,7 @@ class Switches:
         self.averager = averager
 
     def add_pretrained(
-        self,
-        teacher: Any,
-        num_classes: int,
-        networks: tuple[keras.Model, keras.Model],
-        schedule: Schedule | None,
+        self, teacher: Any, num_classes: int, schedule: Schedule | None
     ) -> None:
         """Switches on a teacher that was trained before.
 
@@ -70,7 +85,6 @@ class Switches:
                 `keras.Model` of `num_classes`, and `weight`, the constant
                 weight of its term.
             num_classes: Of the student.
-            networks: The student and its average.
             schedule: Gives the weight of the average.
 
         Raises:
@@ -82,12 +96,6 @@ class Switches:
                 "A teacher must know the classes of the student. Received: a "
                 f"teacher of {teacher.num_classes} classes for a student of "
                 f"{num_classes}."
-            )
-        if any(teacher.teacher is network for network in networks):
-            raise ValueError(
-                "A pretrained teacher must be a network of its own. Received: "
-                f"{teacher.teacher.name!r}, a network of the `WakeModel` "
-                "itself."
             )
         teachers = (*self.pretrained, teacher)
         weights = [each.weight for each in teachers]
@@ -103,14 +111,9 @@ class Switches:
     def check_average(
         self, schedule: Schedule | None, teacher_in_use: bool
     ) -> None:
-        """Checks that a callback averages where that is needed.
+        """Raises for a schedule without an average to distil from.
 
-        Args:
-            schedule: Of the distillation.
-            teacher_in_use: Whether the teacher was ever averaged.
-
-        Raises:
-            ValueError: If a schedule has no average to distil from.
+        Warns where the average of an earlier `fit` stays as it is.
         """
         if schedule is not None and not self.distils:
             raise ValueError(
@@ -145,22 +148,22 @@ class FitSession:
         model: The `WakeModel`.
         epochs: Number of epochs at the end, as in `fit`.
         initial_epoch: As in `fit`.
-        one_of_several: Whether `initial_epoch` was given: this `fit` may be
-            one part of a run.
+        initial_epoch_given: Whether it was given: then this `fit` may be one
+            of several that make up a run.
         has_validation: Whether there are validation data.
         data: The training data `(x, y)`, as given.
         batches: How `fit` divides the data, for the record of a backup.
-        callbacks: The callbacks in their order, without wrappers.
+        callbacks: The callbacks in their order.
     """
 
     model: keras.Model
     epochs: int
     initial_epoch: int
-    one_of_several: bool
+    initial_epoch_given: bool
     has_validation: bool
     data: tuple[Dataset, Any]
     batches: dict[str, Any]
-    callbacks: tuple[keras.callbacks.Callback, ...] = ()
+    callbacks: tuple[Callback, ...] = ()
 
     @classmethod
     def of(
@@ -172,7 +175,7 @@ class FitSession:
             model=model,
             epochs=int(given.get("epochs", 1)),
             initial_epoch=int(given.get("initial_epoch", 0)),
-            one_of_several="initial_epoch" in given,
+            initial_epoch_given="initial_epoch" in given,
             has_validation=validation or bool(given.get("validation_split")),
             data=(given.get("x"), given.get("y")),
             batches=batches,
@@ -184,9 +187,116 @@ class FitSession:
         with contextlib.ExitStack() as stack:
             first = self.initial_epoch
             for callback in self.callbacks:
+                if isinstance(callback, _WRITERS):
+                    stack.enter_context(_failing_with_a_warning(callback))
                 if hasattr(callback, "after_fit"):
                     stack.callback(callback.after_fit, self)
                 if hasattr(callback, "before_fit"):
                     epoch = callback.before_fit(self)
                     first = first if epoch is None else epoch
             yield first
+
+
+def prepared_callbacks(
+    given: keras.callbacks.CallbackList | list | Callback | None,
+    model: keras.Model,
+) -> list[Callback]:
+    """Callbacks of `fit` or `evaluate`: checked, and in their order.
+
+    The guard against wrong data runs first, and what says `runs_last` last.
+    """
+    if isinstance(given, keras.callbacks.CallbackList):
+        given = given.callbacks
+    callbacks: list[Callback] = []
+    for callback in keras.tree.flatten(given or []):
+        _check(callback, callbacks)
+        callbacks.append(callback)
+    if not model.is_chief:
+        # Workers that write the same file at the same time would spoil it.
+        callbacks = [
+            callback
+            for callback in callbacks
+            if not isinstance(callback, _WRITERS)
+            and not getattr(callback, "chief_only", False)
+        ]
+    if not any(isinstance(callback, InputGuard) for callback in callbacks):
+        callbacks.insert(0, InputGuard())
+    last = [c for c in callbacks if getattr(c, "runs_last", False)]
+    if last and not any(isinstance(c, History) for c in callbacks):
+        # Keras would add it at the very end, after those that run last.
+        callbacks.append(History())
+    return [*(c for c in callbacks if c not in last), *last]
+
+
+def _check(callback: Callback, before: list[Callback]) -> None:
+    """Refuses what would fail later, and sets the direction of metrics."""
+    name = type(callback).__name__
+    if any(callback is other for other in before):
+        settings = callback_states.arguments_of(callback).items()
+        text = ", ".join(f"{name}={value!r}" for name, value in settings)
+        raise ValueError(
+            f"The same `{name}` is twice among the callbacks, and would be "
+            f"called twice. Pass it once. Received: {text or callback!r}."
+        )
+    if isinstance(callback, keras.callbacks.BackupAndRestore):
+        raise TypeError(
+            "`keras.callbacks.BackupAndRestore` does not restore the random "
+            "states, the history and the other callbacks of a `WakeModel`. "
+            "Use `keras_wake.BackupAndRestore(backup_dir)`."
+        )
+    if (
+        isinstance(callback, keras.callbacks.ModelCheckpoint)
+        and not callback.save_weights_only
+        and not str(callback.filepath).endswith(".keras")
+    ):
+        raise ValueError(
+            "The file of a `ModelCheckpoint` must end in `.keras`, or with "
+            "`save_weights_only=True` in `.weights.h5`. Received: "
+            f"filepath={str(callback.filepath)!r}."
+        )
+    # With "auto", Keras refuses metrics that `compile` was not given.
+    monitor = getattr(callback, "monitor", None)
+    higher = isinstance(monitor, str) and monitor.endswith(("accuracy", "cas"))
+    if higher and getattr(callback, "mode", None) == "auto":
+        callback.mode = "max"
+
+
+@contextlib.contextmanager
+def _failing_with_a_warning(writer: Callback) -> Iterator[None]:
+    """Has a file that cannot be written give a warning, within the block.
+
+    A full disk or a lost network share is no reason to lose an epoch.
+    """
+    hooks = [
+        hook
+        for hook in _WRITING_HOOKS
+        if getattr(type(writer), hook) is not getattr(Callback, hook)
+    ]
+    for hook in hooks:
+        setattr(writer, hook, _tolerant(writer, getattr(writer, hook)))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            delattr(writer, hook)
+
+
+def _tolerant(writer: Callback, hook: Callable) -> Callable:
+    """Calls the hook of a writer; an `OSError` in it is a warning."""
+
+    def call(*args: object, **logs: object) -> None:
+        # A checkpoint changes its best value before it writes.
+        best = getattr(writer, "best", None)
+        try:
+            hook(*args, **logs)
+        except OSError as error:
+            if best is not None:
+                writer.best = best
+            warnings.warn(
+                f"`{type(writer).__name__}` could not write: {error}. Files "
+                "that were complete stay as they are. Training goes on, and "
+                "the next time is tried again.",
+                stacklevel=2,
+            )
+
+    return call

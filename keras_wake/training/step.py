@@ -1,13 +1,13 @@
-"""What a `WakeModel` does with one batch.
+"""What a `WakeModel` does with one batch of `fit`.
 
-Training: images and labels → attack on the student → perturbation of the
+Images and labels → checks → attack on the student → perturbation of the
 weights → student (and teacher) → objective and distillation → optimizer →
 average → logs. The `Trainer` of the backend calls these parts in this order,
 around the update of the weights that Keras makes.
 """
 
+import dataclasses
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -15,32 +15,32 @@ import numpy as np
 from keras import ops
 
 from keras_wake import backend
-from keras_wake.attacks import Attack
-from keras_wake.attribution.metric import ClassAttributionSimilarity
+from keras_wake.backend import keras_compat
 from keras_wake.backend.numerics import hits
+from keras_wake.data import arrays
+from keras_wake.data import classifier as classifiers
+from keras_wake.data import faults
 from keras_wake.losses import distillation_loss
 from keras_wake.objectives.objective import losses_of
 from keras_wake.objectives.objective import Objective
 from keras_wake.objectives.objective import WeightPerturbation
-from keras_wake.training.guard import BatchGuard
-from keras_wake.training.metrics import mean
-from keras_wake.training.metrics import NetworkMetrics
 from keras_wake.training.session import Switches
-from keras_wake.training.teacher import Teacher
 from keras_wake.utils.seeds import CounterSeed
 from keras_wake.utils.types import Tensor
 
-# Keeps the random numbers of evaluation apart from those of training.
-_EVALUATION_STREAM = 0x5EED
-MAX_CLASSES_FOR_CAS_IN_STEP = 200
+
+def mean(name: str) -> keras.metrics.Mean:
+    """A mean in float32, whatever `floatx` is: half cannot count past 2048."""
+    return keras.metrics.Mean(name=name, dtype="float32")
 
 
-def _replica_stream(first: int) -> Tensor:
+def replica_stream(first: int) -> Tensor:
     """A number that gives each replica random numbers of its own."""
     return first + 7919 * backend.replica_index()
 
 
-def _regularisation(regularisers: list[Tensor]) -> Tensor:
+def regularisation(regularisers: list[Tensor]) -> Tensor:
+    """The sum of the losses that layers have added."""
     return sum((ops.cast(ops.sum(e), "float32") for e in regularisers), 0.0)
 
 
@@ -51,60 +51,51 @@ class _OfReplica(threading.local):
         self.perturbation = WeightPerturbation()
 
 
+@dataclasses.dataclass(eq=False)
 class TrainingStep:
     """A training step, in the parts that surround Keras's update.
 
-    Args:
-        teacher: The student and its average.
-        metrics: Of the student.
+    Attributes:
         guard: Checks each batch.
+        student: The network that is trained.
+        teacher: Its copy, which is averaged.
+        accuracies: Metric for each kind of images that an objective may see.
         objective: What the student minimises besides distillation.
         attack: What makes adversarial images; `None` for none.
         temperature: T of the distillation.
         scale_distillation: Whether distillation is multiplied by T².
-        kd_weight: Variable, λ_t.
         seed: Of the attack's random starts.
-        steps: Variable that counts the steps.
+        kd_weight: Variable, λ_t.
+        teacher_averaging: Variable, above 0 while the teacher is averaged.
+        teacher_updates: Variable that counts the averages.
+        train_steps: Variable that counts the steps.
         switches: What callbacks have switched on.
     """
 
-    def __init__(
-        self,
-        teacher: Teacher,
-        metrics: NetworkMetrics,
-        guard: BatchGuard,
-        objective: Objective,
-        attack: Attack | None,
-        temperature: float,
-        scale_distillation: bool,
-        kd_weight: keras.Variable,
-        seed: int,
-        steps: keras.Variable,
-        switches: Switches,
-    ) -> None:
-        self.student = teacher.student
-        self.teacher = teacher
-        self.guard = guard
-        self.objective = objective
-        self.attack: Any = attack
-        self.temperature = temperature
-        self.scale_distillation = scale_distillation
-        self.kd_weight = kd_weight
-        self.seed = seed
-        self.steps = steps
-        self.switches = switches
+    guard: "BatchGuard"
+    student: keras.Model
+    teacher: keras.Model
+    accuracies: dict[str, keras.metrics.Metric]
+    objective: Objective
+    attack: Any
+    temperature: float
+    scale_distillation: bool
+    seed: int
+    kd_weight: keras.Variable
+    teacher_averaging: keras.Variable
+    teacher_updates: keras.Variable
+    train_steps: keras.Variable
+    switches: Switches
+
+    def __post_init__(self) -> None:
         self.loss = mean("loss")
         self.kd_weight_mean = mean("kd_weight")
         self._of_replica = _OfReplica()
-        self._accuracies = {
-            "clean": metrics.accuracy,
-            "adversarial": metrics.robust_accuracy,
-        }
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
         """What a step updates, and logs."""
-        seen = [self._accuracies[name] for name in self.objective.inputs]
+        seen = [self.accuracies[name] for name in self.objective.inputs]
         return [self.loss, *seen, self.kd_weight_mean]
 
     def attacked(
@@ -117,13 +108,14 @@ class TrainingStep:
             and sample weights (batch,).
         """
         x, labels, sample_weight = self.guard.checked(data)
-        self.steps.assign_add(1)
+        self.train_steps.assign_add(1)
         images = {}
         for name in self.objective.inputs:
             if name == "clean":
                 images[name] = x
                 continue
-            seed = CounterSeed(self.seed, self.steps, _replica_stream(0))
+            stream = replica_stream(0)
+            seed = CounterSeed(self.seed, self.train_steps, stream)
             images[name] = self.attack.perturb(self.student, x, labels, seed)
         return images, labels, sample_weight
 
@@ -155,33 +147,37 @@ class TrainingStep:
         """
         if backend.Trainer.keeps_assignments_of_forward_pass:
             self._of_replica.perturbation.after_forward_pass()
-        losses, weight = self._losses(images, labels, logits)
+        losses, weight = self._distilled(
+            losses_of(self.objective, labels, logits), images, logits
+        )
         if sample_weight is not None:
             losses = losses * sample_weight
         count = ops.cast(ops.shape(losses)[0], "float32")
         loss = ops.sum(losses) / backend.global_sum(count)
 
-        extra = _regularisation(regularisers)
+        extra = regularisation(regularisers)
         self.loss.update_state(losses + extra)
         self.kd_weight_mean.update_state(weight)
         loss = loss + extra / backend.global_sum(ops.ones((), "float32"))
-        self.guard.counts.count_loss(loss)
+        self.guard.counts.update_state(bad_losses=~ops.isfinite(loss))
         return loss
 
-    def _losses(
+    def _distilled(
         self,
+        losses: Tensor,
         images: dict[str, Tensor],
-        labels: Tensor,
         logits: dict[str, Tensor],
     ) -> tuple[Tensor, Tensor]:
-        """Loss of each sample, and the weight of distillation in it."""
-        losses = losses_of(self.objective, labels, logits)
+        """Losses with distillation from all teachers, and its weight in them.
+
+        The teachers see the last of the objective's `inputs`.
+        """
         last = self.objective.inputs[-1]
         weight = ops.zeros((), "float32")
         terms = []
         if self.switches.distils:
             weight = ops.convert_to_tensor(self.kd_weight)
-            average = self.teacher.logits(images[last], logits[last], weight)
+            average = self._teacher_logits(images[last], logits[last], weight)
             terms.append((weight, average))
         for each in self.switches.pretrained:
             logits_of_teacher = backend.without_gradient(
@@ -201,12 +197,26 @@ class TrainingStep:
             )
         return losses, weight
 
+    def _teacher_logits(
+        self, images: Tensor, like: Tensor, weight: Tensor
+    ) -> Tensor:
+        """Those of the average; zeros, not computed, while `weight` is 0."""
+        return backend.without_gradient(
+            lambda: ops.cond(
+                weight > 0,
+                lambda: ops.cast(
+                    self.teacher(images, training=False), like.dtype
+                ),
+                lambda: ops.zeros_like(like),
+            )
+        )
+
     def update_accuracy(
         self, labels: Tensor, logits: dict[str, Tensor]
     ) -> None:
         """Accuracy of the batch, on the images that were trained on."""
         for name, values in logits.items():
-            self._accuracies[name].update_state(hits(labels, values))
+            self.accuracies[name].update_state(hits(labels, values))
 
     def finish(self, updated: Tensor) -> None:
         """Takes the perturbation back, and averages the student.
@@ -216,118 +226,120 @@ class TrainingStep:
         """
         self._of_replica.perturbation.restore()
         # The gradient of a finite loss need not be finite.
-        if self.student.trainable_variables:
-            self.guard.counts.count_update(self.student.trainable_variables)
+        weights = self.student.trainable_variables
+        finite = [ops.all(ops.isfinite(weight)) for weight in weights]
+        if finite:
+            self.guard.counts.update_state(
+                bad_updates=~ops.all(ops.stack(finite))
+            )
         if self.switches.distils:
-            self.teacher.average(self.switches.averager, updated)
+            active = ops.logical_and(self.teacher_averaging > 0, updated > 0)
+            self.switches.averager.average(
+                self.student, self.teacher, self.teacher_updates, active
+            )
+            self.teacher_updates.assign_add(ops.cast(active, "int32"))
 
 
-class EvaluationStep:
-    """A step of `evaluate`.
+class BatchGuard:
+    """Checks the batches of a step and counts what is wrong with them.
 
     Args:
-        training: The training step, with which it has the rest in common.
-        student: Metrics of the student.
-        teacher: Metrics of the teacher.
-        attack: What makes the adversarial images.
+        classifier: The student.
+        num_classes: K.
+        bounds: Smallest and largest pixel value.
 
     Attributes:
-        with_teacher: Whether the teacher is evaluated, too. Read before a
-            step is compiled, which cannot read it.
+        counts: The metric that counts, over all replicas.
+        image_shape: What the classifier takes.
     """
 
     def __init__(
         self,
-        training: TrainingStep,
-        student: NetworkMetrics,
-        teacher: NetworkMetrics,
-        attack: Attack,
+        classifier: keras.Model,
+        num_classes: int,
+        bounds: tuple[float, float],
     ) -> None:
-        self.student = student
-        self.teacher = teacher
-        self.attack = attack
-        self.guard = training.guard
-        self.objective = training.objective
-        self.seed = training.seed
-        self.loss = training.loss
-        self.switches = training.switches
-        self.with_teacher = False
+        self.counts = faults.InputFaults()
+        self.image_shape = classifiers.image_shape(classifier)
+        self.num_classes = num_classes
+        self._bounds = bounds
+        # Batch norm makes NaN of a replica's share without an image.
+        self._needs_images = any(
+            isinstance(layer, keras.layers.BatchNormalization)
+            and not layer.synchronized
+            for layer in keras_compat.flatten_layers(classifier)
+        )
 
-    @property
-    def networks(self) -> list[NetworkMetrics]:
-        """What is evaluated."""
-        return [self.student, *[self.teacher] * self.with_teacher]
+    def checked(self, data: Any) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Images, labels (batch, K) and weights of a batch, faults counted.
 
-    def evaluate(
-        self,
-        data: Any,
-        regularisers: Callable[[], list[Tensor]],
-        compiled: keras.metrics.Metric | None,
-    ) -> dict[str, Tensor]:
-        """Updates the metrics with one batch, and returns the logs.
+        A fault is raised only when the step has ended. Values that are not
+        finite are replaced, so that the weights of the network survive it.
+        """
+        x, y, weights = keras.utils.unpack_x_y_sample_weight(data)
+        x = arrays.as_float_images(x, self.image_shape)
+        labels = arrays.one_hot_labels(y, self.num_classes)
+        if weights is not None:
+            weights = arrays.as_float_weights(weights)
+        arrays.check_lengths(images=x, labels=labels, sample_weights=weights)
+        # Python bools, except where TensorFlow leaves a shape open: then
+        # tensors, and the faults are raised after the step.
+        shape_is_right, shape = self.image_shape.check_in_step(x)
+        x = faults.value_or_zeros(shape_is_right, x, shape)
+        size = (shape[0],)
+        lengths_are_right = [faults.has_length(labels, *size)]
+        labels = faults.value_or_zeros(
+            lengths_are_right[0], labels, (*size, self.num_classes)
+        )
+        bad_weights = 0.0
+        if weights is not None:
+            lengths_are_right.append(faults.has_length(weights, *size))
+            weights = faults.value_or_zeros(lengths_are_right[1], weights, size)
+            good = ops.logical_and(ops.isfinite(weights), weights >= 0)
+            weights = ops.where(good, weights, 0.0)
+            bad_weights = ops.sum(1 - ops.cast(good, "float32"))
+        not_finite, outside, unnamed = ops.unstack(
+            faults.count_faults(x, labels, self._bounds)
+        )
+        self.counts.update_state(
+            not_finite=not_finite,
+            outside=outside,
+            unnamed=unnamed,
+            empty=ops.equal(shape[0], 0),
+            weights=bad_weights,
+            shapes=ops.logical_not(shape_is_right),
+            lengths=sum(
+                1 - ops.cast(right, "int32") for right in lengths_are_right
+            ),
+        )
+        x = ops.where(ops.isfinite(x), x, self._bounds[0])
+        return x, ops.where(ops.isfinite(labels), labels, 0.0), weights
+
+    def raise_for(
+        self, values: np.ndarray, where: str, training: bool
+    ) -> faults.FaultCounts:
+        """Raises for faults of the data.
 
         Args:
-            data: Images, labels and perhaps weights, as Keras hands them in.
-            regularisers: Returns the losses that layers of the student
-                have added in its last pass.
-            compiled: The metrics given to `compile`, on clean images.
+            values: Of the variable of `counts`.
+            where: Which images were looked at, for the message.
+            training: Whether they were those of a training step.
+
+        Returns:
+            What was counted, losses and weights that are not finite as well.
+
+        Raises:
+            ValueError: For images with NaN or outside the bounds and for
+                labels that name no class.
         """
-        x, labels, sample_weight = self.guard.checked(data)
-        # An image of weight 0 is not there: some pipelines fill a batch up.
-        present = None if sample_weight is None else sample_weight > 0
-        for network in self.networks:
-            # From the number of images seen in this pass, so that each pass
-            # over the same images has the same random starts.
-            seed = CounterSeed(
-                self.seed,
-                ops.cast(self.student.accuracy.count, "int32"),
-                _replica_stream(_EVALUATION_STREAM),
+        counts = faults.FaultCounts(*map(int, values))
+        try:
+            needs_images = training and self._needs_images
+            faults.raise_for_batches(counts, needs_images, where)
+            faults.raise_for_values(
+                counts[:3], self._bounds, self.num_classes, where
             )
-            logits = network.evaluate(
-                self.attack, x, labels, seed, present, self.switches.attribution
-            )
-            if network is not self.student:
-                continue
-            losses = losses_of(self.objective, labels, logits)
-            if sample_weight is not None:
-                losses = losses * sample_weight
-            regularisation = _regularisation(regularisers())
-            self.loss.update_state(losses + regularisation, present)
-            if compiled is not None:
-                _, y, _ = keras.utils.unpack_x_y_sample_weight(data)
-                compiled.update_state(y, logits["clean"], sample_weight)
-        return self._logs(compiled)
-
-    def metrics(
-        self, compiled: keras.metrics.Metric | None
-    ) -> list[keras.metrics.Metric]:
-        """What a step updates, in the order of the logs."""
-        metrics = [
-            self.loss,
-            self.student.accuracy,
-            self.student.robust_accuracy,
-        ]
-        if compiled is not None:
-            metrics.append(compiled)
-        if self.with_teacher:
-            metrics += [self.teacher.accuracy, self.teacher.robust_accuracy]
-        if self.switches.attribution:
-            metrics += [network.attribution for network in self.networks]
-        return metrics
-
-    def _logs(self, compiled: keras.metrics.Metric | None) -> dict[str, Tensor]:
-        """The logs after a batch.
-
-        CAS compares all classes with each other. Of many, that would take
-        longer than the batch: it is NaN until the pass has ended.
-        """
-        logs: dict[str, Tensor] = {}
-        for metric in self.metrics(compiled):
-            is_cas = isinstance(metric, ClassAttributionSimilarity)
-            if is_cas and metric.counts.shape[0] > MAX_CLASSES_FOR_CAS_IN_STEP:
-                logs[metric.name] = ops.convert_to_tensor(np.nan, "float32")
-                continue
-            result = metric.result()
-            named = isinstance(result, dict)
-            logs.update(result if named else {metric.name: result})
-        return logs
+        except ValueError:
+            self.counts.reset_state()
+            raise
+        return counts

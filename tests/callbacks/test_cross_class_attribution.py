@@ -301,7 +301,7 @@ def test_no_attribution_at_all_is_not_the_best_score(given):
 @eagerly
 def test_cas_of_many_classes_is_computed_at_the_end_of_a_pass(monkeypatch):
     monkeypatch.setattr(
-        "keras_wake.training.step.MAX_CLASSES_FOR_CAS_IN_STEP", 2
+        "keras_wake.training.evaluation_step.MAX_CLASSES_FOR_CAS_IN_STEP", 2
     )
     # Two rows of similarities at a time, the last one alone.
     monkeypatch.setattr("keras_wake.attribution.metric._ROWS", 2)

@@ -333,10 +333,10 @@ def test_iterators_without_end_are_refused():
 
 def test_a_generator_is_used_up_after_one_pass(model):
     batches = in_batches(X, Y)
-    with pytest.raises(ValueError, match=r"needs `x` 2 times.*steps_per_epoch"):
+    with pytest.raises(ValueError, match=r"2 epochs.*`x`.*steps_per_epoch"):
         model.fit(iter_of(*batches), epochs=2, verbose=0)
     with pytest.raises(
-        ValueError, match=r"`validation_data` 3 times.*`validation_steps`"
+        ValueError, match=r"3 epochs.*`validation_data`.*`validation_steps`"
     ):
         model.fit(X, Y, validation_data=iter_of(*batches), epochs=3, verbose=0)
     log = model.fit(

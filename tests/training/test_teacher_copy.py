@@ -225,7 +225,7 @@ def test_one_that_is_random_is_not_compared_and_nothing_is_left_behind():
     network = ended(Noisy(), layers.BatchNormalization())
     # The check of the classifier calls it too, and is not what this is about.
     images = kw.data.classifier.probe_images(network)
-    first, second = kw.training.teacher_copy._logits(network, images, times=2)
+    first, second = kw.training.teacher_copy._logits(network, images, {}, 2)
     assert np.abs(first - second).max() > 0.1
     before = [ops.convert_to_numpy(v).copy() for v in network.variables]
     kw.training.teacher_copy.copy_of(network, (0.0, 1.0))
@@ -318,7 +318,7 @@ def test_a_classifier_that_computes_something_else_by_now_is_refused():
 def test_a_network_in_float8_is_refused():
     network = ended(layers.Flatten(), layers.Dense(8))
     network.quantize("float8")
-    with pytest.raises(ValueError, match=r"quantised to float8.*int8 or int4"):
+    with pytest.raises(ValueError, match="to float8 after training only"):
         kw.WakeModel(network, ATTACK)
 
 

@@ -1,0 +1,226 @@
+"""What a `WakeModel` does with one batch of `evaluate`."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_wake.attacks import Attack
+from keras_wake.attribution.head import counterpart
+from keras_wake.attribution.head import find_head
+from keras_wake.attribution.head import head_features
+from keras_wake.attribution.head import head_weights
+from keras_wake.attribution.head import logits_and_features
+from keras_wake.attribution.metric import ClassAttributionSimilarity
+from keras_wake.backend.numerics import hits
+from keras_wake.objectives.objective import losses_of
+from keras_wake.training.step import mean
+from keras_wake.training.step import regularisation
+from keras_wake.training.step import replica_stream
+from keras_wake.training.step import TrainingStep
+from keras_wake.utils.seeds import CounterSeed
+from keras_wake.utils.types import Tensor
+
+# Keeps the random numbers of evaluation apart from those of training.
+_EVALUATION_STREAM = 0x5EED
+MAX_CLASSES_FOR_CAS_IN_STEP = 200
+
+
+def find_heads(
+    student: keras.Model, teacher: keras.Model, head: Any, num_classes: int
+) -> tuple[Any, Any, str]:
+    """The Dense layers that make the logits of both, for attribution.
+
+    Args:
+        student: The classifier.
+        teacher: A copy of it.
+        head: Name of the layer in the student, or `None` to look for it.
+        num_classes: K.
+
+    Returns:
+        The layers and `""`; or `None` twice, and why there is none.
+
+    Raises:
+        ValueError: If a head is named and cannot be used.
+    """
+    try:
+        found = find_head(student, head, num_classes)
+        return found, counterpart(found, student, teacher), ""
+    except ValueError as error:
+        if head is not None:
+            raise
+        return None, None, str(error)
+
+
+class NetworkMetrics:
+    """What is measured of the student, or of the teacher.
+
+    Args:
+        network: Maps images to logits (batch, K).
+        head: Its last Dense layer, or `None` where there is no attribution.
+        num_classes: K.
+        prefix: What the names of the metrics begin with. Defaults to `""`.
+
+    Attributes:
+        accuracy: On clean images.
+        robust_accuracy: On adversarial images.
+        attribution: CAS, or `None` without a head.
+    """
+
+    def __init__(
+        self,
+        network: keras.Model,
+        head: Any,
+        num_classes: int,
+        prefix: str = "",
+    ) -> None:
+        self.network = network
+        self.head = head
+        self.accuracy = mean(f"{prefix}accuracy")
+        self.robust_accuracy = mean(f"{prefix}robust_accuracy")
+        self.attribution: Any = None
+        if head is not None:
+            self.attribution = ClassAttributionSimilarity(
+                num_classes, head_features(head), name=f"{prefix}cas"
+            )
+
+    def evaluate(
+        self,
+        attack: Attack,
+        x: Tensor,
+        labels: Tensor,
+        seed: CounterSeed,
+        present: Tensor | None,
+        with_attribution: bool,
+    ) -> dict[str, Tensor]:
+        """Updates the metrics with a batch.
+
+        Args:
+            attack: What makes the adversarial images, on this network.
+            x: Float32 tensor (batch, ...), images.
+            labels: Float32 tensor (batch, K).
+            seed: Random numbers of the attack.
+            present: Boolean tensor (batch,), false for images that take no
+                part; `None` if all do.
+            with_attribution: Whether to measure attribution.
+
+        Returns:
+            The logits (batch, K) of `"clean"` and `"adversarial"` images.
+        """
+        clean = self.network(x, training=False)
+        adversarial = attack.perturb(self.network, x, labels, seed)
+        if with_attribution:
+            robust, features = logits_and_features(
+                self.network, self.head, adversarial
+            )
+            self.attribution.update_state(
+                labels, features, head_weights(self.head), present
+            )
+        else:
+            robust = self.network(adversarial, training=False)
+        self.accuracy.update_state(hits(labels, clean), present)
+        self.robust_accuracy.update_state(hits(labels, robust), present)
+        return {"clean": clean, "adversarial": robust}
+
+
+@dataclasses.dataclass(eq=False)
+class EvaluationStep:
+    """A step of `evaluate`.
+
+    Attributes:
+        training: The training step, with which it has the rest in common.
+        student_metrics, teacher_metrics: What is measured of each.
+        attack: What makes the adversarial images.
+        with_teacher: Whether the teacher is evaluated, too. Set before a
+            step is compiled, which cannot read whether it is in use.
+    """
+
+    training: TrainingStep
+    student_metrics: NetworkMetrics
+    teacher_metrics: NetworkMetrics
+    attack: Attack
+    with_teacher: bool = False
+
+    @property
+    def _networks(self) -> list[NetworkMetrics]:
+        both = [self.student_metrics, self.teacher_metrics]
+        return both if self.with_teacher else both[:1]
+
+    def evaluate(
+        self,
+        data: Any,
+        regularisers: Callable[[], list[Tensor]],
+        compiled: keras.metrics.Metric | None,
+    ) -> dict[str, Tensor]:
+        """Updates the metrics with one batch, and returns the logs.
+
+        Args:
+            data: Images, labels and perhaps weights, as Keras hands them in.
+            regularisers: Returns the losses that layers of the student
+                have added in its last pass.
+            compiled: The metrics given to `compile`, on clean images.
+        """
+        training = self.training
+        x, labels, sample_weight = training.guard.checked(data)
+        # An image of weight 0 is not there: some pipelines fill a batch up.
+        present = None if sample_weight is None else sample_weight > 0
+        for metrics in self._networks:
+            # From the number of images seen in this pass, so that each pass
+            # over the same images has the same random starts.
+            seed = CounterSeed(
+                training.seed,
+                ops.cast(self.student_metrics.accuracy.count, "int32"),
+                replica_stream(_EVALUATION_STREAM),
+            )
+            with_attribution = training.switches.attribution
+            logits = metrics.evaluate(
+                self.attack, x, labels, seed, present, with_attribution
+            )
+            if metrics is self.teacher_metrics:
+                continue
+            losses = losses_of(training.objective, labels, logits)
+            if sample_weight is not None:
+                losses = losses * sample_weight
+            extra = regularisation(regularisers())
+            training.loss.update_state(losses + extra, present)
+            if compiled is not None:
+                _, y, _ = keras.utils.unpack_x_y_sample_weight(data)
+                compiled.update_state(y, logits["clean"], sample_weight)
+        return self._logs(compiled)
+
+    def metrics(
+        self, compiled: keras.metrics.Metric | None
+    ) -> list[keras.metrics.Metric]:
+        """What a step updates, in the order of the logs."""
+        student, teacher = self.student_metrics, self.teacher_metrics
+        found = [
+            self.training.loss,
+            *(student.accuracy, student.robust_accuracy),
+        ]
+        if compiled is not None:
+            found.append(compiled)
+        if self.with_teacher:
+            found += [teacher.accuracy, teacher.robust_accuracy]
+        if self.training.switches.attribution:
+            found += [metrics.attribution for metrics in self._networks]
+        return found
+
+    def _logs(self, compiled: keras.metrics.Metric | None) -> dict[str, Tensor]:
+        """The logs after a batch.
+
+        CAS compares all classes with each other. Of many, that would take
+        longer than the batch: it is NaN until the pass has ended.
+        """
+        logs: dict[str, Tensor] = {}
+        for metric in self.metrics(compiled):
+            is_cas = isinstance(metric, ClassAttributionSimilarity)
+            if is_cas and metric.counts.shape[0] > MAX_CLASSES_FOR_CAS_IN_STEP:
+                logs[metric.name] = ops.convert_to_tensor(np.nan, "float32")
+                continue
+            result = metric.result()
+            named = isinstance(result, dict)
+            logs.update(result if named else {metric.name: result})
+        return logs
