@@ -14,7 +14,6 @@ import keras
 from keras_wake import backend
 from keras_wake import objectives
 from keras_wake.attacks import Attack
-from keras_wake.attacks import PGD
 from keras_wake.backend import keras_compat
 from keras_wake.backend import numerics
 from keras_wake.checkpoint import model_files
@@ -25,6 +24,7 @@ from keras_wake.losses.distillation import check_temperature
 from keras_wake.schedules import Schedule
 from keras_wake.training import fit as fit_checks
 from keras_wake.training import teacher_copy
+from keras_wake.training.evaluation_step import check_attacks
 from keras_wake.training.evaluation_step import EvaluationStep
 from keras_wake.training.evaluation_step import find_heads
 from keras_wake.training.evaluation_step import NetworkMetrics
@@ -135,7 +135,7 @@ class WakeModel(backend.Trainer):
         super().__init__(dtype=policy, autocast=False, **kwargs)
         self.num_classes = num_classes
         self.objective = objectives.get(objective)
-        self.attack, self.eval_attack = _check_attacks(
+        self.attack, self.eval_attack = check_attacks(
             attack, eval_attack, self.objective
         )
         if not isinstance(schedule, (Schedule, type(None))):
@@ -149,7 +149,6 @@ class WakeModel(backend.Trainer):
             scale_distillation=scale_distillation
         )
         self.seed = validate.seed(seed=seed)
-
         # State cannot be added to a model once it is built. So all of it is
         # made here, and idle until a callback switches it on.
         self._bounds = self.eval_attack.bounds
@@ -201,10 +200,10 @@ class WakeModel(backend.Trainer):
             train_steps=self.train_steps,
             switches=self.switches,
         )
-        self.set_steps(
-            training,
-            EvaluationStep(training, student, teacher, self.eval_attack),
+        evaluation = EvaluationStep(
+            training, student, teacher, self.eval_attack
         )
+        self.set_steps(training, evaluation)
         # Keras finds metrics that are attributes of the model, and files
         # hold them under these names.
         self._loss = training.loss
@@ -219,11 +218,7 @@ class WakeModel(backend.Trainer):
 
     def _scalar(self, name: str, dtype: str) -> keras.Variable:
         return self.add_weight(
-            shape=(),
-            initializer="zeros",
-            dtype=dtype,
-            trainable=False,
-            name=name,
+            (), "zeros", dtype=dtype, trainable=False, name=name
         )
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -303,16 +298,13 @@ class WakeModel(backend.Trainer):
         self.training_step.update_accuracy(y, y_pred)
         return {}
 
-    def _compiled(self) -> Any:
-        return keras_compat.compiled_metrics(self) if self.compiled else None
-
     @property
     def metrics(self) -> list[Any]:
         """The metrics of what is running: training or evaluation."""
         if self._phase == "train":
             return [*self.training_step.metrics, self.input_faults]
-        metrics = self.evaluation_step.metrics(self._compiled())
-        return [*metrics, self.input_faults]
+        compiled = keras_compat.compiled_metrics(self)
+        return [*self.evaluation_step.metrics(compiled), self.input_faults]
 
     @property
     def metrics_names(self) -> list[str]:
@@ -366,9 +358,8 @@ class WakeModel(backend.Trainer):
         config = super().get_compile_config()
         if config:
             config["jit_compile"] = self._jit_compile_given
-            config["optimizer"] = keras_compat.of_any_backend(
-                config["optimizer"]
-            )
+            optimizer = keras_compat.of_any_backend(config["optimizer"])
+            config["optimizer"] = optimizer
         return config
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
@@ -389,9 +380,8 @@ class WakeModel(backend.Trainer):
         self._check(given)
         if self.compiled:  # Else Keras refuses to train.
             fit_checks.check_optimizer(self.optimizer, self.trainable_variables)
-        session = FitSession.of(self, given, fit_checks.data_settings(given))
-        # The averager of an earlier `fit` is still on. This `fit` begins with
-        # everything off.
+        session = FitSession(self, given, fit_checks.data_settings(given))
+        # What callbacks of an earlier `fit` have switched on may still be on.
         self.switches.reset()
         self._phase = "train"
         self._label_spec = fit_checks.label_spec(given.get("x"), given.get("y"))
@@ -427,8 +417,7 @@ class WakeModel(backend.Trainer):
         given["callbacks"] = prepared_callbacks(given.get("callbacks"), self)
         # A callback of `fit` may evaluate other data within an epoch, and the
         # metrics of the epoch go on afterwards.
-        within_epoch = self.session is not None
-        with fit_checks.metrics_kept(self) if within_epoch else nullcontext():
+        with fit_checks.metrics_kept(self) if self.session else nullcontext():
             return self._evaluate(given)
 
     def _evaluate(self, given: dict[str, Any]) -> Any:
@@ -491,9 +480,9 @@ class WakeModel(backend.Trainer):
 
     def make_train_function(self, force: bool = False) -> Any:
         """Compiles the training step, again if its callbacks changed."""
-        averager = self.switches.averager
-        self.switches.check_average(self.schedule, self.teacher_in_use)
-        setting = (averager, self.switches.pretrained, self._label_spec)
+        switches = self.switches
+        switches.check_average(self.schedule, self.teacher_in_use)
+        setting = (switches.averager, switches.pretrained, self._label_spec)
         force = self._changed("train", setting) or force
         return super().make_train_function(force=force)
 
@@ -538,8 +527,8 @@ class WakeModel(backend.Trainer):
 
     @property
     def trainable_weights(self) -> list[Any]:
-        """The student's trainable weights."""
-        return self.classifier.trainable_weights if self.trainable else []
+        """The same: all that is trained is a weight."""
+        return self.trainable_variables
 
     @property
     def non_trainable_weights(self) -> list[Any]:
@@ -608,30 +597,3 @@ class WakeModel(backend.Trainer):
         deserialize = keras.saving.deserialize_keras_object
         objects = {name: deserialize(config[name]) for name in _OBJECTS}
         return cls(**{**config, **objects})
-
-
-def _check_attacks(
-    attack: Attack | None, eval_attack: Attack | None, objective: Any
-) -> tuple[Attack | None, Attack]:
-    """Checks both attacks, and fills in what they leave open."""
-    for name, value in (("attack", attack), ("eval_attack", eval_attack)):
-        if not isinstance(value, (Attack, type(None))):
-            raise TypeError(
-                f"`{name}` must be an attack such as "
-                f"`keras_wake.attacks.PGD()`. Received: {name}={value!r}."
-            )
-    if attack is None and "adversarial" in objective.inputs:
-        raise ValueError(
-            f"The objective {objective.name!r} trains on adversarial images "
-            "and needs an attack. Received: attack=None."
-        )
-    if eval_attack is None:
-        eval_attack = PGD.for_evaluation(PGD() if attack is None else attack)
-    if attack is None:
-        return None, eval_attack
-    if attack.bounds != eval_attack.bounds:
-        raise ValueError(
-            "`attack` and `eval_attack` must have the same bounds, those of "
-            f"the images. Received: {attack.bounds} and {eval_attack.bounds}."
-        )
-    return attack.for_objective(objective), eval_attack

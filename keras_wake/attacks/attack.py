@@ -16,7 +16,7 @@ from keras import ops
 from keras_wake import backend
 from keras_wake.attacks.threat_model import ThreatModel
 from keras_wake.backend import numerics
-from keras_wake.backend.compile_cache import PerModel
+from keras_wake.backend.layer_settings import PerModel
 from keras_wake.data.batches import checked_batch
 from keras_wake.data.classifier import check_classifier
 from keras_wake.data.classifier import image_shape

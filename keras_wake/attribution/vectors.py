@@ -21,7 +21,7 @@ from keras_wake.attribution.head import find_head
 from keras_wake.attribution.head import head_features
 from keras_wake.attribution.head import head_weights
 from keras_wake.attribution.head import logits_and_features
-from keras_wake.backend.compile_cache import PerModel
+from keras_wake.backend.layer_settings import PerModel
 from keras_wake.data.batches import iterate_checked
 from keras_wake.data.classifier import check_classifier
 from keras_wake.data.classifier import image_shape

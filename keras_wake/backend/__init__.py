@@ -1,25 +1,35 @@
 """The one place where keras-wake computes with a deep-learning framework.
 
 Everything else is written in `keras.ops`, apart from batches of `tf.data` and
-`copy_` of PyTorch buffers. Each backend is one file (JAX: two, its `Trainer` is
-in `_jax_trainer.py`). All have the same few names, for what must differ:
+`copy_` of PyTorch buffers. Each backend is one file. All have the same few
+names, for what must differ:
 
 - `Trainer`: the training and test step that Keras compiles;
-- `compile`: the same for a function of tensors outside of `fit`;
-- `compile_split`: the same for batches of any size, each divided among
-  `device_count` devices;
-- `gradient`, `gradient_and_outputs`, `repeat`, `side_by_side`: how an attack
-  computes;
+- `gradient_and_outputs(function, values)`: `function` returns a scalar and a
+  structure of tensors; the gradient of the first with respect to `values`, a
+  tensor or a list of them, and the second, through which no gradient goes;
+- `repeat(times, function, value)`: `function` applied so many times;
+- `side_by_side(function, *tensors)`: the same as `function(*tensors)`, which
+  treats the samples of a batch apart;
+- `without_gradient(function)`: its result, through which no gradient goes;
+- `compile(function, model)`: compiles a function of tensors that reads the
+  variables of `model()`; its updates of variables may be lost;
+- `compile_split(function, model, split)`: the same for batches of any size,
+  each divided among the `device_count` devices. The first `split` arguments
+  have a batch axis, whose size must be a multiple of `device_count(model())`;
+  the result is one tensor (batch, ...), sample by sample;
 - `cut_gradients_are_zero`: where a missing gradient is 0, and no error;
-- `without_gradient`: how the teacher computes;
 - `global_sum`, `replica_index`, `replicas_of`: what replicas share, or not;
-- `data_shard`: how several processes divide the data among them;
-- `alone`: a context in which one of them saves by itself;
+- `data_shard()`: the number of this process, how many share each batch of the
+  data, and what the size of a process's share must be a multiple of;
+- `alone`: a context in which one process may save by itself;
 - `buffers`: tensors other than variables that a step changes;
 - `random_state`, `set_random_state`: of generators that are not variables;
 - `to_numpy`: a value on the host;
 - `jit_by_default`: whether compilation pays off.
 """
+
+from collections.abc import Callable
 
 import keras
 
@@ -39,3 +49,10 @@ else:
         f"Received: backend {_BACKEND!r}. Set the environment variable "
         "KERAS_BACKEND=tensorflow (or jax, or torch) before Keras is imported."
     )
+
+
+def gradient(function: Callable, values: Tensor) -> Tensor:  # noqa: F405
+    """Gradient of the scalar `function(values)`, a tensor or a list of them."""
+    return gradient_and_outputs(  # noqa: F405
+        lambda values: (function(values), ()), values
+    )[0]

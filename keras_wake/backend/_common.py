@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_wake.backend import keras_compat
 from keras_wake.utils.types import Json
 from keras_wake.utils.types import Tensor
 
@@ -40,17 +41,14 @@ def cut_gradients_are_zero() -> Iterator[None]:
     For an evaluation, which warns of them, and whose black-box attacks need
     none. Not a context variable: replicas are traced in threads of their own.
     """
-    _add_to_cut_is_zero(1)
+    global _cut_is_zero
+    with _counting:
+        _cut_is_zero += 1
     try:
         yield
     finally:
-        _add_to_cut_is_zero(-1)
-
-
-def _add_to_cut_is_zero(number: int) -> None:
-    global _cut_is_zero
-    with _counting:
-        _cut_is_zero += number
+        with _counting:
+            _cut_is_zero -= 1
 
 
 def to_numpy(value: Tensor) -> np.ndarray:
@@ -64,6 +62,7 @@ def to_numpy(value: Tensor) -> np.ndarray:
 
 
 # Where one call of a step sees the batch of all devices: JAX and PyTorch.
+# (`data_shard` on TensorFlow and PyTorch.)
 
 
 def side_by_side(function: Callable, *tensors: Tensor) -> Tensor:
@@ -79,6 +78,11 @@ def global_sum(value: Tensor) -> Tensor:
 def replica_index() -> int:
     """Always 0: a step sees the batch of all devices."""
     return 0
+
+
+def data_shard() -> tuple[int, int, int]:
+    """One process has the whole batch, or a framework divides it by itself."""
+    return 0, 1, 1
 
 
 def replicas_of(variable: keras.Variable) -> list[keras.Variable]:
@@ -107,10 +111,7 @@ def buffers(network: keras.Model) -> list[Tensor]:
 
 
 def alone() -> contextlib.AbstractContextManager:
-    """A context in which one process may save by itself.
-
-    Nothing is needed here.
-    """
+    """Nothing is needed for it."""
     return contextlib.nullcontext()
 
 
@@ -134,6 +135,12 @@ class CommonTrainer(keras.Model):
         """
         self.training_step = training_step
         self.evaluation_step = evaluation_step
+
+    def evaluated(self, data: Any) -> dict[str, Tensor]:
+        """Evaluates a batch without any update, and returns the logs."""
+        return self.evaluation_step.evaluate(
+            data, lambda: self.losses, keras_compat.compiled_metrics(self)
+        )
 
     def optimizer_updates(self) -> Tensor:
         """How often the weights were updated, an int32 scalar.

@@ -1,40 +1,34 @@
-"""JAX: input gradients, compiled functions, and what devices share.
+"""JAX: input gradients, the compiled steps, and what devices share.
 
 Under `keras.distribution` the functions here see the batch of all devices;
 JAX itself divides the work.
 """
 
 import contextlib
+import signal
+import threading
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import keras
+import numpy as np
+from jax.experimental import multihost_utils
 
-from keras_wake.backend._jax_trainer import Trainer as Trainer
+from keras_wake.backend import keras_compat
+from keras_wake.backend._common import CommonTrainer
+from keras_wake.backend._common import to_numpy
+from keras_wake.utils.labels import with_int32_labels
 from keras_wake.utils.types import Tensor
 
 
-def gradient(function: Callable, values: Tensor) -> Tensor:
-    """Gradient of the scalar `function(values)`, a tensor or a list of them."""
-    return jax.grad(function)(values)
-
-
 def gradient_and_outputs(
-    function: Callable, value: Tensor
+    function: Callable, values: Tensor
 ) -> tuple[Tensor, Any]:
-    """Gradient of a scalar, and what else the function has computed for it.
-
-    Args:
-        function: Maps `value` to a pair: the scalar, and a structure of
-            tensors.
-        value: Tensor.
-
-    Returns:
-        The gradient, and the structure, through which no gradient goes.
-    """
-    return jax.grad(function, has_aux=True)(value)
+    """Gradient of a scalar, and what else the function has computed."""
+    return jax.grad(function, has_aux=True)(values)
 
 
 def unroll_loops() -> bool:
@@ -62,22 +56,13 @@ def without_gradient(function: Callable) -> Tensor:
 
 
 def data_shard() -> tuple[int, int, int]:
-    """How a host's input pipeline has to divide each batch of the data.
-
-    Returns:
-        The number of this process, how many processes share a batch, and the
-        number that the size of a process's share must be a multiple of:
-        that of its devices, among which JAX divides it evenly.
-    """
+    """JAX divides the share of a process evenly among its devices."""
     distribution = keras.distribution.distribution()
     if distribution is None:
         return 0, 1, 1
+    processes = jax.process_count()
     devices = distribution.device_mesh.devices.size
-    return (
-        jax.process_index(),
-        jax.process_count(),
-        max(1, devices // jax.process_count()),
-    )
+    return jax.process_index(), processes, max(1, devices // processes)
 
 
 @contextlib.contextmanager
@@ -101,13 +86,7 @@ def jit_by_default() -> bool:
 
 
 def compile(function: Callable, model: Callable) -> Callable:
-    """Compiles `function` of tensors, which reads the variables of a model.
-
-    Args:
-        function: Tensors to tensors; its updates of variables are dropped.
-        model: Called without arguments, returns the model. Its variables
-            become arguments of what is compiled, so that they stay live.
-    """
+    """Compiles `function`, of which the variables become arguments."""
 
     @jax.jit
     def stateless(values: list[Tensor], *tensors: Tensor) -> Tensor:
@@ -122,10 +101,9 @@ def compile(function: Callable, model: Callable) -> Callable:
 
 
 def device_count(model: keras.Model) -> int:
-    """Among how many devices `compile_split` divides a batch.
+    """The devices of the batch axis of `keras.distribution`.
 
-    Those of the batch axis of `keras.distribution`. Several processes each
-    compute all of it.
+    Several processes each compute all of a batch.
     """
     distribution = keras.distribution.distribution()
     if distribution is None or jax.process_count() > 1:
@@ -136,16 +114,7 @@ def device_count(model: keras.Model) -> int:
 
 
 def compile_split(function: Callable, model: Callable, split: int) -> Callable:
-    """`compile`, for batches of a few sizes, each divided among the devices.
-
-    It is compiled once for each size.
-
-    Args:
-        function: Tensors to a tensor (batch, ...), sample by sample.
-        model: Called without arguments, returns the model.
-        split: How many arguments, the first ones, have a batch axis. Its size
-            must be a multiple of `device_count(model())`.
-    """
+    """`compile`, each batch divided among the devices; once for each size."""
     compiled = compile(function, model)
 
     def run(*tensors: Tensor) -> Tensor:
@@ -159,3 +128,180 @@ def compile_split(function: Callable, model: Callable, split: int) -> Callable:
         return compiled(*shares, *tensors[split:])
 
     return run
+
+
+# The groups of variables that a step is given, by Keras's names for them.
+_PREDICTED = ("trainable_variables", "non_trainable_variables")
+_EVALUATED = (*_PREDICTED, "metrics_variables")
+_TRAINED = (*_PREDICTED, "optimizer_variables", "metrics_variables")
+
+
+class Trainer(CommonTrainer):
+    """The steps that `fit` and `evaluate` compile, for `WakeModel`.
+
+    A step is a function of the values of all variables: each part of it runs
+    in a scope that holds these values and collects the new ones.
+    """
+
+    # What a layer assigns to a trainable variable ends with the pass.
+    keeps_assignments_of_forward_pass = False
+    train_function: Any
+    test_function: Any
+    predict_function: Any
+    # The metrics' values after the newest step.
+    _newest: Any = None
+
+    def train_step(self, state: Any, data: Any) -> tuple[Any, Any]:
+        """Attack, update the student, average the teacher, report."""
+        groups = self._variables(_TRAINED)
+        with _scope(groups, state) as scope:
+            batch = self.training_step.attacked(data)
+            self.training_step.perturb_weights(batch)
+            updates_before = self.optimizer_updates()
+        _, state = super().train_step(_values(groups, scope), batch)
+        with _scope(groups, state) as scope:
+            self.training_step.finish(self.optimizer_updates() - updates_before)
+            logs = self.get_metrics_result()
+        return logs, _values(groups, scope)
+
+    def test_step(self, state: Any, data: Any) -> tuple[Any, Any]:
+        """Accuracy on clean and on adversarial images, without any update."""
+        groups = self._variables(_EVALUATED)
+        with _scope(groups, state) as scope:
+            logs = self.evaluated(data)
+        return logs, _values(groups, scope)
+
+    def _variables(self, names: Sequence[str]) -> tuple[Sequence[Any], ...]:
+        return tuple(
+            self.optimizer.variables
+            if name == "optimizer_variables"
+            else getattr(self, name)
+            for name in names
+        )
+
+    def make_train_function(self, force: bool = False) -> None:
+        """As in Keras, with `_keeping_state`."""
+        before = self.train_function
+        super().make_train_function(force=force)
+        self._wrap_new("train_function", before, _TRAINED)
+
+    def make_test_function(self, force: bool = False) -> None:
+        """As in Keras, with `_keeping_state`."""
+        before = self.test_function
+        super().make_test_function(force=force)
+        self._wrap_new("test_function", before, _EVALUATED)
+
+    def make_predict_function(self, force: bool = False) -> None:
+        """As in Keras, with `_keeping_state`."""
+        before = self.predict_function
+        super().make_predict_function(force=force)
+        self._wrap_new("predict_function", before, _PREDICTED)
+
+    def _wrap_new(self, name: str, before: Any, names: Sequence[str]) -> None:
+        function = getattr(self, name)
+        if function is not before:
+            setattr(self, name, self._keeping_state(function, names))
+
+    def _keeping_state(
+        self, function: Callable, names: Sequence[str]
+    ) -> Callable:
+        """`function`, which survives Ctrl-C, and casts 64-bit labels."""
+        measures = "metrics_variables" in names
+
+        def step(state: Any, iterator: Any) -> tuple[Any, Any]:
+            newest = state
+            try:
+                # The buffers of `state` are given away when a step is
+                # started: until Keras has the new ones, nothing may stop.
+                with _interrupted_afterwards():
+                    batches = map(with_int32_labels, iterator)
+                    logs, newest = function(state, batches)
+                    self._hand_to_keras(names, newest)
+            except BaseException as error:
+                # Keras has taken the values out of the variables.
+                self._hand_to_keras(names, newest)
+                self.jax_state_sync()
+                empty = measures and self._newest is None
+                if isinstance(error, StopIteration) and empty:
+                    raise ValueError(
+                        "The data set is empty: it yielded no batch."
+                    ) from error
+                raise
+            # Bringing the variables themselves up to date after each step,
+            # as `sync_variables` does, would take milliseconds.
+            if measures:
+                self._newest = newest[-1]
+            return logs, newest
+
+        return step
+
+    def _hand_to_keras(self, names: Sequence[str], state: Any) -> None:
+        """Has `state` be what `jax_state_sync` puts into the variables."""
+        keras_compat.set_jax_state(self, dict(zip(names, state, strict=True)))
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this process is the one of several that writes files."""
+        return jax.process_index() == 0
+
+    def of_all_processes(self, value: Tensor) -> list[Tensor]:
+        """The `value` of each process, the chief's first."""
+        if jax.process_count() == 1:
+            return [value]
+        return list(multihost_utils.process_allgather(np.array(value)))
+
+    def metric_values(self, metric: keras.metrics.Metric) -> list[np.ndarray]:
+        """The variables of a metric after the newest step, as NumPy arrays."""
+        places = map(id, self.metrics_variables)
+        newest = dict(zip(places, self._newest or (), strict=False))
+        return [to_numpy(newest.get(id(v), v)) for v in metric.variables]
+
+    def reset_metrics(self) -> None:
+        """As in Keras."""
+        self._newest = None
+        super().reset_metrics()
+
+    def sync_variables(self) -> None:
+        """Brings variables up to date between the steps of an epoch."""
+        self.jax_state_sync()
+
+
+def _scope(groups: Any, state: Any) -> keras.StatelessScope:
+    """A scope in which the groups of variables have the values of `state`."""
+    pairs = [
+        pair
+        for variables, values in zip(groups, state, strict=True)
+        for pair in zip(variables, values, strict=True)
+    ]
+    # Losses that layers add are known to the scope alone.
+    return keras.StatelessScope(pairs, collect_losses=True)
+
+
+def _values(groups: Any, scope: Any) -> tuple[list[Any], ...]:
+    return tuple(
+        [scope.get_current_value(v) for v in group] for group in groups
+    )
+
+
+@contextlib.contextmanager
+def _interrupted_afterwards() -> Iterator[None]:
+    """Has Ctrl-C act at the end of the block; a second one acts at once."""
+    handler = signal.getsignal(signal.SIGINT)
+    main_thread = threading.current_thread() is threading.main_thread()
+    if not main_thread or not callable(handler):
+        yield
+        return
+    waiting: list[tuple[Any, Any]] = []
+
+    def wait(number: int, frame: Any) -> None:
+        if waiting:
+            handler(number, frame)
+        waiting.append((number, frame))
+
+    signal.signal(signal.SIGINT, wait)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if waiting:
+            handler(*waiting[0])

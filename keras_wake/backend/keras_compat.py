@@ -71,7 +71,7 @@ def compiled_metrics(model: keras.Model) -> Any:
 
     Without it they are not computed in `evaluate`.
     """
-    return model._compile_metrics
+    return model._compile_metrics if model.compiled else None
 
 
 def losses_in_scope(model: keras.Model) -> list[Tensor]:
@@ -106,15 +106,6 @@ def initial_rate(optimizer: keras.optimizers.Optimizer) -> Any:
     the script has another schedule.
     """
     return getattr(optimizer, "_learning_rate", None)
-
-
-def configure_async_dispatch(callbacks: keras.callbacks.CallbackList) -> None:
-    """Has a `CallbackList` look again which hooks need each batch.
-
-    `_configure_async_dispatch`. Without it the guard of a list made by the
-    user sees batches late.
-    """
-    callbacks._configure_async_dispatch(callbacks.callbacks)
 
 
 def set_jax_state(model: keras.Model, state: dict[str, Any]) -> None:

@@ -17,41 +17,18 @@ from keras_wake.backend._common import no_gradient
 from keras_wake.utils.types import Tensor
 
 
-def gradient(function: Callable, values: Tensor) -> Tensor:
-    """Gradient of the scalar `function(values)`, a tensor or a list of them.
-
-    No variable is watched, so the gradient costs nothing for the weights.
-    """
+def gradient_and_outputs(
+    function: Callable, values: Tensor
+) -> tuple[Tensor, Any]:
+    """Gradient of a scalar, and what else the function has computed."""
+    # No variable is watched, so the gradient costs nothing for the weights.
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(values)
-        result = function(values)
-    # Those that do not affect the result get zeros.
-    zero = tf.UnconnectedGradients.ZERO
-    several = isinstance(values, list)
-    found = tape.gradient(
-        result, values, **({"unconnected_gradients": zero} if several else {})
-    )
-    return no_gradient(values) if found is None else found
-
-
-def gradient_and_outputs(
-    function: Callable, value: Tensor
-) -> tuple[Tensor, Any]:
-    """Gradient of a scalar, and what else the function has computed for it.
-
-    Args:
-        function: Maps `value` to a pair: the scalar, and a structure of
-            tensors.
-        value: Tensor.
-
-    Returns:
-        The gradient, and the structure, through which no gradient goes.
-    """
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(value)
-        result, outputs = function(value)
-    found = tape.gradient(result, value)
-    return no_gradient(value) if found is None else found, outputs
+        result, outputs = function(values)
+    # Of several tensors, those that do not affect the result get zeros.
+    missing = "zero" if isinstance(values, list) else "none"
+    found = tape.gradient(result, values, unconnected_gradients=missing)
+    return no_gradient(values) if found is None else found, outputs
 
 
 def repeat(times: int, function: Callable, value: Tensor) -> Tensor:
@@ -68,7 +45,7 @@ def without_gradient(function: Callable) -> Tensor:
 
 
 def side_by_side(function: Callable, *tensors: Tensor) -> Tensor:
-    """`function(*tensors)`, which treats the samples of a batch apart.
+    """`function(*tensors)`.
 
     On a CPU the two halves of the batch are computed next to each other.
     There an operation of a few milliseconds gains little from a second core,
@@ -113,18 +90,6 @@ def replicas_of(variable: keras.Variable) -> list[keras.Variable]:
     return list(getattr(variable.value, "values", [variable]))
 
 
-def data_shard() -> tuple[int, int, int]:
-    """How a host's input pipeline has to divide each batch of the data.
-
-    Returns:
-        The number of this process, how many processes share a batch, and the
-        number that the size of a process's share must be a multiple of.
-        `tf.distribute` divides a `tf.data` pipeline by itself, so here it is
-        always (0, 1, 1).
-    """
-    return 0, 1, 1
-
-
 def jit_by_default() -> bool:
     """Whether XLA pays off here.
 
@@ -137,13 +102,7 @@ def jit_by_default() -> bool:
 
 
 def compile(function: Callable, model: Callable) -> Callable:
-    """Compiles `function` of tensors, which reads the variables of a model.
-
-    Args:
-        function: Tensors to tensors.
-        model: Called without arguments, returns the model. Not needed here:
-            a graph reads variables by reference.
-    """
+    """Compiles `function`. A graph reads variables by reference."""
     compiled: dict[tuple, Callable] = {}
 
     def run(*tensors: Tensor) -> Tensor:
@@ -180,12 +139,6 @@ def compile_split(function: Callable, model: Callable, split: int) -> Callable:
     """`compile`, for batches of any size, each divided among the devices.
 
     It is traced once for images of a shape: the size of a batch is left open.
-
-    Args:
-        function: Tensors to a tensor (batch, ...), sample by sample.
-        model: Called without arguments, returns the model.
-        split: How many arguments, the first ones, have a batch axis. Its size
-            must be a multiple of `device_count(model())`.
     """
     # XLA compiles what one device does, and not how the batch is divided.
     on_one_device = tf.function(
@@ -266,12 +219,7 @@ class Trainer(CommonTrainer):
 
     def test_step(self, data: Any) -> dict[str, Any]:
         """Accuracy on clean and on adversarial images, without any update."""
-        logs = self.evaluation_step.evaluate(
-            data,
-            lambda: self.losses,
-            keras_compat.compiled_metrics(self),
-        )
-        return self._in_keras_form(logs)
+        return self._in_keras_form(self.evaluated(data))
 
     def _in_keras_form(self, logs: dict[str, Any]) -> dict[str, Any]:
         """The logs of a step, in the form in which Keras reduces them."""
@@ -305,13 +253,7 @@ class Trainer(CommonTrainer):
         return self.distribute_strategy.extended.should_checkpoint
 
     def of_all_processes(self, value: Tensor) -> list[Any]:
-        """The `value` of each process, the chief's first.
-
-        Every process must make this call.
-
-        Args:
-            value: A number or a NumPy array of the same shape in all.
-        """
+        """The `value` of each process, the chief's first."""
         strategy = self.distribute_strategy
         if not _is_multi_worker(strategy):
             return [value]

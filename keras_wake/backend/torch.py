@@ -13,51 +13,29 @@ from keras_wake.utils.types import Json
 from keras_wake.utils.types import Tensor
 
 
-def gradient(function: Callable, values: Tensor) -> Tensor:
-    """Gradient of the scalar `function(values)`, a tensor or a list of them.
-
-    The weights get none, which saves the work of computing it.
-    """
+def gradient_and_outputs(
+    function: Callable, values: Tensor
+) -> tuple[Tensor, Any]:
+    """Gradient of a scalar, and what else the function has computed."""
+    found = (None,)
     with torch.enable_grad():
+        # Leaves of their own: the weights get no gradient.
         leaves = keras.tree.map_structure(
             lambda value: value.detach().requires_grad_(), values
         )
-        result = function(leaves)
-        if not result.requires_grad:
-            return no_gradient(values)
-        flat = keras.tree.flatten(leaves)
-        several = isinstance(values, list)
-        # Those that do not affect the result get zeros.
-        found = torch.autograd.grad(
-            result, flat, allow_unused=True, materialize_grads=several
-        )
-        if found[0] is None:
-            return no_gradient(values)
-        return keras.tree.pack_sequence_as(values, found)
-
-
-def gradient_and_outputs(
-    function: Callable, value: Tensor
-) -> tuple[Tensor, Any]:
-    """Gradient of a scalar, and what else the function has computed for it.
-
-    Args:
-        function: Maps `value` to a pair: the scalar, and a structure of
-            tensors.
-        value: Tensor.
-
-    Returns:
-        The gradient, and the structure, through which no gradient goes.
-    """
-    with torch.enable_grad():
-        leaf = value.detach().requires_grad_()
-        result, outputs = function(leaf)
-        found = None
+        result, outputs = function(leaves)
         if result.requires_grad:
-            (found,) = torch.autograd.grad(result, leaf, allow_unused=True)
-    if found is None:
-        found = no_gradient(value)
-    return found, keras.tree.map_structure(lambda out: out.detach(), outputs)
+            # Of several tensors, those that do not affect the result get zeros.
+            found = torch.autograd.grad(
+                result,
+                keras.tree.flatten(leaves),
+                allow_unused=True,
+                materialize_grads=isinstance(values, list),
+            )
+    outputs = keras.tree.map_structure(lambda out: out.detach(), outputs)
+    if found[0] is None:
+        return no_gradient(values), outputs
+    return keras.tree.pack_sequence_as(values, found), outputs
 
 
 def repeat(times: int, function: Callable, value: Tensor) -> Tensor:
@@ -71,11 +49,6 @@ def without_gradient(function: Callable) -> Tensor:
     """The result of `function()`, of which nothing is kept for a gradient."""
     with torch.no_grad():
         return function()
-
-
-def data_shard() -> tuple[int, int, int]:
-    """Always (0, 1, 1): one process has the whole batch."""
-    return 0, 1, 1
 
 
 def buffers(network: keras.Model) -> list[Tensor]:
@@ -112,12 +85,7 @@ def jit_by_default() -> bool:
 
 
 def compile(function: Callable, model: Callable) -> Callable:
-    """`function` of tensors as it is, without recording gradients.
-
-    Args:
-        function: Tensors to tensors.
-        model: Called without arguments, returns the model that it reads.
-    """
+    """`function` as it is, without recording gradients."""
 
     def run(*tensors: Tensor) -> Tensor:
         with torch.no_grad():
@@ -132,13 +100,7 @@ def device_count(model: keras.Model) -> int:
 
 
 def compile_split(function: Callable, model: Callable, split: int) -> Callable:
-    """As `compile`: there is one device, and every size of a batch will do.
-
-    Args:
-        function: Tensors to a tensor.
-        model: Called without arguments, returns the model.
-        split: How many arguments have a batch axis.
-    """
+    """As `compile`: there is one device, and every size of a batch will do."""
     return compile(function, model)
 
 
@@ -171,8 +133,4 @@ class Trainer(CommonTrainer):
 
     def test_step(self, data: Any) -> dict[str, Any]:
         """Accuracy on clean and on adversarial images, without any update."""
-        return self.evaluation_step.evaluate(
-            data,
-            lambda: self.losses,
-            keras_compat.compiled_metrics(self),
-        )
+        return self.evaluated(data)

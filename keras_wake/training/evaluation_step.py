@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_wake.attacks import Attack
+from keras_wake.attacks import PGD
 from keras_wake.attribution.head import counterpart
 from keras_wake.attribution.head import find_head
 from keras_wake.attribution.head import head_features
@@ -17,6 +18,7 @@ from keras_wake.attribution.head import logits_and_features
 from keras_wake.attribution.metric import ClassAttributionSimilarity
 from keras_wake.backend.numerics import hits
 from keras_wake.objectives.objective import losses_of
+from keras_wake.objectives.objective import Objective
 from keras_wake.training.step import mean
 from keras_wake.training.step import regularisation
 from keras_wake.training.step import replica_stream
@@ -27,6 +29,32 @@ from keras_wake.utils.types import Tensor
 # Keeps the random numbers of evaluation apart from those of training.
 _EVALUATION_STREAM = 0x5EED
 MAX_CLASSES_FOR_CAS_IN_STEP = 200
+
+
+def check_attacks(
+    attack: Attack | None, eval_attack: Attack | None, objective: Objective
+) -> tuple[Attack | None, Attack]:
+    """Checks both attacks, and fills in what they leave open."""
+    for name, value in (("attack", attack), ("eval_attack", eval_attack)):
+        if not isinstance(value, (Attack, type(None))):
+            raise TypeError(
+                f"`{name}` must be an attack such as "
+                f"`keras_wake.attacks.PGD()`. Received: {name}={value!r}."
+            )
+    if attack is None:
+        if "adversarial" in objective.inputs:
+            raise ValueError(
+                f"The objective {objective.name!r} trains on adversarial "
+                "images and needs an attack. Received: attack=None."
+            )
+        return None, eval_attack or PGD.for_evaluation(PGD())
+    eval_attack = eval_attack or PGD.for_evaluation(attack)
+    if attack.bounds != eval_attack.bounds:
+        raise ValueError(
+            "`attack` and `eval_attack` must have the same bounds, those of "
+            f"the images. Received: {attack.bounds} and {eval_attack.bounds}."
+        )
+    return attack.for_objective(objective), eval_attack
 
 
 def find_heads(

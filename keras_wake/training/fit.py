@@ -134,7 +134,7 @@ def check_images(x: Any, shape: ImageShape, steps: int | None = None) -> None:
     else:
         arrays.check_numbers("Images", x)
         shape.check(x)
-        _check_not_empty(x)
+        _check_not_empty(x, x.shape[0])
 
 
 def _checked(
@@ -149,11 +149,12 @@ def _checked(
         for key, value in parts.items()
         if value is not None
     }
-    x, y = parts.get("x"), parts.get("y")
+    x: Any = parts.get("x")
+    y = parts.get("y")
     weights = parts.get("sample_weight")
     if not _is_data_set(x):
         _check_arrays(x, y, weights, guard)
-        _check_not_empty(x)
+        _check_not_empty(x, x.shape[0])
         return parts | {"y": int32_labels(y)}
     if y is not None or weights is not None:
         raise ValueError(
@@ -220,8 +221,7 @@ def _check_batch(batch: Any, data: Dataset, guard: BatchGuard) -> None:
 def _with_first_checked(generator: Iterator, guard: BatchGuard) -> Iterator:
     """A generator of the same batches, after a check of the first."""
     first = list(itertools.islice(generator, 1))
-    if not first:
-        _refuse_empty(generator)
+    _check_not_empty(generator, len(first))
     _check_batch(first[0], generator, guard)
     # Keras takes a generator, and not a `map`.
     return (
@@ -231,22 +231,18 @@ def _with_first_checked(generator: Iterator, guard: BatchGuard) -> Iterator:
 
 def _check_size(x: Dataset, name: str, steps: int | None) -> None:
     """Refuses a data set that is known to be empty or infinite."""
-    if hasattr(x, "cardinality") and int(x.cardinality()) == 0:
-        _refuse_empty(x)
+    if hasattr(x, "cardinality"):
+        _check_not_empty(x, int(x.cardinality()))
     if not steps:
         check_ends(x, ENDLESS[name])
 
 
-def _check_not_empty(x: Tensor) -> None:
-    if x.shape[0] == 0:
-        _refuse_empty(x)
-
-
-def _refuse_empty(x: object) -> None:
-    raise ValueError(
-        "The data set is empty: it has no images. Received: "
-        f"{type(x).__name__} of size 0."
-    )
+def _check_not_empty(x: object, size: int) -> None:
+    if size == 0:
+        raise ValueError(
+            "The data set is empty: it has no images. Received: "
+            f"{type(x).__name__} of size 0."
+        )
 
 
 def _check_generators(given: dict[str, Any]) -> None:
@@ -314,14 +310,11 @@ def set_shuffle(given: dict[str, Any]) -> None:
 def metrics_kept(model: keras.Model) -> Iterator[None]:
     """Puts the values of a model's metrics back at the end."""
     model.sync_variables()
-    kept = [
-        (variable, backend.to_numpy(variable))
-        for metric in model.metrics
-        for variable in metric.variables
-    ]
+    variables = model.metrics_variables
+    kept = [backend.to_numpy(variable) for variable in variables]
     try:
         yield
     finally:
         model.sync_variables()
-        for variable, value in kept:
+        for variable, value in zip(variables, kept, strict=True):
             variable.assign(value)

@@ -59,10 +59,6 @@ class InputGuard(keras.callbacks.Callback):
         """Refuses an epoch without a batch."""
         self._refuse_empty("training")
 
-    def on_train_end(self, logs: Any = None) -> None:
-        """Frees the memory."""
-        self._good = []
-
     def on_test_begin(self, logs: Any = None) -> None:
         """Counts anew."""
         self.model.guard.counts.reset_state()
@@ -88,7 +84,6 @@ class InputGuard(keras.callbacks.Callback):
     def _go_back(self, what: str) -> None:
         """Restores the last good weights and raises."""
         snapshot.put_back(self.model, self._good)
-        self.model.guard.counts.reset_state()
         message = (
             f"{what} Student, teacher and optimizer are back to what they "
             f"were when epoch {self._epoch + 1} began. "

@@ -22,13 +22,6 @@ _WRITERS = (
     keras.callbacks.ModelCheckpoint,
     keras.callbacks.TensorBoard,
 )
-# All hooks but `on_train_begin`: a path that is wrong is known at once.
-_WRITING_HOOKS = (
-    *("on_train_end", "on_epoch_begin", "on_epoch_end"),
-    *("on_train_batch_begin", "on_train_batch_end"),
-    *("on_test_begin", "on_test_end"),
-    *("on_test_batch_begin", "on_test_batch_end"),
-)
 
 
 @dataclasses.dataclass(eq=False)
@@ -130,7 +123,6 @@ class Switches:
             )
 
 
-@dataclasses.dataclass(eq=False)
 class FitSession:
     """One call of `fit`, for its callbacks: `WakeModel.session` while it runs.
 
@@ -144,42 +136,33 @@ class FitSession:
     - `runs_last = True`: the callback runs after all others.
     - `chief_only = True`: of several processes, only the chief runs it.
 
-    Attributes:
+    Args:
         model: The `WakeModel`.
+        given: The arguments of `fit`, by name.
+        batches: How `fit` divides the data, for the record of a backup.
+
+    Attributes:
         epochs: Number of epochs at the end, as in `fit`.
         initial_epoch: As in `fit`.
         initial_epoch_given: Whether it was given: then this `fit` may be one
             of several that make up a run.
         has_validation: Whether there are validation data.
         data: The training data `(x, y)`, as given.
-        batches: How `fit` divides the data, for the record of a backup.
         callbacks: The callbacks in their order.
     """
 
-    model: keras.Model
-    epochs: int
-    initial_epoch: int
-    initial_epoch_given: bool
-    has_validation: bool
-    data: tuple[Dataset, Any]
-    batches: dict[str, Any]
-    callbacks: tuple[Callback, ...] = ()
-
-    @classmethod
-    def of(
-        cls, model: keras.Model, given: dict[str, Any], batches: dict[str, Any]
-    ) -> "FitSession":
-        """The session of a `fit` with these arguments."""
+    def __init__(
+        self, model: keras.Model, given: dict[str, Any], batches: dict[str, Any]
+    ) -> None:
         validation = given.get("validation_data") is not None
-        return cls(
-            model=model,
-            epochs=int(given.get("epochs", 1)),
-            initial_epoch=int(given.get("initial_epoch", 0)),
-            initial_epoch_given="initial_epoch" in given,
-            has_validation=validation or bool(given.get("validation_split")),
-            data=(given.get("x"), given.get("y")),
-            batches=batches,
-        )
+        self.model = model
+        self.epochs = int(given.get("epochs", 1))
+        self.initial_epoch = int(given.get("initial_epoch", 0))
+        self.initial_epoch_given = "initial_epoch" in given
+        self.has_validation = validation or bool(given.get("validation_split"))
+        self.data: tuple[Dataset, Any] = given.get("x"), given.get("y")
+        self.batches = batches
+        self.callbacks: tuple[Callback, ...] = ()
 
     @contextlib.contextmanager
     def running(self) -> Iterator[int]:
@@ -267,10 +250,13 @@ def _failing_with_a_warning(writer: Callback) -> Iterator[None]:
 
     A full disk or a lost network share is no reason to lose an epoch.
     """
+    # In `on_train_begin` it is an error: a path that is wrong is known at once.
     hooks = [
         hook
-        for hook in _WRITING_HOOKS
-        if getattr(type(writer), hook) is not getattr(Callback, hook)
+        for hook in vars(Callback)
+        if hook.startswith("on_")
+        and hook != "on_train_begin"
+        and getattr(type(writer), hook) is not getattr(Callback, hook)
     ]
     for hook in hooks:
         setattr(writer, hook, _tolerant(writer, getattr(writer, hook)))

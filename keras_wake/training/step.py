@@ -333,13 +333,9 @@ class BatchGuard:
                 labels that name no class.
         """
         counts = faults.FaultCounts(*map(int, values))
-        try:
-            needs_images = training and self._needs_images
-            faults.raise_for_batches(counts, needs_images, where)
-            faults.raise_for_values(
-                counts[:3], self._bounds, self.num_classes, where
-            )
-        except ValueError:
-            self.counts.reset_state()
-            raise
+        needs_images = training and self._needs_images
+        faults.raise_for_batches(counts, needs_images, where)
+        faults.raise_for_values(
+            counts[:3], self._bounds, self.num_classes, where
+        )
         return counts

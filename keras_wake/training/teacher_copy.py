@@ -27,7 +27,6 @@ from keras_wake.utils.types import Tensor
 # largest logit: in float32, and in lower precision.
 _TOLERANCE = 1e-4
 _COARSE_TOLERANCE = 2e-2
-_FINE = ("float32", "float64")
 # What Keras itself notes down on every layer.
 _OF_KERAS = ("name", "path", "built", *vars(keras.layers.Layer()))
 
@@ -299,7 +298,7 @@ def _logits(
 
 def _tolerance(network: keras.Model) -> float:
     fine = all(
-        getattr(layer, "compute_dtype", "float32") in _FINE
+        getattr(layer, "compute_dtype", None) not in ("float16", "bfloat16")
         and not getattr(layer, "quantization_mode", None)
         for layer in keras_compat.flatten_layers(network)
     )
@@ -326,5 +325,4 @@ def _first_different_layer(
             if not _compute_the_same(until_own, until_other, images, {}):
                 found = own
                 break
-    kind = "model" if found is source else "layer"
-    return f"{kind} {found.name!r} (of type {type(found).__name__})"
+    return f"layer {found.name!r} (of type {type(found).__name__})"

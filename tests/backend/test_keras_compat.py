@@ -104,19 +104,6 @@ def test_what_an_optimizer_remembers():
     assert keras_compat.initial_rate(optimizer) is schedule
 
 
-def test_callback_list_looks_at_its_hooks_again():
-    class Watches(keras.callbacks.Callback):
-        def on_train_batch_end(self, batch, logs=None):
-            pass
-
-    callbacks = keras.callbacks.CallbackList([])
-    before = dict(vars(callbacks))
-    callbacks.callbacks.append(Watches())
-    keras_compat.configure_async_dispatch(callbacks)
-    if BACKEND == "jax":
-        assert vars(callbacks) != before
-
-
 def test_validation_of_fit_is_told_from_other_evaluations():
     seen = []
 

@@ -6,8 +6,8 @@ import weakref
 import keras
 import pytest
 
-from keras_wake.backend.compile_cache import layers_of_now
-from keras_wake.backend.compile_cache import PerModel
+from keras_wake.backend.layer_settings import layers_of_now
+from keras_wake.backend.layer_settings import PerModel
 
 
 def model():
