@@ -11,6 +11,9 @@ CLASSES = 3
 SHAPE = (6, 6, 1)
 ATTACK = kw.attacks.PGD(epsilon=0.1, steps=3, random_start=False)
 
+# `trained` is compiled all the same: it is made before this acts.
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 # One float32 sum of at most a few hundred numbers, in another order.
 TOLERANCE = 1e-5
 
@@ -186,6 +189,11 @@ def test_evaluate_outside_fit(trained):
         )
     values = model.evaluate(x, y, batch_size=7, verbose=0)
     assert values == pytest.approx([logs[key] for key in keys], abs=1e-6)
+    assert model.metrics_names[:2] == ["loss", "robust_accuracy"]
+    assert "input_faults" not in model.metrics_names
+    model = wake(eval_attack=kw.attacks.PGD(epsilon=0.3, steps=1))
+    first, second = (model.evaluate(x, y, verbose=0) for _ in range(2))
+    assert first == second  # With random starts, too.
 
 
 def test_evaluate_outside_fit_with_attribution(trained):
@@ -280,14 +288,6 @@ def test_default_evaluation_is_pgd_20_in_the_same_threat_model(
         "training": False,
         "loss": "cross_entropy",
     }
-
-
-def test_evaluation_repeats_itself_with_random_starts():
-    start = kw.attacks.PGD(epsilon=0.3, steps=1, step_size=0.01)
-    model = wake(eval_attack=start)
-    x, y = data()
-    first, second = (model.evaluate(x, y, verbose=0) for _ in range(2))
-    assert first == second
 
 
 def test_teacher_starts_as_a_copy_that_is_not_trained():
@@ -520,15 +520,6 @@ def test_a_callback_list_works_in_place_of_a_list():
         model.fit(x, y, verbose=0, callbacks=callbacks)
 
 
-def test_names_of_metrics_go_with_what_evaluate_returns():
-    model = kw.WakeModel(network(), ATTACK)
-    model.compile(keras.optimizers.SGD(0.1))
-    values = model.evaluate(*data(), verbose=0)
-    assert model.metrics_names[:2] == ["loss", "robust_accuracy"]
-    assert "input_faults" not in model.metrics_names
-    assert len(values) == 3
-
-
 @pytest.mark.parametrize("given", ["auto", True, False])
 def test_the_choice_of_jit_compile_is_saved_as_it_was_given(given, tmp_path):
     model = kw.WakeModel(network(), ATTACK)
@@ -558,33 +549,6 @@ def test_a_classifier_that_cannot_be_copied_is_refused():
     classifier(data()[0])
     with pytest.raises(ValueError, match=r"copied for the teacher.*get_config"):
         kw.WakeModel(classifier, ATTACK)
-
-
-@pytest.mark.parametrize("weight", [np.nan, np.inf, -1.0])
-def test_a_bad_sample_weight_is_refused_and_the_network_survives(weight):
-    model = kw.WakeModel(network(), ATTACK)
-    model.compile(keras.optimizers.SGD(0.1))
-    x, y = data()
-    weights = np.ones(len(x), "float32")
-    weights[7] = weight
-    with pytest.raises(ValueError, match=r"1 sample weight\(s\) of epoch 1"):
-        model.fit(x, y, sample_weight=weights, batch_size=5, verbose=0)
-    for value in model.get_weights():
-        assert np.isfinite(value).all()
-
-
-def test_two_weights_for_an_image_are_refused():
-    model = kw.WakeModel(network(), ATTACK)
-    model.compile(keras.optimizers.SGD(0.1))
-    x, y = data()
-    with pytest.raises(ValueError, match=r"one number for each image.*2\)"):
-        model.fit(x, y, sample_weight=np.ones((len(x), 2)), verbose=0)
-
-
-def test_labels_in_words_are_refused():
-    x, y = data()
-    with pytest.raises(TypeError, match="Number the classes"):
-        ATTACK(network(), x, np.array(["cat"] * len(y)))
 
 
 def test_images_of_weight_0_take_no_part_in_evaluation(trained):
@@ -649,17 +613,6 @@ def test_evaluation_within_an_epoch_leaves_its_logs_alone():
         assert histories[1][name] == pytest.approx(values, abs=TOLERANCE), name
 
 
-def test_a_refused_batch_leaves_no_trace():
-    x, y = data()
-    model = wake()
-    model.fit(x, y, verbose=0)
-    before = model.get_weights()
-    with pytest.raises(ValueError, match="name no class"):
-        model.fit(x, y + 5, verbose=0)
-    for value, other in zip(model.get_weights(), before, strict=True):
-        np.testing.assert_array_equal(value, other)
-
-
 def test_pipelines_are_not_said_to_be_shuffled(recwarn):
     model = wake()
     model.fit((pair for pair in [data()]), verbose=0)
@@ -697,31 +650,6 @@ def test_logits_of_nan_are_no_answer():
     assert found.tolist() == [1.0, 0.0]
 
 
-@pytest.mark.parametrize("name", ["model.h5", "model", "model.weights.h5"])
-def test_a_file_of_another_kind_is_refused_and_stays(name, tmp_path):
-    path = tmp_path / name
-    path.write_text("the old file")
-    with pytest.raises(ValueError, match=r"must end in `\.keras`.*Received"):
-        wake().save(path)
-    checkpoint = tmp_path / "model.h5"
-    checkpoint.write_text("the old file")
-    with pytest.raises(ValueError, match=r"`ModelCheckpoint` must end in"):
-        wake().fit(
-            *data(), callbacks=[keras.callbacks.ModelCheckpoint(checkpoint)]
-        )
-    for file in (path, checkpoint):
-        assert file.read_text() == "the old file"
-
-
-@pytest.mark.parametrize("name", ["model.h5", "model.keras", "weights.json"])
-def test_weights_under_another_name_are_refused(name, tmp_path):
-    path = tmp_path / name
-    path.write_text("the old file")
-    with pytest.raises(ValueError, match=r"must end in `\.weights\.h5`"):
-        wake().save_weights(path)
-    assert path.read_text() == "the old file"
-
-
 def test_export_is_that_of_the_robust_classifier(monkeypatch, tmp_path):
     model = wake()
     given = []
@@ -748,3 +676,39 @@ def test_a_wake_model_is_no_classifier():
     ):
         with pytest.raises(TypeError, match=r"holds two.*robust_classifier`"):
             use()
+
+
+def test_a_bad_sample_weight_is_refused_and_the_network_survives():
+    model, (x, y) = wake(), data()
+    before = model.get_weights()
+    for weight in (np.nan, np.inf, -1.0):
+        weights = np.ones(len(x), "float32")
+        weights[7] = weight
+        with pytest.raises(ValueError, match=r"1 sample weight\(s\) of"):
+            model.fit(x, y, sample_weight=weights, batch_size=5, verbose=0)
+    # Nor does a label that names no class leave a trace.
+    with pytest.raises(ValueError, match="name no class"):
+        model.fit(x, y + 5, verbose=0)
+    for value, other in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(value, other)
+
+
+def test_files_of_another_kind_are_refused_and_stay(tmp_path):
+    model = wake()
+    for save, name, ending in (
+        (model.save, "model.h5", r"`\.keras`.*Received"),
+        (model.save, "model", r"`\.keras`"),
+        (model.save, "model.weights.h5", r"`\.keras`"),
+        (model.save_weights, "model.h5", r"`\.weights\.h5`"),
+        (model.save_weights, "model.keras", r"`\.weights\.h5`"),
+        (model.save_weights, "weights.json", r"`\.weights\.h5`"),
+    ):
+        path = tmp_path / name
+        path.write_text("the old file")
+        with pytest.raises(ValueError, match=f"must end in {ending}"):
+            save(path)
+        assert path.read_text() == "the old file"
+    checkpoint = keras.callbacks.ModelCheckpoint(tmp_path / "model.h5")
+    with pytest.raises(ValueError, match=r"`ModelCheckpoint` must end in"):
+        model.fit(*data(), callbacks=[checkpoint])
+    assert (tmp_path / "model.h5").read_text() == "the old file"

@@ -8,6 +8,8 @@ from keras import ops
 
 import keras_wake as kw
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 SHAPE = (4, 4, 1)
 CLASSES = 3
 ATTACK = kw.attacks.FGSM(epsilon=0.1)
@@ -130,11 +132,8 @@ def test_computes_the_same(make):
 
 
 def test_validates_and_distils_as_the_student_does():
-    model = kw.WakeModel(
-        adapted(),
-        ATTACK,
-        schedule=kw.schedules.DistillationRamp(0, 1, final=0.5),
-    )
+    ramp = kw.schedules.DistillationRamp(0, 1, final=0.5)
+    model = kw.WakeModel(adapted(), ATTACK, eval_attack=ATTACK, schedule=ramp)
     model.compile(keras.optimizers.SGD(0.0))
     log = model.fit(
         *data(),
