@@ -209,7 +209,7 @@ def _is_value(value: object) -> bool:
 def _equal(value: object, other: object) -> bool:
     try:
         return type(value) is type(other) and bool(value == other)
-    except (RuntimeError, ValueError):  # Arrays, whose copies do no harm.
+    except (RuntimeError, TypeError, ValueError):  # Arrays: copied anew.
         return False
 
 
