@@ -66,12 +66,10 @@ class Candidates:
             confusion: Confusion matrix so far, this batch included.
         """
         if self.examples:
-            images = (
-                ops.convert_to_numpy(batch.images),
-                ops.convert_to_numpy(batch.adversarial),
-            )
+            clean = ops.convert_to_numpy(batch.images)
+            adversarial = ops.convert_to_numpy(batch.adversarial)
             kept = {
-                pair: self._updated(pair, batch, images)
+                pair: self._updated(pair, batch, clean, adversarial)
                 for pair in self._wanted(batch, means, confusion)
             }
             self.kept = {pair: found for pair, found in kept.items() if found}
@@ -86,55 +84,49 @@ class Candidates:
         compared, not all K².
         """
         unit = unit_vectors(means.result())
-        rows = np.union1d(batch.labels, [i for i, _ in self.kept]).astype(int)
+        rows = np.unique([*batch.labels, *(i for i, _ in self.kept)])
         # Some classes may not have been seen yet.
         cosines = np.nan_to_num(unit[rows] @ unit.T, nan=-1.0).clip(-1.0, 1.0)
         has_images = np.zeros(cosines.shape, bool)
         has_images[np.isin(rows, batch.labels)] = True
-        for i, j in self.kept:
-            has_images[np.searchsorted(rows, i), j] = True
+        for pair in self.kept:
+            has_images[np.searchsorted(rows, pair[0]), pair[1]] = True
         # A class is not paired with itself.
         has_images[np.arange(len(rows)), rows] = False
-        places = np.flatnonzero(has_images)
-        cosines = cosines.ravel()[places]
+        places, j = np.nonzero(has_images)
+        i, cosines = rows[places], cosines[places, j]
         largest = indices_of_largest(cosines, self.most_pairs)
-        places, cosines = places[largest], cosines[largest]
-        i, j = rows[places // len(unit)], places % len(unit)
+        i, j, cosines = i[largest], j[largest], cosines[largest]
         # By cosine, then by confusion, then by the class numbers.
         order = np.lexsort((j, i, -confusion[i, j], -cosines))
         order = order[: self.most_pairs]
         return list(zip(i[order].tolist(), j[order].tolist(), strict=True))
 
     def _updated(
-        self, pair: Pair, batch: Batch, images: tuple[Array, Array]
+        self, pair: Pair, batch: Batch, clean: Array, adversarial: Array
     ) -> list[Example]:
         """What is kept of the pair (i, j) after a batch."""
         kept = self.kept.get(pair, [])
         members = np.flatnonzero(batch.labels == pair[0])
         if not len(members):
             return kept
-
-        def example(
-            place: int, nearest: bool = False, gap: float = 0.0
-        ) -> Example:
-            # Copies: views would keep the whole batch in memory.
-            clean, adversarial = (np.array(each[place]) for each in images)
-            index = self.seen + int(place)
-            return Example(index, clean, adversarial, nearest, gap)
-
-        confused = members[batch.predictions[members] == pair[1]]
-        if len(confused) or (kept and not kept[0].nearest):
-            kept = [example for example in kept if not example.nearest]
-            room = self.examples - len(kept)
-            return kept + [example(place) for place in confused[:room]]
         logits = batch.logits[members]
+        confused = logits.argmax(axis=1) == pair[1]
         gaps = logits.max(axis=1) - logits[:, pair[1]]
+        nearest = not confused.any() and all(e.nearest for e in kept)
+        if not nearest:
+            kept = [example for example in kept if not example.nearest]
+            members, gaps = members[confused], np.zeros(confused.sum())
         for n in np.argsort(gaps, kind="stable")[: self.examples]:
             full = len(kept) == self.examples
             if not np.isfinite(gaps[n]) or (full and gaps[n] >= kept[-1].gap):
                 break
-            image = example(members[n], True, float(gaps[n]))
+            # Copies: views would keep the whole batch in memory.
+            place = members[n]
+            image, seen = clean[place].copy(), adversarial[place].copy()
+            index, gap = self.seen + int(place), float(gaps[n])
+            kept.append(Example(index, image, seen, nearest, gap))
             # Stable: of two that are equally near, the first stays first.
-            kept = sorted([*kept, image], key=lambda example: example.gap)
+            kept = sorted(kept, key=lambda example: example.gap)
             kept = kept[: self.examples]
         return kept

@@ -4,9 +4,9 @@ A classifier is f(x) = W g(x) + b. The head is the Dense layer that makes the
 logits; the features g(x) are its input.
 """
 
+import operator
 import types
 from collections.abc import Callable
-from collections.abc import Iterable
 from typing import Any
 from typing import TypeVar
 
@@ -71,15 +71,16 @@ def find_head(
     refuse_wake_model(classifier)
     if head is None:
         found = _last_layer(classifier)
-    elif isinstance(head, str):
-        found = _layer_of_name(classifier, head)
     else:
-        found = head
-        if all(layer is not head for layer in _layers_in(classifier)):
+        layers = _layers_in(classifier)
+        fitting = [each for each in layers if head is each or head == each.name]
+        if len(fitting) != 1:
             raise ValueError(
-                f"`head` must be a layer of {classifier.name!r}. Received: "
-                f"head={head!r}. {_HOW}"
+                f"`head` must be one layer of {classifier.name!r} or its name; "
+                f"{len(fitting)} fit. Received: head={head!r}. Layers: "
+                f"{[layer.name for layer in layers[-20:]]}."
             )
+        found = fitting[0]
     if not isinstance(found, keras.layers.Dense):
         raise ValueError(
             f"The classifier {classifier.name!r} has no Dense layer at its "
@@ -101,15 +102,9 @@ def counterpart(
     """The layer of `copy` in the place that `head` has in `classifier`."""
     # Among Dense layers: Keras still tracks a preprocessor that was taken off
     # a classifier, and a copy does not have it.
-    own, other = (
-        [
-            layer
-            for layer in _layers_in(model)
-            if isinstance(layer, keras.layers.Dense)
-        ]
-        for model in (classifier, copy)
-    )
-    return other[[layer is head for layer in own].index(True)]
+    own = _layers_in(classifier, keras.layers.Dense)
+    place = [layer is head for layer in own].index(True)
+    return _layers_in(copy, keras.layers.Dense)[place]
 
 
 def logits_and_features(
@@ -139,7 +134,8 @@ def logits_and_features(
         call=recording(head.call),
         quantized_call=recording(head.quantized_call),
     )
-    logits = _HeadReplacer(head, copy).copy(classifier)(x, training=False)
+    network = _replace_layers(classifier, {id(head): copy})
+    logits = network(x, training=False)
     if len(recorded) != 1 or len(recorded[0].shape) != 2:
         raise ValueError(
             f"The head {head.name!r} must be called once, on features of "
@@ -173,61 +169,45 @@ def head_weights(head: keras.layers.Dense) -> Tensor:
     return ops.cast(found, "float32") / scale
 
 
-class _HeadReplacer:
-    """Copies a network, with another layer in place of its head.
+def _replace_layers(value: Any, copies: dict[int, keras.layers.Layer]) -> Any:
+    """A copy of a network in which layers are replaced, by their `id`.
 
-    Only what leads to the head is copied: nested models, containers, calls of
-    Functional models. All other layers, and all variables, are shared with the
-    original. `keras.Model(classifier.inputs, head.input)` would do for a
-    Functional model, but not for a subclassed or a nested one.
-
-    Args:
-        head: The layer to replace.
-        other: The layer that replaces it.
+    Only what leads to one of these layers is copied: nested models, containers,
+    calls of Functional models. All other layers, and all variables, are shared
+    with the original; what holds none of the layers is returned as it is.
+    `keras.Model(classifier.inputs, head.input)` would do for a Functional
+    model, but not for a subclassed or a nested one.
     """
-
-    def __init__(
-        self, head: keras.layers.Layer, other: keras.layers.Layer
-    ) -> None:
-        self._head = head
-        self._copies = {id(head): other}
-
-    def copy(self, value: Any) -> Any:
-        """A copy in which the head is replaced; `value` if it has no head."""
-        if isinstance(value, keras.layers.Layer):
-            return self._copy_of_layer(value)
-        if isinstance(value, dict):
-            new = {key: self.copy(item) for key, item in value.items()}
-            return new if _differ(new.values(), value.values()) else value
-        if isinstance(value, (list, tuple, set)):
-            items = [self.copy(item) for item in value]
-            if not _differ(items, value):
-                return value
-            if isinstance(value, tuple):
-                # A named tuple has `_make`.
-                return getattr(value, "_make", tuple)(items)
-            return set(items) if isinstance(value, set) else items
-        if isinstance(value, types.MethodType):
-            # A method that a layer keeps as an attribute.
-            owner = self.copy(value.__self__)
-            if owner is not value.__self__:
-                return types.MethodType(value.__func__, owner)
-        if hasattr(value, "operation") and hasattr(value, "arguments"):
-            # A call in a Functional model.
-            operation = self.copy(value.operation)
-            if operation is not value.operation:
-                return _shallow_copy(value, operation=operation)
-        return value
-
-    def _copy_of_layer(self, layer: keras.layers.Layer) -> keras.layers.Layer:
-        if id(layer) in self._copies:
-            return self._copies[id(layer)]
-        if all(inner is not self._head for inner in _layers_in(layer)):
-            return layer
-        copy = self._copies[id(layer)] = _shallow_copy(layer)
-        for name, value in vars(layer).items():
-            vars(copy)[name] = self.copy(value)
-        return copy
+    if isinstance(value, keras.layers.Layer):
+        if id(value) in copies:
+            return copies[id(value)]
+        if not any(id(inner) in copies for inner in _layers_in(value)):
+            return value
+        layer = copies[id(value)] = _shallow_copy(value)
+        for name, attribute in vars(value).items():
+            vars(layer)[name] = _replace_layers(attribute, copies)
+        return layer
+    if isinstance(value, dict):
+        items = _replace_layers(list(value.values()), copies)
+        same = all(map(operator.is_, items, value.values()))
+        return value if same else dict(zip(value, items, strict=True))
+    for kind in (list, set, tuple):
+        if isinstance(value, kind):
+            items = [_replace_layers(item, copies) for item in value]
+            same = all(map(operator.is_, items, value))
+            # A named tuple has `_make`.
+            return value if same else getattr(value, "_make", kind)(items)
+    if isinstance(value, types.MethodType):
+        # A method that a layer keeps as an attribute.
+        owner = _replace_layers(value.__self__, copies)
+        if owner is not value.__self__:
+            return types.MethodType(value.__func__, owner)
+    if hasattr(value, "operation") and hasattr(value, "arguments"):
+        # A call in a Functional model.
+        operation = _replace_layers(value.operation, copies)
+        if operation is not value.operation:
+            return _shallow_copy(value, operation=operation)
+    return value
 
 
 def _shallow_copy(value: _T, **attributes: Any) -> _T:
@@ -237,25 +217,12 @@ def _shallow_copy(value: _T, **attributes: Any) -> _T:
     return copy
 
 
-def _differ(new: Iterable, old: Iterable) -> bool:
-    return any(a is not b for a, b in zip(new, old, strict=True))
-
-
-def _layers_in(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
-    """All layers within a model or layer, each once."""
-    return list(keras_compat.flatten_layers(layer))[1:]
-
-
-def _layer_of_name(classifier: keras.Model, name: str) -> keras.layers.Layer:
-    layers = _layers_in(classifier)
-    found = [layer for layer in layers if layer.name == name]
-    if len(found) != 1:
-        names = [layer.name for layer in layers]
-        raise ValueError(
-            f"`head` must name one layer of {classifier.name!r}; {len(found)} "
-            f"have that name. Received: head={name!r}. Layers: {names[-20:]}."
-        )
-    return found[0]
+def _layers_in(
+    layer: keras.layers.Layer, kind: type = keras.layers.Layer
+) -> list[keras.layers.Layer]:
+    """All layers of a kind within a model or layer, each once."""
+    layers = list(keras_compat.flatten_layers(layer))[1:]
+    return [inner for inner in layers if isinstance(inner, kind)]
 
 
 def _last_layer(model: keras.Model) -> keras.layers.Layer:

@@ -5,8 +5,10 @@ features, with images that show it.
 """
 
 import dataclasses
+import heapq
 import json
 import math
+from collections.abc import Iterator
 from collections.abc import Sequence
 
 import keras
@@ -21,11 +23,8 @@ from keras_wake.attribution.correlation import quiet_cas
 from keras_wake.attribution.vectors import analyse
 from keras_wake.attribution.vectors import Bounds
 from keras_wake.attribution.vectors import ClassMeans
+from keras_wake.utils import tables
 from keras_wake.utils import validate
-from keras_wake.utils.tables import class_table
-from keras_wake.utils.tables import percent
-from keras_wake.utils.tables import shorten_all
-from keras_wake.utils.tables import table
 from keras_wake.utils.types import Array
 from keras_wake.utils.types import Dataset
 from keras_wake.utils.types import Json
@@ -86,9 +85,8 @@ class ClassReport:
     @property
     def overall_clean_accuracy(self) -> float:
         """Clean accuracy over all samples."""
-        return float(np.nansum(self.clean_accuracy * self.counts)) / int(
-            self.counts.sum()
-        )
+        hits = np.nansum(self.clean_accuracy * self.counts)
+        return float(hits / self.counts.sum())
 
     @property
     def overall_robust_accuracy(self) -> float | None:
@@ -107,7 +105,7 @@ class ClassReport:
             "attack": self.attack,
             "clean_accuracy": self.overall_clean_accuracy,
             "robust_accuracy": self.overall_robust_accuracy,
-            "cas": _number(self.cas),
+            "cas": _without_nan(self.cas),
             "classes": self._classes(),
             "pairs": [
                 {
@@ -123,25 +121,18 @@ class ClassReport:
                 for pair in self.pairs
             ],
             "confusion": self.confusion.tolist(),
-            "correlation": [
-                [None if value != value else value for value in row.tolist()]
-                for row in self.correlation
-            ],
+            "correlation": _without_nan(self.correlation),
         }
 
     def _classes(self) -> list[Json]:
-        robust = self.robust_accuracy
-        return [
-            {
-                "name": name,
-                "samples": int(self.counts[i]),
-                "clean_accuracy": _number(self.clean_accuracy[i]),
-                "robust_accuracy": None
-                if robust is None
-                else _number(robust[i]),
-            }
-            for i, name in enumerate(self.class_names)
-        ]
+        robust = [None] * len(self.counts)
+        if self.robust_accuracy is not None:
+            robust = _without_nan(self.robust_accuracy)
+        keys = ("name", "samples", "clean_accuracy", "robust_accuracy")
+        counts, clean = self.counts.tolist(), _without_nan(self.clean_accuracy)
+        columns = (self.class_names, counts, clean, robust)
+        rows = zip(*columns, strict=True)
+        return [dict(zip(keys, row, strict=True)) for row in rows]
 
     def to_json(self, indent: int | None = None) -> str:
         """`to_dict()` as JSON; NaN becomes null.
@@ -153,42 +144,39 @@ class ClassReport:
         return json.dumps(self.to_dict(), allow_nan=False, indent=indent)
 
     def __str__(self) -> str:
-        return "\n".join(self._lines())
-
-    def _lines(self) -> list[str]:
-        names, classes = shorten_all(self.class_names), len(self.counts)
+        names, classes = tables.shorten_all(self.class_names), len(self.counts)
         # A pair without a value adds nothing to CAS.
         left = classes - int(np.isnan(np.diagonal(self.correlation)).sum())
         most = left * (left - 1)
         cas = "-" if math.isnan(self.cas) else f"{self.cas:.1f} of {most}"
         if left < classes:
             cas += f" ({classes - left} of {classes} classes left out)"
+        clean = tables.percent(self.overall_clean_accuracy)
+        robust = tables.percent(self.overall_robust_accuracy)
         lines = [
             f"{self.counts.sum()} samples of {classes} classes, "
             f"{self.attack or 'clean images'}",
-            f"clean accuracy {percent(self.overall_clean_accuracy)}, robust "
-            f"accuracy {percent(self.overall_robust_accuracy)}, CAS {cas}",
+            f"clean accuracy {clean}, robust accuracy {robust}, CAS {cas}",
             "",
-            *class_table(
+            *tables.class_table(
                 self._classes(),
                 "robust_accuracy" if self.attack else "clean_accuracy",
                 {"most often taken for": self._most_often_taken_for(names)},
             ),
         ]
-        if not self.pairs:
-            return lines
-        header = ["cosine", "class i", "class j"]
-        header += ["i taken for j", "j taken for i"]
-        rows = []
-        for pair in self.pairs:
-            taken = (
-                f"{count} of {self.counts[i]}"
-                for count, i in zip(pair.confusions, pair.classes, strict=True)
-            )
-            both = (names[i] for i in pair.classes)
-            rows.append([f"{pair.cosine:.2f}", *both, *taken])
-        title = "the pairs that share most features"
-        return [*lines, "", title, *table(header, rows)]
+        if self.pairs:
+            header = ["cosine", "class i", "class j"]
+            header += ["i taken for j", "j taken for i"]
+            rows = []
+            for pair in self.pairs:
+                i, j = pair.classes
+                first, second = pair.confusions
+                taken = [f"{first} of {self.counts[i]}"]
+                taken.append(f"{second} of {self.counts[j]}")
+                rows.append([f"{pair.cosine:.2f}", names[i], names[j], *taken])
+            lines += ["", "the pairs that share most features"]
+            lines += tables.table(header, rows)
+        return "\n".join(lines)
 
     def _most_often_taken_for(self, names: list[str]) -> list[str]:
         cells = []
@@ -196,7 +184,7 @@ class ClassReport:
             others = row.copy()
             others[i] = 0
             most = int(others.argmax())
-            share = percent(float(row[most] / max(row.sum(), 1)))
+            share = tables.percent(float(row[most] / max(row.sum(), 1)))
             cells.append(f"{names[most]} ({share})" if others[most] else "-")
         return cells
 
@@ -240,23 +228,18 @@ def class_report(
     class, a cosine is unknown until both classes have been seen.
 
     Args:
-        classifier: Built `keras.Model`, images to logits, ending in a Dense
-            layer.
-        data: Pair of arrays (x, y), or anything that yields such batches. It
-            is read once.
+        classifier: Built `keras.Model`, as in `attribution_vectors`.
+        data: As in `attribution_vectors`. It is read once.
         attack: The attack. Defaults to `None`: everything is of clean images,
             and there is no robust accuracy.
         class_names: K names. Defaults to the class numbers.
         pairs: How many pairs are reported. Defaults to `10`.
         examples: How many images of a pair are kept for each of its two
             directions. Defaults to `4`.
-        head: Dense layer that makes the logits, or its name. Defaults to
-            `None`: find it.
+        head: The head or its name. Defaults to `None`: find it.
         batch_size: Size of the batches of arrays. Defaults to `128`.
-        seed: Integer seed of the attack's random starts. Defaults to `0`.
-        bounds: Smallest and largest pixel value. Defaults to `None`: the
-            bounds of the attack. Without an attack any values are accepted,
-            except images that look like [0, 255].
+        seed: Integer seed of the attack. Defaults to `0`.
+        bounds: As in `attribution_vectors`. Defaults to `None`.
 
     Returns:
         A `ClassReport`.
@@ -279,14 +262,7 @@ def class_report(
     pairs = validate.integer(0, pairs=pairs)
     examples = validate.integer(0, examples=examples)
     sizes, batches = analyse(
-        classifier,
-        data,
-        attack,
-        head,
-        batch_size,
-        seed,
-        clean=True,
-        bounds=bounds,
+        classifier, data, attack, head, batch_size, seed, bounds, clean=True
     )
     names = validate.names_of_classes(class_names, sizes.classes)
     means = ClassMeans(sizes)
@@ -302,35 +278,30 @@ def class_report(
                 "class. Look for a square root or a logarithm of 0 in it."
             )
         means.add(batch)
-        np.add.at(confusion, (batch.labels, batch.predictions), 1)
-        clean = batch.labels == batch.clean_predictions
+        predictions = batch.logits.argmax(axis=1)
+        np.add.at(confusion, (batch.labels, predictions), 1)
+        clean = batch.labels == batch.clean_logits.argmax(axis=1)
         np.add.at(clean_hits, batch.labels, clean)
         candidates.add(batch, means, confusion)
-    counts = means.counts
-    divisors = np.where(counts == 0, np.nan, counts)
-    matrix = cosine_matrix(means.result())
-    # The matrix has warned of classes without an attribution vector.
-    score, _ = quiet_cas(matrix)
+    divisors = np.where(means.counts == 0, np.nan, means.counts)
+    robust = np.diagonal(confusion) / divisors
+    matrix, kept = cosine_matrix(means.result()), candidates.kept
     return ClassReport(
         class_names=names,
         attack=None if attack is None else repr(attack),
-        counts=counts,
+        counts=means.counts,
         clean_accuracy=clean_hits / divisors,
-        robust_accuracy=None
-        if attack is None
-        else np.diagonal(confusion) / divisors,
+        robust_accuracy=None if attack is None else robust,
         confusion=confusion,
         correlation=matrix,
-        cas=score,
+        # The matrix has warned of classes without an attribution vector.
+        cas=quiet_cas(matrix)[0],
         pairs=[
             SharedPair(
-                classes=(i, j),
-                cosine=float(matrix[i, j]),
-                confusions=(int(confusion[i, j]), int(confusion[j, i])),
-                examples=(
-                    candidates.kept.get((i, j), []),
-                    candidates.kept.get((j, i), []),
-                ),
+                (i, j),
+                float(matrix[i, j]),
+                (int(confusion[i, j]), int(confusion[j, i])),
+                (kept.get((i, j), []), kept.get((j, i), [])),
             )
             for i, j in _largest_pairs(matrix, pairs)
         ],
@@ -339,24 +310,20 @@ def class_report(
 
 def _largest_pairs(matrix: Array, count: int) -> list[tuple[int, int]]:
     """The places i < j of the largest values; of equal ones the first."""
-    found = np.empty((0, 3))
-    if not count:
-        return []
-    # Row by row, as the places of all would take as much as the matrix.
-    for i in range(len(matrix) - 1):
-        values = np.nan_to_num(matrix[i, i + 1 :], nan=-np.inf)
-        places = indices_of_largest(values, count)
-        places = places[np.isfinite(values[places])]
-        if len(found) == count:
-            places = places[values[places] > found[-1, 0]]
-        if len(places):
-            row = np.full(len(places), i)
-            new = np.stack([values[places], row, i + 1 + places], axis=1)
-            found = np.concatenate([found, new])
-            order = np.argsort(-found[:, 0], kind="stable")
-            found = found[order[:count]]
-    return [(int(i), int(j)) for _, i, j in found]
+
+    def largest_of_rows() -> Iterator[tuple[float, int, int]]:
+        # Row by row, as the places of all would take as much as the matrix.
+        for i, row in enumerate(matrix):
+            values = np.nan_to_num(row[i + 1 :], nan=-np.inf)
+            places = indices_of_largest(values, count)
+            places = places[np.isfinite(values[places])]
+            order = np.argsort(-values[places], kind="stable")[:count]
+            for j in places[order].tolist():
+                yield -values[j], i, i + 1 + j
+
+    return [(i, j) for _, i, j in heapq.nsmallest(count, largest_of_rows())]
 
 
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)
+def _without_nan(values: float | Array) -> Json:
+    """Numbers as JSON has them: lists, and None in place of NaN."""
+    return np.where(np.isnan(values), np.array(None), values).tolist()

@@ -54,8 +54,7 @@ class Batch(NamedTuple):
         images: Tensor (batch, ...), clean.
         adversarial: Tensor (batch, ...); `images` if there is no attack.
         labels: (batch,), class numbers.
-        clean_predictions: (batch,), class numbers, or None if not asked for.
-        predictions: (batch,), of the adversarial images.
+        clean_logits: Float32 (batch, K); `logits` if not asked for.
         logits: Float32 (batch, K), of the adversarial images.
         vectors: Float32 (batch, n), A(x) of the adversarial images.
     """
@@ -63,8 +62,7 @@ class Batch(NamedTuple):
     images: Tensor
     adversarial: Tensor
     labels: Array
-    clean_predictions: Array | None
-    predictions: Array
+    clean_logits: Array
     logits: Array
     vectors: Array
 
@@ -76,16 +74,13 @@ def analyse(
     head: str | keras.layers.Layer | None,
     batch_size: int,
     seed: int,
+    bounds: Bounds | None,
     clean: bool = False,
-    bounds: Bounds | None = None,
 ) -> tuple[Sizes, Iterator[Batch]]:
     """Checks the arguments of an analysis and starts its pass over the data.
 
     With `clean`, the clean images are classified as well. The other arguments
-    are those of `attribution_vectors`.
-
-    Returns:
-        K and n, and an iterator that attacks each batch when it is asked for.
+    are those of `attribution_vectors`. The batches are attacked one by one.
     """
     num_classes = check_classifier(classifier)
     head = find_head(classifier, head, num_classes)
@@ -113,22 +108,17 @@ def analyse(
         for number, (x, labels) in enumerate(checked):
             if np.isinf(limits[1]):
                 _refuse_unscaled_images(x)
-            adversarial = x
+            seen = x
             if attack is not None:
                 start = (seed + 7919 * number) % 2**32
-                adversarial = attack(classifier, x, labels, seed=start)
-            found = compiled(adversarial, labels)
-            classes, predictions, logits, vectors = map(
-                ops.convert_to_numpy, found
+                seen = attack(classifier, x, labels, seed=start)
+            classes, logits, vectors = map(
+                ops.convert_to_numpy, compiled(seen, labels)
             )
-            before = None
-            if clean:
-                before = predictions
-                if attack is not None:
-                    before = ops.convert_to_numpy(compiled(x, labels)[1])
-            yield Batch(
-                x, adversarial, classes, before, predictions, logits, vectors
-            )
+            before = logits
+            if clean and attack is not None:
+                before = ops.convert_to_numpy(compiled(x, labels)[1])
+            yield Batch(x, seen, classes, before, logits, vectors)
 
     return Sizes(num_classes, head_features(head)), batches()
 
@@ -153,8 +143,7 @@ def _compile(classifier: Callable, head: Callable) -> Callable:
         classes = ops.argmax(labels, axis=-1)
         weights = ops.take(ops.transpose(head_weights(head())), classes, axis=0)
         vectors = ops.cast(features, "float32") * ops.cast(weights, "float32")
-        logits = ops.cast(logits, "float32")
-        return classes, ops.argmax(logits, axis=-1), logits, vectors
+        return classes, ops.cast(logits, "float32"), vectors
 
     return backend.compile(analysis, classifier)
 
@@ -226,7 +215,7 @@ def attribution_vectors(
     ```
     """
     sizes, batches = analyse(
-        classifier, data, attack, head, batch_size, seed, bounds=bounds
+        classifier, data, attack, head, batch_size, seed, bounds
     )
     means = ClassMeans(sizes)
     for batch in batches:
@@ -250,17 +239,13 @@ def instance_vectors(
     batch is added: 20 MB and 40 MB for 10,000 samples of 512 features.
 
     Args:
-        classifier: Built `keras.Model`, images to logits, ending in a Dense
-            layer.
-        data: Pair of arrays (x, y), or anything that yields such batches.
+        classifier: Built `keras.Model`, as in `attribution_vectors`.
+        data: As in `attribution_vectors`.
         attack: The attack that makes δ. Defaults to `None`: clean images.
-        head: Dense layer that makes the logits, or its name. Defaults to
-            `None`: find it.
+        head: The head or its name. Defaults to `None`: find it.
         batch_size: Size of the batches of arrays. Defaults to `128`.
-        seed: Integer seed of the attack's random starts. Defaults to `0`.
-        bounds: Smallest and largest pixel value. Defaults to `None`: the
-            bounds of the attack. Without an attack any values are accepted,
-            except images that look like [0, 255].
+        seed: Integer seed of the attack. Defaults to `0`.
+        bounds: As in `attribution_vectors`. Defaults to `None`.
 
     Returns:
         Float32 array (N, n), the vectors, and int64 array (N,), the classes.
@@ -277,9 +262,8 @@ def instance_vectors(
     ```
     """
     _, batches = analyse(
-        classifier, data, attack, head, batch_size, seed, bounds=bounds
+        classifier, data, attack, head, batch_size, seed, bounds
     )
     parts = [(batch.vectors, batch.labels) for batch in batches]
-    vectors = np.concatenate([part[0] for part in parts])
-    labels = np.concatenate([part[1] for part in parts])
+    vectors, labels = map(np.concatenate, zip(*parts, strict=True))
     return vectors, labels.astype("int64")

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from keras_wake.utils import validate
 from keras_wake.utils.types import Array
 
 NUM_CLASSES = 3
@@ -19,9 +18,7 @@ Weights = Sequence[float] | Array
 
 
 def logits_of(x: Array, weights: Weights) -> Array:
-    """Logits of the linear classifier, `w1 x_Ei + w2 Σ_{j≠i} x_Cj`.
-
-    This is equation (14), in NumPy and float64.
+    """Logits `w1 x_Ei + w2 Σ_{j≠i} x_Cj` of equation (14), in float64.
 
     Args:
         x: Array (..., 6): x_E1, x_E2, x_E3, x_C1, x_C2, x_C3.
@@ -35,13 +32,12 @@ def logits_of(x: Array, weights: Weights) -> Array:
     >>> logits_of([1, 0, 0, 0, 2, 3], weights=(1.0, 10.0))
     array([51., 30., 20.])
     """
-    x = np.asarray(x, "float64")
     return features_of(x) @ np.asarray(weights, "float64")
 
 
 def features_of(x: Array) -> Array:
     """The factors of w1 and w2 in each logit: (..., 6) to (..., 3, 2)."""
-    exclusive, common = x[..., :NUM_CLASSES], x[..., NUM_CLASSES:]
+    exclusive, common = np.split(np.asarray(x, "float64"), 2, axis=-1)
     of_others = common.sum(axis=-1, keepdims=True) - common
     return np.stack([exclusive, of_others], axis=-1)
 
@@ -50,11 +46,6 @@ def present_features(label: int | Array) -> Array:
     """Which of the six features the samples of a class have: (..., 6)."""
     is_own = np.asarray(label)[..., None] == np.arange(NUM_CLASSES)
     return np.concatenate([is_own, ~is_own], axis=-1)
-
-
-def check_label(label: int) -> int:
-    """Checks the number of a class, counted from 0."""
-    return validate.one_of(range(NUM_CLASSES), label=label)
 
 
 def check_weights(weights: Weights) -> Array:

@@ -9,12 +9,7 @@ import itertools
 
 import numpy as np
 
-from keras_wake.theory.features import check_samples
-from keras_wake.theory.features import check_weights
-from keras_wake.theory.features import features_of
-from keras_wake.theory.features import NUM_CLASSES
-from keras_wake.theory.features import NUM_FEATURES
-from keras_wake.theory.features import Weights
+from keras_wake.theory import features
 from keras_wake.utils import validate
 from keras_wake.utils.types import Array
 
@@ -22,7 +17,7 @@ MOST_ITERATIONS = 100
 
 
 def robust_loss(
-    weights: Weights,
+    weights: features.Weights,
     x: Array,
     y: Array,
     epsilon: float,
@@ -60,26 +55,26 @@ def robust_loss(
     >>> abs(loss - model.expected_loss((0.8, 0.2), epsilon=0.1)) < 0.01
     True
     """
-    w = check_weights(weights)
-    x, y = check_samples(x, y)
+    w = features.check_weights(weights)
+    x, y = features.check_samples(x, y)
     epsilon = validate.in_range(0, np.inf, epsilon=epsilon)
     decay = validate.positive(weight_decay=weight_decay)
     beta = validate.fraction(label_smoothing=label_smoothing)
-    corners = itertools.product((-epsilon, epsilon), repeat=NUM_FEATURES)
-    shifts = features_of(np.array(list(corners)))
+    corners = itertools.product((-epsilon, epsilon), repeat=x.shape[1])
+    shifts = features.features_of(np.array(list(corners)))
 
     slope = np.zeros(2)
     for label in np.unique(y):
-        features = features_of(x[y == label])
-        others = [j for j in range(NUM_CLASSES) if j != label]
-        clean = features[:, others] - features[:, [label]]
+        factors = features.features_of(x[y == label])
+        others = [j for j in range(features.NUM_CLASSES) if j != label]
+        clean = factors[:, others] - factors[:, [label]]
         moved = shifts[:, others] - shifts[:, [label]]
         margins = np.stack([(clean @ w + m @ w).max(axis=1) for m in moved])
         worst = clean + moved[margins.argmax(axis=0)]
         rival = (worst @ w).argmax(axis=1)
         slope += (1 - beta) * worst[np.arange(len(worst)), rival].sum(axis=0)
         common = shifts[margins.mean(axis=1).argmax()]
-        smoothed = features[:, others] + common[others]
+        smoothed = factors[:, others] + common[others]
         slope -= beta / 2 * smoothed.sum(axis=(0, 1))
     slope /= len(x)
     # For chosen corners and rivals the loss is linear in w, up to weight decay:
@@ -106,11 +101,11 @@ def monte_carlo_weights(
     prefers one corner.
 
     Args:
-        x: Array (N, 6) of samples, as `SyntheticModel.sample` draws them.
-        y: Integer array (N,) of their classes, 0 to 2.
-        epsilon: ε, radius of the ℓ∞ adversary, at least 0.
-        weight_decay: λ of the term λ/2 ‖w‖². Defaults to `1.0`.
-        label_smoothing: β, at least 0 and less than 1. Defaults to `0.0`.
+        x: Samples, as in `robust_loss`.
+        y: Their classes.
+        epsilon: ε.
+        weight_decay: λ. Defaults to `1.0`.
+        label_smoothing: β. Defaults to `0.0`.
 
     Returns:
         Pair of floats (w1, w2).

@@ -11,12 +11,7 @@ import math
 
 import numpy as np
 
-from keras_wake.theory.features import check_label
-from keras_wake.theory.features import check_weights
-from keras_wake.theory.features import NUM_CLASSES
-from keras_wake.theory.features import NUM_FEATURES
-from keras_wake.theory.features import present_features
-from keras_wake.theory.features import Weights
+from keras_wake.theory import features
 from keras_wake.utils import validate
 from keras_wake.utils.types import Array
 
@@ -42,8 +37,8 @@ def expected_maximum(mean: float = 0.0, stddev: float = 1.0) -> float:
     >>> round(expected_maximum(), 4)
     0.5642
     """
-    mean = validate.real(mean=mean)
-    return mean + validate.positive(stddev=stddev) / math.sqrt(math.pi)
+    stddev = validate.positive(stddev=stddev)
+    return validate.real(mean=mean) + stddev / math.sqrt(math.pi)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,8 +77,10 @@ class SyntheticModel:
         ValueError: If an argument is not greater than 0, or `sigma` is too
             large for `mu`.
 
-    The methods raise the same for a radius, a β, weights or a class out of
-    range.
+    The methods take `epsilon`, ε, at least 0 and less than μ/2;
+    `label_smoothing`, β, at least 0 and less than 1; and `weights`, a pair
+    (w1, w2) of numbers that are at least 0. What is out of range is an error
+    as above.
 
     Example:
 
@@ -128,10 +125,8 @@ class SyntheticModel:
         −(1 − β) μ + (2 − 3β) ε.
 
         Args:
-            epsilon: ε, radius of the ℓ∞ adversary in the units of x, at
-                least 0 and less than μ/2.
-            label_smoothing: β, at least 0 and less than 1. Defaults to
-                `0.0`.
+            epsilon: ε, in the units of x.
+            label_smoothing: β. Defaults to `0.0`.
 
         Returns:
             Pair of floats (w1, w2).
@@ -149,14 +144,13 @@ class SyntheticModel:
         w2 > 0 in the whole range.
 
         Args:
-            label_smoothing: β, at least 0 and less than 1. Defaults to
-                `0.0`.
+            label_smoothing: β. Defaults to `0.0`.
 
         Returns:
             A float, greater than 0.
         """
         kept = 1 - validate.fraction(label_smoothing=label_smoothing)
-        return (self.mu / kept - self._excess) / 2
+        return (self.mu / kept - expected_maximum(0.0, self.sigma)) / 2
 
     def smoothing_gain(self, epsilon: float, label_smoothing: float) -> float:
         """What label smoothing adds to w2: w2^LS − w2* (Corollary 1).
@@ -166,8 +160,8 @@ class SyntheticModel:
         (40) there, which is negative in place of 0.)
 
         Args:
-            epsilon: ε, at least 0 and less than μ/2.
-            label_smoothing: β, at least 0 and less than 1.
+            epsilon: ε.
+            label_smoothing: β.
 
         Returns:
             A float, at least 0.
@@ -177,7 +171,7 @@ class SyntheticModel:
 
     def expected_loss(
         self,
-        weights: Weights,
+        weights: features.Weights,
         epsilon: float,
         label_smoothing: float = 0.0,
     ) -> float:
@@ -189,15 +183,14 @@ class SyntheticModel:
         The first sign is missing in the source.
 
         Args:
-            weights: Pair (w1, w2) of numbers that are at least 0.
-            epsilon: ε, at least 0 and less than μ/2.
-            label_smoothing: β, at least 0 and less than 1. Defaults to
-                `0.0`.
+            weights: Pair (w1, w2).
+            epsilon: ε.
+            label_smoothing: β. Defaults to `0.0`.
 
         Returns:
             A float.
         """
-        w = check_weights(weights)
+        w = features.check_weights(weights)
         slopes = np.array(self._slopes(epsilon, label_smoothing))
         return float(slopes @ w + self.weight_decay / 2 * w @ w)
 
@@ -208,7 +201,7 @@ class SyntheticModel:
         the class has, more of those that it lacks.
 
         Args:
-            epsilon: ε, at least 0 and less than μ/2.
+            epsilon: ε.
             label: Class 0, 1 or 2. Defaults to `0`.
 
         Returns:
@@ -219,10 +212,13 @@ class SyntheticModel:
         >>> SyntheticModel().worst_perturbation(0.25)
         array([-0.25,  0.25,  0.25,  0.25, -0.25, -0.25])
         """
-        present = present_features(check_label(label))
+        label = validate.one_of(range(features.NUM_CLASSES), label=label)
+        present = features.present_features(label)
         return np.where(present, -1.0, 1.0) * self.check_epsilon(epsilon)
 
-    def separation_probability(self, weights: Weights, epsilon: float) -> float:
+    def separation_probability(
+        self, weights: features.Weights, epsilon: float
+    ) -> float:
         """How often an attacked sample is told from another class.
 
         Theorem 2: under the worst δ, with t = w2 / w1 and s = σ / (μ − 2ε),
@@ -234,9 +230,8 @@ class SyntheticModel:
         that is subtracted is the constant ε; the theorem is not affected.
 
         Args:
-            weights: Pair (w1, w2) of numbers that are at least 0, not
-                both 0.
-            epsilon: ε, at least 0 and less than μ/2.
+            weights: Pair (w1, w2), not both 0.
+            epsilon: ε.
 
         Returns:
             A float between 0.5 and 1.
@@ -249,7 +244,7 @@ class SyntheticModel:
         >>> round(model.separation_probability((1.0, 1.0), 0.1), 4)
         0.8711
         """
-        w = check_weights(weights)
+        w = features.check_weights(weights)
         if not w.any():
             raise ValueError(
                 "`weights` must not both be 0: the logits would be equal. "
@@ -281,11 +276,13 @@ class SyntheticModel:
         ((3000, 6), (3000,))
         """
         count = validate.integer(1, num_samples=num_samples)
-        labels = range(NUM_CLASSES) if label is None else [check_label(label)]
         rng = np.random.default_rng(validate.integer(0, seed=seed))
-        y = np.repeat(np.array(labels, "int32"), count)
-        x = rng.normal(self.mu, self.sigma, (len(y), NUM_FEATURES))
-        return np.where(present_features(y), x, 0.0), y
+        labels = np.arange(features.NUM_CLASSES, dtype="int32")
+        if label is not None:
+            labels = labels[[validate.one_of(labels.tolist(), label=label)]]
+        y = np.repeat(labels, count)
+        x = rng.normal(self.mu, self.sigma, (len(y), features.NUM_FEATURES))
+        return np.where(features.present_features(y), x, 0.0), y
 
     def check_epsilon(self, epsilon: float) -> float:
         """Checks that a radius is in the range of the theorems."""
@@ -298,18 +295,12 @@ class SyntheticModel:
             )
         return epsilon
 
-    @property
-    def _excess(self) -> float:
-        """By how much the larger of two features exceeds their mean."""
-        return expected_maximum(0.0, self.sigma)
-
     def _slopes(self, epsilon: float, smoothing: float) -> tuple[float, float]:
         """Coefficients of w1 and w2 in the loss, without weight decay."""
-        epsilon, beta = (
-            self.check_epsilon(epsilon),
-            validate.fraction(label_smoothing=smoothing),
-        )
+        epsilon = self.check_epsilon(epsilon)
+        beta = validate.fraction(label_smoothing=smoothing)
+        excess = expected_maximum(0.0, self.sigma)
         return (
             -(1 - beta) * self.mu + (2 - 3 * beta) * epsilon,
-            (1 - beta) * (2 * epsilon + self._excess) - self.mu,
+            (1 - beta) * (2 * epsilon + excess) - self.mu,
         )

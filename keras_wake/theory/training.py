@@ -14,10 +14,7 @@ from keras import ops
 
 from keras_wake.attacks import FGSM
 from keras_wake.objectives import Objective
-from keras_wake.theory.features import check_samples
-from keras_wake.theory.features import logits_of
-from keras_wake.theory.features import NUM_CLASSES
-from keras_wake.theory.features import NUM_FEATURES
+from keras_wake.theory import features
 from keras_wake.utils import validate
 from keras_wake.utils.types import Array
 from keras_wake.utils.types import Config
@@ -87,9 +84,9 @@ class SyntheticLogits(keras.layers.Layer):
 
     def build(self, input_shape: Shape) -> None:
         """Makes the kernel."""
-        if input_shape[-1] != NUM_FEATURES:
+        if input_shape[-1] != features.NUM_FEATURES:
             raise ValueError(
-                f"Samples must have {NUM_FEATURES} features. "
+                f"Samples must have {features.NUM_FEATURES} features. "
                 f"Received: shape {tuple(input_shape)}."
             )
         self.kernel = self.add_weight(
@@ -104,14 +101,13 @@ class SyntheticLogits(keras.layers.Layer):
 
     def call(self, inputs: Tensor) -> Tensor:
         """The logits (batch, 3)."""
-        exclusive = inputs[:, :NUM_CLASSES]
-        common = inputs[:, NUM_CLASSES:]
+        exclusive, common = ops.split(inputs, 2, axis=1)
         of_others = ops.sum(common, axis=1, keepdims=True) - common
         return self.kernel[0] * exclusive + self.kernel[1] * of_others
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         """(batch, 3)."""
-        return (input_shape[0], NUM_CLASSES)
+        return (input_shape[0], features.NUM_CLASSES)
 
     def get_config(self) -> Config:
         """The arguments of the constructor."""
@@ -149,9 +145,8 @@ class MarginLoss(Objective):
     inputs = ("adversarial",)
 
     def __init__(self, label_smoothing: float = 0.0) -> None:
-        self.label_smoothing = validate.fraction(
-            label_smoothing=label_smoothing
-        )
+        beta = validate.fraction(label_smoothing=label_smoothing)
+        self.label_smoothing = beta
 
     def loss(self, labels: Tensor, logits: dict[str, Tensor]) -> Tensor:
         """The margin of each sample, float32 (batch,); labels one-hot."""
@@ -183,7 +178,7 @@ def synthetic_classifier(weight_decay: float = 1.0) -> keras.Model:
     2
     """
     return keras.Sequential(
-        [keras.Input((NUM_FEATURES,)), SyntheticLogits(weight_decay)],
+        [keras.Input((features.NUM_FEATURES,)), SyntheticLogits(weight_decay)],
         name="synthetic_classifier",
     )
 
@@ -203,11 +198,11 @@ def trained_weights(
     step of FGSM is the whole inner maximum. Computed in float32.
 
     Args:
-        x: Array (N, 6) of samples, as `SyntheticModel.sample` draws them.
-        y: Integer array (N,) of their classes, 0 to 2.
-        epsilon: ε, radius of the ℓ∞ adversary, at least 0.
-        weight_decay: λ of the term λ/2 ‖w‖². Defaults to `1.0`.
-        label_smoothing: β, at least 0 and less than 1. Defaults to `0.0`.
+        x: Samples, as in `robust_loss`.
+        y: Their classes.
+        epsilon: ε.
+        weight_decay: λ. Defaults to `1.0`.
+        label_smoothing: β. Defaults to `0.0`.
         steps: Number of steps of gradient descent; each leaves a fifth of the
             distance to the optimum. Defaults to `10`.
 
@@ -227,7 +222,7 @@ def trained_weights(
     w1, w2 = keras_wake.theory.trained_weights(x, y, epsilon=0.1)
     ```
     """
-    x, y = check_samples(x, y)
+    x, y = features.check_samples(x, y)
     epsilon = validate.in_range(0, np.inf, epsilon=epsilon)
     steps = validate.integer(1, steps=steps)
     classifier = synthetic_classifier(weight_decay)
@@ -239,28 +234,12 @@ def trained_weights(
         objective=MarginLoss(label_smoothing),
     )
     model.compile(keras.optimizers.SGD(0.8 / weight_decay))
-    model.fit(
-        x.astype("float32"),
-        y.astype("int32"),
-        batch_size=len(x),
-        epochs=steps,
-        shuffle=False,
-        verbose=0,
-    )
+    batch = x.astype("float32"), y.astype("int32")
+    model.fit(*batch, batch_size=len(x), epochs=steps, shuffle=False, verbose=0)
     w1, w2 = map(float, ops.convert_to_numpy(classifier.trainable_weights[0]))
-    _check_margins(x, y, (w1, w2), weight_decay)
-    return w1, w2
-
-
-def _check_margins(
-    x: Array,
-    y: Array,
-    weights: tuple[float, float],
-    weight_decay: float,
-) -> None:
-    logits = logits_of(x, weights)
-    others = np.where(np.eye(NUM_CLASSES, dtype=bool)[y], -np.inf, logits)
-    margins = logits[np.arange(len(y)), y] - others.max(axis=1)
+    logits = features.logits_of(x, (w1, w2))
+    is_own = np.eye(features.NUM_CLASSES, dtype=bool)[y]
+    margins = logits[is_own] - np.where(is_own, -np.inf, logits).max(axis=1)
     share = float((margins > LARGEST_MARGIN).mean())
     if share > MOST_LARGE_MARGINS:
         raise ValueError(
@@ -269,5 +248,6 @@ def _check_margins(
             "gradient for FGSM. A larger weight decay makes the weights "
             "smaller and leaves ε0 and ε1 as they are. "
             f"Received: weight_decay={weight_decay!r}, which led to the "
-            f"weights {weights}."
+            f"weights {w1, w2}."
         )
+    return w1, w2

@@ -15,7 +15,7 @@ from keras_wake.visualization.correlation_matrix import (
     plot_correlation_difference,
 )
 from keras_wake.visualization.correlation_matrix import plot_correlation_matrix
-from keras_wake.visualization.correlation_strip import plot_correlation_strip
+from keras_wake.visualization.correlation_matrix import plot_correlation_strip
 from keras_wake.visualization.curves import plot_comparison
 from keras_wake.visualization.curves import plot_history
 from keras_wake.visualization.robustness import plot_epsilon_sweep

@@ -7,6 +7,7 @@ collide, and the map grows so that a cell stays some pixels wide.
 
 import math
 import textwrap
+from typing import Any
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,41 +28,29 @@ MOST_CLASSES_NAMED = 25
 # Above it, cells are as small as the distance of two lines of a hatch.
 MOST_CLASSES_HATCHED = 20
 LONGEST_NAME = 16
-# Of the text under a map of 5 inches with names beside it.
+# Of the text under a map with names beside it.
 LETTERS_IN_A_LINE = 48
 COSINE = "cosine similarity of attributions"
 
 
 def check_matrix(**kwargs: Tensor) -> Array:
     """The one keyword argument as a square array without infinite values."""
-    name, value = validate.name_and_value(kwargs)
+    (name,) = kwargs
     values = validate.floats(**kwargs)
-    if (
-        values.ndim != 2
-        or values.shape[0] != values.shape[1]
-        or not len(values)
-    ):
+    infinite = int(np.isinf(values).sum())
+    is_square = values.ndim == 2 and values.shape[0] == values.shape[1] > 0
+    if not is_square or infinite:
         raise ValueError(
-            f"`{name}` must be square, one row and column per class. "
-            f"Received: {name} of shape {np.shape(value)}."
-        )
-    if np.isinf(values).any():
-        raise ValueError(
-            f"`{name}` must not hold infinite values. "
-            f"Received {int(np.isinf(values).sum())} of them."
+            f"`{name}` must be square, one row and column per class, without "
+            f"infinite values. Received: {name} of shape {values.shape}, with "
+            f"{infinite} infinite values."
         )
     return values
 
 
-def check_limits(vmin: float, vmax: float) -> tuple[float, float]:
-    """The values of the darkest and the brightest colour."""
-    vmin, vmax = validate.real(vmin=vmin), validate.real(vmax=vmax)
-    if vmin >= vmax:
-        raise ValueError(
-            "`vmin` must be less than `vmax`. "
-            f"Received: vmin={vmin}, vmax={vmax}."
-        )
-    return vmin, vmax
+def off_diagonal(values: Array) -> Array:
+    """The entries for two different classes."""
+    return values[~np.eye(len(values), dtype=bool)]
 
 
 def cas_text(score: float, mark: str = " ") -> str:
@@ -80,13 +69,8 @@ def draw_map(
     names: list[str],
     limits: tuple[float, float],
     labels: tuple[str, str, str] = ("class i", "class j", COSINE),
-    *,
-    most_named: int = MOST_CLASSES_NAMED,
     missing: str = "no attribution (NaN) for",
-    letters: int = LETTERS_IN_A_LINE,
     cmap: str = "viridis",
-    bar: bool = True,
-    shrink: float = 0.85,
 ) -> None:
     """A heat map with its colour bar, class names and numbers.
 
@@ -96,22 +80,34 @@ def draw_map(
         names: K names.
         limits: Values of the darkest and the brightest colour.
         labels: Those of rows, columns and colours.
-        most_named: How many classes are named at most.
         missing: What classes without a value lack.
-        letters: How many letters fit in a line below the map.
         cmap: Name of the colours.
-        bar: Whether there is a colour bar.
-        shrink: Height of the bar, in heights of the map.
     """
     image = draw_cells(panel, values, limits, cmap)
-    if bar:
-        draw_bar([panel], image, values, labels[2], shrink)
-    suffix = name_classes(panel, names, most_named)
+    # No bar for the diagonal alone, whose value is known.
+    if np.isfinite(off_diagonal(values)).any():
+        draw_bar([panel], image, values, labels[2])
+    suffix = name_classes(panel, names)
     panel.set_ylabel(labels[0] + suffix, fontsize=8)
-    below = missing_text(values, names, missing, letters)
+    below = missing_text(values, names, missing)
     lines = filter(None, [labels[1] + suffix, below])
     panel.set_xlabel("\n".join(lines), fontsize=8, parse_math=False)
-    _write_numbers(panel, image, values)
+    if len(values) > MOST_CLASSES_WITH_NUMBERS:
+        return
+    for row, column in np.argwhere(~np.isnan(values)):
+        value = values[row, column]
+        # How bright the eye sees it.
+        light = np.dot(image.to_rgba(value)[:3], (0.299, 0.587, 0.114))
+        panel.text(
+            column,
+            row,
+            # Without the addition, -0.001 would read -0.00.
+            f"{round(value, 2) + 0.0:.2f}",
+            ha="center",
+            va="center",
+            fontsize=6.5,
+            color="black" if light > 0.5 else "white",
+        )
 
 
 def draw_cells(
@@ -121,19 +117,15 @@ def draw_cells(
     cmap: str = "viridis",
 ) -> "AxesImage":
     """The cells; those without a value (NaN) are grey, hatched if few."""
-    image = panel.imshow(
-        np.ma.masked_invalid(values),
-        cmap=cmap,
-        vmin=limits[0],
-        vmax=limits[1],
-        interpolation="nearest",
-    )
     # Masked cells are transparent, so the background shows there.
-    if len(values) <= MOST_CLASSES_HATCHED:
+    if look_of_missing(values) == "hatched":
         panel.patch.set(facecolor="0.88", edgecolor="0.6", hatch="////")
     else:
         panel.patch.set(facecolor="0.75")
-    return image
+    cells, (vmin, vmax) = np.ma.masked_invalid(values), limits
+    return panel.imshow(
+        cells, cmap=cmap, vmin=vmin, vmax=vmax, interpolation="nearest"
+    )
 
 
 def look_of_missing(values: Array) -> str:
@@ -146,7 +138,6 @@ def draw_bar(
     image: "AxesImage",
     values: Array,
     label: str,
-    shrink: float = 0.85,
     aspect: float = 20,
 ) -> None:
     """A colour bar with an arrow at each end that values lie beyond."""
@@ -157,7 +148,7 @@ def draw_bar(
     above = bool((values > vmax + 1e-6).any())
     extend = ("neither", "max", "min", "both")[2 * below + above]
     bar = axes[0].figure.colorbar(
-        image, ax=axes, extend=extend, shrink=shrink, aspect=aspect
+        image, ax=axes, extend=extend, shrink=0.85, aspect=aspect
     )
     # Colours that diverge from 0 are clipped at both ends alike.
     if below and image.get_cmap().name == "viridis":
@@ -172,92 +163,49 @@ def name_classes(
     most: int = MOST_CLASSES_NAMED,
     long_below: bool = True,
 ) -> str:
-    """Names the classes, or every 5th, 10th, … of them, on both axes.
+    """Names at most `most` classes, or every 5th, 10th, … on both axes.
 
-    Args:
-        panel: What was drawn on.
-        names: K names.
-        most: How many are named at most.
-        long_below: Whether long names are written below the map as well.
-
-    Returns:
-        What to add to the label of an axis: which classes are named, or an
-        empty text.
+    Long names are written below the map as well if `long_below`. Returns what
+    to add to the label of an axis: which classes are named.
     """
-    classes = len(names)
-    every = 1
-    if classes > most:
-        every = math.ceil(classes / most)
-        # Steps of 5, 10, … make a class between two labels easy to count.
-        every = 5 * math.ceil(every / 5)
-    shown = list(range(0, classes, every))
-    short = shorten_all(names, LONGEST_NAME)
-    labels = [short[index] for index in shown]
+    # Steps of 5, 10, … make a class between two labels easy to count.
+    step = 1 if len(names) <= most else 5 * math.ceil(len(names) / most / 5)
+    shown = range(0, len(names), step)
+    labels = shorten_all(names, LONGEST_NAME)[::step]
     size = 8 if len(shown) <= MOST_CLASSES_WITH_NUMBERS else 6.5
-    is_long = max(len(label) for label in labels) > 3
-    panel.set_xticks(
-        shown,
-        labels if long_below or not is_long else [],
-        fontsize=size,
-        rotation=45 if is_long else 0,
-        ha="right" if is_long else "center",
-        rotation_mode="anchor" if is_long else "default",
-        parse_math=False,
-    )
     panel.set_yticks(shown, labels, fontsize=size, parse_math=False)
-    return f" (every {every}th is named)" if every > 1 else ""
-
-
-def _write_numbers(panel: Axes, image: "AxesImage", values: Array) -> None:
-    """Writes the values into their cells, if there are few enough."""
-    if len(values) > MOST_CLASSES_WITH_NUMBERS:
-        return
-    for (row, column), value in np.ndenumerate(values):
-        if np.isnan(value):
-            continue
-        red, green, blue, _ = image.cmap(image.norm(value))
-        luminance = 0.299 * red + 0.587 * green + 0.114 * blue
-        panel.text(
-            column,
-            row,
-            # Without the addition, -0.001 would read -0.00.
-            f"{round(float(value), 2) + 0.0:.2f}",
-            ha="center",
-            va="center",
-            fontsize=6.5,
-            color="black" if luminance > 0.5 else "white",
-        )
+    slant: dict[str, Any] = {}
+    if max(map(len, labels)) > 3:
+        slant = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+        labels = labels if long_below else []
+    panel.set_xticks(shown, labels, fontsize=size, parse_math=False, **slant)
+    return f" (every {step}th is named)" if step > 1 else ""
 
 
 def missing_text(
-    values: Array,
-    names: list[str],
-    what: str = "no attribution (NaN) for",
-    letters: int = LETTERS_IN_A_LINE,
+    values: Array, names: list[str], what: str = "no attribution (NaN) for"
 ) -> str:
     """Which classes have no value, to be put under the map; empty if none.
 
-    Two or three lines at most: as many names as there is room for.
+    Two lines at most: as many names as there is room for.
     """
     missing = np.isnan(values)
     if not missing.any():
         return ""
     look = look_of_missing(values)
-    whole = np.flatnonzero(missing.all(axis=1)).tolist()
+    whole = np.flatnonzero(missing.all(axis=1))
     if not len(whole):
-        text = f"{look}: {int(missing.sum())} cells without a value (NaN)"
-        return textwrap.fill(text, letters)
+        return f"{look}: {int(missing.sum())} cells without a value (NaN)"
     # A name must not be broken at a space of its own.
     short = [
         name.replace(" ", "\N{NO-BREAK SPACE}")
         for name in shorten_all(names, LONGEST_NAME)
     ]
-    room = 2 * letters - len(f"{look}: {what} and 100 more")
-    listed = [short[whole[0]]]
-    for i in whole[1:]:
-        if len(", ".join([*listed, short[i]])) > room:
+    for count in range(min(len(whole), LETTERS_IN_A_LINE), 0, -1):
+        text = ", ".join(short[i] for i in whole[:count])
+        if count < len(whole):
+            text += f" and {len(whole) - count} more"
+        lines = textwrap.wrap(f"{look}: {what} {text}", LETTERS_IN_A_LINE)
+        if len(lines) <= 2:
             break
-        listed.append(short[i])
-    more = len(whole) - len(listed)
-    tail = f" and\N{NO-BREAK SPACE}{more}\N{NO-BREAK SPACE}more" if more else ""
-    return textwrap.fill(f"{look}: {what} {', '.join(listed)}{tail}", letters)
+    return "\n".join(lines)

@@ -78,10 +78,11 @@ def plot_adversarial_examples(
         count, adversarial_predictions=adversarial_predictions
     )
     names = _class_names(class_names, int(np.max([truth, before, after])))
-    factor = _magnification(changed - clean, magnify)
+    delta = changed - clean
+    factor = _magnification(delta, magnify)
     rows = {
         "clean": clean,
-        f"perturbation\n× {factor:g}": 0.5 + factor * (changed - clean),
+        f"perturbation\n× {factor:g}": 0.5 + factor * delta,
         "adversarial": changed,
     }
     figure, columns = _grid(count)
@@ -90,12 +91,10 @@ def plot_adversarial_examples(
             _figure.draw_image(panel, pictures[sample])
             if sample % SAMPLES_PER_BAND == 0:
                 panel.set_ylabel(row, fontsize=8)
-        true_class = truth[sample]
-        panels[0].set_title(
-            f"true: {names[true_class]}", fontsize=7, pad=3, parse_math=False
-        )
-        _write_prediction(panels[0], names, before[sample], true_class)
-        _write_prediction(panels[2], names, after[sample], true_class)
+        title = f"true: {names[truth[sample]]}"
+        panels[0].set_title(title, fontsize=7, pad=3, parse_math=False)
+        _write_prediction(panels[0], names, before[sample], truth[sample])
+        _write_prediction(panels[2], names, after[sample], truth[sample])
     figure.supxlabel("below an image: predicted class, ✗ = wrong", fontsize=7)
     return _figure.save(figure, path)
 
@@ -103,15 +102,12 @@ def plot_adversarial_examples(
 def _check_images(**kwargs: Tensor) -> Array:
     (name,) = kwargs
     images = validate.floats(**kwargs)
-    if images.ndim != 4 or images.shape[-1] not in (1, 3):
+    wanted = images.ndim == 4 and images.shape[-1] in (1, 3)
+    if not wanted or not 1 <= len(images) <= MOST_SAMPLES:
         raise ValueError(
-            f"`{name}` must be images of shape (N, H, W, C) with one or "
-            f"three channels. Received: shape {images.shape}."
-        )
-    if not 1 <= len(images) <= MOST_SAMPLES:
-        raise ValueError(
-            f"`{name}` must hold between 1 and {MOST_SAMPLES} images. "
-            f"Received: {len(images)}. Pass a part of them."
+            f"`{name}` must be between 1 and {MOST_SAMPLES} images of shape "
+            "(N, H, W, C) with one or three channels. Received: shape "
+            f"{images.shape}. Pass a part of them."
         )
     low, high = float(images.min()), float(images.max())
     # Written so that NaN, which compares as false, is refused as well.
@@ -124,30 +120,25 @@ def _check_images(**kwargs: Tensor) -> Array:
 
 
 def _check_classes(count: int, **kwargs: Tensor) -> Array:
-    ((name, value),) = kwargs.items()
+    name, value = validate.name_and_value(kwargs)
     numbers = validate.floats(**kwargs)
     if numbers.ndim == 2 and numbers.shape[1] > 0:
         numbers = numbers.argmax(axis=-1).astype("float64")
-    if numbers.shape != (count,):
+    are_whole = ((numbers >= 0) & (numbers == np.floor(numbers))).all()
+    if numbers.shape != (count,) or not are_whole:
         raise ValueError(
-            f"`{name}` must have the shape ({count},) or ({count}, K). "
-            f"Received: shape {np.shape(value)}."
+            f"`{name}` must hold {count} class numbers, integers from 0 on, "
+            f"or be of shape ({count}, K). Received: shape {np.shape(value)}, "
+            f"{name}={value!r}."
         )
-    classes = numbers.astype("int64")
-    if (classes != numbers).any() or (classes < 0).any():
-        raise ValueError(
-            f"`{name}` must hold class numbers, integers from 0 on. "
-            f"Received: {value!r}."
-        )
-    return classes
+    return numbers.astype("int64")
 
 
 def _class_names(class_names: Sequence[str] | None, highest: int) -> list[str]:
     if class_names is None:
         return validate.names_of_classes(None, highest + 1)
-    single = isinstance(class_names, str)
-    names = [] if single else validate.list_of_names(class_names)
-    if single or len(names) <= highest:
+    names = validate.list_of_names(class_names)
+    if len(names) <= highest:
         raise ValueError(
             f"`class_names` must name all classes up to number {highest}. "
             f"Received {len(names)}: class_names={class_names!r}."
@@ -190,9 +181,8 @@ def _write_prediction(
     panel: _figure.Axes, names: list[str], predicted: int, truth: int
 ) -> None:
     wrong = predicted != truth
-    name = names[predicted]
     panel.set_xlabel(
-        f"✗ {name}" if wrong else name,
+        f"{'✗ ' if wrong else ''}{names[predicted]}",
         fontsize=7,
         labelpad=2,
         parse_math=False,

@@ -4,15 +4,11 @@ import numpy as np
 
 from keras_wake.attribution.report import ClassReport
 from keras_wake.attribution.report import Example
-from keras_wake.attribution.report import SharedPair
 from keras_wake.utils import validate
 from keras_wake.utils.tables import shorten_all
 from keras_wake.visualization import _figure
 from keras_wake.visualization import _heat_map
 
-MOST_CLASSES_NAMED = 20
-# In a line below one of the two maps.
-LETTERS = 40
 # Wider, a line of a page would not hold the images of a pair.
 MOST_EXAMPLES = 6
 
@@ -29,7 +25,7 @@ def plot_class_report(
     largest share off the diagonal, so that confusions can be seen; the
     diagonal is the accuracy of the upper panel. The lower right panel shows
     the correlation matrix in colours from 0 to 1. Where both maps are bright,
-    classes that share features are confused. Above 20 classes only some of
+    classes that share features are confused. Above 25 classes only some of
     them are named.
 
     Args:
@@ -59,32 +55,17 @@ def plot_class_report(
         2, 1, height_ratios=[top, side + 0.1], squeeze=False
     )[:, 0]
     _draw_accuracies(above.add_subplot(), report)
-    _figure.legend_above(above, 2)
+    above.legend(loc="outside upper center", ncols=2, fontsize=8)
     images = "under attack" if report.attack else "on clean images"
     shares = report.confusion / np.maximum(report.counts, 1)[:, None]
     shares[report.counts == 0] = np.nan
-    off_diagonal = shares[~np.eye(len(shares), dtype=bool)]
+    highest = np.nanmax(_heat_map.off_diagonal(shares), initial=0.0) or 1.0
+    labels = ("true class", "predicted class", "share of the true class")
     left, right = below.subplots(1, 2)
     _heat_map.draw_map(
-        left,
-        shares,
-        names,
-        (0.0, np.nanmax(off_diagonal, initial=0.0) or 1.0),
-        ("true class", "predicted class", "share of the true class"),
-        missing="no samples of",
-        most_named=MOST_CLASSES_NAMED,
-        letters=LETTERS,
-        shrink=0.8,
+        left, shares, names, (0.0, highest), labels, "no samples of"
     )
-    _heat_map.draw_map(
-        right,
-        report.correlation,
-        names,
-        (0.0, 1.0),
-        most_named=MOST_CLASSES_NAMED,
-        letters=LETTERS,
-        shrink=0.8,
-    )
+    _heat_map.draw_map(right, report.correlation, names, (0.0, 1.0))
     left.set_title(f"confusion {images}", fontsize=10)
     score = _heat_map.cas_text(report.cas)
     right.set_title(f"correlation {images}, {score}", fontsize=10)
@@ -131,17 +112,26 @@ def plot_shared_pairs(
     low, high = _range([e for p in shown for part in p.examples for e in part])
     across = max(len(part) for pair in shown for part in pair.examples)
     across = min(across, MOST_EXAMPLES)
-    side = 0.95
+    names = shorten_all(report.class_names, 16)
     figure = _figure.new_figure(
-        max(2 * across * side + 0.6, 6.0), (side + 0.3) * len(shown) + 0.1
+        max(1.9 * across + 0.6, 6.0), 1.25 * len(shown) + 0.1
     )
-    rows = figure.subfigures(len(shown), squeeze=False)[:, 0]
+    rows = figure.subfigures(len(shown), 2, squeeze=False, wspace=0.04)
     for row, pair in zip(rows, shown, strict=True):
-        halves = row.subfigures(1, 2, wspace=0.04)
-        for half, examples, text in zip(
-            halves, pair.examples, _texts(report, pair), strict=True
+        text = f"cosine {pair.cosine:.2f}    "
+        for half, (true, other), count, examples in zip(
+            row,
+            (pair.classes, pair.classes[::-1]),
+            pair.confusions,
+            pair.examples,
+            strict=True,
         ):
+            text += f"{names[true]} → {names[other]}: {count} of "
+            text += str(report.counts[true])
+            if any(example.nearest for example in examples):
+                text += ", nearest"
             half.suptitle(text, fontsize=8, parse_math=False)
+            text = ""
             panels = half.subplots(1, across, squeeze=False)[0]
             for panel in panels:
                 panel.axis("off")
@@ -164,18 +154,16 @@ def _check(report: ClassReport) -> None:
 def _draw_accuracies(panel: _figure.Axes, report: ClassReport) -> None:
     """Both accuracies of a class as two points on a line."""
     classes = np.arange(len(report.class_names))
-    size = 30 if len(classes) <= 30 else 30 * 30 / len(classes)
+    size = 30 * min(1, 30 / len(classes))
     clean, robust = report.clean_accuracy, report.robust_accuracy
+    shown = [("clean", clean, report.overall_clean_accuracy, "s", size)]
     overall = report.overall_robust_accuracy
-    _figure.style(panel, axis="y")
-    if robust is not None:
-        panel.vlines(classes, robust, clean, color="0.8", linewidth=1)
-    rows = [("clean", clean, report.overall_clean_accuracy, "s", size)]
     if robust is not None and overall is not None:
+        panel.vlines(classes, robust, clean, color="0.8", linewidth=1)
         # On top and smaller, so that both are seen where they are equal.
-        rows.append(("robust", robust, overall, "o", 0.5 * size))
+        shown.append(("robust", robust, overall, "o", 0.5 * size))
     for (name, values, mean, marker, area), color in zip(
-        rows, (_figure.BLUE, _figure.VERMILLION), strict=False
+        shown, (_figure.BLUE, _figure.VERMILLION), strict=False
     ):
         panel.scatter(
             classes,
@@ -187,6 +175,7 @@ def _draw_accuracies(panel: _figure.Axes, report: ClassReport) -> None:
             label=f"{name}, {100 * mean:.1f} % over all samples",
         )
         panel.axhline(mean, color=color, linewidth=1, linestyle=":")
+    _figure.style(panel, axis="y")
     _heat_map.name_classes(panel, report.class_names, most=30)
     panel.set_yticks(np.linspace(0, 1, 6))
     panel.tick_params(axis="y", labelsize=8)
@@ -194,24 +183,6 @@ def _draw_accuracies(panel: _figure.Axes, report: ClassReport) -> None:
     panel.set_xlim(-0.7, len(classes) - 0.3)
     _figure.show_percent(panel)
     panel.set_ylabel("accuracy", fontsize=9)
-
-
-def _texts(report: ClassReport, pair: SharedPair) -> list[str]:
-    """The lines above the images, in both directions."""
-    texts = []
-    names = shorten_all(report.class_names, 16)
-    for (true, predicted), count, examples in zip(
-        (pair.classes, pair.classes[::-1]),
-        pair.confusions,
-        pair.examples,
-        strict=True,
-    ):
-        first, second = names[true], names[predicted]
-        total = int(report.counts[true])
-        near = ", nearest" if any(e.nearest for e in examples) else ""
-        texts.append(f"{first} → {second}: {count} of {total}{near}")
-    texts[0] = f"cosine {pair.cosine:.2f}    {texts[0]}"
-    return texts
 
 
 def _range(examples: list[Example]) -> tuple[float, float]:

@@ -2,10 +2,10 @@
 
 A history has one of three shapes: `History.history` (a dictionary of lists),
 the columns of a `CSVLogger` file (the same with texts as values and `epoch`
-counted from 0) and its rows (a list of dictionaries). A curve is a pair of
-arrays, epochs counted from 1 and values, without the missing points.
+counted from 0) and its rows (a list of dictionaries).
 """
 
+import functools
 from collections.abc import Mapping
 from collections.abc import Sequence
 
@@ -18,23 +18,30 @@ from keras_wake.visualization import _figure
 
 # What `fit` returns the `.history` of, or the columns or rows of a CSV file.
 History = Mapping[str, Sequence[Json]] | Sequence[Mapping[str, Json]]
-Curve = tuple[Array, Array]
 Columns = dict[str, list[Json]]
+# Epochs (E,), counted from 1, and values (runs, E), without missing points.
+Curve = tuple[Array, Array]
+# Label of the vertical axis, and curves with their labels and looks.
+Panel = tuple[str, list[tuple[Curve, str, _figure.Look]]]
 
 # What CSVLogger, csv and pandas write where an epoch has no value.
-MISSING = ("", "NA", "None", "nan", "NaN")
-# Key, label, colour and line style. The colour says which network it is,
-# the style which accuracy.
+MISSING = ("", "NA", "None")
+# Key, label and look. The colour says which network it is, the line style
+# which accuracy.
 ACCURACIES = (
-    ("val_accuracy", "student, clean", _figure.BLUE, "--"),
-    ("val_robust_accuracy", "student, robust", _figure.BLUE, "-"),
-    ("val_teacher_accuracy", "teacher, clean", _figure.VERMILLION, "--"),
-    ("val_teacher_robust_accuracy", "teacher, robust", _figure.VERMILLION, "-"),
-    ("robust_accuracy", "student, robust (training)", _figure.GREY, "-."),
+    ("val_accuracy", "student, clean", (_figure.BLUE, "--")),
+    ("val_robust_accuracy", "student, robust", (_figure.BLUE, "-")),
+    ("val_teacher_accuracy", "teacher, clean", (_figure.VERMILLION, "--")),
+    (
+        "val_teacher_robust_accuracy",
+        "teacher, robust",
+        (_figure.VERMILLION, "-"),
+    ),
+    ("robust_accuracy", "student, robust (training)", (_figure.GREY, "-.")),
 )
 CAS = (
-    ("val_cas", "student, CAS", _figure.BLUE, "-"),
-    ("val_teacher_cas", "teacher, CAS", _figure.VERMILLION, "-"),
+    ("val_cas", "student, CAS", (_figure.BLUE, "-")),
+    ("val_teacher_cas", "teacher, CAS", (_figure.VERMILLION, "-")),
 )
 KNOWN_KEYS = tuple(row[0] for row in ACCURACIES + CAS)
 KEY_LABELS = {
@@ -87,41 +94,25 @@ def plot_history(
     )
     ```
     """
-    marks = _figure.ramp_marks(start_epoch, end_epoch)
+    marks = _marks(start_epoch, end_epoch)
     freq = validate.integer(1, validation_freq=validation_freq)
     columns = _columns_of(history)
-    found = {key: _curve(columns, key, freq) for key in KNOWN_KEYS}
-    curves = {key: points for key, points in found.items() if points}
-    if not curves:
+    panels: list[Panel] = []
+    for title, rows in (("accuracy", ACCURACIES), ("CAS", CAS)):
+        found = [
+            (curve, label, look)
+            for key, label, look in rows
+            if (curve := _curve("", [columns], key, freq))
+        ]
+        if found:
+            panels.append((title, found))
+    if not panels:
         raise ValueError(
             "`history` must hold values for at least one of "
             f"{', '.join(KNOWN_KEYS)}. Received: keys {sorted(columns)}."
         )
-    panels = [
-        (label, [row for row in rows if row[0] in curves])
-        for label, rows in (("accuracy", ACCURACIES), ("CAS", CAS))
-        if any(row[0] in curves for row in rows)
-    ]
     figure = _figure.new_figure(6.4, 5.0 if len(panels) == 2 else 3.8)
-    axes = _figure.column(figure, [2, 1][: len(panels)])
-    for panel, (label, rows) in zip(axes, panels, strict=True):
-        for key, name, color, style in rows:
-            look = _figure.Look(color, style)
-            _figure.draw_curve(panel, *curves[key], name, look)
-        panel.set_ylabel(label, fontsize=9)
-        if label == "accuracy":
-            _figure.show_percent(panel)
-    _figure.style_epochs(
-        axes, (epoch for points in curves.values() for epoch in points[0])
-    )
-    # A network is named for the lower panel only if the upper one does not
-    # show it: the colours are the same.
-    upper = axes[0].get_lines()
-    colors = {line.get_color() for line in upper}
-    others = [line for panel in axes[1:] for line in panel.get_lines()]
-    others = [line for line in others if line.get_color() not in colors]
-    _figure.legend_above(figure, 3, handles=[*upper, *others])
-    _figure.draw_marks(axes, marks)
+    _draw(figure, panels, [2, 1][: len(panels)], 3, marks)
     return _figure.save(figure, path)
 
 
@@ -166,7 +157,7 @@ def plot_comparison(
     )
     ```
     """
-    marks = _figure.ramp_marks(start_epoch, end_epoch)
+    marks = _marks(start_epoch, end_epoch)
     freq = validate.integer(1, validation_freq=validation_freq)
     if not isinstance(histories, Mapping) or not histories:
         raise ValueError(
@@ -178,32 +169,93 @@ def plot_comparison(
         str(name): [_columns_of(run) for run in _as_runs(name, value)]
         for name, value in histories.items()
     }
-    curves = {
-        (name, item): found
-        for name, columns in runs.items()
-        for item in shown
-        if (found := _curve_of_seeds(name, columns, item, freq))
-    }
-    _check_complete(runs, shown, curves)
+    panels: list[Panel] = []
+    for item in shown:
+        found = [
+            (curve, _label(name, len(columns)), _figure.look_of(number))
+            for number, (name, columns) in enumerate(runs.items())
+            if (curve := _curve(name, columns, item, freq))
+        ]
+        if not found:
+            received = {name: sorted(runs[name][0]) for name in runs}
+            raise ValueError(
+                f"None of the histories holds values of {item!r}. "
+                f"Received: keys {received}."
+            )
+        panels.append((KEY_LABELS.get(item, item), found))
+    drawn = {label for _, found in panels for _, label, _ in found}
+    for name, columns in runs.items():
+        if _label(name, len(columns)) not in drawn:
+            raise ValueError(
+                f"histories[{name!r}] holds values of none of {shown}. "
+                f"Received: keys {sorted(columns[0])}."
+            )
     figure = _figure.new_figure(6.4, 1.0 + 2.6 * len(shown))
-    axes = _figure.column(figure, [1] * len(shown))
-    for panel, item in zip(axes, shown, strict=True):
-        for index, name in enumerate(runs):
-            if (name, item) in curves:
-                look = _figure.look_of(index)
-                _draw(panel, name, look, *curves[name, item])
-        panel.set_ylabel(KEY_LABELS.get(item, item), fontsize=9)
-        if item.endswith("accuracy"):
-            _figure.show_percent(panel)
-    _figure.style_epochs(
-        axes, (epoch for epochs, _ in curves.values() for epoch in epochs)
-    )
-    # The colours are the same in all panels, so every run is named once.
-    lines = [line for panel in axes for line in panel.get_lines()]
-    handles = {line.get_label(): line for line in lines[::-1]}
-    _figure.legend_above(figure, 2, handles=list(handles.values())[::-1])
-    _figure.draw_marks(axes, marks)
+    _draw(figure, panels, [1] * len(shown), 2, marks)
     return _figure.save(figure, path)
+
+
+def _marks(
+    start_epoch: int | None, end_epoch: int | None
+) -> list[_figure.Mark]:
+    """Checks t_s and t_e, and makes marks of those that are given."""
+    marks: list[_figure.Mark] = []
+    if start_epoch is not None:
+        start_epoch = validate.integer(0, start_epoch=start_epoch)
+        marks.append((start_epoch, f"$t_s$ = {start_epoch}", "right"))
+    if end_epoch is not None:
+        end_epoch = validate.integer(1, end_epoch=end_epoch)
+        marks.append((end_epoch, f"$t_e$ = {end_epoch}", "left"))
+    if len(marks) == 2 and marks[0][0] >= marks[1][0]:
+        raise ValueError(
+            "`start_epoch` must be less than `end_epoch`. Received: "
+            f"start_epoch={start_epoch}, end_epoch={end_epoch}."
+        )
+    return marks
+
+
+def _draw(
+    figure: _figure.Figure,
+    panels: list[Panel],
+    heights: list[int],
+    ncols: int,
+    marks: list[_figure.Mark],
+) -> None:
+    """Draws panels below each other, over one axis and below one legend."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes = figure.subplots(
+        len(panels), sharex=True, squeeze=False, height_ratios=heights
+    )[:, 0].tolist()
+    handles: list = []
+    for panel, (title, curves) in zip(axes, panels, strict=True):
+        named = {line.get_color() for line in handles}
+        for (epochs, values), label, look in curves:
+            _figure.draw_curve(panel, epochs, values.mean(axis=0), label, look)
+            if len(values) > 1:
+                low, high = values.min(axis=0), values.max(axis=0)
+                panel.fill_between(
+                    epochs, low, high, color=look[0], alpha=0.2, linewidth=0
+                )
+        # The colours are the same in all panels, so that each is named once.
+        lines = panel.get_lines()
+        handles += [line for line in lines if line.get_color() not in named]
+        panel.set_ylabel(title, fontsize=9)
+        if "accuracy" in title:
+            _figure.show_percent(panel)
+        _figure.style(panel)
+    every = np.concatenate([c[0] for _, found in panels for c, _, _ in found])
+    # A single epoch needs a range that is not empty.
+    margin = 0.02 * np.ptp(every) or 0.5
+    axes[0].set_xlim(every.min() - margin, every.max() + margin)
+    axes[0].xaxis.set_major_locator(
+        MaxNLocator(8, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10])
+    )
+    axes[-1].set_xlabel("epoch", fontsize=9)
+    figure.legend(
+        handles=handles, loc="outside upper center", ncols=ncols, fontsize=8
+    )
+    _figure.draw_marks(axes, marks)
 
 
 def _check_keys(key: str, keys: Sequence[str] | None) -> list[str]:
@@ -231,71 +283,8 @@ def _as_runs(name: str, value: History | Sequence[History]) -> list[History]:
     )
 
 
-def _curve_of_seeds(
-    name: str, runs: list[Columns], key: str, validation_freq: int
-) -> Curve | None:
-    """The common epochs of all seeds and their values (seeds, epochs)."""
-    found = [_curve(run, key, validation_freq) for run in runs]
-    curves = [points for points in found if points is not None]
-    if not curves:
-        return None
-    if len(curves) < len(found):
-        raise ValueError(
-            f"Only {len(curves)} of the {len(found)} histories of {name!r} "
-            f"hold values of {key!r}; a mean needs all of them."
-        )
-    common = curves[0][0]
-    for epochs, _ in curves[1:]:
-        common = np.intersect1d(common, epochs)
-    if not len(common):
-        raise ValueError(
-            f"The {len(curves)} histories of {name!r} have no epoch with "
-            f"{key!r} in common."
-        )
-    kept = [values[np.isin(epochs, common)] for epochs, values in curves]
-    return common, np.stack(kept)
-
-
-def _check_complete(
-    runs: dict[str, list[Columns]],
-    shown: list[str],
-    curves: dict[tuple[str, str], Curve],
-) -> None:
-    received = {name: sorted(columns[0]) for name, columns in runs.items()}
-    for item in shown:
-        if not any((name, item) in curves for name in runs):
-            raise ValueError(
-                f"None of the histories holds values of {item!r}. "
-                f"Received: keys {received}."
-            )
-    for name in runs:
-        if not any((name, item) in curves for item in shown):
-            raise ValueError(
-                f"histories[{name!r}] holds values of none of {shown}. "
-                f"Received: keys {received[name]}."
-            )
-
-
-def _draw(
-    panel: _figure.Axes,
-    name: str,
-    look: _figure.Look,
-    epochs: Array,
-    values: Array,
-) -> None:
-    seeds = len(values)
-    label = f"{name} (mean and range of {seeds} runs)" if seeds > 1 else name
-    mean = values.mean(axis=0)
-    _figure.draw_curve(panel, epochs, mean, label, look, linewidth=1.5)
-    if seeds > 1:
-        panel.fill_between(
-            epochs,
-            values.min(axis=0),
-            values.max(axis=0),
-            color=look.color,
-            alpha=0.2,
-            linewidth=0,
-        )
+def _label(name: str, seeds: int) -> str:
+    return f"{name} (mean and range of {seeds} runs)" if seeds > 1 else name
 
 
 def _columns_of(history: History) -> Columns:
@@ -319,13 +308,41 @@ def _columns_of(history: History) -> Columns:
 
 
 def _curve(
-    columns: Columns, key: str, validation_freq: int = 1
+    name: str, runs: list[Columns], key: str, validation_freq: int
 ) -> Curve | None:
-    """The points of one key, or None without any."""
-    if key not in columns:
+    """The epochs that all runs have, and their values; None without any."""
+    found = [_points(run, key, validation_freq) for run in runs]
+    curves = [points for points in found if len(points[0])]
+    if not curves:
         return None
+    if len(curves) < len(found):
+        raise ValueError(
+            f"Only {len(curves)} of the {len(found)} histories of {name!r} "
+            f"hold values of {key!r}; a mean needs all of them."
+        )
+    common = functools.reduce(np.intersect1d, [points[0] for points in curves])
+    if not len(common):
+        raise ValueError(
+            f"The {len(curves)} histories of {name!r} have no epoch with "
+            f"{key!r} in common."
+        )
+    kept = [values[np.isin(epochs, common)] for epochs, values in curves]
+    return common, np.stack(kept)
+
+
+def _points(
+    columns: Columns, key: str, validation_freq: int
+) -> tuple[Array, Array]:
+    """The epochs in which a run has values of a key, and the values."""
+    if key not in columns:
+        return np.array([]), np.array([])
     values = np.array([_number(key, value) for value in columns[key]])
-    epochs = _epochs(columns)
+    if "epochs" in columns:
+        epochs = np.array([_number("epochs", e) for e in columns["epochs"]])
+    elif "epoch" in columns:
+        epochs = np.array([_number("epoch", e) + 1 for e in columns["epoch"]])
+    else:
+        epochs = np.arange(1.0, 1 + max(map(len, columns.values())))
     if len(values) < len(epochs) and key.startswith("val_"):
         epochs = epochs[epochs % validation_freq == 0]
     if len(values) != len(epochs):
@@ -336,18 +353,7 @@ def _curve(
             f"the same number. Received: validation_freq={validation_freq}."
         )
     present = np.isfinite(values)
-    if not present.any():
-        return None
     return epochs[present], values[present]
-
-
-def _epochs(columns: Columns) -> Array:
-    if "epochs" in columns:
-        return np.array([_number("epochs", e) for e in columns["epochs"]])
-    if "epoch" in columns:
-        return np.array([_number("epoch", e) + 1 for e in columns["epoch"]])
-    longest = max((len(values) for values in columns.values()), default=0)
-    return np.arange(1, longest + 1, dtype="float64")
 
 
 def _number(key: str, value: Json) -> float:

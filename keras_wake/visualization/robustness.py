@@ -1,5 +1,6 @@
 """Evaluations as figures: accuracy after each attack, and over the radius."""
 
+from collections.abc import Iterable
 from collections.abc import Mapping
 
 import numpy as np
@@ -8,7 +9,6 @@ from keras_wake.evaluation import EpsilonSweep
 from keras_wake.evaluation import RobustnessReport
 from keras_wake.utils import validate
 from keras_wake.utils.tables import shorten
-from keras_wake.utils.types import Array
 from keras_wake.visualization import _figure
 
 
@@ -49,17 +49,36 @@ def plot_robustness_report(
     names = ["clean", *(attack.name for attack in report.attacks)]
     shares = [report.clean_accuracy, *(a.accuracy for a in report.attacks)]
     ends = [report.clean_interval, *(a.interval for a in report.attacks)]
+    colors = [_figure.SKY] * len(names)
+    colors[0], colors[-1] = _figure.GREY, _figure.BLUE
     figure = _figure.new_figure(max(4.5, 1.2 + 0.95 * len(names)), 3.6)
     panel = figure.add_subplot()
-    _draw_bars(panel, names, np.array(shares), np.array(ends))
-    panel.set_title(
+    bars = panel.bar(
+        range(len(names)),
+        shares,
+        color=colors,
+        width=0.7,
+        yerr=np.abs(np.array(ends).T - shares),
+        error_kw={"ecolor": "0.15", "elinewidth": 1, "capsize": 3},
+    )
+    numbers = [f"{100 * share:.1f}" for share in shares]
+    panel.bar_label(bars, numbers, padding=2, fontsize=8)
+    _figure.style(panel, axis="y")
+    labels = [shorten(name, 16) for name in names]
+    panel.set_xticks(range(len(names)), labels, parse_math=False)
+    if len(names) > 6:
+        panel.tick_params(axis="x", rotation=30)
+    panel.set_yticks(np.linspace(0, 1, 6))
+    panel.set_ylim(0, 1.12)
+    _figure.show_percent(panel)
+    panel.set_ylabel("accuracy after the attack", fontsize=9)
+    title = (
         f"robust accuracy {100 * report.robust_accuracy:.1f} %, "
         f"{report.norm}, epsilon {report.epsilon:.4g}, "
-        f"{report.samples} samples",
-        fontsize=10,
-        pad=18 if report.findings else 6,
+        f"{report.samples} samples"
     )
-    _figure.show_findings(panel, report.findings)
+    panel.set_title(title, fontsize=10, pad=18 if report.findings else 6)
+    _show_findings(panel, report.findings)
     return _figure.save(figure, path)
 
 
@@ -95,77 +114,6 @@ def plot_epsilon_sweep(
     ```
     """
     sweeps = dict(sweep) if isinstance(sweep, Mapping) else {"": sweep}
-    _check(sweeps)
-    first = next(iter(sweeps.values()))
-    if in_grey_levels is None:
-        in_grey_levels = first.norm == "linf"
-    validate.boolean(in_grey_levels=in_grey_levels)
-    if not in_grey_levels:
-        _check_units(sweeps)
-    figure = _figure.new_figure(6.0, 3.8)
-    panel = figure.add_subplot()
-    for number, (name, each) in enumerate(sweeps.items()):
-        look = _figure.look_of(number)
-        scale = 255 / _width(each) if in_grey_levels else 1
-        radii = scale * np.array(each.epsilons)
-        low, high = np.array(each.intervals).T
-        panel.fill_between(
-            radii, low, high, color=look.color, alpha=0.15, linewidth=0
-        )
-        label, shares = name or each.attack, np.array(each.accuracies)
-        _figure.draw_curve(panel, radii, shares, label, look, markersize=3.5)
-    _figure.style(panel)
-    panel.set_ylim(0, 1.02)
-    panel.set_xlim(left=0)
-    unit = " in grey levels (1/255 of the range)" if in_grey_levels else ""
-    panel.set_xlabel(f"epsilon{unit}, {first.norm}", fontsize=9)
-    panel.set_ylabel("robust accuracy", fontsize=9)
-    _figure.show_percent(panel)
-    _figure.show_findings(
-        panel, [found for each in sweeps.values() for found in each.findings]
-    )
-    if len(sweeps) > 1 or "" not in sweeps:
-        _figure.legend_above(figure, 3)
-    return _figure.save(figure, path)
-
-
-def _draw_bars(
-    panel: _figure.Axes, names: list[str], shares: Array, ends: Array
-) -> None:
-    """Bars with whiskers and their values; the first and last stand out."""
-    places = np.arange(len(names))
-    colors = [_figure.SKY] * len(names)
-    colors[0], colors[-1] = _figure.GREY, _figure.BLUE
-    panel.bar(
-        places,
-        shares,
-        color=colors,
-        width=0.7,
-        yerr=np.abs(ends.T - shares),
-        error_kw={"ecolor": "0.15", "elinewidth": 1, "capsize": 3},
-    )
-    for place, share, (_, high) in zip(places, shares, ends, strict=True):
-        panel.annotate(
-            f"{100 * share:.1f}",
-            xy=(place, high),
-            xytext=(0, 2),
-            textcoords="offset points",
-            ha="center",
-            va="bottom",
-            fontsize=8,
-        )
-    _figure.style(panel, axis="y")
-    labels = [shorten(name, 16) for name in names]
-    panel.set_xticks(places, labels, parse_math=False)
-    if len(names) > 6:
-        panel.tick_params(axis="x", rotation=30)
-    panel.set_yticks(np.linspace(0, 1, 6))
-    panel.set_ylim(0, 1.12)
-    _figure.show_percent(panel)
-    panel.set_ylabel("accuracy after the attack", fontsize=9)
-
-
-def _check(sweeps: dict[str, EpsilonSweep]) -> None:
     for each in sweeps.values():
         if not isinstance(each, EpsilonSweep):
             raise TypeError(
@@ -178,18 +126,57 @@ def _check(sweeps: dict[str, EpsilonSweep]) -> None:
             "`sweep` must hold sweeps of one norm. Received: "
             f"{', '.join(norms) or 'none'}."
         )
-
-
-def _width(sweep: EpsilonSweep) -> float:
-    low, high = sweep.bounds
-    return high - low
-
-
-def _check_units(sweeps: dict[str, EpsilonSweep]) -> None:
-    widths = sorted({_width(each) for each in sweeps.values()})
-    if len(widths) > 1:
+    if in_grey_levels is None:
+        in_grey_levels = norms[0] == "linf"
+    validate.boolean(in_grey_levels=in_grey_levels)
+    widths = [each.bounds[1] - each.bounds[0] for each in sweeps.values()]
+    if not in_grey_levels and len(set(widths)) > 1:
+        ranges = ", ".join(f"{width:g}" for width in sorted(set(widths)))
         raise ValueError(
             "`sweep` must hold sweeps of images with one range of pixels. "
-            f"Received: ranges {', '.join(f'{w:g}' for w in widths)}. Pass "
-            "`in_grey_levels=True` to have all radii in 1/255 of the range."
+            f"Received: ranges {ranges}. "
+            "Pass `in_grey_levels=True` to have all radii in 1/255 of the "
+            "range."
+        )
+    figure = _figure.new_figure(6.0, 3.8)
+    panel = figure.add_subplot()
+    for number, (name, each) in enumerate(sweeps.items()):
+        look = _figure.look_of(number)
+        scale = 255 / widths[number] if in_grey_levels else 1
+        radii = scale * np.array(each.epsilons)
+        low, high = np.array(each.intervals).T
+        panel.fill_between(
+            radii, low, high, color=look[0], alpha=0.15, linewidth=0
+        )
+        label = name or each.attack
+        _figure.draw_curve(panel, radii, np.array(each.accuracies), label, look)
+    _figure.style(panel)
+    panel.set_ylim(0, 1.02)
+    panel.set_xlim(left=0)
+    unit = " in grey levels (1/255 of the range)" if in_grey_levels else ""
+    panel.set_xlabel(f"epsilon{unit}, {norms[0]}", fontsize=9)
+    panel.set_ylabel("robust accuracy", fontsize=9)
+    _figure.show_percent(panel)
+    _show_findings(
+        panel, [found for each in sweeps.values() for found in each.findings]
+    )
+    if len(sweeps) > 1 or "" not in sweeps:
+        figure.legend(loc="outside upper center", ncols=3, fontsize=8)
+    return _figure.save(figure, path)
+
+
+def _show_findings(
+    panel: _figure.Axes, findings: Iterable[tuple[str, str]]
+) -> None:
+    """Names what makes the numbers doubtful, in red above a panel."""
+    codes = ", ".join(dict.fromkeys(code for code, _ in findings))
+    if codes:
+        panel.text(
+            0.5,
+            1.02,
+            f"doubtful: {codes}",
+            transform=panel.transAxes,
+            ha="center",
+            fontsize=8,
+            color=_figure.VERMILLION,
         )

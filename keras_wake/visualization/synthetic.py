@@ -23,16 +23,13 @@ class Optimum(Protocol):
     """What is drawn of a `keras_wake.theory.SyntheticModel`."""
 
     @property
-    def mu(self) -> float:
-        """Mean of a feature; radii are below the half of it."""
+    def mu(self) -> float: ...
 
     def optimal_weights(
         self, epsilon: float, label_smoothing: float = 0.0
-    ) -> tuple[float, float]:
-        """The weights w1 and w2 of least loss."""
+    ) -> tuple[float, float]: ...
 
-    def critical_epsilon(self, label_smoothing: float = 0.0) -> float:
-        """The radius from which on w2 is 0."""
+    def critical_epsilon(self, label_smoothing: float = 0.0) -> float: ...
 
 
 def plot_synthetic(
@@ -93,14 +90,11 @@ def plot_synthetic(
             "`label_smoothing` must be greater than 0: the curves would be "
             f"the same. Received: label_smoothing={label_smoothing!r}."
         )
-    end = model.mu / 2
-    marks = [
-        _figure.Mark(radius, f"$\\varepsilon_{n}$ = {radius:.3g}", ha)
-        for n, radius, ha in (
-            (0, model.critical_epsilon(), "right"),
-            (1, model.critical_epsilon(label_smoothing), "left"),
-        )
-        if radius < end
+    first = model.critical_epsilon()
+    second = model.critical_epsilon(label_smoothing)
+    marks: list[_figure.Mark] = [
+        (first, f"$\\varepsilon_0$ = {first:.3g}", "right"),
+        (second, f"$\\varepsilon_1$ = {second:.3g}", "left"),
     ]
     if not isinstance(points, (Mapping, type(None))):
         raise TypeError(
@@ -113,10 +107,18 @@ def plot_synthetic(
     }
     figure = _figure.new_figure(6.4, 4.2)
     panel = figure.add_subplot()
-    _draw_curves(panel, model, label_smoothing)
+    # The theorems hold below mu / 2 only.
+    radii = np.linspace(0, model.mu / 2, CURVE_POINTS, endpoint=False)
+    smoothed = f"$w_2^{{\\mathrm{{LS}}}}$, $\\beta$ = {label_smoothing:g}"
+    for number, (beta, label) in enumerate(
+        ((0.0, "$w_2^*$, no label smoothing"), (label_smoothing, smoothed))
+    ):
+        w2 = [model.optimal_weights(e, beta)[1] for e in radii]
+        look = _figure.look_of(number)
+        _figure.draw_curve(panel, radii, np.array(w2), label, look)
     _draw_points(panel, rows)
     panel.set_ylim(bottom=0)
-    panel.set_xlim(0, end)
+    panel.set_xlim(0, model.mu / 2)
     _figure.draw_marks([panel], marks)
     panel.set_xlabel("radius $\\varepsilon$ of the adversary", fontsize=9)
     panel.set_ylabel("$w_2$, weight of the common features", fontsize=9)
@@ -133,18 +135,6 @@ def _check_points(name: str, value: Tensor) -> Array:
             f"with label smoothing. Received: shape {rows.shape}."
         )
     return rows
-
-
-def _draw_curves(panel: _figure.Axes, model: Optimum, beta: float) -> None:
-    # The theorems hold below mu / 2 only.
-    radii = np.linspace(0, model.mu / 2, CURVE_POINTS, endpoint=False)
-    smoothed = f"$w_2^{{\\mathrm{{LS}}}}$, $\\beta$ = {beta:g}"
-    for number, (smoothing, label) in enumerate(
-        ((0.0, "$w_2^*$, no label smoothing"), (beta, smoothed))
-    ):
-        w2 = [model.optimal_weights(e, smoothing)[1] for e in radii]
-        look = _figure.look_of(number)
-        _figure.draw_curve(panel, radii, w2, label, look, linewidth=1.5)
 
 
 def _draw_points(panel: _figure.Axes, rows: Mapping[str, Array]) -> None:

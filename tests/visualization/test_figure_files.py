@@ -101,7 +101,7 @@ def test_a_wrong_path_is_refused(path, error, message):
 def test_a_folder_in_place_of_a_file_is_refused(tmp_path):
     folder = tmp_path / "figures.png"
     folder.mkdir()
-    with pytest.raises(ValueError, match=r"must name a file.*is a folder"):
+    with pytest.raises(ValueError, match=r"file, no folder.*figures\.png"):
         plot_history(HISTORY, path=folder)
 
 

@@ -107,9 +107,7 @@ def test_many_classes_are_thinned(classes, named, tmp_path):
 
 def texts_of(figure):
     """The lines above the images, row by row."""
-    return [
-        half.get_suptitle() for row in figure.subfigs for half in row.subfigs
-    ]
+    return [half.get_suptitle() for half in figure.subfigs]
 
 
 def test_pairs_show_what_the_classifier_saw():
