@@ -1,8 +1,7 @@
 """The images of a class report, chosen while the data are read once.
 
 Which pairs of classes share most is known only at the end, when the images are
-gone. So images are kept for those pairs that share most so far: the first ones
-that are confused or, while there are none, those that come nearest to it.
+gone. So images are kept for those pairs that share most so far.
 """
 
 import dataclasses
@@ -28,8 +27,7 @@ class Example:
         image: Float32 array, the clean image.
         adversarial: Float32 array, what the classifier saw; the clean image
             where there is no attack.
-        nearest: Whether it only comes near to being taken for the other
-            class. Defaults to `False`: it is taken for it.
+        nearest: Whether it only comes near to it. Defaults to `False`.
         gap: By how much the logit of the other class is below the largest
             one. Defaults to `0.0`.
     """
@@ -42,14 +40,10 @@ class Example:
 
 
 class Candidates:
-    """Images of the ordered pairs of classes that share most.
+    """At most `examples` images for each of `most_pairs` ordered pairs.
 
     For the pair (i, j): the first images of class i that are taken for j or,
     until there is one, those whose logit of j is least below the largest.
-
-    Args:
-        examples: How many images are kept for a pair.
-        most_pairs: For how many ordered pairs images are kept.
     """
 
     def __init__(self, examples: int, most_pairs: int) -> None:
@@ -58,13 +52,7 @@ class Candidates:
         self.seen = 0
 
     def add(self, batch: Batch, means: ClassMeans, confusion: Array) -> None:
-        """Keeps the images of a batch that are wanted.
-
-        Args:
-            batch: The batch.
-            means: Class vectors so far, this batch included.
-            confusion: Confusion matrix so far, this batch included.
-        """
+        """Keeps what is wanted of a batch, which the others include."""
         if self.examples:
             clean = ops.convert_to_numpy(batch.images)
             adversarial = ops.convert_to_numpy(batch.adversarial)
@@ -98,8 +86,8 @@ class Candidates:
         largest = indices_of_largest(cosines, self.most_pairs)
         i, j, cosines = i[largest], j[largest], cosines[largest]
         # By cosine, then by confusion, then by the class numbers.
-        order = np.lexsort((j, i, -confusion[i, j], -cosines))
-        order = order[: self.most_pairs]
+        keys = (j, i, -confusion[i, j], -cosines)
+        order = np.lexsort(keys)[: self.most_pairs]
         return list(zip(i[order].tolist(), j[order].tolist(), strict=True))
 
     def _updated(

@@ -146,20 +146,16 @@ def correlation_matrix(
     """Cross-class feature attribution matrix (Algorithm 1).
 
     In the mode `"class"`, C[i, j] is the cosine of the mean attribution
-    vectors of classes i and j, see `attribution_vectors`; the matrix is
-    symmetric. In the mode `"instance"`, C[i, j] is the mean over the samples
-    of class i of their largest cosine with a sample of class j, see
-    `instance_correlation`; the matrix is not symmetric, and all vectors are
-    kept in memory, twice 4·N·n bytes.
-
-    A class without samples, or without an attribution vector other than
-    zero, gives NaN in its row and column and a warning.
+    vectors of classes i and j, see `attribution_vectors`. In the mode
+    `"instance"`, it is the mean over the samples of class i of their largest
+    cosine with a sample of class j, see `instance_correlation`; all vectors
+    are kept in memory, see `instance_vectors`. A class without samples, or
+    with zero vectors only, gives NaN in its row and column and a warning.
 
     Args:
         classifier: Built `keras.Model`, as in `attribution_vectors`.
         data: As in `attribution_vectors`.
-        attack: The attack; PGD with 20 steps is usual. Defaults to `None`:
-            clean images.
+        attack: The attack that makes δ. Defaults to `None`: clean images.
         head: The head or its name. Defaults to `None`: find it.
         batch_size: Size of the batches of arrays. Defaults to `128`.
         seed: Integer seed of the attack. Defaults to `0`.
@@ -176,9 +172,8 @@ def correlation_matrix(
     Example:
 
     ```python
-    matrix = kw.attribution.correlation_matrix(
-        classifier, (x_test, y_test), attack=kw.attacks.PGD(steps=20)
-    )
+    attack = kw.attacks.PGD(steps=20)
+    matrix = kw.attribution.correlation_matrix(classifier, (x, y), attack)
     print(kw.attribution.cas(matrix))
     ```
     """
@@ -208,8 +203,8 @@ def instance_correlation(
     The N² cosines are computed in blocks, exactly and in float64. With b =
     `block_size`, n features and K classes it takes 2·N²·n floating-point
     operations and at most 8·(b² + 4·b·n + 4·b·K + 8·N + 2·K²) bytes in
-    addition to `vectors`, which are neither copied nor changed: 26 MB for
-    10,000 samples, 512 features and ten classes at the default.
+    addition to `vectors`: 26 MB for 10,000 samples, 512 features and ten
+    classes at the default.
 
     Samples whose vector is zero or not finite are left out, with a warning.
     A class without any others gives NaN in its row and column, and a warning.

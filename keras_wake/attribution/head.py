@@ -44,18 +44,17 @@ def find_head(
 
     Args:
         classifier: Built `keras.Model` that returns logits.
-        head: Name of the layer or the layer itself, for models in which it
-            cannot be found. Defaults to `None`: find it.
-        num_classes: K, the number of units that the head must have. Defaults
-            to `None`: any.
+        head: The layer or its name, for models in which it cannot be found.
+            Defaults to `None`: find it.
+        num_classes: K, the units that it must have. Defaults to `None`: any.
 
     Returns:
         The `keras.layers.Dense` layer.
 
     Raises:
         TypeError: If `classifier` is not a model.
-        ValueError: If there is no such layer, if it is not a Dense layer, or
-            if it does not make K logits.
+        ValueError: If there is no such layer, or if it is not a Dense layer
+            that makes K logits.
 
     Example:
 
@@ -115,10 +114,6 @@ def logits_and_features(
     It works for every kind of model, while a step is compiled, and in several
     threads at once, because no layer of the model is changed: this call makes
     its own copy of the head, which records its input.
-
-    Raises:
-        ValueError: If the head is not called exactly once, on a batch of
-            vectors.
     """
     recorded: list[Tensor] = []
 
@@ -173,10 +168,9 @@ def _replace_layers(value: Any, copies: dict[int, keras.layers.Layer]) -> Any:
     """A copy of a network in which layers are replaced, by their `id`.
 
     Only what leads to one of these layers is copied: nested models, containers,
-    calls of Functional models. All other layers, and all variables, are shared
-    with the original; what holds none of the layers is returned as it is.
-    `keras.Model(classifier.inputs, head.input)` would do for a Functional
-    model, but not for a subclassed or a nested one.
+    calls of Functional models. All else is shared with the original, variables
+    too. `keras.Model(classifier.inputs, head.input)` would not do for a
+    subclassed or a nested model.
     """
     if isinstance(value, keras.layers.Layer):
         if id(value) in copies:

@@ -17,11 +17,6 @@ class ClassAttributionSimilarity(keras.metrics.Metric):
 
     The state is the sum of attribution vectors of each class and the number
     of samples, so replicas and batches add up.
-
-    Args:
-        num_classes: K.
-        features: n, the size of g(x).
-        name: Key in the logs.
     """
 
     def __init__(self, num_classes: int, features: int, name: str) -> None:
@@ -43,15 +38,10 @@ class ClassAttributionSimilarity(keras.metrics.Metric):
         kernel: Tensor,
         present: Tensor | None = None,
     ) -> None:
-        """Adds a batch.
+        """Adds a batch of labels (batch, K) and features g(x + δ) (batch, n).
 
-        Args:
-            labels: Float tensor (batch, K); the class of a sample is its
-                largest entry. A sample whose entries are all 0 does not count.
-            features: Float tensor (batch, n), g(x + δ).
-            kernel: Float tensor (n, K), the weights of the head.
-            present: Boolean tensor (batch,), which samples count. Defaults
-                to `None`: all.
+        Samples count whose labels are not all 0 and, if it is given, for which
+        `present` (batch,) is true. The kernel (n, K) is that of the head.
         """
         if present is not None:
             features = ops.where(present[:, None], features, 0.0)

@@ -22,7 +22,6 @@ from keras_wake.attribution.correlation import indices_of_largest
 from keras_wake.attribution.correlation import quiet_cas
 from keras_wake.attribution.vectors import analyse
 from keras_wake.attribution.vectors import Bounds
-from keras_wake.attribution.vectors import ClassMeans
 from keras_wake.utils import tables
 from keras_wake.utils import validate
 from keras_wake.utils.types import Array
@@ -42,10 +41,7 @@ class SharedPair:
         cosine: C[i, j], of their mean attribution vectors.
         confusions: How many samples of class i are taken for j, and how many
             of class j for i.
-        examples: Two lists of `Example`: images of class i that are taken
-            for j, and images of class j that are taken for i. Where there
-            are none, the images that come nearest to it, with
-            `nearest=True`.
+        examples: Two lists of `Example`, images of class i and of class j.
     """
 
     classes: tuple[int, int]
@@ -138,8 +134,7 @@ class ClassReport:
         """`to_dict()` as JSON; NaN becomes null.
 
         Args:
-            indent: Spaces by which each level is indented. Defaults to
-                `None`: everything in one line.
+            indent: As in `json.dumps`. Defaults to `None`: one line.
         """
         return json.dumps(self.to_dict(), allow_nan=False, indent=indent)
 
@@ -211,31 +206,27 @@ def class_report(
 
     Every batch is attacked once. Its adversarial images give robust accuracy,
     confusion and the class-wise matrix of `correlation_matrix` with its CAS.
-    The clean images give clean accuracy. The pairs of classes with the largest
-    cosine C[i, j] are the ones that share most features.
+    The pairs of classes with the largest cosine C[i, j] are the ones that
+    share most features.
 
     The examples of a pair (i, j) are the first images of class i that are
     taken for class j under attack, and the first images of class j that are
-    taken for i. Where there are none, the images are kept in which the logit
-    of the other class is least below the largest one; they have
-    `nearest=True`.
+    taken for i. Where there are none, they are those in which the logit of the
+    other class is least below the largest one, with `nearest=True`.
 
-    Memory does not grow with the data. It holds a batch, the class sums, the
-    confusion matrix and the images of at most 100 ordered pairs (or four times
-    `pairs`, if that is more), which take 8·100·`examples` bytes per pixel
-    value. With more than ten classes there are more pairs, and only those of
-    the largest cosine so far are kept. Shuffle such data: in data sorted by
-    class, a cosine is unknown until both classes have been seen.
+    Memory does not grow with the data: images are kept for at most 100 ordered
+    pairs (or four times `pairs`, if that is more), those of the largest cosine
+    so far. Shuffle data of more than ten classes: in data sorted by class, a
+    cosine is unknown until both classes have been seen.
 
     Args:
         classifier: Built `keras.Model`, as in `attribution_vectors`.
         data: As in `attribution_vectors`. It is read once.
-        attack: The attack. Defaults to `None`: everything is of clean images,
-            and there is no robust accuracy.
+        attack: The attack. Defaults to `None`: clean images only.
         class_names: K names. Defaults to the class numbers.
         pairs: How many pairs are reported. Defaults to `10`.
-        examples: How many images of a pair are kept for each of its two
-            directions. Defaults to `4`.
+        examples: How many images are kept for (i, j) and for (j, i).
+            Defaults to `4`.
         head: The head or its name. Defaults to `None`: find it.
         batch_size: Size of the batches of arrays. Defaults to `128`.
         seed: Integer seed of the attack. Defaults to `0`.
@@ -251,23 +242,19 @@ def class_report(
     Example:
 
     ```python
-    report = kw.attribution.class_report(
-        classifier, (x_test, y_test), attack=kw.attacks.PGD(steps=20)
-    )
+    report = kw.attribution.class_report(classifier, (x, y), attack)
     print(report)
     kw.visualization.plot_class_report(report, path="classes.png")
-    kw.visualization.plot_shared_pairs(report, path="pairs.png")
     ```
     """
     pairs = validate.integer(0, pairs=pairs)
     examples = validate.integer(0, examples=examples)
-    sizes, batches = analyse(
+    means, batches = analyse(
         classifier, data, attack, head, batch_size, seed, bounds, clean=True
     )
-    names = validate.names_of_classes(class_names, sizes.classes)
-    means = ClassMeans(sizes)
-    confusion = np.zeros((sizes.classes, sizes.classes), "int64")
-    clean_hits = np.zeros(sizes.classes, "int64")
+    names = validate.names_of_classes(class_names, len(means.counts))
+    confusion = np.zeros((len(names), len(names)), "int64")
+    clean_hits = np.zeros(len(names), "int64")
     candidates = Candidates(examples, max(MOST_CANDIDATES, 4 * pairs))
     for batch in batches:
         bad = int(np.isnan(batch.logits).any(axis=1).sum())

@@ -1,7 +1,7 @@
 """Attribution vectors of samples and of classes, in one pass over the data.
 
-What all analyses have in common: they attack a batch, take the features that
-go into the head, and multiply them with the head's weights of the true class.
+All analyses attack a batch, take the features that go into the head, and
+multiply them with the head's weights of the true class.
 """
 
 import weakref
@@ -40,13 +40,6 @@ _LARGEST_SCALED = 32
 Bounds = tuple[float, float]
 
 
-class Sizes(NamedTuple):
-    """K and n of a classifier."""
-
-    classes: int
-    features: int
-
-
 class Batch(NamedTuple):
     """A batch and what the classifier made of it.
 
@@ -67,6 +60,28 @@ class Batch(NamedTuple):
     vectors: Array
 
 
+class ClassMeans:
+    """Mean vector of every class, batch by batch, in float64."""
+
+    def __init__(self, classes: int, features: int) -> None:
+        self.sums = np.zeros((classes, features))
+        self.counts = np.zeros(classes, "int64")
+
+    def add(self, batch: Batch) -> None:
+        """Adds the vectors of a batch."""
+        for label in np.unique(batch.labels):
+            # Not a product with one-hot labels, by which a vector that is
+            # not finite would reach all classes.
+            members = batch.vectors[batch.labels == label]
+            self.sums[label] += members.sum(axis=0, dtype="float64")
+            self.counts[label] += len(members)
+
+    def result(self) -> Array:
+        """Float64 array (K, n); NaN for a class without samples."""
+        counts = np.where(self.counts == 0, np.nan, self.counts)
+        return self.sums / counts[:, None]
+
+
 def analyse(
     classifier: keras.Model,
     data: Dataset,
@@ -76,11 +91,12 @@ def analyse(
     seed: int,
     bounds: Bounds | None,
     clean: bool = False,
-) -> tuple[Sizes, Iterator[Batch]]:
+) -> tuple[ClassMeans, Iterator[Batch]]:
     """Checks the arguments of an analysis and starts its pass over the data.
 
     With `clean`, the clean images are classified as well. The other arguments
-    are those of `attribution_vectors`. The batches are attacked one by one.
+    are those of `attribution_vectors`. Returns class means for the batches,
+    which are attacked when they are asked for.
     """
     num_classes = check_classifier(classifier)
     head = find_head(classifier, head, num_classes)
@@ -120,7 +136,7 @@ def analyse(
                 before = ops.convert_to_numpy(compiled(x, labels)[1])
             yield Batch(x, seen, classes, before, logits, vectors)
 
-    return Sizes(num_classes, head_features(head)), batches()
+    return ClassMeans(num_classes, head_features(head)), batches()
 
 
 def _refuse_unscaled_images(x: Tensor) -> None:
@@ -148,28 +164,6 @@ def _compile(classifier: Callable, head: Callable) -> Callable:
     return backend.compile(analysis, classifier)
 
 
-class ClassMeans:
-    """Mean vector of every class, batch by batch, in float64."""
-
-    def __init__(self, sizes: Sizes) -> None:
-        self.sums = np.zeros(sizes)
-        self.counts = np.zeros(sizes.classes, "int64")
-
-    def add(self, batch: Batch) -> None:
-        """Adds the vectors of a batch."""
-        for label in np.unique(batch.labels):
-            # Not a product with one-hot labels, by which a vector that is
-            # not finite would reach all classes.
-            members = batch.vectors[batch.labels == label]
-            self.sums[label] += members.sum(axis=0, dtype="float64")
-            self.counts[label] += len(members)
-
-    def result(self) -> Array:
-        """Float64 array (K, n); NaN for a class without samples."""
-        counts = np.where(self.counts == 0, np.nan, self.counts)
-        return self.sums / counts[:, None]
-
-
 def attribution_vectors(
     classifier: keras.Model,
     data: Dataset,
@@ -185,14 +179,12 @@ def attribution_vectors(
     classifier gets them right or not. The bias of the head is not used.
 
     Args:
-        classifier: Built `keras.Model`, images to logits, ending in a Dense
-            layer.
+        classifier: Built `keras.Model`: images to logits, by a Dense layer.
         data: Pair of arrays (x, y), or anything that yields such batches:
             images (batch, ...) within the attack's bounds, labels as class
             numbers or one-hot.
         attack: The attack that makes δ. Defaults to `None`: clean images.
-        head: Dense layer that makes the logits, or its name. Defaults to
-            `None`: find it.
+        head: That Dense layer or its name. Defaults to `None`: find it.
         batch_size: Size of the batches of arrays. Defaults to `128`.
         seed: Integer seed of the attack's random starts. Defaults to `0`.
         bounds: Smallest and largest pixel value. Defaults to `None`: the
@@ -203,21 +195,18 @@ def attribution_vectors(
         Float64 array (K, n). A class without samples gives a row of NaN.
 
     Raises:
-        TypeError, ValueError: If the head of the classifier cannot be found,
-            or if the data cannot be right.
+        TypeError, ValueError: If there is no head, or if data are wrong.
 
     Example:
 
     ```python
-    vectors = kw.attribution.attribution_vectors(
-        classifier, (x, y), attack=kw.attacks.PGD(steps=20)
-    )
+    attack = kw.attacks.PGD(steps=20)
+    vectors = kw.attribution.attribution_vectors(classifier, (x, y), attack)
     ```
     """
-    sizes, batches = analyse(
+    means, batches = analyse(
         classifier, data, attack, head, batch_size, seed, bounds
     )
-    means = ClassMeans(sizes)
     for batch in batches:
         means.add(batch)
     return means.result()
@@ -235,8 +224,8 @@ def instance_vectors(
     """Attribution vector of every sample.
 
     A(x) = g(x + δ) ⊙ W[y] for the true class y of each sample, in the order
-    of the data. The vectors take 4·N·n bytes, and twice that until the last
-    batch is added: 20 MB and 40 MB for 10,000 samples of 512 features.
+    of the data. They take 8·N·n bytes at most: 40 MB for 10,000 samples of 512
+    features.
 
     Args:
         classifier: Built `keras.Model`, as in `attribution_vectors`.
@@ -256,9 +245,7 @@ def instance_vectors(
     Example:
 
     ```python
-    vectors, labels = kw.attribution.instance_vectors(
-        classifier, (x_test, y_test), attack=kw.attacks.PGD(steps=20)
-    )
+    vectors, labels = kw.attribution.instance_vectors(classifier, (x, y))
     ```
     """
     _, batches = analyse(

@@ -1,9 +1,7 @@
 """The synthetic model of WAKE's appendix E and its closed forms.
 
 It shows why a classifier that faces a strong adversary drops the features
-that classes share. With three classes, six features and two weights, the
-optimum of adversarial training is a formula, also with label smoothing.
-Numbers in brackets are equations of the appendix.
+that classes share. Numbers in brackets are equations of the appendix.
 """
 
 import dataclasses
@@ -29,7 +27,6 @@ def expected_maximum(mean: float = 0.0, stddev: float = 1.0) -> float:
         A float.
 
     Raises:
-        TypeError: If an argument is no number.
         ValueError: If `stddev` is not greater than 0.
 
     Example:
@@ -53,9 +50,8 @@ class SyntheticModel:
         x_Cj ~ N(μ, σ²) if j ≠ i, else 0
 
     The classifier has two weights, w1 ≥ 0 for the exclusive features and
-    w2 ≥ 0 for the common ones, with the logits
-    `f_w(x)_i = w1 x_Ei + w2 Σ_{j≠i} x_Cj`. It
-    minimises the robust loss (15), for an ℓ∞ adversary with radius ε < μ/2:
+    w2 ≥ 0 for the common ones, with the logits of `logits_of`. It minimises
+    the robust loss (15), for an ℓ∞ adversary with radius ε < μ/2:
 
         E[max_δ (max_{j≠i} f(x + δ)_j − f(x + δ)_i)] + λ/2 ‖w‖²
 
@@ -73,14 +69,11 @@ class SyntheticModel:
         weight_decay: λ of the term λ/2 ‖w‖². Defaults to `1.0`.
 
     Raises:
-        TypeError: If an argument is no number.
-        ValueError: If an argument is not greater than 0, or `sigma` is too
-            large for `mu`.
+        TypeError, ValueError: If an argument is not a number in its range.
 
-    The methods take `epsilon`, ε, at least 0 and less than μ/2;
-    `label_smoothing`, β, at least 0 and less than 1; and `weights`, a pair
-    (w1, w2) of numbers that are at least 0. What is out of range is an error
-    as above.
+    The methods raise the same. They take `epsilon`, ε, at least 0 and less
+    than μ/2; `label_smoothing`, β, at least 0 and less than 1; and `weights`,
+    a pair (w1, w2) of numbers that are at least 0.
 
     Example:
 
@@ -119,10 +112,8 @@ class SyntheticModel:
             w1 = max(0, (1 − β) μ − (2 − 3β) ε) / λ
             w2 = max(0, μ − (1 − β)(2ε + σ/√π)) / λ
 
-        Two slips of the source: below (29) it calls the derivative for
-        ε > ε0 negative, where it is always *positive*, which is why w2 is 0;
-        in (37) the coefficient of w1 has lost its first sign and should read
-        −(1 − β) μ + (2 − 3β) ε.
+        Below (29) the source calls the derivative for ε > ε0 negative; it is
+        always *positive*, which is why w2 is 0.
 
         Args:
             epsilon: ε, in the units of x.
@@ -156,8 +147,7 @@ class SyntheticModel:
         """What label smoothing adds to w2: w2^LS − w2* (Corollary 1).
 
         Up to ε0 it is β (2ε + σ/√π) / λ, the difference (41). Between ε0 and
-        ε1, w2* is 0, so the gain is w2^LS itself. (The source goes on with
-        (40) there, which is negative in place of 0.)
+        ε1, w2* is 0, not (40), so the gain is w2^LS itself.
 
         Args:
             epsilon: ε.

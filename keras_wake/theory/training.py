@@ -1,12 +1,9 @@
-"""The synthetic model as a Keras network that `WakeModel` trains.
+"""The synthetic model as a Keras network that `WakeModel` trains with FGSM.
 
-A layer with the two weights, the margin loss as an objective, and a function
-that trains them with FGSM. This is the third way to the optimum, through the
-code that trains real networks.
+This is the third way to the optimum, through the code that trains networks.
 """
 
 from typing import Any
-from typing import TypeAlias
 
 import keras
 import numpy as np
@@ -21,8 +18,6 @@ from keras_wake.utils.types import Config
 from keras_wake.utils.types import Tensor
 from keras_wake.wake_model import WakeModel
 
-# Sizes of the axes; `None` where open.
-Shape: TypeAlias = tuple[int | None, ...]
 # The weights stay above 0: at w2 = 0 the logits do not depend on the common
 # features, so the attack would have no gradient for these.
 SMALLEST_WEIGHT = 1e-6
@@ -54,7 +49,6 @@ class AtLeast(keras.constraints.Constraint):
         return ops.maximum(w, self.minimum)
 
     def get_config(self) -> Config:
-        """The arguments of the constructor."""
         return {"minimum": self.minimum}
 
 
@@ -82,7 +76,7 @@ class SyntheticLogits(keras.layers.Layer):
         super().__init__(**kwargs)
         self.weight_decay = validate.positive(weight_decay=weight_decay)
 
-    def build(self, input_shape: Shape) -> None:
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Makes the kernel."""
         if input_shape[-1] != features.NUM_FEATURES:
             raise ValueError(
@@ -105,12 +99,7 @@ class SyntheticLogits(keras.layers.Layer):
         of_others = ops.sum(common, axis=1, keepdims=True) - common
         return self.kernel[0] * exclusive + self.kernel[1] * of_others
 
-    def compute_output_shape(self, input_shape: Shape) -> Shape:
-        """(batch, 3)."""
-        return (input_shape[0], features.NUM_CLASSES)
-
     def get_config(self) -> Config:
-        """The arguments of the constructor."""
         return {**super().get_config(), "weight_decay": self.weight_decay}
 
 
@@ -134,9 +123,8 @@ class MarginLoss(Objective):
     Example:
 
     >>> objective = MarginLoss()
-    >>> labels = np.array([[0.0, 1.0, 0.0]], "float32")
     >>> logits = np.array([[1.0, 4.0, 2.0]], "float32")
-    >>> loss = objective.loss(labels, {"adversarial": logits})
+    >>> loss = objective.loss(np.eye(3)[[1]], {"adversarial": logits})
     >>> keras.ops.convert_to_numpy(loss)
     array([-2.], dtype=float32)
     """
@@ -159,7 +147,6 @@ class MarginLoss(Objective):
         return (1 - beta) * (rival - own) - beta * mean
 
     def get_config(self) -> Config:
-        """The arguments of the constructor."""
         return {"label_smoothing": self.label_smoothing}
 
 
@@ -193,9 +180,8 @@ def trained_weights(
 ) -> tuple[float, float]:
     """The weights that `WakeModel` arrives at with FGSM and `MarginLoss`.
 
-    Gradient descent with learning rate 0.8 / λ, all samples in each step. For
-    a linear classifier the sign of the gradient is the worst δ, so that one
-    step of FGSM is the whole inner maximum. Computed in float32.
+    Gradient descent with learning rate 0.8 / λ, all samples in each step, in
+    float32. For a linear classifier, FGSM finds the whole inner maximum.
 
     Args:
         x: Samples, as in `robust_loss`.
@@ -203,23 +189,22 @@ def trained_weights(
         epsilon: ε.
         weight_decay: λ. Defaults to `1.0`.
         label_smoothing: β. Defaults to `0.0`.
-        steps: Number of steps of gradient descent; each leaves a fifth of the
-            distance to the optimum. Defaults to `10`.
+        steps: Steps of gradient descent; each leaves a fifth of the distance
+            to the optimum. Defaults to `10`.
 
     Returns:
         Pair of floats (w1, w2), at least 1e-6: at 0 the attack would have no
         gradient.
 
     Raises:
-        ValueError: If shapes or classes are wrong, or the logits become so
-            large that cross-entropy has no gradient left in float32.
+        ValueError: If shapes or classes are wrong, or if cross-entropy has no
+            gradient left in float32.
 
     Example:
 
     ```python
-    model = keras_wake.theory.SyntheticModel()
-    x, y = model.sample(20_000, seed=0)
-    w1, w2 = keras_wake.theory.trained_weights(x, y, epsilon=0.1)
+    x, y = kw.theory.SyntheticModel().sample(20_000)
+    w1, w2 = kw.theory.trained_weights(x, y, epsilon=0.1)
     ```
     """
     x, y = features.check_samples(x, y)

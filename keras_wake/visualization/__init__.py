@@ -1,9 +1,8 @@
 """Figures of a run: matrices, curves, classes, examples, robustness.
 
-Every function returns a `matplotlib.figure.Figure` that belongs to no
-window and to no global state, so that figures can be drawn on a machine
-without a display and in the middle of `fit`. Matplotlib is imported at the
-first call, not with keras-wake.
+Every function returns a `matplotlib.figure.Figure` that belongs to no window
+and to no global state, so that figures can be drawn without a display and in
+the middle of `fit`. Matplotlib is imported at the first call.
 """
 
 from keras_wake.visualization.adversarial_examples import (

@@ -1,7 +1,6 @@
 """What the figures share: colours, axes, curves, images, marks, saving.
 
-The colours are those of Okabe and Ito, which readers with the common forms
-of colour blindness can tell apart; curves differ in line style as well.
+The colours are those of Okabe and Ito, made for colour-blind readers.
 """
 
 import os
@@ -73,6 +72,16 @@ def save(figure: Figure, path: FilePath | None) -> Figure:
     return figure
 
 
+def check_kind(kind: type, maker: str, **kwargs: object) -> None:
+    """Refuses the one argument unless it is what `maker` returns."""
+    name, value = validate.name_and_value(kwargs)
+    if not isinstance(value, kind):
+        raise TypeError(
+            f"`{name}` must be what `keras_wake.{maker}` returns. Received: "
+            f"{type(value).__name__}."
+        )
+
+
 def style(panel: Axes, axis: Literal["both", "y"] = "both") -> None:
     """A grid behind the data, small numbers, no frame above and right."""
     panel.grid(True, axis=axis, color="0.9", linewidth=0.7)
@@ -107,11 +116,7 @@ def draw_image(panel: Axes, image: Array) -> None:
 
 
 def draw_marks(axes: Sequence[Axes], marks: Iterable[Mark]) -> None:
-    """Draws lines through all panels and writes their texts above the first.
-
-    Marks outside the range are left out: they would squeeze the curves of a
-    run that has not come that far.
-    """
+    """Draws the lines within the range, with their texts above the panels."""
     low, high = axes[0].get_xlim()
     above = axes[0].get_xaxis_transform()
     for place, text, ha in marks:

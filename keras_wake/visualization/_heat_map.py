@@ -1,8 +1,7 @@
 """What the figures of (K, K) matrices share: checks, cells, class names.
 
-They can be read with three classes as well as with 200: numbers are written
-only where they fit into their cells, names are left out where they would
-collide, and the map grows so that a cell stays some pixels wide.
+They can be read with 200 classes as well: numbers are written only where they
+fit into their cells, and names are left out where they would collide.
 """
 
 import math
@@ -74,14 +73,8 @@ def draw_map(
 ) -> None:
     """A heat map with its colour bar, class names and numbers.
 
-    Args:
-        panel: Where to draw.
-        values: Array (K, K).
-        names: K names.
-        limits: Values of the darkest and the brightest colour.
-        labels: Those of rows, columns and colours.
-        missing: What classes without a value lack.
-        cmap: Name of the colours.
+    The labels are those of rows, columns and colours; `missing` says what
+    classes without a value lack.
     """
     image = draw_cells(panel, values, limits, cmap)
     # No bar for the diagonal alone, whose value is known.

@@ -30,21 +30,19 @@ def plot_adversarial_examples(
     """Draws samples with their perturbation and what the network saw.
 
     One column per sample: the clean image with its true class above and its
-    predicted class below, then the perturbation (mid-grey where nothing
-    changes), then the adversarial image with its predicted class. A wrong
-    prediction is red and has a cross.
+    predicted class below, the perturbation (mid-grey where nothing changes),
+    and the adversarial image with its predicted class, red if it is wrong.
 
     Args:
-        images: Clean images `(N, H, W, C)` in [0, 1], with one or three
-            channels; at most 32.
+        images: At most 32 clean images `(N, H, W, C)` in [0, 1], C = 1 or 3.
         adversarial: Adversarial images of the same shape.
         labels: True classes, `(N,)` numbers or `(N, K)` one-hot.
         predictions: Classes predicted for `images`, `(N,)` numbers or
             `(N, K)` logits.
         adversarial_predictions: The same for `adversarial`.
         class_names: K names. Defaults to the class numbers.
-        magnify: Factor by which perturbations are enlarged. Defaults to
-            `None`: the largest one just fits between black and white.
+        magnify: Factor of the perturbations. Defaults to `None`: the largest
+            one just fits between black and white.
         path: File to write (.png, .pdf or .svg). Defaults to `None`: none.
 
     Returns:
@@ -53,14 +51,9 @@ def plot_adversarial_examples(
     Example:
 
     ```python
-    adversarial = attack(classifier, x[:8], y[:8])
+    seen = attack(classifier, x, y)
     kw.visualization.plot_adversarial_examples(
-        x[:8],
-        adversarial,
-        y[:8],
-        classifier.predict(x[:8]),
-        classifier.predict(adversarial),
-        path="examples.png",
+        x, seen, y, classifier.predict(x), classifier.predict(seen)
     )
     ```
     """
@@ -77,7 +70,15 @@ def plot_adversarial_examples(
     after = _check_classes(
         count, adversarial_predictions=adversarial_predictions
     )
-    names = _class_names(class_names, int(np.max([truth, before, after])))
+    highest = int(np.max([truth, before, after]))
+    names = validate.names_of_classes(None, highest + 1)
+    if class_names is not None:
+        names = shorten_all(validate.list_of_names(class_names), 14)
+    if len(names) <= highest:
+        raise ValueError(
+            f"`class_names` must name all classes up to number {highest}. "
+            f"Received {len(names)}: class_names={class_names!r}."
+        )
     delta = changed - clean
     factor = _magnification(delta, magnify)
     rows = {
@@ -134,18 +135,6 @@ def _check_classes(count: int, **kwargs: Tensor) -> Array:
     return numbers.astype("int64")
 
 
-def _class_names(class_names: Sequence[str] | None, highest: int) -> list[str]:
-    if class_names is None:
-        return validate.names_of_classes(None, highest + 1)
-    names = validate.list_of_names(class_names)
-    if len(names) <= highest:
-        raise ValueError(
-            f"`class_names` must name all classes up to number {highest}. "
-            f"Received {len(names)}: class_names={class_names!r}."
-        )
-    return shorten_all(names, 14)
-
-
 def _magnification(delta: Array, magnify: float | None) -> float:
     if magnify is not None:
         return validate.positive(magnify=magnify)
@@ -155,8 +144,7 @@ def _magnification(delta: Array, magnify: float | None) -> float:
     factor = 0.5 / largest
     # Rounded down to a number that reads well: nothing is cut off by it.
     # The small addition keeps 0.5 / (8 / 256) at 16 after float32 rounding.
-    decimals = 0 if factor >= 10 else 1
-    scale = 10**decimals
+    scale = 1 if factor >= 10 else 10
     return max(math.floor(factor * scale * (1 + 1e-5)) / scale, 0.1)
 
 
@@ -169,8 +157,7 @@ def _grid(count: int) -> tuple[_figure.Figure, list[list[_figure.Axes]]]:
     figure = _figure.new_figure(width, 3.8 * bands + 0.3)
     axes = figure.subplots(3 * bands, across, squeeze=False)
     for panel in axes.flat:
-        panel.set_xticks([])
-        panel.set_yticks([])
+        panel.set(xticks=[], yticks=[])
         panel.spines[:].set_visible(False)
     # Bands of three rows, one after the other.
     columns = axes.reshape(bands, 3, across).swapaxes(1, 2).reshape(-1, 3)

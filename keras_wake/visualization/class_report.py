@@ -3,7 +3,6 @@
 import numpy as np
 
 from keras_wake.attribution.report import ClassReport
-from keras_wake.attribution.report import Example
 from keras_wake.utils import validate
 from keras_wake.utils.tables import shorten_all
 from keras_wake.visualization import _figure
@@ -18,15 +17,13 @@ def plot_class_report(
 ) -> _figure.Figure:
     """Draws accuracy, confusion and correlation of the classes of a report.
 
-    The upper panel shows the clean accuracy of each class as a square and its
-    robust accuracy as a circle. Dotted lines are the accuracies over all
-    samples. The lower left panel shows which share of each class (row) is
-    taken for each other class (column) under attack. Its colours end at the
-    largest share off the diagonal, so that confusions can be seen; the
-    diagonal is the accuracy of the upper panel. The lower right panel shows
-    the correlation matrix in colours from 0 to 1. Where both maps are bright,
-    classes that share features are confused. Above 25 classes only some of
-    them are named.
+    Above, squares are the clean accuracy of the classes, circles their robust
+    accuracy, and dotted lines the accuracies over all samples. The left map
+    shows which share of each class (row) is taken for each class (column)
+    under attack. Its colours end at the largest share off the diagonal, so
+    that confusions can be seen. The right map is the correlation matrix. Where
+    both maps are bright, classes that share features are confused. Above 25
+    classes only some of them are named.
 
     Args:
         report: What `keras_wake.attribution.class_report` has returned.
@@ -45,14 +42,14 @@ def plot_class_report(
     kw.visualization.plot_class_report(report, path="classes.png")
     ```
     """
-    _check(report)
+    _figure.check_kind(ClassReport, "attribution.class_report", report=report)
     names = report.class_names
     side = _heat_map.size_for(len(names), 4.4, 6.5)
     # Names that do not fit beside each other are slanted.
     top = 2.1 if max(map(len, names)) <= 3 else 2.5
     figure = _figure.new_figure(2 * side + 1.6, side + 0.1 + top)
     above, below = figure.subfigures(
-        2, 1, height_ratios=[top, side + 0.1], squeeze=False
+        2, 1, squeeze=False, height_ratios=[top, side + 0.1]
     )[:, 0]
     _draw_accuracies(above.add_subplot(), report)
     above.legend(loc="outside upper center", ncols=2, fontsize=8)
@@ -77,13 +74,11 @@ def plot_shared_pairs(
 ) -> _figure.Figure:
     """Draws the class pairs that share most features, with examples.
 
-    One row for each pair, beginning with the largest cosine. On the left are
-    images of class i that are taken for class j, on the right images of class
-    j that are taken for class i. They are the images that the classifier saw:
-    adversarial ones if the report was made with an attack. The line above
-    says how many there are. If there are none, it says "nearest", and the
-    images shown are those that come nearest to being taken for the other
-    class.
+    One row for each pair, beginning with the largest cosine: on the left
+    images of class i that are taken for class j, on the right the other way
+    round, as the classifier saw them. The line above says how many there are.
+    If there are none, it says "nearest", and the images are those that come
+    nearest to being taken for the other class.
 
     Args:
         report: What `keras_wake.attribution.class_report` has returned, for
@@ -97,8 +92,7 @@ def plot_shared_pairs(
 
     Raises:
         TypeError: If `report` is not a class report.
-        ValueError: If the report holds no examples, or examples that are not
-            images.
+        ValueError: If the report holds no examples that are images.
 
     Example:
 
@@ -107,9 +101,23 @@ def plot_shared_pairs(
     kw.visualization.plot_shared_pairs(report, path="pairs.png")
     ```
     """
-    _check(report)
+    _figure.check_kind(ClassReport, "attribution.class_report", report=report)
     shown = report.pairs[: validate.integer(1, pairs=pairs)]
-    low, high = _range([e for p in shown for part in p.examples for e in part])
+    images = [e.adversarial for p in shown for part in p.examples for e in part]
+    if not images:
+        raise ValueError(
+            "The report holds no example images: it was made with "
+            "`examples=0` or `pairs=0`, or no two classes have an attribution."
+        )
+    shape = images[0].shape
+    if len(shape) != 3 or shape[-1] not in (1, 3):
+        raise ValueError(
+            "Only images of shape (H, W, C) with one or three channels can be "
+            f"drawn. Received: a report on images of shape {shape}."
+        )
+    low, high = np.min(images), np.max(images)
+    if low >= -1e-6 and high <= 1 + 1e-6:
+        low, high = 0.0, 1.0
     across = max(len(part) for pair in shown for part in pair.examples)
     across = min(across, MOST_EXAMPLES)
     names = shorten_all(report.class_names, 16)
@@ -143,14 +151,6 @@ def plot_shared_pairs(
     return _figure.save(figure, path)
 
 
-def _check(report: ClassReport) -> None:
-    if not isinstance(report, ClassReport):
-        raise TypeError(
-            "`report` must be what `keras_wake.attribution.class_report` "
-            f"returns. Received: {type(report).__name__}."
-        )
-
-
 def _draw_accuracies(panel: _figure.Axes, report: ClassReport) -> None:
     """Both accuracies of a class as two points on a line."""
     classes = np.arange(len(report.class_names))
@@ -177,29 +177,8 @@ def _draw_accuracies(panel: _figure.Axes, report: ClassReport) -> None:
         panel.axhline(mean, color=color, linewidth=1, linestyle=":")
     _figure.style(panel, axis="y")
     _heat_map.name_classes(panel, report.class_names, most=30)
-    panel.set_yticks(np.linspace(0, 1, 6))
     panel.tick_params(axis="y", labelsize=8)
-    panel.set_ylim(-0.03, 1.03)
-    panel.set_xlim(-0.7, len(classes) - 0.3)
+    ends = (-0.7, len(classes) - 0.3)
+    panel.set(yticks=np.linspace(0, 1, 6), ylim=(-0.03, 1.03), xlim=ends)
     _figure.show_percent(panel)
     panel.set_ylabel("accuracy", fontsize=9)
-
-
-def _range(examples: list[Example]) -> tuple[float, float]:
-    """The values of black and white; checks that there are images."""
-    if not examples:
-        raise ValueError(
-            "The report holds no example images: it was made with "
-            "`examples=0` or `pairs=0`, or no two classes have an attribution."
-        )
-    shape = examples[0].adversarial.shape
-    if len(shape) != 3 or shape[-1] not in (1, 3):
-        raise ValueError(
-            "Only images of shape (H, W, C) with one or three channels can be "
-            f"drawn. Received: a report on images of shape {shape}."
-        )
-    low = min(float(example.adversarial.min()) for example in examples)
-    high = max(float(example.adversarial.max()) for example in examples)
-    if low >= -1e-6 and high <= 1 + 1e-6:
-        return 0.0, 1.0
-    return low, high

@@ -30,20 +30,17 @@ def plot_correlation_matrix(
 ) -> _figure.Figure:
     """Draws a correlation matrix of attribution vectors as a heat map.
 
-    Row i and column j belong to the classes i and j. Cells without a value
-    (a class without samples) are grey, hatched up to 20 classes, and their
-    classes are named under the map. Up to 12 classes every cell shows its
-    number; above 25 classes only some of them are named on the axes.
+    Cells without a value (a class without samples) are grey, hatched up to 20
+    classes, and their classes are named under the map. Up to 12 classes every
+    cell shows its number; above 25 only some classes are named on the axes.
 
     Args:
         matrix: Array `(K, K)`, as `keras_wake.attribution.correlation_matrix`
             returns it. NaN marks a missing value.
         class_names: K names. Defaults to the class numbers.
         title: Text above the map. Defaults to the CAS of the matrix.
-        vmin: Value of the darkest colour; lower ones share it. Defaults
-            to `0.0`.
-        vmax: Value of the brightest colour; higher ones share it. Defaults
-            to `1.0`.
+        vmin: Value of the darkest colour. Defaults to `0.0`.
+        vmax: Value of the brightest colour. Defaults to `1.0`.
         path: File to write (.png, .pdf or .svg). Defaults to `None`: none.
 
     Returns:
@@ -53,9 +50,7 @@ def plot_correlation_matrix(
 
     ```python
     matrix = kw.attribution.correlation_matrix(classifier, (x, y))
-    kw.visualization.plot_correlation_matrix(
-        matrix, class_names=splits.class_names, path="matrix.png"
-    )
+    kw.visualization.plot_correlation_matrix(matrix, path="matrix.png")
     ```
     """
     values = _heat_map.check_matrix(matrix=matrix)
@@ -90,8 +85,7 @@ def plot_correlation_difference(
         title: Text above the map. Defaults to the CAS of both and their
             difference, over the entries that both matrices have.
         vmax: Value of the darkest red, and its negative that of the darkest
-            blue; values beyond share them. Defaults to `None`: the largest
-            absolute difference.
+            blue. Defaults to `None`: the largest absolute difference.
         path: File to write (.png, .pdf or .svg). Defaults to `None`: none.
 
     Returns:
@@ -103,11 +97,7 @@ def plot_correlation_difference(
     Example:
 
     ```python
-    kw.visualization.plot_correlation_difference(
-        kw.attribution.correlation_matrix(best, test, attack),
-        kw.attribution.correlation_matrix(last, test, attack),
-        path="difference.png",
-    )
+    kw.visualization.plot_correlation_difference(best_matrix, last_matrix)
     ```
     """
     before = _heat_map.check_matrix(best=best)
@@ -153,8 +143,7 @@ def plot_correlation_strip(
 
     All panels share one colour bar, so that their brightness can be compared.
     Above each is its epoch, its robust accuracy (RA) where that is known, and
-    its CAS. After five panels a new row begins. Cells without a
-    value are grey, hatched up to 20 classes. Above 12 classes only some of
+    its CAS. After five panels a new row begins. Above 12 classes only some of
     them are named; names of more than three letters stand at the rows alone.
 
     Args:
@@ -164,38 +153,30 @@ def plot_correlation_strip(
             same keys. Keys may be missing. Defaults to `None`.
         class_names: K names. Defaults to the class numbers.
         title: Text above all panels. Defaults to `None`, no text.
-        vmin: Value of the darkest colour; lower ones share it. Defaults
-            to `0.0`.
-        vmax: Value of the brightest colour; higher ones share it. For regular
-            training, where classes share little, 0.5 shows more. Defaults
-            to `1.0`.
+        vmin: Value of the darkest colour. Defaults to `0.0`.
+        vmax: Value of the brightest colour. For regular training, where
+            classes share little, 0.5 shows more. Defaults to `1.0`.
         path: File to write (.png, .pdf or .svg). Defaults to `None`: none.
 
     Returns:
         The `matplotlib.figure.Figure`.
 
     Raises:
-        TypeError, ValueError: If a matrix is not square or not of the size of
-            the others, or if `robust_accuracy` has a key that `matrices` lacks.
+        ValueError: If a matrix is not square or not of the size of the
+            others, or if `robust_accuracy` has a key that `matrices` lacks.
 
     Example:
 
     ```python
     followed = kw.CrossClassAttribution()
-    run = model.fit(
-        train, validation_data=test, epochs=200, callbacks=[followed]
-    )
-    robust = run.history["val_robust_accuracy"]
-    epochs = (10, 103, 200)
+    model.fit(train, validation_data=test, epochs=200, callbacks=[followed])
     kw.visualization.plot_correlation_strip(
-        {e: followed.history[e - 1]["correlation"] for e in epochs},
-        robust_accuracy={e: robust[e - 1] for e in epochs},
-        path="strip.png",
+        {e: followed.history[e - 1]["correlation"] for e in (10, 103, 200)}
     )
     ```
     """
     shown = _check_matrices(matrices)
-    accuracies = _check_accuracies(robust_accuracy, shown)
+    accuracies = _check_accuracies(robust_accuracy or {}, shown)
     every = np.stack(list(shown.values()))
     classes = every.shape[1]
     names = validate.names_of_classes(class_names, classes)
@@ -208,13 +189,10 @@ def plot_correlation_strip(
         side * columns + (2.3 if is_long else 1.5),
         (side + (0.6 if is_long else 0.8)) * rows + (0.3 if title else 0),
     )
-    panels = [
-        figure.add_subplot(rows, columns, number)
-        for number in range(1, len(shown) + 1)
-    ]
-    for number, (panel, (key, values)) in enumerate(
-        zip(panels, shown.items(), strict=True)
-    ):
+    panels = []
+    for number, (key, values) in enumerate(shown.items()):
+        panel = figure.add_subplot(rows, columns, number + 1)
+        panels.append(panel)
         image = _heat_map.draw_cells(panel, values, limits)
         suffix = _heat_map.name_classes(
             panel, names, MOST_CLASSES_NAMED, long_below=False
@@ -293,20 +271,13 @@ def _check_matrices(matrices: Mapping[Epoch, Tensor]) -> dict[Epoch, Array]:
 
 
 def _check_accuracies(
-    robust_accuracy: Mapping[Epoch, float] | None, shown: dict[Epoch, Array]
+    robust_accuracy: Mapping[Epoch, float], shown: dict[Epoch, Array]
 ) -> dict[Epoch, float]:
-    if robust_accuracy is None:
-        return {}
-    if not isinstance(robust_accuracy, Mapping):
-        raise TypeError(
-            "`robust_accuracy` must be a dictionary with the keys of "
-            f"`matrices`. Received: {type(robust_accuracy).__name__}."
-        )
-    unknown = [key for key in robust_accuracy if key not in shown]
-    if unknown:
+    is_mapping = isinstance(robust_accuracy, Mapping)
+    if not is_mapping or set(robust_accuracy) - set(shown):
         raise ValueError(
-            "`robust_accuracy` must have keys of `matrices`, which are "
-            f"{list(shown)}. Received: {unknown}."
+            "`robust_accuracy` must be a dictionary with keys of `matrices`, "
+            f"which are {list(shown)}. Received: {robust_accuracy!r}."
         )
     return {
         key: validate.in_range(

@@ -1,9 +1,4 @@
-"""Curves over the epochs: of one run, or of several with their seeds.
-
-A history has one of three shapes: `History.history` (a dictionary of lists),
-the columns of a `CSVLogger` file (the same with texts as values and `epoch`
-counted from 0) and its rows (a list of dictionaries).
-"""
+"""Curves over the epochs: of one run, or of several with their seeds."""
 
 import functools
 from collections.abc import Mapping
@@ -63,23 +58,21 @@ def plot_history(
 ) -> _figure.Figure:
     """Draws the accuracies of one run over its epochs, and CAS below.
 
-    The curves are those of `val_accuracy`, `val_robust_accuracy`,
-    `val_teacher_accuracy`, `val_teacher_robust_accuracy`, `robust_accuracy`,
-    `val_cas` and `val_teacher_cas` that the history holds. Epochs without a
-    value (None or NaN) are skipped, and their neighbours joined.
+    The curves are those of `robust_accuracy`, `val_accuracy`,
+    `val_robust_accuracy`, `val_cas` and of the last three for the teacher, as
+    far as the history holds them. Epochs without a value are skipped.
 
     Args:
         history: A dictionary of lists, such as the `.history` of what `fit`
             returns or the columns of a `CSVLogger` file, or the rows of such
             a file. Epochs are read from the key `epochs` (counted from 1) or
-            else from `epoch` (counted from 0, as `CSVLogger` writes it).
-            Without either they are counted from 1.
+            else from `epoch` (counted from 0). Without either they are
+            counted from 1.
         start_epoch: t_s, marked by a vertical line if the run came that far.
-            Defaults to `None`, no line.
-        end_epoch: t_e, likewise.
-        validation_freq: The argument of the same name that `fit` ran with.
-            It tells to which epochs the validation values belong.
-            Defaults to `1`.
+            Defaults to `None`.
+        end_epoch: t_e, likewise. Defaults to `None`.
+        validation_freq: The argument of that name that `fit` ran with, which
+            tells the epochs of the validation values. Defaults to `1`.
         path: File to write (.png, .pdf or .svg). Defaults to `None`: none.
 
     Returns:
@@ -89,9 +82,7 @@ def plot_history(
 
     ```python
     run = model.fit(train, validation_data=validation, epochs=60)
-    kw.visualization.plot_history(
-        run.history, start_epoch=30, end_epoch=33, path="history.png"
-    )
+    kw.visualization.plot_history(run.history, path="history.png")
     ```
     """
     marks = _marks(start_epoch, end_epoch)
@@ -133,15 +124,12 @@ def plot_comparison(
 
     Args:
         histories: A dictionary with, for each name in the legend, one history
-            or a list of histories that differ in their seed. A history is
-            what `plot_history` takes.
+            as `plot_history` takes it, or a list of them, one for each seed.
         key: What is compared. Defaults to `"val_robust_accuracy"`.
-        keys: Several keys, one panel each; replaces `key`.
-            Defaults to `None`.
-        start_epoch: t_s, marked by a vertical line. Defaults to `None`.
-        end_epoch: t_e, likewise.
-        validation_freq: The argument of the same name that `fit` ran with.
-            Defaults to `1`.
+        keys: Several keys, one panel each; replaces `key`. Defaults to `None`.
+        start_epoch: As in `plot_history`. Defaults to `None`.
+        end_epoch: As in `plot_history`. Defaults to `None`.
+        validation_freq: As in `plot_history`. Defaults to `1`.
         path: File to write (.png, .pdf or .svg). Defaults to `None`: none.
 
     Returns:
@@ -151,9 +139,7 @@ def plot_comparison(
 
     ```python
     kw.visualization.plot_comparison(
-        {"AT": [at_seed_0, at_seed_1], "WAKE": [wake_seed_0, wake_seed_1]},
-        keys=("val_robust_accuracy", "val_cas"),
-        path="comparison.png",
+        {"AT": [at_seed_0, at_seed_1], "WAKE": [wake_seed_0, wake_seed_1]}
     )
     ```
     """
@@ -164,7 +150,14 @@ def plot_comparison(
             "`histories` must be a dictionary with at least one named "
             f"history. Received: histories={histories!r}."
         )
-    shown = _check_keys(key, keys)
+    shown = [key] if keys is None else keys
+    # A text is a sequence of letters, each of which would be taken for a key.
+    is_list = isinstance(shown, Sequence) and not isinstance(shown, str)
+    if not is_list or not shown or not all(isinstance(k, str) for k in shown):
+        raise ValueError(
+            "`key` must be a text, or `keys` a list with at least one. "
+            f"Received: key={key!r}, keys={keys!r}."
+        )
     runs = {
         str(name): [_columns_of(run) for run in _as_runs(name, value)]
         for name, value in histories.items()
@@ -256,20 +249,6 @@ def _draw(
         handles=handles, loc="outside upper center", ncols=ncols, fontsize=8
     )
     _figure.draw_marks(axes, marks)
-
-
-def _check_keys(key: str, keys: Sequence[str] | None) -> list[str]:
-    if keys is None:
-        if not isinstance(key, str):
-            raise TypeError(f"`key` must be a text. Received: key={key!r}.")
-        return [key]
-    # A text is a sequence of letters, each of which would be taken for a key.
-    if not isinstance(keys, Sequence) or isinstance(keys, str) or not keys:
-        raise ValueError(
-            "`keys` must be a list with at least one key. "
-            f"Received: keys={keys!r}."
-        )
-    return list(keys)
 
 
 def _as_runs(name: str, value: History | Sequence[History]) -> list[History]:

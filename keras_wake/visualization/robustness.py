@@ -17,11 +17,10 @@ def plot_robustness_report(
 ) -> _figure.Figure:
     """Draws the accuracy after each attack of an evaluation.
 
-    From left to right: the clean accuracy, then the accuracy after each
-    attack, with 95 % intervals. The last bar is the robust accuracy. Each
-    attack runs on the samples that the earlier ones did not break, so no bar
-    is above the one before it. Codes of the reliability checks are written in
-    red below the title.
+    The first bar is the clean accuracy, the last the robust accuracy, with
+    95 % intervals. Each attack runs on the samples that the earlier ones did
+    not break, so no bar is above the one before it. Codes of the reliability
+    checks are written in red below the title.
 
     Args:
         report: What `keras_wake.evaluation.autoattack` or `robust_accuracy`
@@ -41,11 +40,7 @@ def plot_robustness_report(
     kw.visualization.plot_robustness_report(report, path="robust.png")
     ```
     """
-    if not isinstance(report, RobustnessReport):
-        raise TypeError(
-            "`report` must be what `keras_wake.evaluation.autoattack` "
-            f"returns. Received: {type(report).__name__}."
-        )
+    _figure.check_kind(RobustnessReport, "evaluation.autoattack", report=report)
     names = ["clean", *(attack.name for attack in report.attacks)]
     shares = [report.clean_accuracy, *(a.accuracy for a in report.attacks)]
     ends = [report.clean_interval, *(a.interval for a in report.attacks)]
@@ -68,8 +63,7 @@ def plot_robustness_report(
     panel.set_xticks(range(len(names)), labels, parse_math=False)
     if len(names) > 6:
         panel.tick_params(axis="x", rotation=30)
-    panel.set_yticks(np.linspace(0, 1, 6))
-    panel.set_ylim(0, 1.12)
+    panel.set(yticks=np.linspace(0, 1, 6), ylim=(0, 1.12))
     _figure.show_percent(panel)
     panel.set_ylabel("accuracy after the attack", fontsize=9)
     title = (
@@ -92,8 +86,8 @@ def plot_epsilon_sweep(
     Args:
         sweep: What `keras_wake.evaluation.epsilon_sweep` has returned, or a
             dictionary of names and several such sweeps of the same norm.
-        in_grey_levels: Whether the radius is given as n/255 of the range of
-            the pixels. Defaults to `None`: for ℓ∞ only.
+        in_grey_levels: Whether radii are in 1/255 of the range of the pixels.
+            Defaults to `None`: for ℓ∞ only.
         path: File to write (.png, .pdf or .svg). Defaults to `None`: none.
 
     Returns:
@@ -101,25 +95,18 @@ def plot_epsilon_sweep(
 
     Raises:
         TypeError: If `sweep` is not a sweep.
-        ValueError: If there is no sweep, or if the norms or the units of the
-            radii differ.
+        ValueError: If there is none, or if the norms or the units differ.
 
     Example:
 
     ```python
-    sweep = kw.evaluation.epsilon_sweep(
-        classifier, test, [0, 2/255, 4/255, 8/255]
-    )
+    sweep = kw.evaluation.epsilon_sweep(classifier, test, [0, 4/255, 8/255])
     kw.visualization.plot_epsilon_sweep(sweep, path="sweep.png")
     ```
     """
     sweeps = dict(sweep) if isinstance(sweep, Mapping) else {"": sweep}
     for each in sweeps.values():
-        if not isinstance(each, EpsilonSweep):
-            raise TypeError(
-                "`sweep` must be what `keras_wake.evaluation.epsilon_sweep` "
-                f"returns. Received: {type(each).__name__}."
-            )
+        _figure.check_kind(EpsilonSweep, "evaluation.epsilon_sweep", sweep=each)
     norms = sorted({each.norm for each in sweeps.values()})
     if len(norms) != 1:
         raise ValueError(
@@ -134,9 +121,8 @@ def plot_epsilon_sweep(
         ranges = ", ".join(f"{width:g}" for width in sorted(set(widths)))
         raise ValueError(
             "`sweep` must hold sweeps of images with one range of pixels. "
-            f"Received: ranges {ranges}. "
-            "Pass `in_grey_levels=True` to have all radii in 1/255 of the "
-            "range."
+            f"Received: ranges {ranges}. Pass `in_grey_levels=True` to have "
+            "all radii in 1/255 of the range."
         )
     figure = _figure.new_figure(6.0, 3.8)
     panel = figure.add_subplot()

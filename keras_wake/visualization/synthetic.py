@@ -40,16 +40,15 @@ def plot_synthetic(
 ) -> _figure.Figure:
     """Draws w2 over ε, without and with label smoothing.
 
-    The curves are `SyntheticModel.optimal_weights`. Vertical lines mark ε0
-    and ε1, the radii from which on the common features are dropped.
+    Vertical lines mark ε0 and ε1, from which on common features are dropped.
 
     Args:
         model: `keras_wake.theory.SyntheticModel`.
         label_smoothing: β of the second curve, greater than 0 and less than
             1. Defaults to `0.1`.
         points: Values found in other ways: a dictionary with, for each name
-            in the legend, an array (P, 3) of rows (ε, w2 without, w2 with
-            label smoothing). NaN leaves a point out. Defaults to `None`.
+            in the legend, rows (ε, w2 without, w2 with label smoothing). NaN
+            leaves a point out. Defaults to `None`.
         path: File to write (.png, .pdf or .svg). Defaults to `None`: none.
 
     Returns:
@@ -57,27 +56,13 @@ def plot_synthetic(
 
     Raises:
         TypeError: If `model` is not a `SyntheticModel`.
-        ValueError: If `label_smoothing` is out of range, or if points do not
-            have the shape (P, 3).
+        ValueError: If `label_smoothing` is out of range or points are wrong.
 
     Example:
 
     ```python
     model = kw.theory.SyntheticModel()
-    x, y = model.sample(10_000)
-    rows = [
-        (
-            epsilon,
-            kw.theory.monte_carlo_weights(x, y, epsilon)[1],
-            kw.theory.monte_carlo_weights(
-                x, y, epsilon, label_smoothing=0.1
-            )[1],
-        )
-        for epsilon in (0.1, 0.2, 0.3)
-    ]
-    kw.visualization.plot_synthetic(
-        model, 0.1, points={"Monte Carlo": rows}, path="synthetic.png"
-    )
+    kw.visualization.plot_synthetic(model, path="synthetic.png")
     ```
     """
     if not isinstance(model, Optimum):
@@ -85,11 +70,9 @@ def plot_synthetic(
             "`model` must be a `keras_wake.theory.SyntheticModel`. "
             f"Received: model={model!r}."
         )
-    if label_smoothing == 0:
-        raise ValueError(
-            "`label_smoothing` must be greater than 0: the curves would be "
-            f"the same. Received: label_smoothing={label_smoothing!r}."
-        )
+    validate.positive(
+        "Without it the curves are the same.", label_smoothing=label_smoothing
+    )
     first = model.critical_epsilon()
     second = model.critical_epsilon(label_smoothing)
     marks: list[_figure.Mark] = [
@@ -117,8 +100,7 @@ def plot_synthetic(
         look = _figure.look_of(number)
         _figure.draw_curve(panel, radii, np.array(w2), label, look)
     _draw_points(panel, rows)
-    panel.set_ylim(bottom=0)
-    panel.set_xlim(0, model.mu / 2)
+    panel.set(xlim=(0, model.mu / 2), ylim=(0, None))
     _figure.draw_marks([panel], marks)
     panel.set_xlabel("radius $\\varepsilon$ of the adversary", fontsize=9)
     panel.set_ylabel("$w_2$, weight of the common features", fontsize=9)

@@ -168,11 +168,11 @@ def test_class_names_without_an_order_are_refused(names):
         (
             lambda: plot_comparison({"a": HISTORY}, keys=5),
             ValueError,
-            "`keys` must be a list",
+            "`keys` a list with",
         ),
         (
             lambda: plot_comparison({"a": HISTORY}, key=["val_cas"]),
-            TypeError,
+            ValueError,
             "`key` must be a text",
         ),
         (
