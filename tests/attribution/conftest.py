@@ -21,3 +21,19 @@ def network():
     rng = np.random.default_rng(0)
     model.set_weights([rng.normal(size=w.shape) for w in model.get_weights()])
     return model
+
+
+@pytest.fixture
+def numpy_vectors(network):
+    """Computes g(x) ⊙ W[y] of every sample in NumPy, float64."""
+
+    def compute(x, y):
+        kernel, bias = network.get_layer("conv").get_weights()
+        windows = np.lib.stride_tricks.sliding_window_view(
+            x.astype("float64"), (3, 3), axis=(1, 2)
+        )
+        maps = np.einsum("bhwcij,ijco->bhwo", windows, kernel)
+        features = np.maximum(maps + bias, 0).mean(axis=(1, 2))
+        return features * network.get_layer("head").get_weights()[0].T[y]
+
+    return compute

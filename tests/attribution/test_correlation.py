@@ -12,7 +12,7 @@ import tensorflow as tf
 from keras_wake import attribution
 from keras_wake.attacks import PGD
 
-CLASSES, MAPS = 4, 5
+CLASSES = 4
 
 
 @pytest.fixture
@@ -24,27 +24,15 @@ def data():
     return x, y[rng.permutation(13)]
 
 
-def _features(network, x):
-    """g(x) in NumPy, float64."""
-    kernel, bias = network.get_layer("conv").get_weights()
-    windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), axis=(1, 2))
-    maps = np.einsum("bhwcij,ijco->bhwo", windows.astype("float64"), kernel)
-    return np.maximum(maps + bias, 0).mean(axis=(1, 2))
-
-
-def _vectors(network, x, y):
+@pytest.fixture
+def class_vectors(numpy_vectors):
     """Algorithm 1, sample by sample."""
-    kernel, _ = network.get_layer("head").get_weights()
-    samples = [
-        features * kernel[:, label]
-        for features, label in zip(_features(network, x), y, strict=True)
-    ]
-    return np.array(
-        [
-            np.mean([a for a, c in zip(samples, y, strict=True) if c == k], 0)
-            for k in range(CLASSES)
-        ]
-    )
+
+    def compute(x, y):
+        samples = numpy_vectors(x, y)
+        return np.array([samples[y == k].mean(axis=0) for k in range(CLASSES)])
+
+    return compute
 
 
 def _cosines(vectors):
@@ -62,13 +50,18 @@ def _cas(matrix):
     return total
 
 
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize(
     "attack", [None, PGD(epsilon=0.2, steps=4, random_start=False)]
 )
-def test_equals_numpy(network, data, attack):
+def test_equals_numpy(network, data, attack, class_vectors):
     x, y = data
     x_adv = x if attack is None else np.asarray(attack(network, x, y))
-    expected = _vectors(network, x_adv, y)
+    expected = class_vectors(x_adv, y)
+    if attack is not None:
+        # Otherwise an attack that is not passed on would go unseen.
+        clean = _cosines(class_vectors(x, y))
+        assert np.max(np.abs(clean - _cosines(expected))) > 0.01
     # Float32 features and sums against float64, here and below.
     found = attribution.attribution_vectors(network, data, attack)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
@@ -82,15 +75,6 @@ def test_equals_numpy(network, data, attack):
     assert 0 < score < CLASSES * (CLASSES - 1)
 
 
-def test_the_attack_makes_a_difference(network, data):
-    # Otherwise an attack that is not passed on would go unseen.
-    clean = attribution.correlation_matrix(network, data)
-    attacked = attribution.correlation_matrix(
-        network, data, PGD(epsilon=0.2, steps=4, random_start=False)
-    )
-    assert np.max(np.abs(clean - attacked)) > 0.01
-
-
 def test_the_bias_takes_no_part(network, data):
     expected = attribution.correlation_matrix(network, data)
     head = network.get_layer("head")
@@ -99,7 +83,8 @@ def test_the_bias_takes_no_part(network, data):
     np.testing.assert_array_equal(found, expected)
 
 
-@pytest.mark.parametrize("batch_size", [1, 4, 13, 100])
+@pytest.mark.usefixtures("eagerly")
+@pytest.mark.parametrize("batch_size", [1, 5])
 def test_does_not_depend_on_the_batch_size(network, data, batch_size):
     attack = PGD(epsilon=0.1, steps=2, random_start=False)
     expected = attribution.correlation_matrix(network, data, attack)
@@ -109,43 +94,17 @@ def test_does_not_depend_on_the_batch_size(network, data, batch_size):
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-class Batches(keras.utils.PyDataset):
-    """Slices of arrays."""
-
-    def __init__(self, x, y):
-        super().__init__()
-        self.x, self.y = x, y
-
-    def __len__(self):
-        return 3
-
-    def __getitem__(self, index):
-        part = slice(5 * index, 5 * index + 5)
-        return self.x[part], self.y[part]
-
-
 @pytest.mark.parametrize(
     "form",
     [
-        lambda x, y: [x, y],
         lambda x, y: (x, y[:, None]),
-        lambda x, y: (x, np.eye(CLASSES, dtype="float32")[y]),
         lambda x, y: (x, 0.6 * np.eye(CLASSES)[y] + 0.1),
         lambda x, y: tf.data.Dataset.from_tensor_slices((x, y)).batch(5),
         lambda x, y: ((x[i : i + 5], y[i : i + 5]) for i in (0, 5, 10)),
-        lambda x, y: [(x[:5], y[:5], np.ones(5)), (x[5:], y[5:], np.ones(8))],
-        Batches,
+        lambda x, y: (x.tolist(), np.eye(CLASSES)[y].tolist()),
+        lambda x, y: [[list(x[:6]), y[:6].tolist()], (x[6:], y[6:])],
     ],
-    ids=[
-        "list",
-        "column",
-        "one-hot",
-        "soft",
-        "tf.data",
-        "generator",
-        "sample-weights",
-        "PyDataset",
-    ],
+    ids=["column", "soft", "tf.data", "generator", "lists", "batches of lists"],
 )
 def test_takes_data_of_every_kind(network, data, form):
     expected = attribution.correlation_matrix(network, data)
@@ -153,6 +112,7 @@ def test_takes_data_of_every_kind(network, data, form):
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_the_seed_decides_the_random_starts(network, data):
     attack = PGD(epsilon=0.3, steps=1, step_size=0.01)
 
@@ -165,7 +125,9 @@ def test_the_seed_decides_the_random_starts(network, data):
     assert not np.array_equal(run(0), run(1))
 
 
-def test_networks_that_share_a_head_are_kept_apart(network, data):
+def test_networks_that_share_a_head_are_kept_apart(
+    network, data, class_vectors
+):
     x, y = data
     attribution.correlation_matrix(network, data)
     halved = keras.Sequential(
@@ -173,18 +135,17 @@ def test_networks_that_share_a_head_are_kept_apart(network, data):
     )
     assert attribution.find_head(halved) is attribution.find_head(network)
     found = attribution.attribution_vectors(halved, data)
-    expected = _vectors(network, x * np.float32(0.5), y)
+    expected = class_vectors(x * np.float32(0.5), y)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
     # Nor does the one that is gone leave the shared head without a network.
     del halved
     gc.collect()
     found = attribution.attribution_vectors(network, data)
-    np.testing.assert_allclose(
-        found, _vectors(network, x, y), rtol=1e-5, atol=1e-6
-    )
+    expected = class_vectors(x, y)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_runs_on_the_weights_of_now(network, data):
+def test_runs_on_the_weights_of_now(network, data, class_vectors):
     x, y = data
     attribution.attribution_vectors(network, data)
     rng = np.random.default_rng(5)
@@ -192,9 +153,8 @@ def test_runs_on_the_weights_of_now(network, data):
         [rng.normal(size=w.shape) for w in network.get_weights()]
     )
     found = attribution.attribution_vectors(network, data)
-    np.testing.assert_allclose(
-        found, _vectors(network, x, y), rtol=1e-5, atol=1e-6
-    )
+    expected = class_vectors(x, y)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_does_not_keep_a_classifier_alive(data):
@@ -286,11 +246,6 @@ def test_cas_leaves_out_nan_with_a_warning():
         assert np.isnan(attribution.cas(np.full((3, 3), np.nan)))
 
 
-@pytest.mark.filterwarnings("error::UserWarning")
-def test_nothing_missing_warns_of_nothing(network, data):
-    attribution.cas(attribution.correlation_matrix(network, data))
-
-
 def test_refuses_arrays_of_the_wrong_shape():
     with pytest.raises(ValueError, match=r"\(classes, features\).*\(3,\)"):
         attribution.cosine_matrix(np.ones(3))
@@ -302,18 +257,9 @@ def test_refuses_arrays_of_the_wrong_shape():
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        (lambda x, y: (x[:0], y[:0]), ValueError, "data set is empty"),
         (lambda x, y: [], ValueError, "data set is empty"),
-        (lambda x, y: iter(()), ValueError, "data set is empty"),
         (lambda x, y: (x, y[:5]), ValueError, "13 images and 5 labels"),
-        (lambda x, y: [(x, y[:5])], ValueError, "13 images and 5 labels"),
         (lambda x, y: x, TypeError, "pair of arrays.*yields a ndarray"),
-        (lambda x, y: 3, TypeError, r"pair of arrays.*Received: int\."),
-        (lambda x, y: None, TypeError, "pair of arrays.*NoneType"),
-        (lambda x, y: "data", TypeError, "a str that yields a str"),
-        (lambda x, y: {"x": x, "y": y}, TypeError, "a dict that yields a str"),
-        (lambda x, y: [(x,)], TypeError, "a list that yields a tuple"),
-        (lambda x, y: [(x, None)], ValueError, "Labels are missing"),
         (lambda x, y: (x * 255, y), ValueError, r"13 image.*batch 1.*\[0, 1\]"),
         (lambda x, y: (x.astype("uint8"), y), TypeError, "dtype uint8"),
         (
@@ -322,7 +268,6 @@ def test_refuses_arrays_of_the_wrong_shape():
             r"\(batch, 5, 5, 2\).*5, 5\)",
         ),
         (lambda x, y: (x * np.nan, y), ValueError, "13 image.*NaN"),
-        (lambda x, y: [(x, y), (x, y + 1)], ValueError, "label.*of batch 2"),
         (lambda x, y: (x, y.astype("float64")), TypeError, r"dtype float\d\d"),
     ],
 )
@@ -331,15 +276,17 @@ def test_refuses_bad_data(network, data, change, error, message):
         attribution.correlation_matrix(network, change(*data), PGD(steps=0))
 
 
-def test_clean_images_have_no_bounds(network, data):
+def test_clean_images_have_no_bounds(network, data, class_vectors):
     # Without an attack there is no threat model that could name them.
     x, y = data
     matrix = attribution.correlation_matrix(network, (x * 3 - 1, y))
-    expected = _cosines(_vectors(network, x * 3 - 1, y))
+    expected = _cosines(class_vectors(x * 3 - 1, y))
     np.testing.assert_allclose(matrix, expected, atol=1e-5)
 
 
-def test_grey_levels_are_refused_unless_they_are_meant(network, data):
+def test_grey_levels_are_refused_unless_they_are_meant(
+    network, data, class_vectors
+):
     x, y = data
     grey = np.round(255 * x), y
     for analyse in (
@@ -351,7 +298,7 @@ def test_grey_levels_are_refused_unless_they_are_meant(network, data):
         with pytest.raises(ValueError, match=r"0 to 255\. Divide them by"):
             analyse(network, grey)
     found = attribution.attribution_vectors(network, grey, bounds=(0, 255))
-    expected = _vectors(network, grey[0], y)
+    expected = class_vectors(grey[0], y)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-2)
     with pytest.raises(ValueError, match=r"image.*outside"):
         attribution.class_report(network, grey, bounds=(0, 1))
@@ -359,22 +306,6 @@ def test_grey_levels_are_refused_unless_they_are_meant(network, data):
         attribution.correlation_matrix(network, data, PGD(), bounds=(0, 2))
     with pytest.raises((TypeError, ValueError), match="`bounds` must"):
         attribution.correlation_matrix(network, data, bounds=5)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda x, y: (x.tolist(), y.tolist()),
-        lambda x, y: [list(x), y],
-        lambda x, y: (x, np.eye(CLASSES)[y].tolist()),
-        lambda x, y: [(x[:6].tolist(), y[:6].tolist()), (x[6:], y[6:])],
-    ],
-)
-def test_lists_are_taken_as_arrays(network, data, change):
-    attack = PGD(steps=1, random_start=False)
-    found = attribution.correlation_matrix(network, change(*data), attack)
-    expected = attribution.correlation_matrix(network, data, attack)
-    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_images_of_unequal_shapes_in_a_list_are_refused(network, data):
@@ -437,7 +368,7 @@ def test_refuses_what_is_no_classifier(network, data):
 def test_threads_that_analyse_one_network_find_what_one_alone_finds(
     network, data
 ):
-    attack = PGD(steps=2)
+    attack = PGD(steps=1)
 
     def matrix(_):
         return attribution.correlation_matrix(
@@ -452,6 +383,7 @@ def test_threads_that_analyse_one_network_find_what_one_alone_finds(
         np.testing.assert_allclose(found, alone, rtol=0, atol=1e-6)
 
 
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize("mode", ["int8", "int4"])
 def test_a_quantised_network_has_a_matrix(network, data, mode):
     exact = attribution.correlation_matrix(network, data)

@@ -9,7 +9,7 @@ import pytest
 from keras_wake import attribution
 from keras_wake.attacks import PGD
 
-CLASSES, MAPS = 4, 5
+CLASSES = 4
 
 
 def brute_force(vectors, labels, num_classes):
@@ -39,7 +39,7 @@ def samples():
 
 
 # One sample at a time, blocks that end within a class, one block.
-@pytest.mark.parametrize("block_size", [1, 2, 7, 56, 57, 1000])
+@pytest.mark.parametrize("block_size", [1, 7, 57, 1000])
 def test_equals_a_loop_over_all_pairs(samples, block_size):
     vectors, labels = samples
     expected = brute_force(vectors, labels, CLASSES)
@@ -66,14 +66,6 @@ def test_takes_float32_lists_and_files(samples, tmp_path):
         found = attribution.instance_correlation(form, labels, block_size=10)
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-13)
     np.testing.assert_array_equal(small, before)
-
-
-def test_only_the_direction_counts(samples):
-    vectors, labels = samples
-    expected = attribution.instance_correlation(vectors, labels)
-    scale = np.random.default_rng(1).uniform(1e-6, 1e6, (len(vectors), 1))
-    found = attribution.instance_correlation(vectors * scale, labels)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-13)
 
 
 def test_a_class_without_samples_is_nan_with_a_warning(samples):
@@ -113,29 +105,20 @@ def test_a_class_of_which_none_is_left_is_nan(samples):
     np.testing.assert_array_equal(np.isnan(found), expected)
 
 
-@pytest.mark.filterwarnings("error::UserWarning")
-def test_nothing_missing_warns_of_nothing(samples):
-    attribution.instance_correlation(*samples)
-
-
-def bound(b, n, k, samples):
-    """The formula of the docstring."""
-    return 8 * (b**2 + 4 * b * n + 4 * b * k + 8 * samples + 2 * k**2)
-
-
 @pytest.mark.parametrize(
-    "count, features, classes, block_size",
+    "count, n, k, b",
     [(3000, 64, 10, 128), (3000, 16, 100, 64), (1500, 256, 3, 500)],
 )
-def test_memory_keeps_within_its_bound(count, features, classes, block_size):
+def test_memory_keeps_within_its_bound(count, n, k, b):
     rng = np.random.default_rng(0)
-    vectors = rng.normal(size=(count, features))
-    labels = rng.integers(0, classes, count)
+    vectors = rng.normal(size=(count, n))
+    labels = rng.integers(0, k, count)
     tracemalloc.start()
-    attribution.instance_correlation(vectors, labels, classes, block_size)
+    attribution.instance_correlation(vectors, labels, k, block_size=b)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    allowed = bound(block_size, features, classes, count)
+    # The formula of the docstring.
+    allowed = 8 * (b**2 + 4 * b * n + 4 * b * k + 8 * count + 2 * k**2)
     # 64 kB for what is no array.
     assert peak < allowed + 2**16
     # And the bound says something: all similarities would not keep to it.
@@ -169,24 +152,16 @@ def data():
     return x, rng.permutation(np.arange(23, dtype="int32") % CLASSES)
 
 
-def numpy_vectors(network, x, y):
-    """g(x) ⊙ W[y] of every sample in NumPy, float64."""
-    kernel, bias = network.get_layer("conv").get_weights()
-    windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), axis=(1, 2))
-    maps = np.einsum("bhwcij,ijco->bhwo", windows.astype("float64"), kernel)
-    features = np.maximum(maps + bias, 0).mean(axis=(1, 2))
-    return features * network.get_layer("head").get_weights()[0].T[y]
-
-
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize(
     "attack", [None, PGD(epsilon=0.2, steps=4, random_start=False)]
 )
-def test_of_a_network_equals_numpy(network, data, attack):
+def test_of_a_network_equals_numpy(network, data, attack, numpy_vectors):
     x, y = data
     seen = x
     if attack is not None:
         seen = keras.ops.convert_to_numpy(attack(network, x, y))
-    expected = numpy_vectors(network, seen, y)
+    expected = numpy_vectors(seen, y)
     vectors, labels = attribution.instance_vectors(
         network, data, attack, batch_size=5
     )

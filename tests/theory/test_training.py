@@ -19,6 +19,7 @@ BETA = 0.12
 X, Y = MODEL.sample(2000, seed=5)
 
 
+@pytest.mark.usefixtures("eagerly")
 # Below ε0 = 0.524, between it and ε1 = 0.627, and beyond.
 @pytest.mark.parametrize(
     ("epsilon", "beta"),
@@ -45,11 +46,12 @@ def test_three_ways_lead_to_the_same_weights(epsilon, beta):
     assert (trained[1] > 1e-5) == (closed[1] > 0)
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_pgd_leads_to_the_same_weights():
     classifier = synthetic_classifier(0.7)
     model = kw.WakeModel(
         classifier,
-        kw.attacks.PGD("linf", 0.2, steps=10, bounds=(-50, 50)),
+        kw.attacks.PGD("linf", 0.2, steps=3, step_size=0.15, bounds=(-50, 50)),
         MarginLoss(),
     )
     model.compile(keras.optimizers.SGD(0.8 / 0.7))
@@ -59,6 +61,7 @@ def test_pgd_leads_to_the_same_weights():
     np.testing.assert_allclose(classifier.get_weights()[0], sampled, atol=1e-5)
 
 
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize("weights", [(0.7, 0.4), (0.3, 1e-6)])
 def test_fgsm_finds_the_perturbation_of_lemma_2(weights):
     classifier = synthetic_classifier()

@@ -40,9 +40,7 @@ def test_long_names_stay_apart(names, expected):
     assert all(len(name) <= 16 for name in found)
 
 
-@pytest.mark.parametrize(
-    "classes", [10, pytest.param(100, marks=pytest.mark.slow), 200]
-)
+@pytest.mark.parametrize("classes", [10, 200])
 @pytest.mark.parametrize("plot", ["matrix", "difference", "report"])
 def test_text_below_a_map_stays_in_the_figure(classes, plot, make_report):
     missing = range(1, classes, 2)

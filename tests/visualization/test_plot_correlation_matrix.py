@@ -1,11 +1,13 @@
-"""The heat map: what is written in it, missing classes, refused input."""
+"""Heat maps: what is written in them, missing classes, refused input."""
 
 import itertools
 
 import numpy as np
 import pytest
 
+from keras_wake.visualization import plot_correlation_difference
 from keras_wake.visualization import plot_correlation_matrix
+from keras_wake.visualization import plot_correlation_strip
 
 MATRIX = np.array([[1.0, 0.25, -0.5], [0.25, 1.0, 0.75], [-0.5, 0.75, 1.0]])
 
@@ -35,7 +37,7 @@ def test_colours_cover_vmin_to_vmax():
     assert figure.axes[0].images[0].get_clim() == (-1.0, 0.5)
 
 
-@pytest.mark.parametrize("classes, most", [(10, 10), (100, 25), (200, 25)])
+@pytest.mark.parametrize("classes, most", [(10, 10), (200, 25)])
 def test_labels_are_thinned_where_they_would_collide(classes, most):
     figure = plot_correlation_matrix(np.eye(classes), title="identity")
     panel = figure.axes[0]
@@ -51,23 +53,16 @@ def test_labels_are_thinned_where_they_would_collide(classes, most):
 def test_missing_class_is_masked_and_named():
     matrix = MATRIX.copy()
     matrix[1], matrix[:, 1] = np.nan, np.nan
-    figure = plot_correlation_matrix(
-        matrix, class_names=["cat", "dog", "ship"], title=""
-    )
+    figure = plot_correlation_matrix(matrix, class_names=["cat", "dog", "ship"])
     panel = figure.axes[0]
+    # What the figure says is missing is left out.
+    assert panel.get_title() == "CAS = 0.0"
     np.testing.assert_array_equal(
         np.ma.getmaskarray(panel.images[0].get_array()), np.isnan(matrix)
     )
     assert panel.patch.get_hatch()
     assert "no attribution (NaN) for dog" in panel.get_xlabel()
     assert len(panel.texts) == 4
-
-
-@pytest.mark.filterwarnings("error")
-def test_cas_leaves_out_what_the_figure_says_is_missing():
-    matrix = MATRIX.copy()
-    matrix[0], matrix[:, 0] = np.nan, np.nan
-    assert plot_correlation_matrix(matrix).axes[0].get_title() == "CAS = 1.5"
 
 
 @pytest.mark.parametrize(
@@ -87,3 +82,187 @@ def test_cas_leaves_out_what_the_figure_says_is_missing():
 def test_bad_input_is_named(kwargs, message):
     with pytest.raises(ValueError, match=message):
         plot_correlation_matrix(**{"matrix": MATRIX, "title": ""} | kwargs)
+
+
+BEST = np.array([[1.0, 0.5, 0.25], [0.5, 1.0, 0.75], [0.25, 0.75, 1.0]])
+LAST = np.array([[1.0, 0.25, 0.5], [0.25, 1.0, 0.0], [0.5, 0.0, 1.0]])
+
+
+def test_draws_best_minus_last_around_zero():
+    figure = plot_correlation_difference(BEST, LAST, ["cat", "dog", "ship"])
+    panel = figure.axes[0]
+    image = panel.images[0]
+    np.testing.assert_array_equal(image.get_array(), BEST - LAST)
+    assert image.get_clim() == (-0.75, 0.75)
+    assert panel.get_title() == "CAS, best − last: 3.0 − 1.5 = 1.5"
+    assert [text.get_text() for text in panel.texts][:3] == [
+        "0.00",
+        "0.25",
+        "-0.25",
+    ]
+    assert [label.get_text() for label in panel.get_xticklabels()] == [
+        "cat",
+        "dog",
+        "ship",
+    ]
+    # Red is what was lost, blue what was gained, nearly white no change.
+    red, blue, none = (
+        image.cmap(image.norm(value)) for value in (0.75, -0.75, 0.0)
+    )
+    assert red[0] > 2 * red[2] and blue[2] > 2 * blue[0] and min(none) > 0.95
+
+
+def test_limit_and_title_may_be_given():
+    figure = plot_correlation_difference(BEST, LAST, title="AT", vmax=0.5)
+    assert figure.axes[0].images[0].get_clim() == (-0.5, 0.5)
+    assert figure.axes[0].get_title() == "AT"
+    assert figure.axes[1]._colorbar.extend == "max"
+
+
+def test_equal_matrices_are_all_white():
+    figure = plot_correlation_difference(BEST, BEST)
+    assert figure.axes[0].images[0].get_clim() == (-1.0, 1.0)
+
+
+@pytest.mark.filterwarnings("error")
+def test_missing_in_either_is_missing():
+    best, last = BEST.copy(), LAST.copy()
+    best[0], best[:, 0] = np.nan, np.nan
+    last[2], last[:, 2] = np.nan, np.nan
+    panel = plot_correlation_difference(best, last).axes[0]
+    shown = np.ma.getmaskarray(panel.images[0].get_array())
+    np.testing.assert_array_equal(shown, ~np.diag([False, True, False]))
+    assert "no attribution (NaN) for 0, 2" in panel.get_xlabel()
+    assert len(panel.texts) == 1
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"best": np.ones(3)}, r"`best` must be square.*shape \(3,\)"),
+        ({"last": np.ones((2, 3))}, r"`last` must be square.*\(2, 3\)"),
+        ({"last": np.eye(4)}, r"same classes.*\(3, 3\) and \(4, 4\)"),
+        ({"vmax": 0.0}, "`vmax` must be greater than 0"),
+        ({"class_names": ["a"]}, "3 classes"),
+    ],
+)
+def test_bad_input_of_a_difference_is_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        plot_correlation_difference(**{"best": BEST, "last": LAST} | change)
+
+
+STRIP = {10: MATRIX, "best": MATRIX / 2, 200: np.eye(3)}
+
+
+def panels_of(figure):
+    """The panels without the colour bar."""
+    return [axes for axes in figure.axes if axes.get_title()]
+
+
+def test_titles_tell_epoch_robust_accuracy_and_cas():
+    figure = plot_correlation_strip(
+        STRIP, robust_accuracy={10: 0.369, 200: np.float32(0.425)}
+    )
+    assert [panel.get_title() for panel in panels_of(figure)] == [
+        "epoch 10\nRA 36.9 %, CAS 2.0",
+        "best\nCAS 1.0",
+        "epoch 200\nRA 42.5 %, CAS 0.0",
+    ]
+    assert figure.get_suptitle() == ""
+    assert plot_correlation_strip(STRIP, title="AT").get_suptitle() == "AT"
+
+
+def test_panels_share_the_colours_of_one_bar():
+    figure = plot_correlation_strip(STRIP, vmax=0.5)
+    panels = panels_of(figure)
+    assert len(figure.axes) == len(panels) + 1
+    for panel, matrix in zip(panels, STRIP.values(), strict=True):
+        assert panel.images[0].get_clim() == (0.0, 0.5)
+        np.testing.assert_array_equal(panel.images[0].get_array(), matrix)
+    # -0.5 and the diagonal lie beyond the bar.
+    assert figure.axes[-1]._colorbar.extend == "both"
+
+
+@pytest.mark.parametrize("count", [5, 6])
+def test_goes_on_in_further_rows(count):
+    figure = plot_correlation_strip(dict.fromkeys(range(1, count + 1), MATRIX))
+    figure.draw_without_rendering()
+    panels = panels_of(figure)
+    assert len(panels) == count
+    tops = {round(panel.get_position().y1, 3) for panel in panels}
+    assert len(tops) == -(-count // 5)
+
+
+@pytest.mark.parametrize(
+    ("classes", "named"), [(10, True), (200, True), (200, False)]
+)
+def test_names_do_not_collide(classes, named):
+    names = [f"class {i:03d}" for i in range(classes)] if named else None
+    figure = plot_correlation_strip(
+        dict.fromkeys((1, 2), np.eye(classes)), class_names=names
+    )
+    figure.draw_without_rendering()
+    panel = panels_of(figure)[0]
+    assert not panel.texts
+    labels = panel.get_yticklabels()
+    assert 5 <= len(labels) <= 12
+    boxes = [label.get_window_extent() for label in labels]
+    for upper, lower in itertools.pairwise(boxes):
+        assert upper.y0 > lower.y1
+    # Only the first panel of a row names the classes i.
+    assert not any(
+        label.get_visible() and label.get_text()
+        for label in panels_of(figure)[1].get_yticklabels()
+    )
+
+
+@pytest.mark.filterwarnings("error")
+def test_missing_class_of_a_strip_is_hatched_and_mentioned():
+    matrix = MATRIX.copy()
+    matrix[1], matrix[:, 1] = np.nan, np.nan
+    figure = plot_correlation_strip({1: MATRIX, 2: matrix})
+    assert "NaN" in figure.get_supxlabel()
+    first, second = panels_of(figure)
+    assert second.patch.get_hatch()
+    np.testing.assert_array_equal(
+        np.ma.getmaskarray(second.images[0].get_array()), np.isnan(matrix)
+    )
+    assert not np.ma.getmaskarray(first.images[0].get_array()).any()
+    assert plot_correlation_strip({1: MATRIX}).get_supxlabel() == ""
+
+
+def test_file_of_many_classes_is_small(tmp_path):
+    path = tmp_path / "strip.png"
+    rng = np.random.default_rng(0)
+    # Noise, which is what PNG packs worst.
+    plot_correlation_strip(
+        {epoch: rng.random((200, 200)) for epoch in (1, 2, 3)}, path=path
+    )
+    assert path.stat().st_size < 1e6
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        ({"matrices": {}}, ValueError, "dictionary of matrices.*dict"),
+        ({"matrices": [MATRIX]}, ValueError, "dictionary.*Received: list"),
+        ({"matrices": {1: np.ones((2, 3))}}, ValueError, r"square.*\(2, 3\)"),
+        (
+            {"matrices": {1: MATRIX, 2: np.eye(4)}},
+            ValueError,
+            r"same classes.*1: \(3, 3\), 2: \(4, 4\)",
+        ),
+        (
+            {"robust_accuracy": [0.3]},
+            ValueError,
+            r"dictionary.*Received: \[0\.3\]",
+        ),
+        ({"robust_accuracy": {7: 0.3}}, ValueError, r"200\].*\{7: 0\.3\}"),
+        ({"robust_accuracy": {10: 36.9}}, ValueError, "0 and 1.*fraction"),
+        ({"class_names": ["a"]}, ValueError, "3 classes"),
+        ({"vmax": 0.0}, ValueError, "`vmin` must be less than `vmax`"),
+    ],
+)
+def test_bad_input_of_a_strip_is_named(change, error, message):
+    with pytest.raises(error, match=message):
+        plot_correlation_strip(**{"matrices": STRIP} | change)

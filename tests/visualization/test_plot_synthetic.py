@@ -76,11 +76,6 @@ def test_kinds_of_points_differ_in_marker():
     assert found["a"].get_marker() != found["b"].get_marker()
 
 
-def test_is_written(tmp_path):
-    plot_synthetic(MODEL, path=tmp_path / "synthetic.png")
-    assert (tmp_path / "synthetic.png").read_bytes().startswith(b"\x89PNG")
-
-
 @pytest.mark.parametrize(
     ("model", "kwargs", "error", "message"),
     [
