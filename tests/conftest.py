@@ -122,6 +122,13 @@ def eagerly():
         yield
 
 
+@pytest.fixture(scope="module")
+def all_eagerly():
+    """`eagerly` for a whole file, with the fixtures that its tests share."""
+    with _without_compiling():
+        yield
+
+
 NUM_CLASSES = 3
 IMAGE_SHAPE = (6, 6, 1)
 

@@ -19,10 +19,9 @@ from keras_wake.data.classifier import image_shape
 from keras_wake.evaluation import checks as reliability
 from keras_wake.evaluation import ReliabilityWarning
 from keras_wake.evaluation import RobustnessReport
-from keras_wake.evaluation.attack_lists import attack_list
 from keras_wake.evaluation.compiled_classifier import CompiledClassifier
 from keras_wake.evaluation.evaluate import evaluate
-from keras_wake.evaluation.evaluate import Options
+from keras_wake.evaluation.robustness import attack_list
 from keras_wake.utils import validate
 from keras_wake.utils.types import Dataset
 from keras_wake.utils.types import Logs
@@ -203,17 +202,19 @@ class AutoAttackEvaluation(ReportingCallback):
         compiled = self._compiled.setdefault(
             prefix, CompiledClassifier(network, self.batch_size)
         )
-        options = Options(
-            self._list_name,
-            seed=self.seed,
-            class_names=self.class_names,
-            checks=self.checks,
-            verbose=self.verbose,
-        )
         with warnings.catch_warnings():
             # Told later, once for each code and network.
             warnings.simplefilter("ignore", ReliabilityWarning)
-            return evaluate(compiled, self._images, self._listed, options)
+            return evaluate(
+                compiled,
+                self._images,
+                self._listed,
+                version=self._list_name,
+                seed=self.seed,
+                class_names=self.class_names,
+                checks=self.checks,
+                verbose=self.verbose,
+            )
 
     def _warn(self, name: str, report: RobustnessReport) -> None:
         new = [

@@ -1,20 +1,19 @@
 """Signs that a robust accuracy is too high, in the manner of AutoAttack.
 
-Each check returns findings, pairs of a code and a message. Codes are stable;
+Each check yields findings, pairs of a code and a message. Codes are stable;
 the page of the documentation has a section under each of them.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable
+from collections.abc import Iterator
 
 import numpy as np
 
 from keras_wake.attacks import Attack
 from keras_wake.data.classifier import are_probabilities
 from keras_wake.evaluation.compiled_classifier import CompiledClassifier
-from keras_wake.evaluation.compiled_classifier import differ
-from keras_wake.evaluation.samples import Samples
-from keras_wake.evaluation.samples import seed_of
+from keras_wake.evaluation.compiled_classifier import Samples
 from keras_wake.evaluation.state import Progress
 from keras_wake.evaluation.state import STANDS
 from keras_wake.evaluation.state import WRONG
@@ -78,14 +77,13 @@ class ReliabilityWarning(UserWarning):
         return f"{PAGE}#{self.code}"
 
     def __str__(self) -> str:
-        # Python shows a text once for each line of code. In a loop over
-        # classifiers, the name makes it another one.
+        # In a loop, Python shows the same text only once.
         of = f" (Classifier {self.classifier!r}.)" if self.classifier else ""
         return f"[{self.code}] {self.message}{of} See {self.link}."
 
 
 def warn(
-    findings: Sequence[Finding], classifier: str | None, stacklevel: int
+    findings: Iterable[Finding], classifier: str | None, stacklevel: int
 ) -> None:
     """Warns of each finding about the classifier of that name."""
     for code, message in findings:
@@ -95,83 +93,90 @@ def warn(
         )
 
 
-def check_outputs(
-    outputs: Array, again: Array, averaged: bool
-) -> list[Finding]:
-    """Looks for a softmax, for random outputs and for infinite ones.
-
-    Args:
-        outputs: Float array (n, K) of a pass.
-        again: The same of a second pass.
-        averaged: Whether an attack averages over passes.
-    """
-    findings = []
+def of_clean_images(
+    classifier: CompiledClassifier,
+    samples: Samples,
+    attacks: dict[str, Attack],
+    progress: Progress,
+    outputs: Array,
+    again: Array,
+) -> Iterator[Finding]:
+    """All checks before the attacks; logits of a few images come twice."""
     unusual = int((~np.isfinite(outputs)).any(axis=1).sum())
     if unusual:
-        findings.append(
-            (
-                "non-finite",
-                f"{unusual} of {len(outputs)} images have logits that are NaN "
-                "or infinite. An image with NaN counts as misclassified, and "
-                "gradients through infinities may be NaN, which no attack "
-                "can follow. Mask classes with a number such as −1e4.",
-            )
+        yield (
+            "non-finite",
+            f"{unusual} of {len(outputs)} images have logits that are NaN "
+            "or infinite. An image with NaN counts as misclassified, and "
+            "gradients through infinities may be NaN, which no attack "
+            "can follow. Mask classes with a number such as −1e4.",
         )
     if are_probabilities(outputs):
-        findings.append(
-            (
-                "softmax",
-                "The classifier returns probabilities, not logits: its "
-                "outputs are not negative and sum to 1. Gradients vanish "
-                "behind a softmax, so attacks miss images that would fall. "
-                "Remove it (`activation=None` in the last layer).",
-            )
+        yield (
+            "softmax",
+            "The classifier returns probabilities, not logits: its "
+            "outputs are not negative and sum to 1. Gradients vanish "
+            "behind a softmax, so attacks miss images that would fall. "
+            "Remove it (`activation=None` in the last layer).",
         )
-    if differ(outputs, again) and not averaged:
+    averaged = any(attack.eot_samples > 1 for attack in attacks.values())
+    if classifier.random and not averaged:
         with np.errstate(invalid="ignore"):
             largest = float(np.nanmax(np.abs(outputs - again)))
-        findings.append(
-            (
-                "random-outputs",
-                "Two passes over the same images differ, by up to "
-                f"{largest:.2g} in a logit. A gradient of one pass says "
-                "little of the next, and an image that is wrong once may be "
-                'right again. Evaluate with `version="rand"`, which averages '
-                "over passes.",
-            )
+        yield (
+            "random-outputs",
+            "Two passes over the same images differ, by up to "
+            f"{largest:.2g} in a logit. A gradient of one pass says "
+            "little of the next, and an image that is wrong once may be "
+            'right again. Evaluate with `version="rand"`, which averages '
+            "over passes.",
         )
-    return findings
-
-
-def check_gradients(
-    classifier: CompiledClassifier, samples: Samples, fallen_to: Array
-) -> list[Finding]:
-    """Looks for gradients and losses that stop attacks."""
-    rows = np.flatnonzero(fallen_to != WRONG)[:PROBED_GRADIENTS]
+    rows = np.flatnonzero(progress.fallen_to != WRONG)[:PROBED_GRADIENTS]
     if not len(rows):
-        return []
-    logits, gradients = classifier.logits_and_gradients(
-        samples.images[rows], samples.labels[rows]
-    )
-    gradients = gradients.reshape(len(rows), -1)
-    return [
-        *_non_finite_gradients(gradients),
-        *_zero_gradients(
-            np.where(np.isfinite(gradients), gradients, 0),
-            logits,
-            samples.classes[rows],
-        ),
-        *_equal_losses(logits),
+        return
+    found = [
+        classifier.logits_and_gradients(
+            samples.images[rows[part]], samples.labels[rows[part]]
+        )
+        for part in classifier.batches(len(rows))
     ]
+    logits, gradients = map(np.concatenate, zip(*found, strict=True))
+    gradients = gradients.reshape(len(rows), -1)
+    yield from _check_gradients(gradients, logits, samples.classes[rows])
+    yield from _check_equal_losses(logits)
 
 
-def _non_finite_gradients(gradients: Array) -> list[Finding]:
+def of_attacks(
+    classifier: CompiledClassifier,
+    samples: Samples,
+    attacks: dict[str, Attack],
+    progress: Progress,
+    seed: int,
+    checks: bool,
+) -> Iterator[Finding]:
+    """All checks after the attacks; without `checks`, the cheapest one."""
+    for name, count in zip(attacks, progress.outside, strict=True):
+        if count:
+            yield (
+                "outside-threat-model",
+                f"{name} has returned {count} image(s) outside the ball or the "
+                "bounds; they do not count as broken. End your attack in "
+                "`threat_model.project`.",
+            )
+    # With random outputs, images also fall by chance.
+    if checks and not classifier.random:
+        yield from _check_black_box(attacks, progress, samples.labels.shape[1])
+        yield from _check_steps(classifier, samples, attacks, progress, seed)
+
+
+def _check_gradients(
+    gradients: Array, logits: Array, classes: Array
+) -> Iterator[Finding]:
+    """Looks for images at which the cross-entropy has no usable gradient."""
     unusual = ~np.isfinite(gradients)
     images = int(unusual.any(axis=1).sum())
-    if not images:
-        return []
-    return [
-        (
+    if images:
+        yield (
             "non-finite-gradients",
             "The gradient of the cross-entropy is NaN or infinite at "
             f"{images} of {len(gradients)} images "
@@ -183,10 +188,25 @@ def _non_finite_gradients(gradients: Array) -> list[Finding]:
             "the network: add a small number there, as in sqrt(x + 1e-6). In "
             "float16 it may be an overflow.",
         )
-    ]
+    powers = np.exp(logits.astype("float64").T - logits.max(axis=1))
+    doubts = 1 - powers[classes, np.arange(len(classes))] / powers.sum(axis=0)
+    # Where the classifier is as sure as this, p − y is 0 in float32 on some
+    # backends and a rounding error on others.
+    zero = (doubts < _SURE) | ~np.where(unusual, 0, gradients).any(axis=1)
+    share = float(zero.mean())
+    if share > MOST_ZERO_GRADIENTS:
+        yield (
+            "zero-gradients",
+            "The gradient of the cross-entropy is 0, or nothing but rounding, "
+            f"at {zero.sum()} of {len(zero)} images ({share:.0%}). Attacks "
+            "that follow it do not move there, and PGD counts such images as "
+            "robust. Take the number of the whole list of attacks, and look "
+            "for what takes the gradient away: logits that are too large, "
+            "rounding, a step that cannot be differentiated.",
+        )
 
 
-def _equal_losses(logits: Array) -> list[Finding]:
+def _check_equal_losses(logits: Array) -> Iterator[Finding]:
     """Looks for logits so close together that losses differ by rounding."""
     ranges = np.ptp(logits.astype("float64"), axis=1)
     # The rounding error of a cross-entropy is that of log K or of the largest
@@ -196,10 +216,8 @@ def _equal_losses(logits: Array) -> list[Finding]:
     with np.errstate(invalid="ignore"):
         equal = ranges < _ROUNDINGS * rounding
     share = float(equal.mean())
-    if share <= MOST_ZERO_GRADIENTS:
-        return []
-    return [
-        (
+    if share > MOST_ZERO_GRADIENTS:
+        yield (
             "equal-losses",
             f"At {equal.sum()} of {len(logits)} images ({share:.0%}) the "
             "logits lie so close together that float32 can hardly tell one "
@@ -212,47 +230,13 @@ def _equal_losses(logits: Array) -> list[Finding]:
             "constant, which changes no prediction, so that they differ by "
             "1 or more.",
         )
-    ]
 
 
-def _zero_gradients(
-    gradients: Array, logits: Array, classes: Array
-) -> list[Finding]:
-    """Looks for images at which the cross-entropy has no gradient at all."""
-    zero = ~gradients.any(axis=1)
-    # Where the classifier is as sure as this, p − y is 0 in float32 on some
-    # backends and a rounding error on others.
-    zero |= _doubt(logits, classes) < _SURE
-    share = float(zero.mean())
-    if share <= MOST_ZERO_GRADIENTS:
-        return []
-    return [
-        (
-            "zero-gradients",
-            "The gradient of the cross-entropy is 0, or nothing but rounding, "
-            f"at {zero.sum()} of {len(zero)} images ({share:.0%}). Attacks "
-            "that follow it do not move there, and PGD counts such images as "
-            "robust. Take the number of the whole list of attacks, and look "
-            "for what takes the gradient away: logits that are too large, "
-            "rounding, a step that cannot be differentiated.",
-        )
-    ]
-
-
-def _doubt(logits: Array, classes: Array) -> Array:
-    """1 − p of the true class, float64 (n,), without cancellation."""
-    logits = logits.astype("float64")
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    others = powers.copy()
-    others[np.arange(len(others)), classes] = 0
-    return others.sum(axis=1) / powers.sum(axis=1)
-
-
-def check_black_box(
+def _check_black_box(
     attacks: dict[str, Attack], progress: Progress, num_classes: int
-) -> list[Finding]:
+) -> Iterator[Finding]:
     """Looks for black-box attacks that break what white-box ones have left."""
-    findings, white_box = [], False
+    white_box = False
     for number, (name, attack) in enumerate(attacks.items(), start=1):
         costs = attack.passes(num_classes)
         if costs is None or costs[1]:
@@ -262,27 +246,24 @@ def check_black_box(
         drop = fell / len(progress.fallen_to)
         too_many = fell >= FEWEST_IMAGES and drop > LARGEST_BLACK_BOX_DROP
         if white_box and too_many:
-            findings.append(
-                (
-                    "black-box",
-                    f"{name}, which sees no gradients, breaks {fell} "
-                    "images that the attacks before it have left, "
-                    f"{100 * drop:.1f} points of accuracy. That points to "
-                    "masked gradients, and the true robust accuracy is "
-                    "probably lower still. Attack the classifier with an "
-                    "adaptive attack, or run more queries.",
-                )
+            yield (
+                "black-box",
+                f"{name}, which sees no gradients, breaks {fell} "
+                "images that the attacks before it have left, "
+                f"{100 * drop:.1f} points of accuracy. That points to "
+                "masked gradients, and the true robust accuracy is "
+                "probably lower still. Attack the classifier with an "
+                "adaptive attack, or run more queries.",
             )
-    return findings
 
 
-def check_steps(
+def _check_steps(
     classifier: CompiledClassifier,
     samples: Samples,
     attacks: dict[str, Attack],
     progress: Progress,
     seed: int,
-) -> list[Finding]:
+) -> Iterator[Finding]:
     """Has the first attack that takes steps take twice as many.
 
     On at most `PROBED_STEPS` of the images that it was run on, from the same
@@ -295,7 +276,7 @@ def check_steps(
         if attack.longer is not None and attack.epsilon > 0
     }
     if not longer:
-        return []
+        return
     fair = progress.attacked[min(longer)] / 2
     number = max(
         (n for n in longer if progress.attacked[n] >= fair),
@@ -304,46 +285,22 @@ def check_steps(
     fallen_to = progress.fallen_to
     reached = (fallen_to == STANDS) | (fallen_to > number)
     rows = np.flatnonzero(reached)[:PROBED_STEPS]
-    left = rows[fallen_to[rows] != number + 1]
-    before = len(left)
-    for stage in range(longer[number].stages_for(samples.labels.shape[1])):
-        kept = [left[:0]]
-        for part in classifier.batches(len(left)):
-            _, wrong, allowed = classifier.attacked(
-                longer[number],
-                samples,
-                left[part],
-                seed_of(seed, number),
-                stage,
-            )
-            kept.append(left[part][~(wrong & allowed)])
-        left = np.concatenate(kept)
-    more = before - len(left)
+    stood, more = rows[fallen_to[rows] != number + 1], 0
+    for part in classifier.batches(len(stood)):
+        left = stood[part]
+        for stage in range(longer[number].stages_for(samples.labels.shape[1])):
+            if len(left):
+                _, wrong, allowed = classifier.attack_and_judge(
+                    longer[number], number, stage, samples, left, seed
+                )
+                left = left[~(wrong & allowed)]
+        more += len(stood[part]) - len(left)
     share = more / max(1, len(rows))
-    if share <= LARGEST_DROP or more < FEWEST_IMAGES:
-        return []
-    return [
-        (
+    if share > LARGEST_DROP and more >= FEWEST_IMAGES:
+        yield (
             "not-converged",
             f"With twice the steps, {list(attacks)[number]} breaks {more} of "
             f"{len(rows)} images more ({100 * share:.1f} points). Its steps "
             "are too few for this classifier, so that the accuracy under it "
             "is too high. Raise `steps`, or the step size.",
         )
-    ]
-
-
-def check_threat_model(
-    attacks: dict[str, Attack], progress: Progress
-) -> list[Finding]:
-    """Looks for attacks that have left the ball or the bounds."""
-    return [
-        (
-            "outside-threat-model",
-            f"{name} has returned {count} image(s) outside the ball or the "
-            "bounds; they do not count as broken. End your attack in "
-            "`threat_model.project`.",
-        )
-        for name, count in zip(attacks, progress.outside, strict=False)
-        if count
-    ]

@@ -1,12 +1,17 @@
-"""Forward passes and attacks on arrays of any length, in compiled batches.
+"""What an evaluation works on: the samples, and the classifier in batches.
+
+A sample is identified by the digest of its image and class. Attacks take the
+samples in the order of their digests, and make their random numbers from the
+digests: shuffled data give the same batches with the same random numbers.
 
 Batches get smaller as samples are broken, and XLA compiles again for each size
 of a batch. So with XLA, a batch that is not full is padded to a power of two:
 then few sizes occur.
 """
 
+import dataclasses
+import hashlib
 import math
-import weakref
 from collections.abc import Callable
 from collections.abc import Iterator
 
@@ -19,13 +24,17 @@ from keras_wake.attacks import Attack
 from keras_wake.attacks.apgd_losses import CrossEntropy
 from keras_wake.attacks.logits import stateless_logits
 from keras_wake.backend._common import cut_gradients_are_zero
-from keras_wake.evaluation.samples import Samples
+from keras_wake.data.batches import iterate_checked
+from keras_wake.data.classifier import image_shape
 from keras_wake.utils import validate
 from keras_wake.utils.seeds import as_int32
 from keras_wake.utils.seeds import SampleSeed
 from keras_wake.utils.types import Array
+from keras_wake.utils.types import Dataset
 from keras_wake.utils.types import Tensor
 
+# Keeps the random numbers of two attacks of a list apart.
+_SPREAD = 7919
 # Smaller batches take no less time.
 SMALLEST_BATCH = 8
 # A classifier with random outputs must be right in most of so many passes.
@@ -38,6 +47,68 @@ _ROUNDING = 1e-4
 TOLERANCE = 1e-6
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Samples:
+    """All images and labels on the host, sorted by their digests.
+
+    Attributes:
+        images: Float32 array (n, ...).
+        labels: Float32 array (n, K), one-hot: of soft labels the largest.
+        classes: Int64 array (n,).
+        ids: Int32 array (n,) of what random numbers are made from.
+        places: Int64 array (n,), where in the data each sample stood.
+        digest: That of all of them, whatever their order in the data.
+    """
+
+    images: Array
+    labels: Array
+    classes: Array
+    ids: Array
+    places: Array
+    digest: str
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def in_order_of_data(self, values: Array) -> Array:
+        """One value for each sample, brought to the order of the data."""
+        return values[np.argsort(self.places)]
+
+
+def collect(
+    classifier: keras.Model,
+    data: Dataset,
+    num_classes: int,
+    bounds: tuple[float, float],
+    batch_size: int,
+) -> Samples:
+    """Reads, checks and sorts the data of a checked classifier."""
+    images, classes, digests = [], [], []
+    shape = image_shape(classifier)
+    for x, labels in iterate_checked(
+        data, num_classes, bounds, batch_size, shape
+    ):
+        images += list(ops.convert_to_numpy(x))
+        classes += ops.convert_to_numpy(ops.argmax(labels, axis=1)).tolist()
+    for image, label in zip(images, classes, strict=True):
+        salt, content = label.to_bytes(8, "little"), image.tobytes()
+        found = hashlib.blake2b(content, digest_size=16, salt=salt)
+        digests.append(found.digest())
+    places = np.array(sorted(range(len(digests)), key=digests.__getitem__))
+    digests.sort()
+    starts = np.frombuffer(b"".join(d[:4] for d in digests), "<u4")
+    sorted_classes = np.array(classes, "int64")[places]
+    return Samples(
+        images=np.stack([images[place] for place in places]),
+        labels=np.eye(num_classes, dtype="float32")[sorted_classes],
+        classes=sorted_classes,
+        # An int32 tensor has no room for the highest bit.
+        ids=(starts & 0x7FFFFFFF).astype("int32"),
+        places=places,
+        digest=hashlib.blake2b(b"".join(digests), digest_size=16).hexdigest(),
+    )
+
+
 class CompiledClassifier:
     """A classifier, as an evaluation uses it.
 
@@ -46,12 +117,12 @@ class CompiledClassifier:
     each `fit`.
 
     Args:
-        classifier: A checked classifier.
+        model: The classifier.
         batch_size: Most images of a batch.
     """
 
-    def __init__(self, classifier: keras.Model, batch_size: int) -> None:
-        self.classifier = classifier
+    def __init__(self, model: keras.Model, batch_size: int) -> None:
+        self.model = model
         self.batch_size = validate.integer(1, batch_size=batch_size)
         # Whether two passes over the same images differ.
         self.random = False
@@ -66,74 +137,72 @@ class CompiledClassifier:
         """
         return VOTES if self.random else 1
 
-    def probe(self, images: Array) -> tuple[Array, Array]:
-        """Computes the logits twice; sets `random` if they differ."""
-        outputs, again = self.eager_logits(images), self.eager_logits(images)
-        self.random = differ(outputs, again)
-        return outputs, again
-
     def batches(self, count: int) -> Iterator[slice]:
         """The slices that cut so many samples into batches."""
         for start in range(0, count, self.batch_size):
-            yield slice(start, min(start + self.batch_size, count))
+            yield slice(start, start + self.batch_size)
 
-    def logits(self, images: Array) -> Array:
-        """Float32 logits (n, K) of a pass in inference mode."""
-        if self.random:
-            # Compiled, each pass would draw the same numbers.
-            return self.eager_logits(images)
-        run = self._kept("logits", self._logits, split=1)
-        return self._run_all(run, images)
-
-    def eager_logits(self, images: Array) -> Array:
-        """The logits of a pass that draws new random numbers."""
-        parts = []
-        for part in self.batches(len(images)):
-            tensor = ops.convert_to_tensor(images[part], "float32")
-            logits = self.classifier(tensor, training=False)
-            parts.append(ops.convert_to_numpy(ops.cast(logits, "float32")))
-        return np.concatenate(parts)
+    def probe(self, images: Array) -> tuple[Array, Array]:
+        """Computes the logits twice; sets `random` if they differ."""
+        outputs = self._logits_of(images, eagerly=True)
+        again = self._logits_of(images, eagerly=True)
+        self.random = differ(outputs, again)
+        return outputs, again
 
     def right(self, images: Array, classes: Array) -> Array:
-        """Which images are classified rightly, bool (n,).
-
-        Args:
-            images: Float32 array (n, ...).
-            classes: Int64 array (n,), the true ones.
-        """
+        """Which images (n, ...) are of the predicted class, bool (n,)."""
         votes = np.zeros(len(images), int)
         for _ in range(self.votes):
-            logits = self.logits(images)
+            # Compiled, each pass would draw the same random numbers.
+            logits = self._logits_of(images, eagerly=self.random)
             # With a NaN among the logits no class is predicted.
             answered = ~np.isnan(logits).any(axis=1)
             votes += (np.argmax(logits, axis=1) == classes) & answered
         return 2 * votes > self.votes
 
-    def logits_and_gradients(
-        self, images: Array, labels: Array
-    ) -> tuple[Array, Array]:
-        """Logits (n, K) and the cross-entropy's gradients, like the images."""
-        run = self._kept("gradients", self._gradients, split=2)
-        found = self._run_all(run, images, labels)
-        logits, gradients = np.split(found, [labels.shape[1]], axis=1)
-        return logits, gradients.reshape(images.shape)
+    def _logits_of(self, images: Array, eagerly: bool) -> Array:
+        """Float32 logits (n, K) of a pass in inference mode."""
 
-    def attacked(
+        def logits(x: Tensor) -> Tensor:
+            return ops.cast(self.model(x, training=False), "float32")
+
+        parts = []
+        for part in self.batches(len(images)):
+            if eagerly:
+                found = logits(ops.convert_to_tensor(images[part]))
+                parts.append(ops.convert_to_numpy(found))
+            else:
+                parts.append(self._run("logits", logits, [images[part]]))
+        return np.concatenate(parts)
+
+    def logits_and_gradients(self, images: Array, labels: Array) -> list[Array]:
+        """Logits of a batch, and the gradients of the cross-entropy."""
+        logits_of = stateless_logits(self.model)
+        loss = CrossEntropy(self.model, ops.convert_to_tensor(labels))
+
+        def total_loss(x: Tensor) -> tuple[Tensor, Tensor]:
+            logits = logits_of(x)
+            return loss.values_and_total(logits)[1], logits
+
+        with cut_gradients_are_zero():
+            gradients, logits = backend.gradient_and_outputs(
+                total_loss, ops.convert_to_tensor(images)
+            )
+        return [
+            ops.convert_to_numpy(ops.cast(each, "float32"))
+            for each in (logits, gradients)
+        ]
+
+    def attack_and_judge(
         self,
         attack: Attack,
+        number: int,
+        stage: int,
         samples: Samples,
         rows: Array,
         seed: int,
-        stage: int,
     ) -> tuple[Array, Array, Array]:
-        """A stage of an attack on a batch of samples, and what came of it.
-
-        Args:
-            attack: The attack.
-            samples: All samples.
-            rows: Numbers of the samples of the batch, at most `batch_size`.
-            seed: Integer seed of the random numbers.
-            stage: Number of the stage, from 0.
+        """A stage of an attack on some samples, and what came of it.
 
         Returns:
             The images, which of them are misclassified, and which are within
@@ -141,7 +210,12 @@ class CompiledClassifier:
         """
         images = samples.images[rows]
         found = self.attack(
-            attack, images, samples.labels[rows], samples.ids[rows], seed, stage
+            attack,
+            images,
+            samples.labels[rows],
+            samples.ids[rows],
+            seed + _SPREAD * number,
+            stage,
         )
         # The evaluation looks for itself; it does not ask the attack.
         wrong = ~self.right(found, samples.classes[rows])
@@ -157,20 +231,22 @@ class CompiledClassifier:
         stage: int = 0,
     ) -> Array:
         """Adversarial images of one batch; the arguments as in `Samples`."""
-        reference = weakref.ref(self.classifier)
 
-        def perturbed(
-            x: Tensor, labels: Tensor, ids: Tensor, seed: Tensor, stage: Tensor
-        ) -> Tensor:
+        def perturbed(*tensors: Tensor) -> Tensor:
+            x, labels, ids, seed, stage = tensors
             sample_seed = SampleSeed(seed, ids)
             with cut_gradients_are_zero():
                 return attack.perturb_stage(
-                    reference(), x, labels, sample_seed, stage
+                    self.model, x, labels, sample_seed, stage
                 )
 
-        run = self._kept(id(attack), perturbed, split=3)
-        scalars = (as_int32(seed), ops.convert_to_tensor(stage, "int32"))
-        found = self._run(run, [images, labels, ids], scalars)
+        found = self._run(
+            id(attack),
+            perturbed,
+            [images, labels, ids],
+            as_int32(seed),
+            ops.convert_to_tensor(stage, "int32"),
+        )
         if found.shape != images.shape:
             raise ValueError(
                 "An attack must return one perturbation for each image. "
@@ -179,62 +255,35 @@ class CompiledClassifier:
             )
         return found
 
-    def _kept(self, key: str | int, function: Callable, split: int) -> Callable:
-        """The compiled function of that key; compiles `function` for it."""
-        if key not in self._compiled:
-            self._compiled[key] = backend.compile_split(
-                function, weakref.ref(self.classifier), split
-            )
-        return self._compiled[key]
-
-    def _run_all(self, run: Callable, *arrays: Array) -> Array:
-        """The rows that `run` makes of the rows of arrays, batch by batch."""
-        parts = self.batches(len(arrays[0]))
-        return np.concatenate(
-            [self._run(run, [each[part] for each in arrays]) for part in parts]
-        )
-
     def _run(
         self,
-        run: Callable,
+        key: str | int,
+        function: Callable,
         arrays: list[Array],
-        scalars: tuple[Tensor, ...] = (),
+        *scalars: Tensor,
     ) -> Array:
-        """The same for arrays of one batch."""
-        count = len(arrays[0])
-        size = padded_size(
-            count,
-            self.batch_size,
-            backend.device_count(self.classifier),
-            backend.jit_by_default(),
-        )
+        """What a function makes of the arrays of one batch, and scalars.
+
+        It is compiled at the first call, and kept under the key.
+        """
+        if key not in self._compiled:
+            self._compiled[key] = backend.compile_split(
+                function, lambda: self.model, len(arrays)
+            )
+        size = count = len(arrays[0])
+        if backend.jit_by_default():
+            power = 2 ** (count - 1).bit_length()
+            size = min(self.batch_size, max(SMALLEST_BATCH, power))
+        devices = backend.device_count(self.model)
+        size = math.ceil(size / devices) * devices
         # Repeated, as an image of zeros could be out of bounds.
         rows = np.arange(size) % count
         tensors = [
             ops.convert_to_tensor(array if size == count else array[rows])
             for array in arrays
         ]
-        result = ops.convert_to_numpy(run(*tensors, *scalars))
-        return np.array(result[:count])
-
-    def _logits(self, x: Tensor) -> Tensor:
-        return ops.cast(self.classifier(x, training=False), "float32")
-
-    def _gradients(self, x: Tensor, labels: Tensor) -> Tensor:
-        logits_of = stateless_logits(self.classifier)
-        loss = CrossEntropy(self.classifier, labels)
-
-        def total_loss(images: Tensor) -> tuple[Tensor, Tensor]:
-            logits = logits_of(images)
-            return loss.values_and_total(logits)[1], logits
-
-        with cut_gradients_are_zero():
-            gradient, logits = backend.gradient_and_outputs(total_loss, x)
-        # One tensor, whose rows are cut to the number of images.
-        flat = ops.reshape(gradient, (-1, math.prod(x.shape[1:])))
-        return ops.concatenate(
-            [ops.cast(part, "float32") for part in (logits, flat)], axis=1
-        )
+        result = self._compiled[key](*tensors, *scalars)
+        return np.array(ops.convert_to_numpy(result)[:count])
 
 
 def inside(attack: Attack, images: Array, adversarial: Array) -> Array:
@@ -259,35 +308,9 @@ def inside(attack: Attack, images: Array, adversarial: Array) -> Array:
 
 
 def differ(outputs: Array, again: Array, rounding: float = _ROUNDING) -> bool:
-    """Whether two passes over the same images differ by more than rounding.
-
-    Args:
-        outputs: Float array (n, ...) of a pass.
-        again: The same of a second pass.
-        rounding: What is rounding, as a share of the largest number.
-    """
+    """Whether two passes differ by more than this share of the largest."""
     finite = np.abs(outputs[np.isfinite(outputs)])
     size = float(finite.max(initial=0.0))
     return not np.allclose(
         outputs, again, rtol=0, atol=rounding * size, equal_nan=True
     )
-
-
-def padded_size(
-    count: int, batch_size: int, devices: int, fixed_sizes: bool
-) -> int:
-    """How many rows a batch of `count` samples is computed with.
-
-    Args:
-        count: Number of samples, at most `batch_size`.
-        batch_size: The size of a full batch.
-        devices: What the result must be a multiple of.
-        fixed_sizes: Whether only a few sizes may occur: the full batch, and
-            powers of two below it.
-    """
-    size = count
-    if fixed_sizes:
-        size = min(
-            batch_size, max(SMALLEST_BATCH, 2 ** (count - 1).bit_length())
-        )
-    return -(-size // devices) * devices

@@ -1,15 +1,23 @@
 """What an evaluation has found: a number, and what is needed to believe it."""
 
+import abc
 import dataclasses
 import json
+import math
+import statistics
 from collections.abc import Iterable
 
 import numpy as np
 
-from keras_wake.evaluation import interval
-from keras_wake.evaluation.report_text import report_text
+from keras_wake.utils import validate
+from keras_wake.utils.tables import class_table
+from keras_wake.utils.tables import percent
+from keras_wake.utils.tables import table
 from keras_wake.utils.types import Array
 from keras_wake.utils.types import Json
+
+CONFIDENCE = 0.95
+METHOD = "Wilson"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,18 +28,17 @@ class AttackResult:
         name: Its name in the report, such as `"APGD-CE"`.
         settings: The attack and its settings as text.
         epsilon: Its radius.
-        attacked: How many samples were classified rightly before it, and not
-            broken by an earlier attack.
+        attacked: How many samples stood before it.
         fell: How many of these it broke.
         accuracy: Accuracy after it, over all samples.
         interval: Confidence interval of this accuracy.
         forward_passes: Upper bound of the forward passes, where a batch of n
-            images counts as n. The passes that check the adversarial images
-            are included. None if the attack does not tell.
+            images counts as n, with those that check the adversarial images.
+            None if the attack does not tell.
         backward_passes: The same for gradients.
         seconds: Time that it took, including compilation.
-        note: What the attack does where its published form is not defined.
-            None if it runs as published.
+        note: What the attack does where its published form is not defined,
+            or None.
     """
 
     name: str
@@ -47,31 +54,67 @@ class AttackResult:
     note: str | None
 
 
-class JsonReport:
-    """Base of the reports that `to_dict` turns into JSON."""
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Report(abc.ABC):
+    """What a `RobustnessReport` and an `EpsilonSweep` have in common."""
+
+    norm: str
+    bounds: tuple[float, float]
+    seed: int
+    passes_per_prediction: int
+    findings: tuple[tuple[str, str], ...]
+    date: str
+    versions: dict[str, str]
 
     def to_dict(self) -> Json:
-        """The numbers as lists and dictionaries."""
-        raise NotImplementedError
+        """The numbers as lists and dictionaries, without images."""
+        return {
+            "norm": self.norm,
+            "bounds": list(self.bounds),
+            "seed": self.seed,
+            "passes_per_prediction": self.passes_per_prediction,
+            "confidence": CONFIDENCE,
+            "interval_method": METHOD,
+            "findings": [
+                {"code": code, "message": message}
+                for code, message in self.findings
+            ],
+            "date": self.date,
+            "versions": self.versions,
+        }
 
     def to_json(self, indent: int | None = None) -> str:
         """`to_dict()` as JSON.
 
         Args:
-            indent: Spaces by which a level is indented. Defaults to `None`:
-                one line.
+            indent: Spaces of a level. Defaults to `None`: one line.
         """
         return json.dumps(self.to_dict(), allow_nan=False, indent=indent)
 
+    @abc.abstractmethod
+    def lines(self) -> tuple[list[str], list[str]]:
+        """What `print` shows: the lines above the tables, and the tables."""
+
+    def __str__(self) -> str:
+        above, tables = self.lines()
+        if self.passes_per_prediction > 1:
+            above.append(
+                "outputs are random: right is what most of "
+                f"{self.passes_per_prediction} passes get right"
+            )
+        if self.findings:
+            tables += ["", "what makes these numbers doubtful"]
+            tables += [f"[{code}] {message}" for code, message in self.findings]
+        return "\n".join(above + tables)
+
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class RobustnessReport(JsonReport):
+class RobustnessReport(Report):
     """Clean and robust accuracy. `print(report)` shows it as tables.
 
-    Robust accuracy is the share of samples that are classified rightly and
-    that no attack has broken. It is an upper bound: another attack may break
-    more. The intervals say what the choice of the samples leaves open, not
-    what the choice of the attacks does.
+    Robust accuracy is an upper bound: another attack may break more. The
+    intervals say what the choice of the samples leaves open, not what the
+    choice of the attacks does.
 
     Attributes:
         version: `"standard"`, `"rand"` or `"custom"`.
@@ -81,42 +124,31 @@ class RobustnessReport(JsonReport):
         seed: Seed of all random numbers.
         batch_size: Most images of a batch.
         class_names: K names.
-        passes_per_prediction: 1, or 20 for a classifier with random outputs:
-            a sample counts as classified rightly where more than half of so
-            many passes are right.
+        passes_per_prediction: 1, or 20 for a classifier with random outputs,
+            where more than half of so many passes must be right.
         counts: Int64 array (K,), samples of each class.
-        clean_counts: Int64 array (K,), how many of them are classified
-            rightly.
+        clean_counts: Int64 array (K,), how many are classified rightly.
         robust_counts: Int64 array (K,), how many are so under every attack.
         attacks: Tuple of `AttackResult`, in the order in which they ran.
-        findings: Tuple of pairs (code, message): what the reliability checks
-            have warned of.
+        findings: Tuple of pairs (code, message) of the reliability checks.
         date: Day and time at which this report was made, UTC.
         versions: Versions of keras-wake, Keras, NumPy and the backend.
         fallen_to: Int64 array (n,) in the order of the data: −1 for a sample
             that stands, 0 for one that is misclassified without an attack,
-            i for one that fell to attack i, counted from 1. None in a report
-            that was read from JSON.
+            i for one that fell to attack i, counted from 1. None if read
+            from JSON.
         images: Float32 array (n, ...) in the order of the data: the image
-            that is misclassified, the clean one where there is none. None
-            unless asked for.
+            that is misclassified, else the clean one. None unless asked for.
     """
 
     version: str
-    norm: str
     epsilon: float
-    bounds: tuple[float, float]
-    seed: int
     batch_size: int
     class_names: list[str]
-    passes_per_prediction: int
     counts: Array
     clean_counts: Array
     robust_counts: Array
     attacks: tuple[AttackResult, ...]
-    findings: tuple[tuple[str, str], ...]
-    date: str
-    versions: dict[str, str]
     fallen_to: Array | None = None
     images: Array | None = None
 
@@ -138,26 +170,22 @@ class RobustnessReport(JsonReport):
     @property
     def clean_interval(self) -> tuple[float, float]:
         """95 % interval of the clean accuracy (Wilson)."""
-        return interval.wilson_interval(
-            int(self.clean_counts.sum()), self.samples
-        )
+        return wilson_interval(int(self.clean_counts.sum()), self.samples)
 
     @property
     def robust_interval(self) -> tuple[float, float]:
         """95 % interval of the robust accuracy (Wilson)."""
-        return interval.wilson_interval(
-            int(self.robust_counts.sum()), self.samples
-        )
+        return wilson_interval(int(self.robust_counts.sum()), self.samples)
 
     @property
     def class_clean_accuracy(self) -> Array:
         """Float64 array (K,), NaN without samples."""
-        return self.clean_counts / _divisors(self.counts)
+        return self.clean_counts / np.where(self.counts, self.counts, np.nan)
 
     @property
     def class_robust_accuracy(self) -> Array:
         """Float64 array (K,), NaN without samples."""
-        return self.robust_counts / _divisors(self.counts)
+        return self.robust_counts / np.where(self.counts, self.counts, np.nan)
 
     @property
     def seconds(self) -> float:
@@ -176,21 +204,15 @@ class RobustnessReport(JsonReport):
 
     def to_dict(self) -> Json:
         """The numbers as lists and dictionaries, without images."""
-        return {
+        return super().to_dict() | {
             "version": self.version,
-            "norm": self.norm,
             "epsilon": self.epsilon,
-            "bounds": list(self.bounds),
-            "seed": self.seed,
             "batch_size": self.batch_size,
-            "passes_per_prediction": self.passes_per_prediction,
             "samples": self.samples,
             "clean_accuracy": self.clean_accuracy,
             "clean_interval": list(self.clean_interval),
             "robust_accuracy": self.robust_accuracy,
             "robust_interval": list(self.robust_interval),
-            "confidence": interval.CONFIDENCE,
-            "interval_method": interval.METHOD,
             "attacks": [
                 {**vars(attack), "interval": list(attack.interval)}
                 for attack in self.attacks
@@ -198,25 +220,23 @@ class RobustnessReport(JsonReport):
             "classes": [
                 {
                     "name": name,
-                    "samples": int(self.counts[i]),
-                    "clean": int(self.clean_counts[i]),
-                    "robust": int(self.robust_counts[i]),
-                    "clean_accuracy": _share(self.clean_counts, self.counts, i),
-                    "robust_accuracy": _share(
-                        self.robust_counts, self.counts, i
-                    ),
+                    "samples": int(samples),
+                    "clean": int(clean),
+                    "robust": int(robust),
+                    "clean_accuracy": clean / samples if samples else None,
+                    "robust_accuracy": robust / samples if samples else None,
                 }
-                for i, name in enumerate(self.class_names)
-            ],
-            "findings": [
-                {"code": code, "message": message}
-                for code, message in self.findings
+                for name, samples, clean, robust in zip(
+                    self.class_names,
+                    self.counts.tolist(),
+                    self.clean_counts.tolist(),
+                    self.robust_counts.tolist(),
+                    strict=True,
+                )
             ],
             "forward_passes": self.forward_passes,
             "backward_passes": self.backward_passes,
             "seconds": self.seconds,
-            "date": self.date,
-            "versions": self.versions,
         }
 
     @classmethod
@@ -224,15 +244,8 @@ class RobustnessReport(JsonReport):
         """The report of what `to_json` has returned, without images.
 
         Raises:
-            TypeError: If `text` is no text.
-            ValueError: If it is not what `to_json` has returned.
+            TypeError, ValueError: If `text` is something else.
         """
-        if not isinstance(text, (str, bytes, bytearray)):
-            raise TypeError(
-                "`text` must be what `to_json` has returned; of a file, "
-                "`path.read_text()`. Received: an object of type "
-                f"{type(text).__name__}."
-            )
         try:
             found = json.loads(text)
         except ValueError as error:
@@ -247,59 +260,81 @@ class RobustnessReport(JsonReport):
         """The report of what `to_dict` has returned, without images.
 
         Raises:
-            ValueError: If it is not what `to_dict` has returned.
+            ValueError: If `found` is something else.
         """
+        as_they_are = ("version", "norm", "epsilon", "seed", "batch_size")
         try:
-            report = cls._from_dict(found)
-            # What cannot be shown is not one.
-            str(report)
+            classes = found["classes"]
+
+            def counts(key: str) -> Array:
+                return np.array([entry[key] for entry in classes], "int64")
+
+            report = cls(
+                **{name: found[name] for name in as_they_are},
+                date=found["date"],
+                versions=found["versions"],
+                counts=counts("samples"),
+                clean_counts=counts("clean"),
+                robust_counts=counts("robust"),
+                bounds=tuple(found["bounds"]),
+                # Older reports do not tell.
+                passes_per_prediction=found.get("passes_per_prediction", 1),
+                class_names=[entry["name"] for entry in classes],
+                attacks=tuple(
+                    AttackResult(
+                        **{**entry, "interval": tuple(entry["interval"])}
+                    )
+                    for entry in found["attacks"]
+                ),
+                findings=tuple(
+                    (entry["code"], entry["message"])
+                    for entry in found["findings"]
+                ),
+            )
+            str(report)  # What cannot be shown is not one.
             return report
-        except ZeroDivisionError:
-            reason = "it is of no samples"
-        except KeyError as error:
-            reason = f"it has no {error}"
-        except (AttributeError, TypeError, ValueError, OverflowError) as error:
-            reason = str(error)
-        raise ValueError(
-            "This is not the dictionary, or JSON, of a `RobustnessReport`: "
-            f"{reason}."
-        )
+        except Exception as error:  # It may hold anything.
+            raise ValueError(
+                "This is not the dictionary, or JSON, of a `RobustnessReport`: "
+                f"{error!r}."
+            ) from error
 
-    @classmethod
-    def _from_dict(cls, found: Json) -> "RobustnessReport":
-        if not isinstance(found, dict):
-            raise TypeError(f"it is a {type(found).__name__}")
-        classes = found["classes"]
-
-        def counts(key: str) -> Array:
-            return np.array([entry[key] for entry in classes], "int64")
-
-        return cls(
-            **{
-                name: found[name]
-                for name in (
-                    *("version", "norm", "epsilon", "seed", "batch_size"),
-                    *("date", "versions"),
-                )
-            },
-            bounds=tuple(found["bounds"]),
-            # Older reports do not tell.
-            passes_per_prediction=found.get("passes_per_prediction", 1),
-            class_names=[entry["name"] for entry in classes],
-            counts=counts("samples"),
-            clean_counts=counts("clean"),
-            robust_counts=counts("robust"),
-            attacks=tuple(
-                AttackResult(**{**entry, "interval": tuple(entry["interval"])})
-                for entry in found["attacks"]
-            ),
-            findings=tuple(
-                (entry["code"], entry["message"]) for entry in found["findings"]
-            ),
-        )
-
-    def __str__(self) -> str:
-        return report_text(self.to_dict())
+    def lines(self) -> tuple[list[str], list[str]]:
+        """The lines above the tables, and the tables."""
+        rows = [
+            [
+                attack.name,
+                str(attack.attacked),
+                str(attack.fell),
+                percent(attack.accuracy),
+                percents(attack.interval),
+                _count(attack.forward_passes),
+                _count(attack.backward_passes),
+                f"{attack.seconds:.1f}",
+            ]
+            for attack in self.attacks
+        ]
+        header = [
+            *("attack", "attacked", "fell", "accuracy after", "interval"),
+            *("forward", "backward", "seconds"),
+        ]
+        above = [
+            f"{self.samples} samples of {len(self.counts)} classes, "
+            f"{self.norm}, epsilon {self.epsilon:.4g}, version "
+            f"{self.version!r}, seed {self.seed}",
+            f"clean accuracy {percent(self.clean_accuracy)} "
+            f"{percents(self.clean_interval)}, robust accuracy "
+            f"{percent(self.robust_accuracy)} "
+            f"{percents(self.robust_interval)} ({CONFIDENCE:.0%} interval, "
+            f"{METHOD})",
+        ]
+        return above, [
+            "",
+            *table(header, rows),
+            *(f"{a.name}: {a.note}" for a in self.attacks if a.note),
+            "",
+            *class_table(self.to_dict()["classes"], "robust_accuracy"),
+        ]
 
     def __repr__(self) -> str:
         return (
@@ -309,14 +344,63 @@ class RobustnessReport(JsonReport):
         )
 
 
-def _divisors(counts: Array) -> Array:
-    return np.where(counts == 0, np.nan, counts)
+def percents(interval: tuple[float, float]) -> str:
+    """The ends of an interval in per cent."""
+    low, high = interval
+    return f"[{100 * low:.1f}, {100 * high:.1f}]"
 
 
-def _share(part: Array, counts: Array, i: int) -> float | None:
-    return float(part[i] / counts[i]) if counts[i] else None
+def _count(number: int | None) -> str:
+    return "-" if number is None else f"{number:,}"
 
 
 def _total(numbers: Iterable[int | None]) -> int | None:
     values = list(numbers)
     return None if None in values else sum(filter(None, values))
+
+
+def wilson_interval(
+    successes: int, samples: int, confidence: float = CONFIDENCE
+) -> tuple[float, float]:
+    """Wilson's score interval of a share (Wilson 1927).
+
+    It stays within [0, 1] and is not empty where p is 0 or 1. It covers the
+    chance of which images were drawn, not the chance that a stronger attack
+    exists.
+
+    Args:
+        successes: How many samples count.
+        samples: How many there are.
+        confidence: Between 0 and 1. Defaults to `0.95`.
+
+    Returns:
+        Lower and upper end.
+
+    Raises:
+        ValueError: If there are no samples, or more successes than samples.
+
+    Example:
+
+    >>> low, high = wilson_interval(50, 100)
+    >>> round(low, 3), round(high, 3)
+    (0.404, 0.596)
+    """
+    samples = validate.integer(1, samples=samples)
+    successes = validate.integer(0, successes=successes)
+    if successes > samples:
+        raise ValueError(
+            "`successes` must be at most `samples`. Received: "
+            f"successes={successes}, samples={samples}."
+        )
+    confidence = validate.fraction(confidence=confidence)
+    z = statistics.NormalDist().inv_cdf((1 + confidence) / 2)
+    share = successes / samples
+    centre = share + z**2 / (2 * samples)
+    half = z * math.sqrt(
+        share * (1 - share) / samples + z**2 / (4 * samples**2)
+    )
+    scale = 1 + z**2 / samples
+    # Where all or none count, rounding would leave an end beside 0 or 1.
+    low = 0.0 if successes == 0 else (centre - half) / scale
+    high = 1.0 if successes == samples else (centre + half) / scale
+    return low, high

@@ -1,18 +1,43 @@
-"""Robust accuracy under AutoAttack, or under one attack."""
+"""Robust accuracy under AutoAttack or one attack, and the lists of attacks.
 
+A list is a dictionary from the name of an attack in the report to the attack.
+"""
+
+import functools
 import os
+from collections.abc import Callable
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 
+from keras_wake.attacks import APGD
 from keras_wake.attacks import Attack
-from keras_wake.evaluation.attack_lists import attack_list
-from keras_wake.evaluation.attack_lists import named
+from keras_wake.attacks import FAB
+from keras_wake.attacks import Square
+from keras_wake.attacks import ThreatModel
 from keras_wake.evaluation.compiled_classifier import CompiledClassifier
 from keras_wake.evaluation.evaluate import evaluate
-from keras_wake.evaluation.evaluate import Options
 from keras_wake.evaluation.report import RobustnessReport
+from keras_wake.utils import validate
 from keras_wake.utils.types import Dataset
+
+Bounds = tuple[float, float]
+
+# The attacks of each version of AutoAttack, with their published settings.
+_PUBLISHED: dict[str, list[Callable[..., Attack]]] = {
+    "standard": [
+        functools.partial(APGD, loss="cross_entropy"),
+        functools.partial(APGD, loss="dlr_targeted"),
+        FAB,
+        Square,
+    ],
+    "rand": [
+        functools.partial(APGD, loss="cross_entropy", eot_samples=20),
+        functools.partial(APGD, loss="dlr", eot_samples=20),
+    ],
+}
+VERSIONS = tuple(_PUBLISHED)
 
 
 def autoattack(
@@ -46,15 +71,14 @@ def autoattack(
     its own (in half of 20 where outputs are random) and, computed apart from
     the attack, lies within the ball and the bounds (to 1e-6, or so much of ε
     or of the largest pixel value above 1). With fewer than ten classes there
-    are K − 1 target classes; what an attack does where K is too small for its
-    loss is noted in the report.
+    are K − 1 target classes; the report notes what an attack does where K is
+    too small for its loss.
 
-    Samples are attacked in the order of a digest of their image and class,
-    which their random numbers come from as well. So the order of the data
-    does not matter, and neither does the size of the batches but for
-    rounding: a sum of floats may come out differently in a batch of another
-    size, which can decide an image at the edge of the ball. The random numbers
-    of an attack of your own that is no `StagedAttack` depend on the batch too.
+    The order of the samples and their random numbers come from a digest of
+    image and class. So neither the order of the data matters nor the size of
+    the batches, but for rounding, which can decide an image at the edge of the
+    ball. The random numbers of an attack of your own that is no
+    `StagedAttack` depend on the batch too.
 
     All images are held in the memory of the host. Under
     `tf.distribute.MirroredStrategy` (for a classifier made in its scope) and
@@ -62,9 +86,9 @@ def autoattack(
     devices. Several processes would each compute everything: use one.
 
     With `state`, the progress is written to a file after every batch, and the
-    same call goes on from there; once finished, it returns the report at
-    once. The classifier, the data, the settings, the backend and the version
-    of keras-wake must be the same; the batch size may change.
+    same call goes on from there. The classifier, the data, the settings, the
+    backend and the version of keras-wake must be the same; the batch size may
+    change.
 
     Args:
         classifier: Built `keras.Model` that returns logits (batch, K).
@@ -80,20 +104,19 @@ def autoattack(
             `attacks`, else `(0.0, 1.0)`.
         batch_size: Most images of a batch. Defaults to `128`.
         seed: Integer seed of all random numbers. Defaults to `0`.
-        state: File to go on from and to write, usually ending in `.npz`.
-            With `return_images`, the images go to a file of that name and
-            `.images`. Defaults to `None`: none.
+        state: File to go on from and to write, usually ending in `.npz`. With
+            `return_images`, images go to a file of that name and `.images`.
+            Defaults to `None`: none.
         return_images: Whether the report keeps the adversarial images.
             Defaults to `False`.
         class_names: K names. Defaults to the class numbers.
         checks: Whether to look for signs that the number is too high. Each
             gives a `ReliabilityWarning`: those seen on clean images before
-            the attacks, all others after the last attack. Takes a gradient of
-            up to 256 images, and the first attack with twice the steps on up
-            to 100. (Two passes over up to 64 images are always made, and
-            images outside the ball are always reported.) Defaults to `True`.
-        verbose: 0 for silence, 1 for progress bars with the accuracy that is
-            left, 2 for a line for each attack. Defaults to `1`.
+            the attacks, all others after them. Takes a gradient of up to 256
+            images, and the first attack with twice the steps on up to 100.
+            (Images outside the ball are always reported.) Defaults to `True`.
+        verbose: 0 for silence, 1 for progress bars, 2 for a line for each
+            attack. Defaults to `1`.
 
     Returns:
         A `RobustnessReport`.
@@ -114,7 +137,10 @@ def autoattack(
     ```
     """
     listed, version = attack_list(version, attacks, norm, epsilon, bounds)
-    options = Options(
+    return evaluate(
+        CompiledClassifier(classifier, batch_size),
+        data,
+        listed,
         version=version,
         seed=seed,
         state=state,
@@ -123,8 +149,6 @@ def autoattack(
         checks=checks,
         verbose=verbose,
     )
-    compiled = CompiledClassifier(classifier, batch_size)
-    return evaluate(compiled, data, listed, options)
 
 
 def robust_accuracy(
@@ -141,27 +165,24 @@ def robust_accuracy(
 ) -> RobustnessReport:
     """Robust accuracy under a plain attack, such as PGD.
 
-    As `autoattack` with a list of this one attack: the same report, checks
-    and file to go on from. Unlike `WakeModel.evaluate`, which attacks every
-    image, it leaves those alone that are misclassified already, so that
-    robust accuracy is never above clean accuracy.
+    As `autoattack` with a list of this one attack. Unlike
+    `WakeModel.evaluate`, which attacks every image, it leaves those alone that
+    are misclassified already: robust accuracy is never above clean accuracy.
 
     Args:
         classifier: Built `keras.Model` that returns logits (batch, K).
         data: Pair of arrays (x, y), or anything that yields such batches.
         attack: What makes the adversarial images.
         batch_size: Most images of a batch. Defaults to `128`.
-        seed: Integer seed of all random numbers. Defaults to `0`. Those of
-            an attack of your own that is no `StagedAttack` also depend on the
-            batch.
+        seed: Integer seed of all random numbers. Defaults to `0`.
         state: File to go on from and to write. Defaults to `None`: none.
         return_images: Whether the report keeps the adversarial images.
             Defaults to `False`.
         class_names: K names. Defaults to the class numbers.
         checks: Whether to look for signs that the number is too high.
             Defaults to `True`.
-        verbose: 0 for silence, 1 for a progress bar, 2 for a line. Defaults
-            to `1`.
+        verbose: 0 for silence, 1 for a progress bar, 2 for a line. Defaults to
+            `1`.
 
     Returns:
         A `RobustnessReport`.
@@ -178,8 +199,15 @@ def robust_accuracy(
     print(report.robust_accuracy, report.robust_interval)
     ```
     """
-    options = Options(
-        version="custom",
+    if not isinstance(attack, Attack):
+        raise TypeError(
+            "`attack` must be an attack such as `keras_wake.attacks.PGD()`. "
+            f"Received: attack={attack!r}."
+        )
+    return evaluate(
+        CompiledClassifier(classifier, batch_size),
+        data,
+        named([attack]),
         seed=seed,
         state=state,
         return_images=return_images,
@@ -187,10 +215,90 @@ def robust_accuracy(
         checks=checks,
         verbose=verbose,
     )
-    if not isinstance(attack, Attack):
+
+
+def attack_list(
+    version: str,
+    attacks: Sequence[Attack] | None,
+    norm: str | None,
+    epsilon: float | None,
+    bounds: Bounds | None,
+) -> tuple[dict[str, Attack], str]:
+    """The attacks to run, checked, and what their list is called."""
+    hint = "For a list of your own, pass `attacks=`."
+    validate.one_of(VERSIONS, hint, version=version)
+    if attacks is None:
+        return published(version, norm, epsilon, bounds), version
+    listed = named(attacks)
+    _check_equal(
+        "epsilon",
+        attacks,
+        " For several radii there is `keras_wake.evaluation.epsilon_sweep`.",
+    )
+    first = attacks[0]
+    wanted = ThreatModel(
+        first.norm if norm is None else norm,
+        first.epsilon if epsilon is None else epsilon,
+        first.bounds if bounds is None else bounds,
+    )
+    for name in ("norm", "epsilon", "bounds"):
+        value = getattr(wanted, name)
+        if getattr(first, name) != value:
+            raise ValueError(
+                f"`{name}` must be that of the attacks, or be left out. "
+                f"Received: {name}={value!r}, and {first!r}."
+            )
+    return listed, "custom"
+
+
+def published(
+    version: str,
+    norm: str | None,
+    epsilon: float | None,
+    bounds: Bounds | None,
+) -> dict[str, Attack]:
+    """The attacks of a version of AutoAttack, by their names."""
+    threat = without_none(norm=norm, epsilon=epsilon, bounds=bounds)
+    return named([make(**threat) for make in _PUBLISHED[version]])
+
+
+def without_none(**settings: Any) -> dict[str, Any]:
+    """The settings that are given, so that an attack adds its defaults."""
+    return {k: v for k, v in settings.items() if v is not None}
+
+
+def named(
+    attacks: Sequence[Attack], argument: str = "attacks"
+) -> dict[str, Attack]:
+    """Attacks of one norm and one pair of bounds, by different names."""
+    if not isinstance(attacks, Sequence) or not all(
+        isinstance(attack, Attack) for attack in attacks
+    ):
         raise TypeError(
-            "`attack` must be an attack such as `keras_wake.attacks.PGD()`. "
-            f"Received: attack={attack!r}."
+            f"`{argument}` must be a list of attacks such as "
+            "`[keras_wake.attacks.PGD()]`. Received: "
+            f"{argument}={attacks!r}."
         )
-    compiled = CompiledClassifier(classifier, batch_size)
-    return evaluate(compiled, data, named([attack]), options)
+    if not attacks:
+        raise ValueError(f"`{argument}` must hold at least one attack.")
+    _check_equal("norm", attacks)
+    _check_equal("bounds", attacks)
+    found: dict[str, Attack] = {}
+    for attack in attacks:
+        name, count = attack.name, 1
+        while name in found:
+            count += 1
+            name = f"{attack.name} ({count})"
+        found[name] = attack
+    return found
+
+
+def _check_equal(
+    setting: str, attacks: Sequence[Attack], hint: str = ""
+) -> None:
+    values = list(dict.fromkeys(getattr(each, setting) for each in attacks))
+    if len(values) > 1:
+        raise ValueError(
+            f"All attacks must have the same {setting}. Received: "
+            f"{', '.join(map(repr, values))}.{hint}"
+        )

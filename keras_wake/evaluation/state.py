@@ -5,14 +5,12 @@ data and settings the progress belongs to. Adversarial images, if they are
 kept, go to a second file, to which each batch appends its own.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import math
 import os
 import pathlib
 import zlib
-from collections.abc import Iterator
 
 import keras
 import numpy as np
@@ -40,8 +38,8 @@ class Progress:
     Attributes:
         fallen_to: Int64 array (n,): `STANDS`, `WRONG`, or i for a sample that
             fell to attack i, counted from 1.
-        attack: Number of the current attack, from 0.
-        stage: That of its current stage.
+        attack_number: That of the current attack, from 0.
+        stage: Number of its current stage.
         queue: Int64 array of the samples that stood when the stage began;
             None between two stages.
         position: How many of the queue are done.
@@ -57,7 +55,7 @@ class Progress:
     """
 
     fallen_to: Array
-    attack: int = 0
+    attack_number: int = 0
     stage: int = 0
     queue: Array | None = None
     position: int = 0
@@ -75,34 +73,41 @@ class Progress:
         """The numbers of the samples that stand."""
         return np.flatnonzero(self.fallen_to == STANDS)
 
-    @property
-    def in_queue(self) -> Array:
-        """The queue; between two stages, an empty one."""
-        return np.empty(0, "int64") if self.queue is None else self.queue
-
-    def is_sound(self) -> bool:
-        """Whether these can be the counts of an evaluation."""
-        samples = len(self.fallen_to)
-        lists = (self.attacked, self.passes, self.seconds, self.outside)
-        numbers = (self.attack, self.stage, self.position)
-        return (
-            self.fallen_to.ndim == 1
-            and self.fallen_to.dtype.kind == "i"
-            and bool((self.fallen_to >= STANDS).all())
-            and all(type(n) is int and n >= 0 for n in numbers)
-            and all(
-                self.attack <= len(each) <= self.attack + 1 for each in lists
-            )
-            and all(0 <= n < samples for n in (*self.order, *self.in_queue))
-        )
-
     def begin_attack(self) -> None:
         """Opens the counts of the current attack, unless they are open."""
-        if len(self.attacked) == self.attack:
+        if len(self.attacked) == self.attack_number:
             self.attacked.append(len(self.standing))
             self.passes.append(0)
             self.seconds.append(0.0)
             self.outside.append(0)
+
+    def to_file(self) -> Json:
+        """The entries of a state file."""
+        entries = vars(self).copy()
+        entries["attack"] = entries.pop("attack_number")
+        return entries
+
+    @classmethod
+    def from_file(cls, entries: Json) -> "Progress":
+        """The progress of what `to_file` has returned.
+
+        Raises:
+            Exception: If these cannot be the counts of an evaluation.
+        """
+        progress = cls(attack_number=entries.pop("attack"), **entries)
+        number, queue = progress.attack_number, progress.queue
+        rows = [*progress.order, *(() if queue is None else queue)]
+        numbers = np.array([number, progress.stage, progress.position, *rows])
+        counts = (progress.attacked, progress.passes, progress.outside)
+        if not (
+            numbers.dtype.kind == "i"
+            and numbers.min() >= 0
+            and max(rows, default=0) < len(progress.fallen_to)
+            and progress.fallen_to.min() >= STANDS
+            and all(number <= len(each) <= number + 1 for each in counts)
+        ):
+            raise ValueError("The counts contradict each other.")
+        return progress
 
 
 def fingerprint(
@@ -111,9 +116,7 @@ def fingerprint(
     settings: Json,
     outputs: Array | None,
 ) -> Json:
-    """What identifies an evaluation.
-
-    A call continues from a state only if both have the same fingerprint.
+    """What identifies an evaluation: a call continues only its own state.
 
     Args:
         classifier: The network. The values of its weights count, their names
@@ -140,21 +143,23 @@ def fingerprint(
 
 def differences(found: Json, wanted: Json) -> list[str]:
     """The differences between two fingerprints, as text."""
-    words = []
-    if found.get("layers") != wanted["layers"]:
-        words.append("the layers of the classifier, or their settings")
-    elif found.get("graph", wanted.get("graph")) != wanted.get("graph"):
-        # States of earlier versions have none.
-        words.append("the operations of the classifier, or their inputs")
-    if found["weights"] != wanted["weights"]:
-        words.append("the weights of the classifier")
-    if found["data"] != wanted["data"]:
-        words.append("the images or labels")
+    # States of earlier versions have no graph.
+    found = {"graph": wanted["graph"], **found}
+    words = [
+        text
+        for key, text in (
+            ("layers", "the layers of the classifier, or their settings"),
+            ("graph", "the operations of the classifier, or their inputs"),
+            ("weights", "the weights of the classifier"),
+            ("data", "the images or labels"),
+        )
+        if found.get(key) != wanted[key]
+    ]
     if not words and not _same_outputs(found["outputs"], wanted["outputs"]):
         words.append(
             "what the classifier returns, although layers and weights agree"
         )
-    old, new = found["settings"], wanted["settings"]
+    old, new = found.get("settings", {}), wanted["settings"]
     words += [
         f"`{name}` ({old.get(name)!r} in the file, {new.get(name)!r} in this "
         "call)"
@@ -175,9 +180,7 @@ def _same_outputs(found: Array | None, wanted: Array | None) -> bool:
     if found is None or wanted is None:
         # Random in both, or in one of them.
         return found is wanted
-    return found.shape == wanted.shape and not differ(
-        found, wanted, _SAME_OUTPUTS
-    )
+    return not differ(found, wanted, _SAME_OUTPUTS)
 
 
 class StateFile:
@@ -197,19 +200,18 @@ class StateFile:
         self._lock: FileLock | None = None
 
     def __enter__(self) -> "StateFile":
-        """Locks the file for this evaluation.
-
-        Raises:
-            ValueError: If another evaluation uses it.
-            OSError: If nothing can be written there.
-        """
-        if self.path is None or self.path.is_dir():
+        """Locks the file for this evaluation."""
+        if self.path is None:
             return self
-        path = self.path.with_name(self.path.name + ".lock")
-        self._lock = FileLock(path)
-        with self._writing():
+        self._lock = FileLock(self.path.with_name(self.path.name + ".lock"))
+        try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             free = self._lock.acquire()
+        except OSError as error:
+            raise OSError(
+                f"The state cannot be written to {self.path}: {error}. Its "
+                "folder must exist or be one that can be made."
+            ) from error
         if not free:
             raise in_use_error(f"The state {self.path}", "evaluation", "state")
         return self
@@ -219,28 +221,6 @@ class StateFile:
         if self._lock is not None:
             self._lock.release()
 
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Turns errors of a file that cannot be written into a clear one."""
-        try:
-            yield
-        except (
-            FileNotFoundError,
-            FileExistsError,
-            NotADirectoryError,
-        ) as error:
-            raise OSError(
-                f"The state cannot be written to {self.path}: {error}. Its "
-                "folder must exist or be one that can be made, and no other "
-                "process may write the same file at the same time."
-            ) from error
-
-    @property
-    def images_path(self) -> pathlib.Path:
-        """Where the images go."""
-        path = pathlib.Path(self.path or "")
-        return path.with_name(path.name + ".images")
-
     def read(self) -> Progress | None:
         """The progress so far, or None where there is none.
 
@@ -249,19 +229,8 @@ class StateFile:
         """
         if self.path is None or not self.path.exists():
             return None
-        if self.path.is_dir():
-            raise ValueError(
-                "`state` must be the path of a file, such as "
-                f"{str(self.path / 'autoattack.npz')!r}. Received: the folder "
-                f"{str(self.path)!r}."
-            )
         state, _ = archive.read(self.path)
-        if set(state) != {"fingerprint", "progress"}:
-            raise ValueError(
-                f"The file {self.path} is no state of an evaluation. Pass "
-                "another `state`."
-            )
-        words = differences(state["fingerprint"], self.wanted)
+        words = differences(state.get("fingerprint", {}), self.wanted)
         if words:
             raise ValueError(
                 f"The state in {self.path} belongs to another evaluation. "
@@ -269,46 +238,34 @@ class StateFile:
                 "delete the file to start from the beginning."
             )
         try:
-            progress = Progress(**state["progress"])
-            sound = progress.is_sound()
-        except (AttributeError, TypeError, ValueError):
-            sound = False
-        if not sound:
+            return Progress.from_file(state["progress"])
+        except Exception as error:
             raise ValueError(
                 f"The file {self.path} cannot be used: its counts contradict "
                 "each other. Delete it to start from the beginning."
-            )
-        return progress
+            ) from error
 
     def write(self, progress: Progress, images: Array | None = None) -> None:
         """Replaces the file by one of the present progress.
 
         Args:
-            progress: What to write. Its `images_checksum` is updated for the
-                new images.
+            progress: What to write. Its `images_checksum` is updated.
             images: Float32 array (m, ...), the new adversarial images, of the
                 last m samples in `progress.order`. Defaults to `None`: none.
         """
         if self.path is None:
             return
-        with self._writing():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            if images is not None and len(images):
-                self._append(images, progress)
-            state = {
-                "fingerprint": self.wanted,
-                "progress": vars(progress).copy(),
-            }
-            archive.write(self.path, state, [])
+        if images is not None and len(images):
+            self._append(images, progress)
+        state = {"fingerprint": self.wanted, "progress": progress.to_file()}
+        archive.write(self.path, state, [])
 
     def _append(self, images: Array, progress: Progress) -> None:
         """Adds images to their file, on the disk when this returns."""
         content = np.ascontiguousarray(images, "float32").tobytes()
         before = len(progress.order) - len(images)
-        self.images_path.touch()
-        with open(self.images_path, "rb+") as file:
-            file.seek(before * (len(content) // len(images)))
-            file.truncate()
+        with open(f"{self.path}.images", "ab+") as file:
+            file.truncate(before * (len(content) // len(images)))
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -317,29 +274,19 @@ class StateFile:
     def read_images(self, progress: Progress, shape: tuple) -> Array:
         """Reads the images that `progress` counts, and removes any after them.
 
-        Args:
-            progress: How far the evaluation is.
-            shape: Of one image.
-
         Raises:
             ValueError: If there are fewer, or others.
         """
         count = len(progress.order)
         if self.path is None or not count:
             return np.empty((0, *shape), "float32")
-        self.images_path.touch()
-        with open(self.images_path, "rb+") as file:
+        with open(f"{self.path}.images", "ab+") as file:
+            file.seek(0)
             content = file.read(4 * count * math.prod(shape))
             file.truncate()
-        if len(content) < 4 * count * math.prod(shape):
-            raise ValueError(
-                f"The file {self.images_path} holds fewer images than "
-                f"{self.path} says. Delete both to start from the beginning."
-            )
         if zlib.crc32(content) != progress.images_checksum:
             raise ValueError(
-                f"The file {self.images_path} is damaged, or belongs to "
-                f"another state than {self.path}. Delete both to start from "
-                "the beginning."
+                f"The file {file.name} is damaged, or belongs to another state "
+                f"than {self.path}. Delete both to start from the beginning."
             )
         return np.frombuffer(content, "float32").reshape(count, *shape)

@@ -3,99 +3,82 @@
 import dataclasses
 import os
 from collections.abc import Callable
-from collections.abc import Iterable
 from collections.abc import Sequence
 
 import keras
 
 from keras_wake.attacks import Attack
 from keras_wake.attacks import PGD
-from keras_wake.evaluation import interval
-from keras_wake.evaluation.attack_lists import Bounds
-from keras_wake.evaluation.attack_lists import named
-from keras_wake.evaluation.attack_lists import published
-from keras_wake.evaluation.attack_lists import VERSIONS
-from keras_wake.evaluation.attack_lists import without_none
+from keras_wake.evaluation import robustness
 from keras_wake.evaluation.compiled_classifier import CompiledClassifier
 from keras_wake.evaluation.evaluate import evaluate
-from keras_wake.evaluation.evaluate import Options
-from keras_wake.evaluation.report import JsonReport
-from keras_wake.evaluation.report_text import sweep_text
+from keras_wake.evaluation.report import CONFIDENCE
+from keras_wake.evaluation.report import METHOD
+from keras_wake.evaluation.report import percents
+from keras_wake.evaluation.report import Report
 from keras_wake.utils import validate
+from keras_wake.utils.tables import percent
+from keras_wake.utils.tables import table
 from keras_wake.utils.types import Dataset
 from keras_wake.utils.types import Json
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class EpsilonSweep(JsonReport):
+class EpsilonSweep(Report):
     """Accuracy at several radii. `print(sweep)` shows it as a table.
 
+    `norm`, `bounds`, `seed`, `passes_per_prediction`, `findings`, `date`,
+    `versions`, `to_dict` and `to_json` are as in a `RobustnessReport`.
+
     Attributes:
-        norm: Name of the norm.
-        bounds: Smallest and largest pixel value.
         attack: What attacked, as text; epsilon and step size are those of
             each radius.
         epsilons: The radii, ascending.
         accuracies: Robust accuracy at each.
         intervals: Its 95 % interval (Wilson) at each.
         samples: How many samples there are.
-        passes_per_prediction: As in a `RobustnessReport`.
-        seed: Seed of all random numbers.
-        findings: Tuple of pairs (code, message) of the reliability checks.
         seconds: Time of all attacks.
-        date: Day and time at which this report was made, UTC.
-        versions: Versions of keras-wake, Keras, NumPy and the backend.
     """
 
-    norm: str
-    bounds: tuple[float, float]
     attack: str
     epsilons: tuple[float, ...]
     accuracies: tuple[float, ...]
     intervals: tuple[tuple[float, float], ...]
     samples: int
-    passes_per_prediction: int
-    seed: int
-    findings: tuple[tuple[str, str], ...]
     seconds: float
-    date: str
-    versions: dict[str, str]
 
     def to_dict(self) -> Json:
         """The numbers as lists and dictionaries."""
-        return {
-            "norm": self.norm,
-            "bounds": list(self.bounds),
+        points = zip(
+            self.epsilons, self.accuracies, self.intervals, strict=True
+        )
+        return super().to_dict() | {
             "attack": self.attack,
             "samples": self.samples,
-            "passes_per_prediction": self.passes_per_prediction,
-            "seed": self.seed,
-            "confidence": interval.CONFIDENCE,
-            "interval_method": interval.METHOD,
             "points": [
                 {
                     "epsilon": epsilon,
                     "accuracy": accuracy,
                     "interval": list(ends),
                 }
-                for epsilon, accuracy, ends in zip(
-                    self.epsilons,
-                    self.accuracies,
-                    self.intervals,
-                    strict=True,
-                )
-            ],
-            "findings": [
-                {"code": code, "message": message}
-                for code, message in self.findings
+                for epsilon, accuracy, ends in points
             ],
             "seconds": self.seconds,
-            "date": self.date,
-            "versions": self.versions,
         }
 
-    def __str__(self) -> str:
-        return sweep_text(self.to_dict())
+    def lines(self) -> tuple[list[str], list[str]]:
+        """What `print` shows: the line above the table, and the table."""
+        columns = (
+            [f"{epsilon:.4g}" for epsilon in self.epsilons],
+            map(percent, self.accuracies),
+            map(percents, self.intervals),
+        )
+        rows = [list(row) for row in zip(*columns, strict=True)]
+        above = (
+            f"{self.samples} samples, {self.norm}, {self.attack}, seed "
+            f"{self.seed}, {CONFIDENCE:.0%} interval ({METHOD})"
+        )
+        return [above], table(["epsilon", "accuracy", "interval"], rows)
 
     def __repr__(self) -> str:
         return (
@@ -110,7 +93,7 @@ def epsilon_sweep(
     epsilons: Sequence[float],
     attack: Attack | Callable[[float], Attack] | str | None = None,
     norm: str | None = None,
-    bounds: Bounds | None = None,
+    bounds: robustness.Bounds | None = None,
     batch_size: int = 128,
     seed: int = 0,
     state: str | os.PathLike | None = None,
@@ -163,14 +146,8 @@ def epsilon_sweep(
     keras_wake.visualization.plot_epsilon_sweep(sweep, path="sweep.png")
     ```
     """
-    if not isinstance(epsilons, Iterable) or isinstance(epsilons, str):
-        raise TypeError(
-            "`epsilons` must be a list of radii such as `[0, 4/255, 8/255]`. "
-            f"Received: epsilons={epsilons!r}."
-        )
-    radii = sorted(
-        {validate.not_negative(epsilon=radius) for radius in epsilons}
-    )
+    values = validate.floats(epsilons=epsilons).ravel()
+    radii = sorted({validate.not_negative(epsilon=value) for value in values})
     if not radii:
         raise ValueError("`epsilons` must hold at least one radius.")
     make, words = _maker(attack, norm, bounds)
@@ -190,48 +167,48 @@ def epsilon_sweep(
         ends.append(len(attacks) - 1)
     words = words or next(iter(made))
     # They must have one norm and one pair of bounds.
-    named(list(attacks.values()))
-    options = Options(
+    robustness.named(list(attacks.values()))
+    report = evaluate(
+        CompiledClassifier(classifier, batch_size),
+        data,
+        attacks,
         version=attack if isinstance(attack, str) else "custom",
         seed=seed,
         state=state,
         checks=checks,
         verbose=verbose,
     )
-    compiled = CompiledClassifier(classifier, batch_size)
-    report = evaluate(compiled, data, attacks, options)
     points = [report.attacks[end] for end in ends]
     return EpsilonSweep(
-        norm=report.norm,
-        bounds=report.bounds,
+        **{
+            field.name: getattr(report, field.name)
+            for field in dataclasses.fields(Report)
+        },
         attack=words,
         epsilons=tuple(radii),
         accuracies=tuple(point.accuracy for point in points),
         intervals=tuple(point.interval for point in points),
         samples=report.samples,
-        passes_per_prediction=report.passes_per_prediction,
-        seed=report.seed,
-        findings=report.findings,
         seconds=report.seconds,
-        date=report.date,
-        versions=report.versions,
     )
 
 
 def _maker(
     attack: Attack | Callable[[float], Attack] | str | None,
     norm: str | None,
-    bounds: Bounds | None,
+    bounds: robustness.Bounds | None,
 ) -> tuple[Callable[[float], dict[str, Attack]], str]:
     """What makes the attacks of a radius, and its description if it has one."""
     if isinstance(attack, str):
-        version = validate.one_of(VERSIONS, attack=attack)
+        version = validate.one_of(robustness.VERSIONS, attack=attack)
         return (
-            lambda radius: published(version, norm, radius, bounds),
+            lambda radius: robustness.published(version, norm, radius, bounds),
             f"autoattack, version {version!r}",
         )
     if attack is None:
-        attack = PGD(steps=20, **without_none(norm=norm, bounds=bounds))
+        attack = PGD(
+            steps=20, **robustness.without_none(norm=norm, bounds=bounds)
+        )
     elif norm is not None or bounds is not None:
         raise ValueError(
             "`norm` and `bounds` are those of the attack; leave them out. "
@@ -239,13 +216,10 @@ def _maker(
         )
     if isinstance(attack, Attack):
         pattern = attack
-        if pattern.epsilon == 0:
-            raise ValueError(
-                "`attack` must have a radius above 0, which its step size is "
-                f"in proportion to. Received: attack={attack!r}."
-            )
+        hint = "The step size of `attack` is in proportion to it."
+        validate.positive(hint, epsilon=pattern.epsilon)
         return (
-            lambda radius: named([_rescaled(pattern, radius)]),
+            lambda radius: robustness.named([_rescaled(pattern, radius)]),
             _described(pattern),
         )
     if not callable(attack):
@@ -254,7 +228,7 @@ def _maker(
             f"one, or a version of `autoattack`. Received: attack={attack!r}."
         )
     function = attack
-    return lambda radius: named([function(radius)], "attack"), ""
+    return lambda radius: robustness.named([function(radius)], "attack"), ""
 
 
 def _rescaled(attack: Attack, radius: float) -> Attack:

@@ -86,11 +86,11 @@ def test_threat_model_is_that_of_eval_attack(replace):
     seen = []
 
     def short(evaluate):
-        def evaluated(network, data, attacks, options):
+        def evaluated(network, data, attacks, **options):
             (norm,) = {attack.norm for attack in attacks.values()}
             (epsilon,) = {attack.epsilon for attack in attacks.values()}
-            seen.append((norm, epsilon, options.version))
-            return evaluate(network, data, {"PGD": PGD}, options)
+            seen.append((norm, epsilon, options["version"]))
+            return evaluate(network, data, {"PGD": PGD}, **options)
 
         return evaluated
 
@@ -251,12 +251,12 @@ def test_epsilon_is_in_the_units_of_the_model(replace):
     )
 
     def short(evaluate):
-        def evaluated(network, data, attacks, options):
+        def evaluated(network, data, attacks, **options):
             threat = attacks["Square"].threat_model
             pgd = kw.attacks.PGD(
                 epsilon=threat.epsilon, steps=1, bounds=threat.bounds
             )
-            return evaluate(network, data, {"PGD": pgd}, options)
+            return evaluate(network, data, {"PGD": pgd}, **options)
 
         return evaluated
 

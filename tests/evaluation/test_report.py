@@ -13,6 +13,7 @@ from linear_case import NoSteps
 import keras_wake
 from keras_wake import evaluation
 from keras_wake.attacks import FGSM
+from keras_wake.checkpoint import archive
 from keras_wake.evaluation import AttackResult
 from keras_wake.evaluation import RobustnessReport
 from keras_wake.evaluation import wilson_interval
@@ -184,24 +185,18 @@ def test_sweep_never_rises_and_ends_at_zero():
     assert "4 radii up to 1" in repr(sweep)
 
 
-def test_sweep_rescales_an_attack(monkeypatch):
-    seen = []
-    evaluate = evaluation.epsilon_sweep.__globals__["evaluate"]
-
-    def spy(classifier, data, attacks, options):
-        seen.extend(attacks.items())
-        return evaluate(classifier, data, attacks, options)
-
-    monkeypatch.setitem(evaluation.epsilon_sweep.__globals__, "evaluate", spy)
+def test_sweep_rescales_an_attack(tmp_path):
     model = linear_model()
+    path = tmp_path / "state.npz"
     pattern = FGSM(epsilon=0.1, step_size=0.05)
     sweep = evaluation.epsilon_sweep(
-        model, data(model), [0.02, 0.2], attack=pattern, verbose=0
+        model, data(model), [0.02, 0.2], attack=pattern, state=path, verbose=0
     )
-    assert [name for name, _ in seen] == ["FGSM at 0.02", "FGSM at 0.2"]
-    assert [attack.epsilon for _, attack in seen] == [0.02, 0.2]
-    steps = [attack.step_size for _, attack in seen]
-    assert steps == pytest.approx([0.01, 0.1])
+    state, _ = archive.read(path)
+    assert state["fingerprint"]["settings"]["attacks"] == [
+        f"FGSM at {radius}: {FGSM(epsilon=radius, step_size=radius / 2)!r}"
+        for radius in (0.02, 0.2)
+    ]
     # Not the radius and the step size of the pattern, which no point has.
     assert sweep.attack.startswith("FGSM(norm='linf', bounds=[0.0, 1.0]")
     assert "step_size=0.5 * epsilon" in sweep.attack
@@ -253,7 +248,7 @@ def test_sweep_knows_its_bounds():
     [
         ({"epsilons": []}, ValueError, "at least one radius"),
         ({"epsilons": [-1]}, ValueError, "`epsilon` must be at least 0"),
-        ({"epsilons": 0.1}, TypeError, "`epsilons` must be a list of radii"),
+        ({"epsilons": "0, 8/255"}, ValueError, "must be an array of numbers"),
         (
             {"attack": OwnConstructor()},
             TypeError,
@@ -274,7 +269,7 @@ def test_sweep_knows_its_bounds():
         (
             {"attack": FGSM(epsilon=0)},
             ValueError,
-            "must have a radius above 0",
+            "greater than 0.*step size of `attack` is in proportion",
         ),
     ],
 )
@@ -288,13 +283,12 @@ def test_sweep_refuses_bad_arguments(arguments, error, message):
 @pytest.mark.parametrize(
     ("text", "error", "message"),
     [
-        ("{}", ValueError, "RobustnessReport`: it has no 'classes'"),
-        ("[1]", ValueError, "it is a list"),
-        ("null", ValueError, "it is a NoneType"),
+        ("{}", ValueError, "RobustnessReport`: KeyError.'classes'"),
+        ("[1]", ValueError, "not the dictionary, or JSON"),
+        ("null", ValueError, "not the dictionary, or JSON"),
         ("", ValueError, "what `to_json` has returned.*read_text"),
         ("report.json", ValueError, "what `to_json` has returned"),
-        (None, TypeError, "what `to_json` has returned.*NoneType"),
-        ({}, TypeError, "what `to_json` has returned.*dict"),
+        (None, TypeError, "JSON object must be str.*not NoneType"),
     ],
 )
 def test_other_json_is_refused(text, error, message):
