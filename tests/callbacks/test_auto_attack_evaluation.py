@@ -154,11 +154,11 @@ def test_an_evaluation_that_fails_later_does_not_end_the_run(replace):
     calls = []
 
     def second_fails(evaluate):
-        def evaluated(*args):
+        def evaluated(*args, **options):
             calls.append(1)
             if len(calls) == 2:
                 raise RuntimeError("out of memory")
-            return evaluate(*args)
+            return evaluate(*args, **options)
 
         return evaluated
 
@@ -196,7 +196,7 @@ def test_a_warning_that_is_an_error_costs_no_number(replace):
     def doubtful(evaluate):
         found = (("softmax", "It is soft."),)
         return lambda *args: dataclasses.replace(
-            evaluate(*args), findings=found
+            evaluate(*args, **options), findings=found
         )
 
     replace(doubtful)
