@@ -195,7 +195,7 @@ def test_findings_are_told_once():
 def test_a_warning_that_is_an_error_costs_no_number(replace):
     def doubtful(evaluate):
         found = (("softmax", "It is soft."),)
-        return lambda *args: dataclasses.replace(
+        return lambda *args, **options: dataclasses.replace(
             evaluate(*args, **options), findings=found
         )
 
