@@ -68,36 +68,29 @@ METHODS = {
     ),
     "label-smoothing": Method("AT with smoothed labels", label_smoothing=0.2),
     "fast-at": Method("AT in a single step, FGSM-RS", single_step=True),
-    "trades": Method("TRADES", objective="trades"),
-    "trades-wake": Method(
-        "TRADES with WAKE", objective="trades", teacher="wake"
-    ),
+    "trades": Method("TRADES", "trades"),
+    "trades-wake": Method("TRADES with WAKE", "trades", teacher="wake"),
     "trades-wake-adaptive": Method(
-        "TRADES with adaptive WAKE", objective="trades", teacher="adaptive"
+        "TRADES with adaptive WAKE", "trades", teacher="adaptive"
     ),
-    "trades-kdswa": Method(
-        "TRADES with KDSWA", objective="trades", teacher="kdswa"
-    ),
-    "mart": Method("MART", objective="mart"),
-    "mart-wake": Method("MART with WAKE", objective="mart", teacher="wake"),
+    "trades-kdswa": Method("TRADES with KDSWA", "trades", teacher="kdswa"),
+    "mart": Method("MART", "mart"),
+    "mart-wake": Method("MART with WAKE", "mart", teacher="wake"),
     "mart-wake-adaptive": Method(
-        "MART with adaptive WAKE", objective="mart", teacher="adaptive"
+        "MART with adaptive WAKE", "mart", teacher="adaptive"
     ),
     "awp": Method("AT with adversarial weight perturbation", awp=True),
     "awp-wake": Method("AWP with WAKE", awp=True, teacher="wake"),
-    "trades-awp": Method("TRADES with AWP", objective="trades", awp=True),
+    "trades-awp": Method("TRADES with AWP", "trades", awp=True),
     "trades-awp-wake": Method(
-        "TRADES with AWP and WAKE",
-        objective="trades",
-        awp=True,
-        teacher="wake",
+        "TRADES with AWP and WAKE", "trades", awp=True, teacher="wake"
     ),
-    "mart-awp": Method("MART with AWP", objective="mart", awp=True),
+    "mart-awp": Method("MART with AWP", "mart", awp=True),
     "cutmix": Method(
         "AT on CutMix images, weights averaged", teacher="average", cutmix=1.0
     ),
     "cutmix-wake": Method("WAKE on CutMix images", teacher="wake", cutmix=1.0),
-    "standard": Method("training on clean images", objective="standard"),
+    "standard": Method("training on clean images", "standard"),
 }
 
 
