@@ -8,7 +8,6 @@ import operator
 import types
 from collections.abc import Callable
 from typing import Any
-from typing import TypeVar
 
 import keras
 from keras import ops
@@ -17,7 +16,6 @@ from keras_wake.backend import keras_compat
 from keras_wake.data.classifier import refuse_wake_model
 from keras_wake.utils.types import Tensor
 
-_T = TypeVar("_T")
 _HOW = (
     "Name the Dense layer that makes the logits: `head='layer name'`, or "
     "pass the layer itself."
@@ -204,7 +202,7 @@ def _replace_layers(value: Any, copies: dict[int, keras.layers.Layer]) -> Any:
     return value
 
 
-def _shallow_copy(value: _T, **attributes: Any) -> _T:
+def _shallow_copy(value: Any, **attributes: Any) -> Any:
     """Past Keras, which would track the attributes, or save what it copies."""
     copy = object.__new__(type(value))
     vars(copy).update({**vars(value), **attributes})

@@ -84,10 +84,14 @@ def plot_synthetic(
             "`points` must be a dictionary of names and arrays (P, 3). "
             f"Received: points={points!r}."
         )
-    rows = {
-        str(name): _check_points(str(name), value)
-        for name, value in (points or {}).items()
-    }
+    rows = {}
+    for name, value in (points or {}).items():
+        rows[str(name)] = found = validate.floats(points=value)
+        if found.ndim != 2 or found.shape[1] != 3:
+            raise ValueError(
+                f"points[{name!r}] must have shape (P, 3): ε, w2 without and "
+                f"w2 with label smoothing. Received: shape {found.shape}."
+            )
     figure = _figure.new_figure(6.4, 4.2)
     panel = figure.add_subplot()
     # The theorems hold below mu / 2 only.
@@ -107,16 +111,6 @@ def plot_synthetic(
     _figure.style(panel)
     panel.legend(loc="upper right", fontsize=8)
     return _figure.save(figure, path)
-
-
-def _check_points(name: str, value: Tensor) -> Array:
-    rows = validate.floats(points=value)
-    if rows.ndim != 2 or rows.shape[1] != 3:
-        raise ValueError(
-            f"points[{name!r}] must have shape (P, 3): ε, w2 without and w2 "
-            f"with label smoothing. Received: shape {rows.shape}."
-        )
-    return rows
 
 
 def _draw_points(panel: _figure.Axes, rows: Mapping[str, Array]) -> None:

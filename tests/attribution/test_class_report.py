@@ -352,17 +352,6 @@ def test_memory_is_bounded_where_nothing_is_confused(monkeypatch):
     assert max(largest) == 36 and max(copied) <= 36
 
 
-def test_accepts_vectors_and_one_hot_labels():
-    network = keras.Sequential(
-        [keras.Input((5,)), keras.layers.Dense(3, name="head")]
-    )
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(20, 5)).astype("float32")
-    y = rng.integers(0, 3, 20)
-    report = attribution.class_report(network, (x, np.eye(3)[y]))
-    np.testing.assert_array_equal(report.counts, np.bincount(y))
-
-
 @pytest.mark.parametrize(
     "arguments, error, message",
     [

@@ -342,21 +342,6 @@ def test_refuses_bad_arguments(network, data, arguments, error, message):
         attribution.correlation_matrix(network, data, **arguments)
 
 
-def test_refuses_a_head_that_makes_no_logits(data):
-    model = keras.Sequential(
-        [
-            keras.Input((5, 5, 2)),
-            keras.layers.Flatten(),
-            keras.layers.Dense(7, name="hidden"),
-            keras.layers.Dense(CLASSES),
-        ]
-    )
-    with pytest.raises(
-        ValueError, match=r"each of 4 classes.*'hidden' with 7 units"
-    ):
-        attribution.correlation_matrix(model, data, head="hidden")
-
-
 def test_refuses_what_is_no_classifier(network, data):
     with pytest.raises(TypeError, match=r"must be a `keras\.Model`"):
         attribution.correlation_matrix(network.call, data)
@@ -368,12 +353,8 @@ def test_refuses_what_is_no_classifier(network, data):
 def test_threads_that_analyse_one_network_find_what_one_alone_finds(
     network, data
 ):
-    attack = PGD(steps=1)
-
     def matrix(_):
-        return attribution.correlation_matrix(
-            network, data, attack=attack, batch_size=5
-        )
+        return attribution.correlation_matrix(network, data, batch_size=5)
 
     with concurrent.futures.ThreadPoolExecutor(4) as threads:
         together = list(threads.map(matrix, range(8)))

@@ -178,13 +178,6 @@ def test_of_a_network_equals_numpy(network, data, attack, numpy_vectors):
     assert 0 < attribution.cas(matrix) <= CLASSES * (CLASSES - 1)
 
 
-def test_class_means_of_the_vectors_are_the_class_vectors(network, data):
-    vectors, labels = attribution.instance_vectors(network, data)
-    means = [vectors[labels == k].mean(axis=0) for k in range(CLASSES)]
-    found = attribution.attribution_vectors(network, data)
-    np.testing.assert_allclose(found, means, rtol=1e-5)
-
-
 def test_a_class_that_the_data_lack_has_its_row(network, data):
     x, y = data
     kept = y != CLASSES - 1

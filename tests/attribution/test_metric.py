@@ -91,11 +91,6 @@ def test_a_vector_that_is_not_finite_is_left_out():
         assert attribution.cas(metric.matrix()) == expected
 
 
-def test_nothing_left_is_not_the_best_score():
-    with pytest.warns(UserWarning, match="NaN"):
-        assert np.isnan(attribution.cas(np.full((3, 3), np.nan)))
-
-
 @pytest.mark.parametrize("left", [0, 1, 2])
 def test_a_single_class_has_no_score(left):
     metric = ClassAttributionSimilarity(4, 2, name="cas")

@@ -99,7 +99,7 @@ def test_odd_class_names_are_drawn_as_they_are(make_report):
     images = np.full((3, 4, 4, 1), 0.5)
     numbers = np.arange(3)
     names = validate.list_of_names(ODD_NAMES)
-    report = make_report(3, names, matrix)
+    report = make_report(names=names, matrix=matrix)
     pair = SharedPair(
         (0, 1), 0.5, (1, 1), ([Example(0, images[0], images[0])], [])
     )

@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 import pytest
 
-from keras_wake.attribution import ClassReport
 from keras_wake.attribution.report import Example
 from keras_wake.attribution.report import SharedPair
 from keras_wake.visualization import plot_class_report
@@ -18,29 +17,7 @@ def examples(count, shape=(4, 4, 3), value=0.5):
     ]
 
 
-def make_report(classes=3, attack="PGD()", names=None, pairs=()):
-    counts = np.full(classes, 10)
-    confusion = np.full((classes, classes), 0)
-    np.fill_diagonal(confusion, 10)
-    # Class 0 is taken for class 1 three times, class 1 for class 2 once.
-    confusion[0, :2], confusion[1, 1:3] = (7, 3), (9, 1)
-    robust = np.diagonal(confusion) / 10
-    matrix = np.eye(classes)
-    matrix[0, 1] = matrix[1, 0] = 0.6
-    return ClassReport(
-        class_names=names or [str(i) for i in range(classes)],
-        attack=attack,
-        counts=counts,
-        clean_accuracy=np.ones(classes),
-        robust_accuracy=robust if attack else None,
-        confusion=confusion,
-        correlation=matrix,
-        cas=1.2,
-        pairs=list(pairs),
-    )
-
-
-def test_shows_accuracies_confusion_and_correlation():
+def test_shows_accuracies_confusion_and_correlation(make_report):
     report = make_report(names=["cat", "dog", "ship"])
     above, left, right = plot_class_report(report).axes[:3]
     clean, robust = above.collections[1:]
@@ -69,14 +46,14 @@ def test_shows_accuracies_confusion_and_correlation():
         ]
 
 
-def test_report_of_clean_images():
+def test_report_of_clean_images(make_report):
     above, left, right = plot_class_report(make_report(attack=None)).axes[:3]
     assert len(above.collections) == 1
     assert left.get_title() == "confusion on clean images"
     assert right.get_title().startswith("correlation on clean images")
 
 
-def test_class_without_samples_is_hatched():
+def test_class_without_samples_is_hatched(make_report):
     report = make_report()
     for values in (report.clean_accuracy, report.robust_accuracy):
         values[2] = np.nan
@@ -90,7 +67,7 @@ def test_class_without_samples_is_hatched():
 
 
 @pytest.mark.parametrize("classes", [10, 200])
-def test_many_classes_are_thinned(classes, tmp_path):
+def test_many_classes_are_thinned(classes, tmp_path, make_report):
     names = [f"class {i:03d}" for i in range(classes)]
     path = tmp_path / "report.png"
     figure = plot_class_report(make_report(classes, names=names), path=path)
@@ -107,7 +84,7 @@ def texts_of(figure):
     return [half.get_suptitle() for half in figure.subfigs]
 
 
-def test_pairs_show_what_the_classifier_saw():
+def test_pairs_show_what_the_classifier_saw(make_report):
     near = [dataclasses.replace(e, nearest=True) for e in examples(2)]
     pairs = [
         SharedPair((0, 1), 0.6, (3, 0), (examples(3), [])),
@@ -130,7 +107,7 @@ def test_pairs_show_what_the_classifier_saw():
     assert len(texts_of(plot_shared_pairs(report, pairs=1))) == 2
 
 
-def test_pairs_of_grey_images_beyond_the_unit_interval():
+def test_pairs_of_grey_images_beyond_the_unit_interval(make_report):
     part = [
         Example(0, np.zeros((4, 4, 1)), np.full((4, 4, 1), value))
         for value in (-1.0, 0.0, 3.0)
@@ -142,7 +119,7 @@ def test_pairs_of_grey_images_beyond_the_unit_interval():
     assert shown[0].shape == (4, 4)
 
 
-def test_refuses_what_cannot_be_drawn():
+def test_refuses_what_cannot_be_drawn(make_report):
     for plot in (plot_class_report, plot_shared_pairs):
         with pytest.raises(TypeError, match=r"class_report.*Received: dict"):
             plot({})
