@@ -97,7 +97,7 @@ class PerModel:
 def layers_of_now(model: keras.Model) -> tuple:
     """A value that changes when a layer is replaced or a setting of it changes.
 
-    Valid in this process only. Unlike in `architecture`, functions count as
+    Valid in this process only. Unlike in `layers_digest`, functions count as
     settings: an activation, for example.
     """
     return tuple(

@@ -5,13 +5,13 @@ import pathlib
 import warnings
 
 import keras
-import numpy as np
 
 from keras_wake import backend
 from keras_wake.checkpoint import callback_states
 from keras_wake.checkpoint import run_record
 from keras_wake.checkpoint import snapshot
 from keras_wake.checkpoint import variable_keys
+from keras_wake.checkpoint.backup_folder import Backup
 from keras_wake.checkpoint.backup_folder import BackupFolder
 from keras_wake.checkpoint.lock import in_use_error
 from keras_wake.training.session import FitSession
@@ -42,11 +42,10 @@ class BackupAndRestore(keras.callbacks.Callback):
 
     It is one file, `backup.npz`, written under another name and then moved
     into place: a kill at any moment leaves this backup or the one before. If
-    it cannot be written (a full disk, say), that is a warning, the backup
-    before stays, and the next epoch tries again. With several workers the
-    chief writes and all read, so they need a folder in common. While `fit`
-    runs, the chief holds a lock of the operating system on the folder, which
-    a kill frees.
+    it cannot be written (a full disk, say), that is a warning, and the next
+    epoch tries again. With several workers the chief writes and all read, so
+    they need a folder in common. While `fit` runs, the chief holds a lock of
+    the operating system on the folder (not on Windows), which a kill frees.
 
     When `fit` has ended as planned, by its number of epochs or stopped by a
     callback, the last backup is renamed to `finished.npz`. The same call
@@ -62,9 +61,9 @@ class BackupAndRestore(keras.callbacks.Callback):
     the learning rate with which the run began, the run continues with the rate
     in the backup, which a callback may have changed. Any other rate is a new
     setting. A callback continues from the saved state of the callback with the
-    same class and arguments. If the arguments changed, it continues from the
-    only callback of its class with the same `monitor` and file name. If there
-    is none or several, it starts from scratch, with a warning.
+    same class and arguments; if the arguments changed, from the only one of
+    its class with the same `monitor` and file name; else it starts from
+    scratch, with a warning.
 
     Not kept: the global generators of Python, NumPy and TensorFlow, with
     which Keras shuffles arrays (`fit(shuffle=True)`); the position within an
@@ -119,11 +118,11 @@ class BackupAndRestore(keras.callbacks.Callback):
         self._written = 0
         # What `before_fit` has found out.
         self._others: list[keras.callbacks.Callback] = []
-        self._found: tuple[Config, list[np.ndarray]] | None = None
+        self._found: Backup | None = None
+        self._settings: dict[str, str] = {}
         self._record: Config = {}
         self._pairs: dict[int, int] = {}
         self._stopped = False
-        self._settings: dict[str, str] = {}
 
     def set_model(self, model: WakeModel) -> None:
         """Checks that the model is one whose state is known."""
@@ -182,11 +181,11 @@ class BackupAndRestore(keras.callbacks.Callback):
                 f"The folder {self.backup_dir}", "`fit`", "backup_dir"
             )
         self._others = [c for c in session.callbacks if c is not self]
+        # Now, as an attack of the user's own may count its calls.
+        self._settings = run_record.settings_of(model)
         self._record = run_record.run_record(
             model, self._others, session.batches
         )
-        # Now, as an attack of the user's own may count its calls.
-        self._settings = run_record.settings_of(model)
         self._found = self._read(model)
         if self._found is None:
             return None
@@ -200,18 +199,15 @@ class BackupAndRestore(keras.callbacks.Callback):
                 f"or {self._folder.how_to_start_over}."
             )
         self._check(model, self._found, self._record)
-        self._stopped = self._has_stopped(state, session.epochs)
+        self._stopped = bool(
+            state["stopped"]
+            and session.epochs <= state["epochs"]
+            and (self.delete_checkpoint or callback_states.stoppers(state))
+            and not callback_states.stopper_has_changed(
+                state, self._record["callbacks"], self._pairs
+            )
+        )
         return session.epochs if self._stopped else epoch
-
-    def _has_stopped(self, state: Config, epochs: int) -> bool:
-        """Whether a callback stopped the run, and this `fit` does not go on."""
-        if not state["stopped"] or epochs > state["epochs"]:
-            return False
-        if callback_states.stopper_has_changed(
-            state, self._record["callbacks"], self._pairs
-        ):
-            return False
-        return self.delete_checkpoint or bool(callback_states.stoppers(state))
 
     def after_fit(self, session: FitSession) -> None:
         """Unlocks the folder."""
@@ -223,42 +219,54 @@ class BackupAndRestore(keras.callbacks.Callback):
         """Restores the state of an earlier run, if there is one."""
         self._written = 0
         found, self._found = self._found, None
-        if found is None:
-            if self.model.is_chief:
-                first = self.model.session.initial_epoch
-                self._folder.save_log_lengths(self._others, first)
-            return
+        if found is not None:
+            self._restore_run(found)
+        elif self.model.is_chief:
+            first = self.model.session.initial_epoch
+            self._folder.save_log_lengths(self._others, first)
+
+    def _restore_run(self, found: Backup) -> None:
         state, _ = found
         self._written = state["epoch"]
         words = self._restore_variables(self.model, found)
         self._record["learning_rate"] = state["record"]["learning_rate"]
-        callback_states.restore_states(
-            self._others, self._pairs, state, self._folder
-        )
-        with self._folder.explaining_errors("of the run"):
-            self._warn_of_other_settings(state, words)
+        with self._folder.fitting("this script"):
+            current = {"settings": self._settings, "record": self._record}
+            words += run_record.differences(state, current, self._pairs)
             data = self._data_with_state()
             if data is not None and state["data"] is not None:
                 data.set_state(state["data"])
             if state["random"] is not None:
                 backend.set_random_state(state["random"])
+        for number, saved in self._pairs.items():
+            name, own = state["callbacks"][saved]
+            with self._folder.fitting(f"`{name}`"):
+                if own is not None:
+                    callback = self._others[number]
+                    callback_states.set_state(callback, own, self._written)
+        # Other workers have no callbacks that write.
+        if words and self.model.is_chief:
+            warnings.warn(
+                f"The backup {self._folder.newest} was made with other "
+                "settings, and training goes on with those of this model. "
+                f"Differing: {'; '.join(words)}. Choose another `backup_dir` "
+                "for another run.",
+                stacklevel=3,
+            )
         if self._stopped:
-            self._warn_that_nothing_is_left(
-                f"was stopped by one of its callbacks after epoch "
-                f"{self._written}: nothing is left to train."
-            )
-            return
-        callback_states.undo_stop(self._others)
-        self.model.stop_training = False
-        if self._written == self.model.session.epochs:
-            self._warn_that_nothing_is_left(
-                f"has all its {self._written} epochs: nothing is left to "
-                "train. For more, pass a larger `epochs`."
-            )
-
-    def _warn_that_nothing_is_left(self, what: str) -> None:
+            what = f"was stopped by a callback after epoch {self._written}"
+        else:
+            # What callbacks have counted is kept.
+            for callback in self._others:
+                if isinstance(callback, keras.callbacks.EarlyStopping):
+                    callback.stopped_epoch = 0
+            self.model.stop_training = False
+            if self._written < self.model.session.epochs:
+                return
+            what = f"has all its {self._written} epochs"
         warnings.warn(
-            f"The run of the backup {self._folder.newest} {what} To start from "
+            f"The run of the backup {self._folder.newest} {what}: nothing is "
+            "left to train. For more, pass a larger `epochs`. To start from "
             f"the beginning, {self._folder.how_to_start_over}.",
             stacklevel=3,
         )
@@ -306,7 +314,7 @@ class BackupAndRestore(keras.callbacks.Callback):
         if self.delete_checkpoint and self.model.is_chief:
             self._folder.finish()
 
-    def _read(self, model: WakeModel) -> tuple[Config, list[np.ndarray]] | None:
+    def _read(self, model: WakeModel) -> Backup | None:
         """The backup, if there is one, which all workers must have."""
         found = self._folder.read()
         of_all = model.of_all_processes(found[0]["epoch"] if found else 0)
@@ -320,32 +328,24 @@ class BackupAndRestore(keras.callbacks.Callback):
             )
         return found
 
-    def _check(
-        self,
-        model: WakeModel,
-        found: tuple[Config, list[np.ndarray]],
-        current: Config,
-    ) -> None:
-        """Matches the callbacks; refuses another network or optimizer."""
+    def _check(self, model: WakeModel, found: Backup, current: Config) -> None:
+        """Refuses another network or optimizer; matches the callbacks."""
         state, values = found
-        with self._folder.explaining_errors("of the run"):
+        with self._folder.fitting("this script"):
             if state["record"] is None:
                 self._replace_record(state, current)
             record = state["record"]
-            self._pairs = callback_states.match_callbacks(
-                state["callbacks"], record["callbacks"], current["callbacks"]
-            )
             words = run_record.refusals(record, current)
+            if words:
+                raise ValueError("; ".join(words))
             if "variables" not in record:
                 # In the order of the variables of this script.
                 record["variables"] = variable_keys.keys_of(model)
-            try:
-                saved = variable_keys.by_key(values, record["variables"])
-                variable_keys.check(model, saved)
-            except ValueError as error:
-                words.insert(0, str(error))
-        if words:
-            raise self._misfit("; ".join(w.rstrip(".") for w in words) + ".")
+            saved = variable_keys.by_key(values, record["variables"])
+            variable_keys.check(model, saved)
+            self._pairs = callback_states.match_callbacks(
+                state["callbacks"], record["callbacks"], current["callbacks"]
+            )
 
     def _replace_record(self, state: Config, current: Config) -> None:
         state["record"] = run_record.replacement(state["callbacks"], current)
@@ -358,40 +358,10 @@ class BackupAndRestore(keras.callbacks.Callback):
             stacklevel=4,
         )
 
-    def _misfit(self, what: str) -> ValueError:
-        return ValueError(
-            f"The backup {self._folder.newest} does not fit. {what} It is "
-            "that of another model or optimizer. Choose another `backup_dir`, "
-            "or delete the backup to start from the beginning."
-        )
-
-    def _restore_variables(
-        self, model: WakeModel, found: tuple[Config, list[np.ndarray]]
-    ) -> list[str]:
+    def _restore_variables(self, model: WakeModel, found: Backup) -> list[str]:
         state, values = found
-        misfit = None
-        with self._folder.explaining_errors("of the run"):
-            try:
-                return run_record.restore(model, values, state["record"])
-            except ValueError as error:
-                misfit = error
-        raise self._misfit(str(misfit)) from misfit
-
-    def _warn_of_other_settings(self, state: Config, words: list[str]) -> None:
-        """Names each setting that differs, with both values."""
-        current = {"settings": self._settings, "record": self._record}
-        # Other workers have no callbacks that write.
-        words += run_record.differences(
-            state, current, self._pairs, self.model.is_chief
-        )
-        if words:
-            warnings.warn(
-                f"The backup {self._folder.newest} was made with other "
-                "settings, and training goes on with those of this model. "
-                f"Differing: {'; '.join(words)}. Choose another `backup_dir` "
-                "for another run.",
-                stacklevel=3,
-            )
+        with self._folder.fitting("this script"):
+            return run_record.restore(model, values, state["record"])
 
     def _data_with_state(self) -> Dataset | None:
         """What of the data of this `fit` has a state."""

@@ -1,14 +1,14 @@
-"""What a network consists of: digests of it, records of it, differences.
+"""What a network consists of: records of it, their differences, digests.
 
-A digest tells whether a network is the same. A record, which a backup holds,
-also tells what is different: it has the settings of all layers, and of each
-Functional model the operations and what they take as inputs.
+A backup has the records: the settings of all layers, and of each Functional
+model the operations and what they take as inputs. They tell what is different.
+The state of an evaluation has two digests, which tell that something is.
 """
 
 import hashlib
 import inspect
+import itertools
 import json
-from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -23,8 +23,11 @@ from keras_wake.backend.layer_settings import public_attributes
 from keras_wake.utils.types import Config
 from keras_wake.utils.types import Json
 
-# Settings that depend on the backend and on the version of Keras.
-_SET_BY_KERAS = ("autocast", "supports_jit", "supports_masking")
+# No settings, or some that depend on the backend and on the version of Keras.
+_SKIPPED = (
+    *PASSED_OVER,
+    *("autocast", "supports_jit", "supports_masking"),
+)
 # Settings that do not change the outputs at inference.
 _TRAINING_ONLY = (
     *("momentum", "rate", "stddev", "survival_probability"),
@@ -40,8 +43,8 @@ _WRAPPERS = tuple(
 _MAX_LENGTH = 200
 
 
-def architecture(model: keras.Model) -> str:
-    """Digest of the layers of a model and their settings."""
+def layers_digest(model: keras.Model) -> str:
+    """Digest of the layers of a model and their plain settings."""
     layers = [
         [type(layer).__name__, policy_name(layer), plain_settings(layer)]
         for layer in layers_of(model)
@@ -61,11 +64,10 @@ def checksum(content: bytes) -> str:
 
 def layer_records(model: keras.Model) -> list[Config]:
     """The class and the settings of each layer."""
-    records = [
+    return [
         {"type": type(layer).__name__, "given": _layer_settings(layer)}
         for layer in layers_of(model)
     ]
-    return json.loads(json.dumps(records))
 
 
 def graph_records(model: keras.Model) -> list[list[Config]]:
@@ -80,7 +82,7 @@ def graph_records(model: keras.Model) -> list[list[Config]]:
         functional = keras_compat.functional_of(each)
         if keras_compat.calls_of(functional):
             graphs[id(functional)] = _graph(functional)
-    return json.loads(json.dumps(list(graphs.values())))
+    return list(graphs.values())
 
 
 def differences(
@@ -88,46 +90,43 @@ def differences(
     current: Config,
     label: str = "{}",
     strict: bool = True,
-    show: Callable[[Json], str] = repr,
 ) -> dict[str, str]:
-    """Compares two dictionaries of settings.
+    """For the name of each setting that differs, a text with both values.
 
     Args:
         saved: Settings of an earlier run.
         current: Settings of this run.
         label: What to call a setting in the text; `{}` is its name.
         strict: Whether a setting that only one of them has counts as well.
-        show: Turns a value into text.
-
-    Returns:
-        For the name of each setting that differs, a text with both values.
     """
     return {
-        name: f"{label.format(name)}: {show(saved.get(name))} in the backup, "
-        f"{show(current.get(name))} in this script"
+        name: f"{label.format(name)}: {_text(saved.get(name))} in the backup, "
+        f"{_text(current.get(name))} in this script"
         for name in dict.fromkeys([*saved, *current])
         if (strict or (name in saved and name in current))
         and saved.get(name) != current.get(name)
     }
 
 
+def _text(value: Json) -> str:
+    return f"{value:g}" if isinstance(value, float) else f"{value}"
+
+
 def compare_layers(
     saved: list[Config], current: list[Config], strict: bool
 ) -> tuple[list[str], list[str]]:
-    """Compares the `layer_records` of two networks.
-
-    Args:
-        saved: Those in the backup.
-        current: Those of this script.
-        strict: As in `differences`.
+    """Compares the `layer_records` of two networks; `strict` as above.
 
     Returns:
         The differences that change the outputs, and those that matter in
         training only, as text.
     """
-    types = [[record["type"] for record in each] for each in (saved, current)]
-    if types[0] != types[1]:
-        return [_differing_types(*types)], []
+    types = [[layer["type"] for layer in each] for each in (saved, current)]
+    pairs = itertools.zip_longest(*types, fillvalue="missing")
+    for number, (before, now) in enumerate(pairs, 1):
+        if before != now:
+            what = f"`{before}` in the backup and `{now}` in this script"
+            return [f"layer {number} is {what}"], []
     of_outputs: list[str] = []
     of_training: list[str] = []
     for number, (old, new) in enumerate(zip(saved, current, strict=True), 1):
@@ -145,35 +144,32 @@ def compare_layers(
 def compare_graphs(
     saved: list[list[Config]], current: list[list[Config]], strict: bool
 ) -> list[str]:
-    """Compares the `graph_records` of two networks with the same layers.
+    """The first difference of the `graph_records` of two networks, as text.
 
-    Returns:
-        The first difference, as text, or nothing.
+    Both have the same layers. Nothing if there is no difference.
     """
-    for old_graph, new_graph in zip(saved, current, strict=False):
-        for old, new in zip(old_graph, new_graph, strict=False):
-            what = f"operation {new['number']} of the network"
-            if old["type"] != new["type"]:
-                return [
-                    f"{what} is `{old['type']}` in the backup and "
-                    f"`{new['type']}` in this script"
-                ]
-            what = f"{what} ({new['type']})"
-            label = f"`{{}}` of {what}"
-            found = differences(old["given"], new["given"], label, strict)
-            if found:
-                return list(found.values())[:1]
-            if old["inputs"] != new["inputs"]:
-                return [
-                    f"{what} takes other inputs in the backup than in this "
-                    "script"
-                ]
-    sizes = [list(map(len, graphs)) for graphs in (saved, current)]
-    if sizes[0] != sizes[1]:
+    if len(saved) != len(current):
         return [
-            f"the Functional models of the network have {sizes[0]} operations "
-            f"in the backup and {sizes[1]} in this script"
+            f"the network has {len(saved)} Functional models in the backup "
+            f"and {len(current)} in this script"
         ]
+    # The last record of a graph is that of its outputs.
+    graphs = zip(saved, current, strict=True)
+    pairs = [zip(*both, strict=False) for both in graphs]
+    for old, new in itertools.chain(*pairs):
+        what = f"operation {new['number']} of the network"
+        if old["type"] != new["type"]:
+            return [
+                f"{what} is `{old['type']}` in the backup and "
+                f"`{new['type']}` in this script"
+            ]
+        what = f"{what} ({new['type']})"
+        label = f"`{{}}` of {what}"
+        found = differences(old["given"], new["given"], label, strict)
+        if found:
+            return list(found.values())[:1]
+        if old["inputs"] != new["inputs"]:
+            return [f"{what} takes other inputs in this script"]
     return []
 
 
@@ -185,27 +181,25 @@ def _graph(functional: keras.Model) -> list[Config]:
         for number, call in enumerate(calls, 1)
         for position, tensor in enumerate(call.outputs)
     }
-    records = [
-        {
-            "number": numbers[id(call.operation)],
-            "type": _kind(call.operation),
-            "given": _operation_settings(call.operation),
-            "inputs": [
-                _argument(call.arguments.args, sources),
-                _argument(call.arguments.kwargs, sources),
-            ],
-        }
-        for call in calls
-    ]
+    records = []
+    for call in calls:
+        operation = call.operation
+        # The same network may be a `Sequential` or a Functional model.
+        is_model = isinstance(operation, keras.Model)
+        records.append(
+            {
+                "number": numbers[id(operation)],
+                "type": "Model" if is_model else type(operation).__name__,
+                "given": _operation_settings(operation),
+                "inputs": [
+                    _argument(call.arguments.args, sources),
+                    _argument(call.arguments.kwargs, sources),
+                ],
+            }
+        )
     outputs = _argument(functional.outputs, sources)
     last = {"number": len(numbers) + 1, "type": "outputs", "given": {}}
     return [*records, {**last, "inputs": outputs}]
-
-
-def _kind(operation: keras.Operation) -> str:
-    # The same network may be a `Sequential` or a Functional model.
-    is_model = isinstance(operation, keras.Model)
-    return "Model" if is_model else type(operation).__name__
 
 
 def _operation_settings(operation: keras.Operation) -> Config:
@@ -214,7 +208,7 @@ def _operation_settings(operation: keras.Operation) -> Config:
     found = {
         name: comparable(value)
         for name, value in public_attributes(operation).items()
-        if name not in (*PASSED_OVER, *_SET_BY_KERAS)
+        if name not in _SKIPPED
     }
     return {name: value for name, value in found.items() if value is not None}
 
@@ -231,16 +225,6 @@ def _argument(value: object, sources: dict[int, list[int]]) -> Json:
     return comparable(value)
 
 
-def _differing_types(saved: list[str], current: list[str]) -> str:
-    for number, (old, new) in enumerate(zip(saved, current, strict=False), 1):
-        if old != new:
-            return (
-                f"layer {number} is `{old}` in the backup and `{new}` in this "
-                "script"
-            )
-    return f"{len(saved)} layers in the backup, {len(current)} in this script"
-
-
 def _is_training_only(layer: str, name: str) -> bool:
     if layer.endswith("Dropout") or layer.startswith(("Random", "Gaussian")):
         return True
@@ -254,31 +238,26 @@ def _is_training_only(layer: str, name: str) -> bool:
 def _layer_settings(layer: keras.layers.Layer) -> Config:
     """Public attributes and entries of `get_config`, as JSON can hold them."""
     attributes, config = public_attributes(layer), _config(layer)
-    skipped = (*PASSED_OVER, *_SET_BY_KERAS, "trainable", "dtype")
-    found = {
+    found: Config = {
         "dtype policy": policy_name(layer),
         "trainable": bool(layer.trainable),
     }
     for name in {**attributes, **config}:
-        if name not in skipped:
-            setting = _layer_setting(name, attributes, config)
-            if setting is not None:
-                found[name] = setting
-    return found
+        if name not in (*_SKIPPED, "trainable", "dtype"):
+            found[name] = _layer_setting(name, attributes, config)
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _layer_setting(name: str, attributes: Config, config: Config) -> Json:
     value = attributes.get(name)
-    if inspect.isroutine(value):
-        return value.__name__
+    if inspect.isroutine(value) or isinstance(value, (np.ndarray, np.generic)):
+        return comparable(value)
     if name in attributes and is_plain(value):
         # Keras sets some to None or False, as a layer is made or loaded.
         return None if value is False else value
     # On resuming, it does not matter what a weight was at first.
     if name.endswith("initializer"):
         return None
-    if isinstance(value, (np.ndarray, np.generic)):
-        return comparable(value)
     setting = comparable(config.get(name))
     kinds = (keras.regularizers.Regularizer, keras.constraints.Constraint)
     if setting is None and isinstance(value, kinds):

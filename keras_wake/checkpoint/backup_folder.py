@@ -5,6 +5,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Iterator
+from typing import TypeAlias
 
 import keras
 import numpy as np
@@ -14,14 +15,8 @@ from keras_wake.checkpoint import csv_rows
 from keras_wake.checkpoint.lock import FileLock
 from keras_wake.utils.types import Config
 
-# Entries of a backup that are used before all of it is checked.
-_TYPES = {
-    "epoch": int,
-    "epochs": int,
-    "stopped": bool,
-    "callbacks": list,
-    "settings": dict,
-}
+# Its state and the values of the variables.
+Backup: TypeAlias = tuple[Config, list[np.ndarray]]
 # Entries that backups of earlier versions may lack.
 _DEFAULTS: Config = {
     "epochs": sys.maxsize,
@@ -31,10 +26,6 @@ _DEFAULTS: Config = {
     "random": None,
     "record": None,
 }
-# Errors of code that uses a state which is not what it was.
-_STATE_ERRORS = (
-    *(AttributeError, LookupError, RuntimeError, TypeError, ValueError),
-)
 
 
 class BackupFolder:
@@ -101,7 +92,7 @@ class BackupFolder:
         csv_rows.remove_unsaved_rows(callbacks, self._lock.read(), epoch)
         self._lock.write(csv_rows.log_lengths(callbacks))
 
-    def read(self) -> tuple[Config, list[np.ndarray]] | None:
+    def read(self) -> Backup | None:
         """The newest backup, or None.
 
         Raises:
@@ -114,33 +105,33 @@ class BackupFolder:
             state, values = archive.read(path)
         except FileNotFoundError:  # Renamed in between.
             return None
-        state = _DEFAULTS | state
-        for name, kind in _TYPES.items():
-            value = state.get(name)
-            # For `isinstance`, True is an `int`.
-            if type(value) is not kind or state["epoch"] < 1:
-                raise ValueError(
-                    f"The file {path} is no backup of a run: its `{name}` is "
-                    f"{value!r}. Delete it to start from the beginning."
-                )
-        return state, values
+        epoch = state.get("epoch")
+        # For `isinstance`, True is an `int`.
+        if type(epoch) is not int or epoch < 1:
+            raise ValueError(
+                f"The file {path} is no backup of a run: its `epoch` is "
+                f"{epoch!r}. Delete it to start from the beginning."
+            )
+        return _DEFAULTS | state, values
 
     @contextlib.contextmanager
-    def explaining_errors(self, part: str) -> Iterator[None]:
-        """Turns errors of an edited state into one that names the file.
-
-        Args:
-            part: Whose state is used, for the message.
+    def fitting(self, what: str) -> Iterator[None]:
+        """Turns errors of `what`, which uses the backup, into a clear one.
 
         Raises:
-            ValueError: If it cannot be used.
+            ValueError: If the backup is that of another script, or edited.
         """
         try:
             yield
-        except _STATE_ERRORS as error:
+        except (
+            *(AttributeError, LookupError, RuntimeError),
+            *(TypeError, ValueError),
+        ) as error:
+            text = str(error) if type(error) is ValueError else repr(error)
             raise ValueError(
-                f"The state {part} in the backup {self.newest} cannot be "
-                f"used: {error!r}. To start from the beginning, "
+                f"The backup {self.newest} does not fit {what}: "
+                f"{text.rstrip('.')}. Is it that of another model or "
+                f"optimizer? To start from the beginning, "
                 f"{self.how_to_start_over}."
             ) from error
 

@@ -11,14 +11,12 @@ from collections.abc import Callable
 from collections.abc import Iterable
 
 import keras
-import numpy as np
 from keras.callbacks import Callback
 
 from keras_wake.backend import keras_compat
 from keras_wake.backend import layer_settings
 from keras_wake.checkpoint import architecture
 from keras_wake.checkpoint import csv_rows
-from keras_wake.checkpoint.backup_folder import BackupFolder
 from keras_wake.utils.types import Config
 from keras_wake.utils.types import Json
 
@@ -72,8 +70,7 @@ def _comparable(value: object) -> Json:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, keras.Model):
-        digest = architecture.architecture(value)
-        return f"{type(value).__name__} {digest}"
+        return f"{type(value).__name__} {architecture.layers_digest(value)}"
     if isinstance(value, (list, tuple)):
         items = [_comparable(item) for item in value]
         return None if None in items else items
@@ -82,55 +79,51 @@ def _comparable(value: object) -> Json:
     return value if layer_settings.is_plain(value) else None
 
 
-def differences(name: str, saved: Config, current: Config) -> list[str]:
-    """The arguments of a callback that have changed, as text."""
+def changed(
+    saved: list[Json], current: list[Json], pairs: dict[int, int]
+) -> list[str]:
+    """What is other than in the backup, as text.
+
+    Args:
+        saved: `callbacks` of the record of the backup.
+        current: Those of the record of this `fit`.
+        pairs: What `match_callbacks` has returned.
+    """
+    words: list[str] = []
+    for number, (name, given, affects) in enumerate(current):
+        if affects and number in pairs:
+            words += _changed_arguments(name, saved[pairs[number]][1], given)
+        elif affects:
+            words.append(
+                f"no `{name}` of the backup clearly matches the one in this "
+                "script, which starts from scratch"
+            )
+    for number, (name, _, affects) in enumerate(saved):
+        if affects and number not in pairs.values():
+            words.append(f"`{name}` is missing in this script")
+    return words
+
+
+def _changed_arguments(name: str, saved: Config, current: Config) -> list[str]:
     found = architecture.differences(saved, current, f"`{name}({{}}=)`")
     return [text for key, text in found.items() if key not in _OUTPUT_ARGUMENTS]
 
 
-def restore_states(
-    callbacks: list[Callback],
-    pairs: dict[int, int],
-    state: Config,
-    folder: BackupFolder,
-) -> None:
-    """Gives each callback of this `fit` its state of a backup.
-
-    Warns of those that have a state and start from scratch, and marks them
-    with -1 in `pairs`, which is what `match_callbacks` has returned.
-    """
-    for number, callback in enumerate(callbacks):
-        name = type(callback).__name__
-        if number in pairs:
-            with folder.explaining_errors(f"of `{name}`"):
-                found = state["callbacks"][pairs[number]][1]
-                if found is not None:
-                    set_state(callback, found, state["epoch"])
-        elif state_of(callback) is not None:
-            pairs[number] = -1
-            what = (
-                f"The backup {folder.newest} has no state of `{name}`, so it "
-                "starts from scratch."
-            )
-            if any(name == other for other, _ in state["callbacks"]):
-                what = (
-                    f"No `{name}` in the backup {folder.newest} clearly "
-                    "matches this one, so this one starts from scratch."
-                )
-            warnings.warn(what, stacklevel=4)
-
-
 def stoppers(state: Config) -> list[int]:
     """The indices of the callbacks that know that they stopped the run."""
-    found = []
-    for number, (_, own) in enumerate(state["callbacks"]):
-        _, given, _ = state["record"]["callbacks"][number]
-        if isinstance(own, dict) and (
+    records = state["record"]["callbacks"]
+    return [
+        number
+        for number, (_, own) in enumerate(state["callbacks"])
+        if isinstance(own, dict)
+        and (
             own.get("stopped_epoch")
-            or (own.get("collapsed") and given.get("action") != "warn")
-        ):
-            found.append(number)
-    return found
+            or (
+                own.get("collapsed")
+                and records[number][1].get("action") != "warn"
+            )
+        )
+    ]
 
 
 def stopper_has_changed(
@@ -145,17 +138,10 @@ def stopper_has_changed(
     found = {saved: number for number, saved in pairs.items()}
     return any(
         number not in found
-        or bool(differences(name, before, current[found[number]][1]))
+        or bool(_changed_arguments(name, before, current[found[number]][1]))
         for number, (name, before, _) in enumerate(state["record"]["callbacks"])
         if (number in stopped if stopped else name not in _PASSIVE)
     )
-
-
-def undo_stop(callbacks: list[Callback]) -> None:
-    """Lets a run go on that was stopped; what was counted is kept."""
-    for callback in callbacks:
-        if isinstance(callback, keras.callbacks.EarlyStopping):
-            callback.stopped_epoch = 0
 
 
 def match_callbacks(
@@ -252,24 +238,9 @@ def set_state(callback: Callback, state: Json, epoch: int) -> None:
     else:
         initial = getattr(callback, "best", None)
         for name in _names(callback):
-            _check_type(name, state[name])
             setattr(callback, name, state[name])
         if isinstance(callback, keras.callbacks.ModelCheckpoint):
             _forget_best_if_file_is_missing(callback, initial)
-
-
-def _check_type(name: str, value: Json) -> None:
-    """Refuses what would make a callback of Keras fail in a later epoch."""
-    if isinstance(value, dict):
-        fits = all(isinstance(each, list) for each in value.values())
-        fits &= name == "history"
-    elif isinstance(value, list):
-        fits = name in ("epoch", "best_weights")
-    else:
-        number = value is None or isinstance(value, (int, float, np.generic))
-        fits = number and name not in ("epoch", "history")
-    if not fits:
-        raise TypeError(f"`{name}` is {value!r}")
 
 
 def _forget_best_if_file_is_missing(

@@ -11,13 +11,13 @@ import pathlib
 import warnings
 import zlib
 
-import keras
+from keras.callbacks import Callback
 from keras.callbacks import CSVLogger
 
-from keras_wake.utils.types import Json
+from keras_wake.utils.types import Config
 
 
-def state_of(logger: CSVLogger) -> dict[str, Json] | None:
+def state_of(logger: CSVLogger) -> Config | None:
     """The whole file. With `append=False`, a logger empties it on resume."""
     try:
         with open(logger.filename, newline="") as file:
@@ -26,29 +26,19 @@ def state_of(logger: CSVLogger) -> dict[str, Json] | None:
         return None
 
 
-def set_state(logger: CSVLogger, state: dict[str, Json], epoch: int) -> None:
+def set_state(logger: CSVLogger, state: Config, epoch: int) -> None:
     """Restores the file to its state before the row of `epoch`."""
     logger.csv_file.flush()
-    path = pathlib.Path(logger.filename)
     before = state["text"].encode(logger.csv_file.encoding)
-    found = path.read_bytes()
-    if found.startswith(before):
-        _remove_rows(logger, len(before), epoch)
-    elif logger.append and not before.startswith(found):
-        warnings.warn(
-            f"{path} is not the file of which the backup holds a copy. It is "
-            "kept, and new rows are appended. There may be two rows of one "
-            "epoch.",
-            stacklevel=4,
-        )
+    if before.startswith(_content(logger.filename)):
+        pathlib.Path(logger.filename).write_bytes(before)
     else:
-        path.write_bytes(before)
+        _remove_rows(logger, before, epoch)
     _append(logger)
-    keys = state["keys"]
-    logger.keys = keys and [str(key) for key in keys]
+    logger.keys = state["keys"]
 
 
-def log_lengths(callbacks: list[keras.callbacks.Callback]) -> bytes:
+def log_lengths(callbacks: list[Callback]) -> bytes:
     """Lengths and checksums of the files that rows are appended to, as JSON.
 
     Empty if there is no such file.
@@ -59,7 +49,7 @@ def log_lengths(callbacks: list[keras.callbacks.Callback]) -> bytes:
 
 
 def remove_unsaved_rows(
-    callbacks: list[keras.callbacks.Callback], lengths: bytes, epoch: int
+    callbacks: list[Callback], lengths: bytes, epoch: int
 ) -> None:
     """Removes the row of a run that was killed before its first backup.
 
@@ -75,31 +65,32 @@ def remove_unsaved_rows(
     for path, logger in _appending(callbacks).items():
         size, checksum = known.get(path, (0, None))
         content = _content(path)
-        same = zlib.crc32(content[:size]) == checksum
-        if same and size < len(content):
-            _remove_rows(logger, size, epoch, most=1)
+        before = content[:size]
+        if zlib.crc32(before) == checksum and before != content:
+            _remove_rows(logger, before, epoch, most=1)
             _append(logger)
 
 
 def _remove_rows(
-    logger: CSVLogger, size: int, epoch: int, most: int | None = None
+    logger: CSVLogger, before: bytes, epoch: int, most: int | None = None
 ) -> None:
-    """Removes what a killed run wrote after byte `size`.
+    """Removes what a killed run wrote after `before`.
 
     Those are rows of `epoch` and the epochs after it, in order, at `most` so
     many. Other rows may belong to another run, and are kept.
     """
-    rows = _content(logger.filename)[size:].split(b"\n")[:-1]
-    if not size:
+    content = _content(logger.filename)
+    rows = content[len(before) :].split(b"\n")[:-1]
+    if not before:
         del rows[:1]  # The header.
     numbers = [row.split(logger.sep.encode())[0] for row in rows]
-    expected = [str(epoch + n).encode() for n in range(len(rows))]
-    if numbers == expected and (most is None or len(rows) <= most):
-        os.truncate(logger.filename, size)
+    expected = [str(epoch + n).encode() for n in range(len(rows))][:most]
+    if content.startswith(before) and numbers == expected:
+        os.truncate(logger.filename, len(before))
         return
     warnings.warn(
-        f"{logger.filename} has {len(rows)} rows that may belong to another "
-        "run. They are kept, and new rows are appended.",
+        f"{logger.filename} has rows that may belong to another run. They are "
+        "kept, and new rows are appended. There may be two rows of one epoch.",
         stacklevel=5,
     )
 
@@ -110,9 +101,7 @@ def _append(logger: CSVLogger) -> None:
     logger.append_header = not os.path.getsize(logger.filename)
 
 
-def _appending(
-    callbacks: list[keras.callbacks.Callback],
-) -> dict[str, CSVLogger]:
+def _appending(callbacks: list[Callback]) -> dict[str, CSVLogger]:
     """The loggers that append to a file, by its path."""
     return {
         os.path.abspath(callback.filename): callback

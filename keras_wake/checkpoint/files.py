@@ -58,14 +58,12 @@ def check_folder(path: object) -> None:
 def make_folder(path: str | os.PathLike) -> None:
     """Creates a folder and checks that it is writable, before training."""
     check_folder(path)
-    reason = "it may not be written to"
     try:
         os.makedirs(path, exist_ok=True)
-        usable = os.access(path, os.W_OK | os.X_OK)
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise PermissionError("it may not be written to")
     except OSError as error:
-        usable, reason = False, str(error)
-    if not usable:
         raise ValueError(
             "`path` must be a folder that files can be written to. Received: "
-            f"path={os.fspath(path)!r}: {reason}."
-        )
+            f"path={os.fspath(path)!r}: {error}."
+        ) from error

@@ -5,13 +5,13 @@ import errno
 import os
 import pathlib
 import warnings
+from typing import IO
 
 try:
     import fcntl
-except ImportError:  # Windows.
+except ImportError:  # Windows, where nothing is locked.
     fcntl = None  # type: ignore[assignment]
 
-_IN_USE = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
 # The locks that this process holds.
 _HELD: set["FileLock"] = set()
 
@@ -32,7 +32,7 @@ class FileLock:
 
     def __init__(self, path: pathlib.Path) -> None:
         self.path = path
-        self._descriptor: int | None = None
+        self._file: IO[bytes] | None = None
 
     def acquire(self) -> bool:
         """Takes the lock; returns False where somebody else has it.
@@ -40,61 +40,52 @@ class FileLock:
         Raises:
             OSError: If the file cannot be written.
         """
-        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
         while True:
-            descriptor = os.open(self.path, flags, 0o666)
-            if not _lock(descriptor, self.path):
-                os.close(descriptor)
+            file = open(self.path, "a+b", buffering=0)
+            if not _lock(file):
+                file.close()
                 return False
             # Whoever held the lock may have deleted the file in between.
             with contextlib.suppress(OSError):
-                if os.path.samestat(os.fstat(descriptor), os.stat(self.path)):
-                    break
-            os.close(descriptor)
-        self._descriptor = descriptor
-        _HELD.add(self)
-        return True
+                if os.path.samestat(os.fstat(file.fileno()), self.path.stat()):
+                    self._file = file
+                    _HELD.add(self)
+                    return True
+            file.close()
 
     def read(self) -> bytes:
         """What the file holds; only while the lock is held."""
-        if self._descriptor is None:
+        if self._file is None:
             return b""
-        os.lseek(self._descriptor, 0, os.SEEK_SET)
-        return os.read(self._descriptor, 1 << 20)
+        self._file.seek(0)
+        return self._file.read()
 
     def write(self, content: bytes) -> None:
         """Replaces what the file holds; only while the lock is held."""
-        if self._descriptor is not None:
-            os.ftruncate(self._descriptor, 0)
-            os.lseek(self._descriptor, 0, os.SEEK_SET)
-            os.write(self._descriptor, content)
+        if self._file is not None:
+            self._file.truncate(0)
+            self._file.write(content)
 
     def release(self, keep_file: bool = False) -> None:
         """Gives the lock back, if it is held, and deletes the file."""
-        if self._descriptor is None:
+        if self._file is None:
             return
-        # Nobody may take the lock before the file is deleted. But Windows
-        # deletes no file that is open.
-        if not keep_file and fcntl is not None:
-            self._delete()
+        if not keep_file:
+            # While the lock is held: nobody may have taken it.
+            with contextlib.suppress(OSError):
+                self.path.unlink()
         if fcntl is not None:
             # Also for a child that has not closed the file yet.
             with contextlib.suppress(OSError):
-                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
-        self._close()
-        if not keep_file and fcntl is None:
-            self._delete()
+                fcntl.flock(self._file, fcntl.LOCK_UN)
+        self.close()
 
-    def _delete(self) -> None:
-        with contextlib.suppress(OSError):
-            self.path.unlink()
-
-    def _close(self) -> None:
-        descriptor, self._descriptor = self._descriptor, None
+    def close(self) -> None:
+        """Closes the file, which unlocks it unless a parent has it open."""
         _HELD.discard(self)
-        if descriptor is not None:
-            with contextlib.suppress(OSError):
-                os.close(descriptor)
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 def in_use_error(what: str, user: str, argument: str) -> ValueError:
@@ -111,22 +102,16 @@ def in_use_error(what: str, user: str, argument: str) -> ValueError:
     )
 
 
-def _lock(descriptor: int, path: pathlib.Path) -> bool:
+def _lock(file: IO[bytes]) -> bool:
     """Locks an open file; returns False where somebody else has locked it."""
     try:
         if fcntl is not None:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        else:
-            import msvcrt
-
-            # Behind the content, which others may read then.
-            os.lseek(descriptor, 1 << 30, os.SEEK_SET)
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        if error.errno in _IN_USE:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
             return False
         warnings.warn(
-            f"{path} cannot be locked: {error}. Make sure that no other "
+            f"{file.name} cannot be locked: {error}. Make sure that no other "
             "process uses the folder at the same time.",
             stacklevel=4,
         )
@@ -134,9 +119,8 @@ def _lock(descriptor: int, path: pathlib.Path) -> bool:
 
 
 def _leave_locks_to_the_parent() -> None:
-    """Closes the lock files in a forked process, which unlocks none."""
     for lock in list(_HELD):
-        lock._close()
+        lock.close()
 
 
 if hasattr(os, "register_at_fork"):

@@ -49,6 +49,12 @@ class StoredMatrix:
         """
         try:
             matrix = np.load(self.path, allow_pickle=False)
+            if self.checksum not in (None, _checksum(matrix)):
+                raise ValueError(
+                    "it is damaged, or another run has replaced it. Use a "
+                    "folder of its own for each run"
+                )
+            return matrix
         except FileNotFoundError:
             raise FileNotFoundError(
                 f"The matrix was written to {self.path}, and that file is "
@@ -56,16 +62,8 @@ class StoredMatrix:
             ) from None
         except (OSError, EOFError, ValueError) as error:
             raise ValueError(
-                f"The matrix in {self.path} cannot be read: {error}"
+                f"The matrix in {self.path} cannot be read: {error}."
             ) from error
-        checksum = _checksum(matrix)
-        if self.checksum not in (None, checksum):
-            raise ValueError(
-                f"The file {self.path} does not hold the matrix that was "
-                "written there: another run has replaced it, or it is "
-                "damaged. Use a folder of its own for each run."
-            )
-        return matrix
 
 
 class Measurement(Mapping):

@@ -12,18 +12,12 @@ import numpy as np
 from keras_wake import backend
 from keras_wake.backend import keras_compat
 from keras_wake.backend import layer_settings
+from keras_wake.backend.keras_compat import RATE
 from keras_wake.checkpoint import architecture
 from keras_wake.checkpoint import callback_states
 from keras_wake.checkpoint import variable_keys
 from keras_wake.utils.types import Config
 from keras_wake.utils.types import Json
-
-# Settings that add variables to an optimizer. Backups of earlier versions do
-# not say which variable a value belongs to.
-_ADDING_VARIABLES = (
-    *("momentum", "use_ema", "amsgrad", "centered"),
-    "gradient_accumulation_steps",
-)
 
 
 def run_record(
@@ -75,11 +69,8 @@ def settings_of(model: keras.Model) -> dict[str, str]:
 def replacement(callbacks: list[Json], current: Config) -> Config:
     """A record for the backup of an earlier version, which has none.
 
-    It is that of this script, with which nothing differs.
-
-    Args:
-        callbacks: Names and states of those in the backup.
-        current: The record of this script.
+    It is that of this script, with which nothing differs. `callbacks` are
+    names and states of those in the backup.
     """
     names = [name for name, _ in callbacks]
     found = []
@@ -95,54 +86,41 @@ def replacement(callbacks: list[Json], current: Config) -> Config:
 def refusals(saved: Config, current: Config) -> list[str]:
     """The differences because of which a run cannot go on, as text."""
     strict = _is_strict(saved, current)
-    words, _ = architecture.compare_layers(
-        saved["layers"], current["layers"], strict
-    )
+    old, new = saved["layers"], current["layers"]
+    words, _ = architecture.compare_layers(old, new, strict)
     if not words and "graphs" in saved:
-        words = architecture.compare_graphs(
-            saved["graphs"], current["graphs"], strict
-        )
+        old, new = saved["graphs"], current["graphs"]
+        words = architecture.compare_graphs(old, new, strict)
     old, new = saved["optimizer"], current["optimizer"]
     if old != new:
         words.append(
             f"the optimizer is {old} in the backup and {new} in this script"
         )
-    if "variables" in saved:
-        return words
-    old, new = saved["hyperparameters"], current["hyperparameters"]
-    return words + [
-        f"the optimizer's `{name}` is {old[name]!r} in the backup and "
-        f"{new[name]!r} in this script, which changes its variables"
-        for name in _ADDING_VARIABLES
-        if name in old and name in new and bool(old[name]) != bool(new[name])
-    ]
+    return words
 
 
 def differences(
-    saved: Config, current: Config, pairs: dict[int, int], all_callbacks: bool
+    saved: Config, current: Config, pairs: dict[int, int]
 ) -> list[str]:
     """The settings that have changed, as text.
 
     Args:
         saved: `settings` and `record` of a backup.
         current: The same of this `fit`.
-        pairs: What `callback_states.match_callbacks` returned, with the
-            marks of `restore_states`.
-        all_callbacks: Whether this process runs all callbacks, so that a
-            missing one was left out by the user. (Workers other than the
-            chief run fewer.)
+        pairs: What `callback_states.match_callbacks` has returned.
     """
-    words = _changed(saved["settings"], current["settings"])
     old, new = saved["record"], current["record"]
-    words += architecture.compare_layers(
+    _, words = architecture.compare_layers(
         old["layers"], new["layers"], _is_strict(old, new)
-    )[1]
-    label = f"{new['optimizer']} {{}}"
-    words += _changed(old["hyperparameters"], new["hyperparameters"], label)
-    words += _changed(old["batches"], new["batches"])
-    words += _changed_callbacks(
-        old["callbacks"], new["callbacks"], pairs, all_callbacks
     )
+    label = f"{new['optimizer']} {{}}"
+    words = [
+        *_changed(saved["settings"], current["settings"]),
+        *words,
+        *_changed(old["hyperparameters"], new["hyperparameters"], label),
+        *_changed(old["batches"], new["batches"]),
+        *callback_states.changed(old["callbacks"], new["callbacks"], pairs),
+    ]
     if old["backend"] != new["backend"]:
         words.append(
             f"backend: {old['backend']} in the backup, {new['backend']} in "
@@ -158,13 +136,12 @@ def restore(
 
     If the script has the learning rate with which the run began, the run
     continues with the rate in the backup, which a callback may have changed.
-    Any other rate is a new setting.
+    Any other rate is a new setting, and `record` has it afterwards.
 
     Args:
         model: The `WakeModel`.
         values: Those of the backup.
-        record: That of the backup. A new learning rate becomes the one with
-            which the run began.
+        record: That of the backup.
 
     Returns:
         Both rates, as text, if the script's is used, and what of the
@@ -174,75 +151,36 @@ def restore(
         ValueError: If the values are those of another model or optimizer.
     """
     saved = variable_keys.by_key(values, record["variables"])
-    optimizer = model.optimizer
-    rate, first_rate = _learning_rate(optimizer), record["learning_rate"]
-    words = _restore_variables(model, saved, record)
-    saved_rate = None
-    if keras_compat.RATE in saved:
-        saved_rate = float(np.ravel(saved[keras_compat.RATE])[0])
+    words: list[str] = []
+    rate, first_rate = _learning_rate(model.optimizer), record["learning_rate"]
     # In the process that was interrupted, the optimizer of the script still
     # has the rate of the backup.
-    if rate in (first_rate, saved_rate):
-        return words
-    variable = keras_compat.initial_rate(_unwrapped(optimizer))
-    if isinstance(variable, keras.Variable):
-        variable.assign(rate)
-    record["learning_rate"] = rate
-    return words + _changed(
-        {"learning_rate": first_rate}, {"learning_rate": rate}
-    )
-
-
-def _restore_variables(
-    model: keras.Model, saved: dict[str, np.ndarray], record: Config
-) -> list[str]:
-    before = record["hyperparameters"]
-    optimizer = model.optimizer
-    _, now = _optimizer(optimizer)
-    kept: tuple[str, ...] = ()
+    if rate not in (first_rate, *map(float, np.ravel(saved.get(RATE, ())))):
+        saved.pop(RATE, None)
+        record["learning_rate"] = rate
+        words = _changed({"learning_rate": first_rate}, {"learning_rate": rate})
+    before, (_, now) = record["hyperparameters"], _optimizer(model.optimizer)
     if before.get("initial_scale") != now.get("initial_scale"):
-        kept += ("scaling dynamic_scale",)
+        saved.pop("scaling dynamic_scale", None)
     old, new = (
         each.get("gradient_accumulation_steps") or 1 for each in (before, now)
     )
     if old != new:
-        kept += (keras_compat.ACCUMULATED_GRADIENTS,)
-    anew = variable_keys.restore(model, saved, kept)
+        unfinished = keras_compat.ACCUMULATED_GRADIENTS
+        saved = {k: v for k, v in saved.items() if not k.startswith(unfinished)}
+    anew = variable_keys.restore(model, saved)
     if old != new:
         # It counts batches, and schedules count updates.
-        batches = keras_compat.batches_seen(_unwrapped(optimizer))
+        batches = keras_compat.batches_seen(_unwrapped(model.optimizer))
         batches.assign(int(backend.to_numpy(batches)) // old * new)
-    if not anew:
-        return []
-    return [f"variables of the optimizer that begin anew: {anew}"]
+    if anew:
+        words.append(f"variables of the optimizer that begin anew: {anew}")
+    return words
 
 
 def _changed(saved: Config, current: Config, label: str = "{}") -> list[str]:
-    found = architecture.differences(saved, current, label, False, _text)
+    found = architecture.differences(saved, current, label, strict=False)
     return list(found.values())
-
-
-def _text(value: Json) -> str:
-    return f"{value:g}" if isinstance(value, float) else f"{value}"
-
-
-def _changed_callbacks(
-    saved: list[Json],
-    current: list[Json],
-    pairs: dict[int, int],
-    all_callbacks: bool,
-) -> list[str]:
-    words: list[str] = []
-    for number, (name, given, affects) in enumerate(current):
-        if affects and number not in pairs:
-            words.append(f"`{name}` is new in this script")
-        elif affects and pairs[number] >= 0:
-            before = saved[pairs[number]][1]
-            words += callback_states.differences(name, before, given)
-    for number, (name, _, affects) in enumerate(saved):
-        if affects and all_callbacks and number not in pairs.values():
-            words.append(f"`{name}` is missing in this script")
-    return words
 
 
 def _is_strict(saved: Config, current: Config) -> bool:

@@ -54,20 +54,18 @@ def check(variables: list[keras.Variable], values: list[np.ndarray]) -> None:
         ValueError: If they are those of another model.
     """
     what = "The values are those of another model or optimizer: "
-    for number, (variable, value) in enumerate(
-        zip(variables, values, strict=False)
-    ):
-        shape, found = tuple(variable.shape), np.shape(value)
-        if shape != found and not (shape == found[1:] and found[0] > 1):
-            raise ValueError(
-                f"{what}variable {number} ({variable.path}) has shape {shape} "
-                f"in this script and {found} in the backup."
-            )
     if len(variables) != len(values):
         raise ValueError(
             f"{what}{len(variables)} variables in this script, {len(values)} "
             "in the backup."
         )
+    for variable, value in zip(variables, values, strict=True):
+        shape, found = tuple(variable.shape), np.shape(value)
+        if shape != found and not (shape == found[1:] and found[0] > 1):
+            raise ValueError(
+                f"{what}{variable.path} has shape {shape} in this script and "
+                f"{found} in the backup."
+            )
 
 
 def put_back(model: keras.Model, values: list[np.ndarray]) -> None:

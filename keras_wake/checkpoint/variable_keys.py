@@ -20,18 +20,15 @@ _AVERAGE = f"{keras_compat.AVERAGES} of "
 
 def keys_of(model: keras.Model) -> list[str]:
     """The keys of `snapshot.variables_of(model)`."""
-    variables = snapshot.variables_of(model)[len(model.variables) :]
-    own = _model_keys(model)
-    weights = {id(v): k for v, k in zip(model.variables, own, strict=True)}
-    found: dict[int, str] = {}
-    for variable, key in _optimizer_keys(model.optimizer, weights):
-        found.setdefault(id(variable), key)
+    variables = snapshot.variables_of(model)
+    keys = _model_keys(model)
+    for variable, key in list(_optimizer_keys(model.optimizer, keys)):
+        keys.setdefault(id(variable), key)
+    first = len(model.variables)
+    count = len(variables) - first
     return [
-        *own,
-        *(
-            found.get(id(v), f"{number} of {len(variables)} of optimizer")
-            for number, v in enumerate(variables)
-        ),
+        keys.get(id(variable), f"{number - first} of {count} of optimizer")
+        for number, variable in enumerate(variables)
     ]
 
 
@@ -54,16 +51,14 @@ def check(model: keras.Model, saved: dict[str, np.ndarray]) -> None:
     Raises:
         ValueError: If `saved` has other weights than the model.
     """
-    weights = zip(model.variables, _model_keys(model), strict=True)
+    keys = _model_keys(model)
     snapshot.check(
-        [variable for variable, key in weights if _is_weight(key)],
-        [value for key, value in saved.items() if _is_weight(key)],
+        [v for v in model.variables if keys[id(v)].startswith("weight ")],
+        [value for key, value in saved.items() if key.startswith("weight ")],
     )
 
 
-def restore(
-    model: keras.Model, saved: dict[str, np.ndarray], kept: tuple[str, ...] = ()
-) -> int:
+def restore(model: keras.Model, saved: dict[str, np.ndarray]) -> int:
     """Restores the variables that a backup has a value for, after `check`.
 
     Others are left as they are; a new moving average starts at the restored
@@ -72,7 +67,6 @@ def restore(
     Args:
         model: Compiled `WakeModel`.
         saved: Values of the backup by their keys.
-        kept: Variables whose keys begin with one of these are not restored.
 
     Returns:
         How many variables of the optimizer begin anew.
@@ -82,32 +76,26 @@ def restore(
     """
     values = snapshot.variables_of(model)
     variables = dict(zip(keys_of(model), values, strict=True))
-    found = [k for k in variables if k in saved and not k.startswith(kept)]
+    found = [key for key in variables if key in saved]
     snapshot.check([variables[k] for k in found], [saved[k] for k in found])
-    for key in found:
-        snapshot.assign(variables[key], saved[key])
-    unchanged = (keras_compat.RATE, "seed ", *kept)
-    anew = [
-        key
-        for key in variables
-        if key not in saved and not key.startswith(unchanged)
-    ]
-    for key in anew:
-        if key.startswith(f"{_AVERAGE}weight"):
-            # An average begins with the weights, restored by now.
-            variables[key].assign(variables[key.removeprefix(_AVERAGE)])
-    return len(anew)
-
-
-def _is_weight(key: str) -> bool:
-    return key.startswith("weight ")
+    anew = 0
+    # The weights come before the averages of them.
+    for key, variable in variables.items():
+        if key in saved:
+            snapshot.assign(variable, saved[key])
+        elif not key.startswith((keras_compat.RATE, "seed ")):
+            anew += 1
+            if key.startswith(f"{_AVERAGE}weight"):
+                variable.assign(variables[key.removeprefix(_AVERAGE)])
+    return anew
 
 
 def _is_random_state(variable: keras.Variable) -> bool:
     return variable.name == "seed_generator_state"
 
 
-def _model_keys(model: keras.Model) -> list[str]:
+def _model_keys(model: keras.Model) -> dict[int, str]:
+    """The keys of the variables of a model, by their `id`."""
     keys: dict[int, str] = {}
     for name in ("classifier", "teacher"):
         layers = layer_settings.layers_of(getattr(model, name))
@@ -123,7 +111,7 @@ def _model_keys(model: keras.Model) -> list[str]:
         if id(variable) not in keys:
             keys[id(variable)] = f"{kind} {counts[kind]}"
             counts[kind] += 1
-    return [keys[id(variable)] for variable in model.variables]
+    return keys
 
 
 def _optimizer_keys(

@@ -132,7 +132,7 @@ def fingerprint(
         weights.update(f"{value.dtype}{value.shape}".encode())
         weights.update(value.tobytes())
     return {
-        "layers": architecture.architecture(classifier),
+        "layers": architecture.layers_digest(classifier),
         "graph": architecture.graph_digest(classifier),
         "weights": weights.hexdigest(),
         "data": digest,

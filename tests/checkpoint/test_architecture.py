@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_wake.checkpoint.architecture import architecture
+from keras_wake.checkpoint.architecture import layers_digest
 
 
 def model(rate=0.1, policy=None, units=3, seed=None):
@@ -22,22 +22,22 @@ def model(rate=0.1, policy=None, units=3, seed=None):
 def test_the_same_however_it_is_made(tmp_path):
     first, second = model(seed=1), model(seed=2)
     assert first.layers[-1].name != second.layers[-1].name
-    expected = architecture(first)
-    assert architecture(second) == expected
+    expected = layers_digest(first)
+    assert layers_digest(second) == expected
     second.trainable = False
-    assert architecture(second) == expected
+    assert layers_digest(second) == expected
     first.compile("sgd", "mse")
     first.predict(keras.ops.zeros((1, 8, 8, 3)), verbose=0)
-    assert architecture(first) == expected
+    assert layers_digest(first) == expected
     first.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    assert architecture(loaded) == expected
-    assert architecture(keras.models.clone_model(first)) == expected
+    assert layers_digest(loaded) == expected
+    assert layers_digest(keras.models.clone_model(first)) == expected
 
 
 def test_settings_and_dtypes_tell_models_apart():
     digests = {
-        architecture(each)
+        layers_digest(each)
         for each in (
             model(),
             model(rate=0.2),
@@ -55,4 +55,4 @@ def test_a_call_and_a_build_make_the_same():
     called, built = keras.Sequential(layers()), keras.Sequential(layers())
     called(keras.ops.zeros((7, 2, 2)))
     built.build((None, 2, 2))
-    assert architecture(called) == architecture(built)
+    assert layers_digest(called) == layers_digest(built)

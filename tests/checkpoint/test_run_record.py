@@ -154,7 +154,7 @@ def test_batch_size_and_callbacks_are_those_of_the_script(folder):
     assert "Differing: `EMATeacher` is missing in this script." in found
     nan = keras.callbacks.TerminateOnNaN()
     found = told(folder, wake(), *callbacks(), nan)
-    assert "Differing: `TerminateOnNaN` is new in this script." in found
+    assert "Differing: no `TerminateOnNaN` of the backup clearly" in found
 
 
 class Halve(keras.callbacks.Callback):
@@ -232,23 +232,23 @@ OTHER_NETWORKS = {
     ),
     "constant": (
         lambda: functional(factor=3.0),
-        "operation 5 of the network (Multiply) takes other inputs in the",
+        "operation 5 of the network (Multiply) takes other inputs in this",
     ),
     "connection": (
         lambda: functional(same=True),
-        "operation 4 of the network (Add) takes other inputs in the backup",
+        "operation 4 of the network (Add) takes other inputs in this",
     ),
     "only in get_config": (
         lambda: functional(scale=3.0),
-        "`factor` of layer 4 (Scaled): 1.0 in the backup, 3.0 in this",
+        "`factor` of layer 4 (Scaled): 1 in the backup, 3 in this",
     ),
     "number of NumPy": (
         lambda: functional(rescale=np.float32(3)),
-        "`scale` of layer 5 (Rescaling): 1.0 in the backup, 3.0 in this",
+        "`scale` of layer 5 (Rescaling): 1 in the backup, 3 in this",
     ),
     "array": (
         lambda: functional(rescale=np.ones(16)),
-        "`scale` of layer 5 (Rescaling): 1.0 in the backup, [1.0, 1.0,",
+        "`scale` of layer 5 (Rescaling): 1 in the backup, [1.0, 1.0,",
     ),
 }
 
@@ -307,7 +307,7 @@ def test_settings_of_own_parts_wrappers_and_data():
                 ),
             }
             for model, data in (old, new)
-        ), {}, True)  # fmt: skip
+        ), {})  # fmt: skip
 
     data = {"x": X, "y": Y}
     frozen = network()
@@ -353,7 +353,7 @@ def test_settings_of_own_parts_wrappers_and_data():
 OTHER_MODELS = {
     "activation": (
         {"classifier": lambda: network(activation="relu")},
-        r"`activation` of layer 2 \(Dense\): 'elu' in the backup, 'relu' in",
+        r"`activation` of layer 2 \(Dense\): elu in the backup, relu in",
     ),
     "layers": (
         {"classifier": lambda: network(more=[keras.layers.ReLU()])},
@@ -361,7 +361,7 @@ OTHER_MODELS = {
     ),
     "shape": (
         {"classifier": lambda: network(units=9)},
-        r"has shape \(16, 9\) in this script and \(16, 8\) in the",
+        r"`units` of layer 2 \(Dense\): 8 in the backup, 9 in this",
     ),
     "optimizer": (
         {"optimizer": lambda: keras.optimizers.RMSprop(0.2, momentum=0.9)},
@@ -471,7 +471,7 @@ def test_optimizer_of_an_older_backup_is_not_taken_apart(folder):
     del state["record"]["variables"]
     archive.write(path, state, values)
     assert told(folder, wake()) == ""
-    message = r"`momentum` is 0\.9 in the backup and 0\.0 in this script"
+    message = "It has 30 values for 24 variables"
     with pytest.raises(ValueError, match=f"does not fit.*{message}"):
         fit(wake(optimizer=SGD(0.2)), folder, epochs=2)
 
@@ -554,7 +554,7 @@ def test_state_goes_to_the_callback_that_was_given_the_same(tmp_path):
     other = Remembers("z")
     with pytest.warns(UserWarning) as caught:
         fit(wake(), folder, low, *first, other)
-    assert any("No `Remembers` in the backup" in str(w.message) for w in caught)
+    assert any("no `Remembers` of the backup" in str(w.message) for w in caught)
     assert other.value is None
 
     # The best model is gone: the next one is saved.
