@@ -5,6 +5,7 @@ import pathlib
 import warnings
 
 import keras
+import numpy as np
 
 from keras_wake import backend
 from keras_wake.checkpoint import callback_states
@@ -40,12 +41,12 @@ class BackupAndRestore(keras.callbacks.Callback):
       dictionaries, lists, numbers, texts and arrays, and `set_state(state)`,
       called when training has begun; so do training data with these two.
 
-    It is one file, `backup.npz`, written under another name and then moved
-    into place: a kill at any moment leaves this backup or the one before. If
-    it cannot be written (a full disk, say), that is a warning, and the next
-    epoch tries again. With several workers the chief writes and all read, so
-    they need a folder in common. While `fit` runs, the chief holds a lock of
-    the operating system on the folder (not on Windows), which a kill frees.
+    It is one file, `backup.npz`. A kill at any moment leaves this backup or
+    the one before. If it cannot be written (a full disk, say), that is a
+    warning, and the next epoch tries again. With several workers the chief
+    writes and all read, so they need a folder in common. While `fit` runs, the
+    chief holds a lock of the operating system on the folder (not on Windows),
+    which a kill frees.
 
     When `fit` has ended as planned, by its number of epochs or stopped by a
     callback, the last backup is renamed to `finished.npz`. The same call
@@ -57,27 +58,25 @@ class BackupAndRestore(keras.callbacks.Callback):
     settings may change (learning rate, momentum, attack, batch size, dropout
     rates, arguments of callbacks, ...): those of the script are used, and a
     warning names both values. Variables of the optimizer that the backup does
-    not have, such as those of a new momentum, begin anew. If the script has
-    the learning rate with which the run began, the run continues with the rate
-    in the backup, which a callback may have changed. Any other rate is a new
-    setting. A callback continues from the saved state of the callback with the
-    same class and arguments; if the arguments changed, from the only one of
-    its class with the same `monitor` and file name; else it starts from
-    scratch, with a warning.
+    not have, such as those of a new momentum, begin anew. Only if the script
+    has the learning rate with which the run began, the run continues with the
+    rate in the backup, which a callback may have changed. A callback continues
+    from the saved state of the callback with the same class and arguments; if
+    the arguments changed, from the only one of its class with the same
+    `monitor` and file name; else it starts from scratch, with a warning.
 
     Not kept: the global generators of Python, NumPy and TensorFlow, with
     which Keras shuffles arrays (`fit(shuffle=True)`); the position within an
     epoch, and within the data where `steps_per_epoch` ends an epoch before
-    they do; the model and the callbacks themselves, which the script makes
-    again.
+    they do.
 
     Args:
         backup_dir: Folder of the backup, for this run alone.
         delete_checkpoint: Whether to rename `backup.npz` to `finished.npz`
-            when `fit` ends, so that the same call trains nothing. With
-            `False` the file keeps its name, and the same call continues a run
-            that one of your own callbacks has stopped, for example at a time
-            limit. Unlike in Keras, no backup is deleted. Defaults to `True`.
+            when `fit` ends. With `False` it keeps its name, and the same call
+            continues a run that one of your own callbacks has stopped, for
+            example at a time limit. Unlike in Keras, no backup is deleted.
+            Defaults to `True`.
 
     Raises:
         ValueError: If `backup_dir` is empty; in `fit`, if another process
@@ -115,12 +114,10 @@ class BackupAndRestore(keras.callbacks.Callback):
             delete_checkpoint=delete_checkpoint
         )
         self._folder = BackupFolder(self.backup_dir)
-        self._written = 0
         # What `before_fit` has found out.
         self._others: list[keras.callbacks.Callback] = []
         self._found: Backup | None = None
-        self._settings: dict[str, str] = {}
-        self._record: Config = {}
+        self._current: Config = {}
         self._pairs: dict[int, int] = {}
         self._stopped = False
 
@@ -151,28 +148,22 @@ class BackupAndRestore(keras.callbacks.Callback):
         found = self._read(model)
         if found is None:
             return 0
+        state, values = found
         self._check(model, found, run_record.run_record(model, [], {}))
-        self._restore_variables(model, found)
-        return found[0]["epoch"]
+        with self._folder.fitting("this script"):
+            run_record.restore(model, values, state["record"])
+        return state["epoch"]
 
     def before_fit(self, session: FitSession) -> int | None:
-        """Locks the folder, and reads and checks the backup.
+        """Locks the folder; reads and checks the backup.
 
-        A backup that cannot be used is refused here, before anything is
-        changed.
+        So a backup that cannot be used is refused before anything is changed.
 
         Returns:
-            The first epoch of this `fit`, the number of epochs if the run has
-            ended; None if there is no backup.
+            The first epoch of this `fit`, which is the number of epochs if the
+            run has ended; None if there is no backup.
         """
         model = session.model
-        backups = [c for c in session.callbacks if isinstance(c, type(self))]
-        if len(backups) > 1:
-            folders = [str(backup.backup_dir) for backup in backups]
-            raise ValueError(
-                "A `fit` takes one `BackupAndRestore`. Received: "
-                f"{len(backups)}, with the folders {folders}. Pass one of them."
-            )
         if not model.compiled:
             return None  # Keras refuses to train it.
         free = self._folder.lock() if model.is_chief else True
@@ -182,10 +173,12 @@ class BackupAndRestore(keras.callbacks.Callback):
             )
         self._others = [c for c in session.callbacks if c is not self]
         # Now, as an attack of the user's own may count its calls.
-        self._settings = run_record.settings_of(model)
-        self._record = run_record.run_record(
-            model, self._others, session.batches
-        )
+        self._current = {
+            "settings": run_record.settings_of(model),
+            "record": run_record.run_record(
+                model, self._others, session.batches
+            ),
+        }
         self._found = self._read(model)
         if self._found is None:
             return None
@@ -198,13 +191,13 @@ class BackupAndRestore(keras.callbacks.Callback):
                 " Pass a larger number, load the model with `restore(model)`, "
                 f"or {self._folder.how_to_start_over}."
             )
-        self._check(model, self._found, self._record)
+        self._check(model, self._found, self._current["record"])
         self._stopped = bool(
             state["stopped"]
             and session.epochs <= state["epochs"]
             and (self.delete_checkpoint or callback_states.stoppers(state))
             and not callback_states.stopper_has_changed(
-                state, self._record["callbacks"], self._pairs
+                state, self._current["record"]["callbacks"], self._pairs
             )
         )
         return session.epochs if self._stopped else epoch
@@ -217,33 +210,30 @@ class BackupAndRestore(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Config | None = None) -> None:
         """Restores the state of an earlier run, if there is one."""
-        self._written = 0
         found, self._found = self._found, None
         if found is not None:
-            self._restore_run(found)
+            self._restore_run(*found)
         elif self.model.is_chief:
             first = self.model.session.initial_epoch
             self._folder.save_log_lengths(self._others, first)
 
-    def _restore_run(self, found: Backup) -> None:
-        state, _ = found
-        self._written = state["epoch"]
-        words = self._restore_variables(self.model, found)
-        self._record["learning_rate"] = state["record"]["learning_rate"]
+    def _restore_run(self, state: Config, values: list[np.ndarray]) -> None:
+        epoch, record = state["epoch"], state["record"]
         with self._folder.fitting("this script"):
-            current = {"settings": self._settings, "record": self._record}
-            words += run_record.differences(state, current, self._pairs)
+            words = run_record.restore(self.model, values, record)
+            words += run_record.differences(state, self._current, self._pairs)
+            self._current["record"]["learning_rate"] = record["learning_rate"]
             data = self._data_with_state()
-            if data is not None and state["data"] is not None:
+            if data is not None and state.get("data") is not None:
                 data.set_state(state["data"])
-            if state["random"] is not None:
+            if state.get("random") is not None:
                 backend.set_random_state(state["random"])
         for number, saved in self._pairs.items():
             name, own = state["callbacks"][saved]
             with self._folder.fitting(f"`{name}`"):
                 if own is not None:
                     callback = self._others[number]
-                    callback_states.set_state(callback, own, self._written)
+                    callback_states.set_state(callback, own, epoch)
         # Other workers have no callbacks that write.
         if words and self.model.is_chief:
             warnings.warn(
@@ -254,16 +244,16 @@ class BackupAndRestore(keras.callbacks.Callback):
                 stacklevel=3,
             )
         if self._stopped:
-            what = f"was stopped by a callback after epoch {self._written}"
+            what = f"was stopped by a callback after epoch {epoch}"
         else:
             # What callbacks have counted is kept.
             for callback in self._others:
                 if isinstance(callback, keras.callbacks.EarlyStopping):
                     callback.stopped_epoch = 0
             self.model.stop_training = False
-            if self._written < self.model.session.epochs:
+            if epoch < self.model.session.epochs:
                 return
-            what = f"has all its {self._written} epochs"
+            what = f"has all its {epoch} epochs"
         warnings.warn(
             f"The run of the backup {self._folder.newest} {what}: nothing is "
             "left to train. For more, pass a larger `epochs`. To start from "
@@ -274,40 +264,33 @@ class BackupAndRestore(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Config | None = None) -> None:
         """Writes the backup of this epoch in place of that of the last."""
         data = self._data_with_state()
+        keys = variable_keys.keys_of(self.model)
         # By all workers, which may have to exchange what they hold.
         values = snapshot.take(self.model)
         state = {
+            **self._current,
             "epoch": epoch + 1,
+            "epochs": self.model.session.epochs,
+            "stopped": bool(self.model.stop_training),
+            "record": {**self._current["record"], "variables": keys},
             "callbacks": [
                 [type(callback).__name__, callback_states.state_of(callback)]
                 for callback in self._others
             ],
             "data": None if data is None else data.get_state(),
             "random": backend.random_state(),
-            "settings": self._settings,
-            "record": {
-                **self._record,
-                "variables": variable_keys.keys_of(self.model),
-            },
-            "epochs": self.model.session.epochs,
-            "stopped": bool(self.model.stop_training),
         }
         if not self.model.is_chief:
             return
         try:
             self._folder.write(state, values)
         except OSError as error:
-            kept = "There is none of an epoch before."
-            if self._written:
-                kept = f"The backup of epoch {self._written} stays."
             warnings.warn(
                 f"The backup of epoch {epoch + 1} could not be written to "
-                f"{self._folder.path}: {error}. {kept} Training goes on, and "
-                "the next epoch tries again.",
+                f"{self._folder.path}: {error}. An earlier one stays. "
+                "Training goes on, and the next epoch tries again.",
                 stacklevel=2,
             )
-        else:
-            self._written = epoch + 1
 
     def on_train_end(self, logs: Config | None = None) -> None:
         """Marks the backup of a run that has ended as planned."""
@@ -332,7 +315,7 @@ class BackupAndRestore(keras.callbacks.Callback):
         """Refuses another network or optimizer; matches the callbacks."""
         state, values = found
         with self._folder.fitting("this script"):
-            if state["record"] is None:
+            if state.get("record") is None:
                 self._replace_record(state, current)
             record = state["record"]
             words = run_record.refusals(record, current)
@@ -357,11 +340,6 @@ class BackupAndRestore(keras.callbacks.Callback):
             "learning rate is that of the backup.",
             stacklevel=4,
         )
-
-    def _restore_variables(self, model: WakeModel, found: Backup) -> list[str]:
-        state, values = found
-        with self._folder.fitting("this script"):
-            return run_record.restore(model, values, state["record"])
 
     def _data_with_state(self) -> Dataset | None:
         """What of the data of this `fit` has a state."""

@@ -24,20 +24,16 @@ from keras_wake.utils.types import Config
 from keras_wake.utils.types import Json
 
 # No settings, or some that depend on the backend and on the version of Keras.
-_SKIPPED = (
-    *PASSED_OVER,
-    *("autocast", "supports_jit", "supports_masking"),
-)
+_SKIPPED = (*PASSED_OVER, "autocast", "supports_jit", "supports_masking")
 # Settings that do not change the outputs at inference.
 _TRAINING_ONLY = (
     *("momentum", "rate", "stddev", "survival_probability"),
     *("trainable", "synchronized", "dtype policy"),
 )
 # The `get_config` of these layers serializes what they wrap.
-_WRAPPERS = tuple(
-    getattr(keras.layers, name)
-    for name in ("TorchModuleWrapper", "JaxLayer", "FlaxLayer", "TFSMLayer")
-    if hasattr(keras.layers, name)
+_WRAPPERS = (
+    *(keras.layers.TorchModuleWrapper, keras.layers.TFSMLayer),
+    *(keras.layers.JaxLayer, keras.layers.FlaxLayer),
 )
 # A record holds a checksum of settings that are longer than this.
 _MAX_LENGTH = 200
@@ -94,8 +90,8 @@ def differences(
     """For the name of each setting that differs, a text with both values.
 
     Args:
-        saved: Settings of an earlier run.
-        current: Settings of this run.
+        saved: Settings in the backup.
+        current: Settings of this script.
         label: What to call a setting in the text; `{}` is its name.
         strict: Whether a setting that only one of them has counts as well.
     """
@@ -144,9 +140,9 @@ def compare_layers(
 def compare_graphs(
     saved: list[list[Config]], current: list[list[Config]], strict: bool
 ) -> list[str]:
-    """The first difference of the `graph_records` of two networks, as text.
+    """The first difference of two `graph_records`, or none, as text.
 
-    Both have the same layers. Nothing if there is no difference.
+    The networks have the same layers.
     """
     if len(saved) != len(current):
         return [

@@ -89,12 +89,9 @@ def read(path: pathlib.Path) -> tuple[Config, list[np.ndarray]]:
         seek = (None, errno.EINVAL, errno.EOVERFLOW)
         if isinstance(error, OSError) and error.errno not in seek:
             raise
-        what = f"{error}" or type(error).__name__
-        if isinstance(error, KeyError):
-            what = f"it has no {error}"
         raise ValueError(
-            f"The file {path} cannot be read: {what.rstrip('.')}. Delete it "
-            "to start from the beginning."
+            f"The file {path} cannot be read: {error!r}. Delete it to start "
+            "from the beginning."
         ) from error
 
 

@@ -22,9 +22,6 @@ _DEFAULTS: Config = {
     "epochs": sys.maxsize,
     "stopped": False,
     "settings": {},
-    "data": None,
-    "random": None,
-    "record": None,
 }
 
 
@@ -42,28 +39,21 @@ class BackupFolder:
         self.folder = folder
         self.path = folder / "backup.npz"
         self.finished = folder / "finished.npz"
+        # For a message.
+        self.how_to_start_over = (
+            f"delete the folder {folder} or choose another one"
+        )
         self._lock = FileLock(folder / "lock")
 
     @property
     def newest(self) -> pathlib.Path | None:
         """The file of the backup, if there is one."""
         # Both are there if a run that went on was killed.
-        for path in (self.path, self.finished):
-            if path.exists():
-                return path
-        return None
-
-    @property
-    def how_to_start_over(self) -> str:
-        """What to do to start from the beginning, for a message."""
-        return f"delete the folder {self.folder} or choose another one"
+        both = (self.path, self.finished)
+        return next((path for path in both if path.exists()), None)
 
     def lock(self) -> bool:
-        """Makes the folder and locks it; returns False if it is in use.
-
-        Raises:
-            OSError: If it cannot be written.
-        """
+        """Makes the folder and locks it; returns False if it is in use."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             return self._lock.acquire()
@@ -86,18 +76,13 @@ class BackupFolder:
     ) -> None:
         """Saves how long log files are before the row of the first `epoch`.
 
-        Before that, removes the row of an earlier run that was killed before
-        its first backup.
+        A row of an earlier run, killed before its first backup, is removed.
         """
         csv_rows.remove_unsaved_rows(callbacks, self._lock.read(), epoch)
         self._lock.write(csv_rows.log_lengths(callbacks))
 
     def read(self) -> Backup | None:
-        """The newest backup, or None.
-
-        Raises:
-            ValueError: If the file is damaged, or no backup.
-        """
+        """The newest backup, or None. One that is damaged is refused."""
         path = self.newest
         if path is None:
             return None
@@ -116,17 +101,13 @@ class BackupFolder:
 
     @contextlib.contextmanager
     def fitting(self, what: str) -> Iterator[None]:
-        """Turns errors of `what`, which uses the backup, into a clear one.
+        """Turns any error of `what`, which uses the backup, into a clear one.
 
-        Raises:
-            ValueError: If the backup is that of another script, or edited.
+        The backup is that of another script, then, or was edited.
         """
         try:
             yield
-        except (
-            *(AttributeError, LookupError, RuntimeError),
-            *(TypeError, ValueError),
-        ) as error:
+        except Exception as error:
             text = str(error) if type(error) is ValueError else repr(error)
             raise ValueError(
                 f"The backup {self.newest} does not fit {what}: "
@@ -136,11 +117,7 @@ class BackupFolder:
             ) from error
 
     def write(self, state: Config, values: list[np.ndarray]) -> None:
-        """Writes a backup in place of the one that is there.
-
-        Raises:
-            OSError: If it cannot be written; the one before stays.
-        """
+        """Writes a backup in place of the one that is there."""
         self.folder.mkdir(parents=True, exist_ok=True)
         archive.write(self.path, state, values)
         with contextlib.suppress(OSError):

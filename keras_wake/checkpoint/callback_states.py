@@ -7,8 +7,6 @@ state is. The callbacks of Keras have no such methods: theirs is listed here.
 import inspect
 import os
 import warnings
-from collections.abc import Callable
-from collections.abc import Iterable
 
 import keras
 from keras.callbacks import Callback
@@ -79,16 +77,53 @@ def _comparable(value: object) -> Json:
     return value if layer_settings.is_plain(value) else None
 
 
+def match_callbacks(
+    states: list[Json], saved: list[Json], current: list[Json]
+) -> dict[int, int]:
+    """Matches the callbacks of this `fit` with those of a backup.
+
+    By class and arguments, in their order if there are as many on each side;
+    if no match is found, by class, `monitor` and file name, if only one
+    callback on each side has them. So none takes over the best value that
+    another one has found.
+
+    Args:
+        states: `callbacks` of the backup.
+        saved: `callbacks` of its record.
+        current: Those of the record of this `fit`.
+
+    Returns:
+        For the index of each callback that has a match, that of its match.
+    """
+    if [name for name, _ in states] != [name for name, _, _ in saved]:
+        raise ValueError("it has the states of other callbacks")
+    pairs: dict[int, int] = {}
+    for key, most in ((_class_and_arguments, len(current)), (_purpose, 1)):
+        # Without those that have a match already.
+        taken = set(pairs.values())
+        old = [n not in taken and key(*each) for n, each in enumerate(saved)]
+        new = [n not in pairs and key(*each) for n, each in enumerate(current)]
+        for number, own in enumerate(new):
+            if own and new.count(own) == old.count(own) <= most:
+                matches = [n for n, other in enumerate(old) if other == own]
+                pairs[number] = matches[new[:number].count(own)]
+    return pairs
+
+
+def _class_and_arguments(name: str, given: Config, affects: bool) -> list[Json]:
+    return [name, given]
+
+
+def _purpose(name: str, given: Config, affects: bool) -> list[Json]:
+    paths = (given.get(key) for key in ("filepath", "filename", "log_dir"))
+    files = [os.path.basename(path) for path in paths if isinstance(path, str)]
+    return [name, given.get("monitor"), files]
+
+
 def changed(
     saved: list[Json], current: list[Json], pairs: dict[int, int]
 ) -> list[str]:
-    """What is other than in the backup, as text.
-
-    Args:
-        saved: `callbacks` of the record of the backup.
-        current: Those of the record of this `fit`.
-        pairs: What `match_callbacks` has returned.
-    """
+    """What is other than in the backup, as text; arguments as above."""
     words: list[str] = []
     for number, (name, given, affects) in enumerate(current):
         if affects and number in pairs:
@@ -144,63 +179,6 @@ def stopper_has_changed(
     )
 
 
-def match_callbacks(
-    states: list[Json], saved: list[Json], current: list[Json]
-) -> dict[int, int]:
-    """Matches the callbacks of this `fit` with those of a backup.
-
-    By class and arguments, in their order if there are as many on each side;
-    if no match is found, by class, `monitor` and file name, if only one
-    callback on each side has them. So none takes over the best value that
-    another one has found.
-
-    Args:
-        states: `callbacks` of the backup.
-        saved: `callbacks` of its record.
-        current: Those of the record of this `fit`.
-
-    Returns:
-        For the index of each callback that has a match, the index of its
-        match in the backup.
-
-    Raises:
-        ValueError: If `states` are not those of `saved`.
-    """
-    if [name for name, _ in states] != [name for name, _, _ in saved]:
-        raise ValueError("it has the states of other callbacks")
-    pairs: dict[int, int] = {}
-    for key, most in ((_by_arguments, len(current)), (_by_purpose, 1)):
-        old = _grouped(key, saved, pairs.values())
-        for group, numbers in _grouped(key, current, pairs).items():
-            partners = old.get(group, [])
-            if len(numbers) == len(partners) <= most:
-                pairs.update(zip(numbers, partners, strict=True))
-    return pairs
-
-
-def _grouped(
-    key: Callable[[str, Config], tuple],
-    callbacks: list[Json],
-    taken: Iterable[int],
-) -> dict[tuple, list[int]]:
-    """The indices of the callbacks that are not `taken`, for each key."""
-    groups: dict[tuple, list[int]] = {}
-    for number, (name, given, _) in enumerate(callbacks):
-        if number not in taken:
-            groups.setdefault(key(name, given), []).append(number)
-    return groups
-
-
-def _by_arguments(name: str, given: Config) -> tuple:
-    return name, repr(sorted(given.items()))
-
-
-def _by_purpose(name: str, given: Config) -> tuple:
-    paths = (given.get(key) for key in ("filepath", "filename", "log_dir"))
-    files = [os.path.basename(path) for path in paths if isinstance(path, str)]
-    return (name, str(given.get("monitor")), *files)
-
-
 def affects_training(callback: Callback) -> bool:
     """Whether the run changes if this callback is left out.
 
@@ -248,9 +226,9 @@ def _forget_best_if_file_is_missing(
 ) -> None:
     """Forgets the best score if its file is missing, so that one is saved."""
     path = os.fspath(checkpoint.filepath)
-    if not checkpoint.save_best_only or checkpoint.best in (None, initial):
-        return
-    if "{" in path or "://" in path or os.path.exists(path):
+    is_local_file = "{" not in path and "://" not in path
+    has_best = checkpoint.save_best_only and checkpoint.best != initial
+    if not has_best or not is_local_file or os.path.exists(path):
         return
     warnings.warn(
         f"The file {path} of the best model ({checkpoint.monitor}: "

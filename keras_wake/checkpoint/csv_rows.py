@@ -53,10 +53,8 @@ def remove_unsaved_rows(
 ) -> None:
     """Removes the row of a run that was killed before its first backup.
 
-    Args:
-        callbacks: Those of `fit`, which begins without a backup.
-        lengths: What `log_lengths` returned in the killed run, or nothing.
-        epoch: The first epoch, from 0.
+    `lengths` is what `log_lengths` returned in that run, or nothing; `epoch`
+    the first one, from 0.
     """
     try:
         known = json.loads(lengths)["logs"]

@@ -89,13 +89,7 @@ class FileLock:
 
 
 def in_use_error(what: str, user: str, argument: str) -> ValueError:
-    """The error to raise where `FileLock.acquire` has returned False.
-
-    Args:
-        what: What is locked.
-        user: What else may have locked it.
-        argument: Name of the argument that names another place.
-    """
+    """The error to raise where `FileLock.acquire` has returned False."""
     return ValueError(
         f"{what} is in use by another {user}, of this process or another one. "
         f"Wait until it has ended, or choose another `{argument}`."

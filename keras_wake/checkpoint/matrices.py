@@ -4,11 +4,10 @@ A run of 200 epochs with 1,000 classes measures 800 MB of them. So only the
 last one is in memory, and a backup holds the names of the files.
 """
 
+import collections
 import dataclasses
 import pathlib
 import zlib
-from collections.abc import Iterator
-from collections.abc import Mapping
 
 import numpy as np
 
@@ -66,31 +65,15 @@ class StoredMatrix:
             ) from error
 
 
-class Measurement(Mapping):
+class Measurement(collections.UserDict):
     """An entry of the history, which reads its matrices when they are asked.
 
-    Args:
-        values: Numbers, and a `StoredMatrix` in place of a matrix.
+    Among its values is a `StoredMatrix` in place of each matrix.
     """
 
-    def __init__(self, values: dict[str, Json]) -> None:
-        self._values = values
-
     def __getitem__(self, key: str) -> Json:
-        value = self._values[key]
+        value = self.data[key]
         return value.read() if isinstance(value, StoredMatrix) else value
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._values
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def __repr__(self) -> str:
-        return repr(self._values)
 
     def to_state(self) -> dict[str, Json]:
         """For a backup: the names of files in place of matrices."""
@@ -98,7 +81,7 @@ class Measurement(Mapping):
             key: {"file": str(value.path), "checksum": value.checksum}
             if isinstance(value, StoredMatrix)
             else value
-            for key, value in self._values.items()
+            for key, value in self.data.items()
         }
 
     @classmethod

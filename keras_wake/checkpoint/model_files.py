@@ -53,11 +53,7 @@ def save_random_states(model: keras.Model, store: Any) -> None:
 
 
 def load_random_states(model: keras.Model, store: Any) -> dict[str, Any]:
-    """Loads the random states.
-
-    Returns:
-        The rest of the store, for `load_own_variables` of Keras.
-    """
+    """Loads the random states; returns the rest of the store, for Keras."""
     states = _states(model)
     for name, variable in states.items():
         if name in store.keys():

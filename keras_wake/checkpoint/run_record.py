@@ -27,10 +27,7 @@ def run_record(
 ) -> Config:
     """The settings of this script, before anything is restored.
 
-    Args:
-        model: Compiled `WakeModel`.
-        callbacks: Those of the run, as the user gave them.
-        batches: How `fit` divides the data into batches.
+    `batches` says how `fit` divides the data.
     """
     name, config = _optimizer(model.optimizer)
     record = {
@@ -104,10 +101,8 @@ def differences(
 ) -> list[str]:
     """The settings that have changed, as text.
 
-    Args:
-        saved: `settings` and `record` of a backup.
-        current: The same of this `fit`.
-        pairs: What `callback_states.match_callbacks` has returned.
+    Both have `settings` and a `record`; `pairs` is what
+    `callback_states.match_callbacks` has returned.
     """
     old, new = saved["record"], current["record"]
     _, words = architecture.compare_layers(
@@ -132,16 +127,11 @@ def differences(
 def restore(
     model: keras.Model, values: list[np.ndarray], record: Config
 ) -> list[str]:
-    """Restores the variables of a model.
+    """Restores the variables of a model from the values of a backup.
 
     If the script has the learning rate with which the run began, the run
     continues with the rate in the backup, which a callback may have changed.
     Any other rate is a new setting, and `record` has it afterwards.
-
-    Args:
-        model: The `WakeModel`.
-        values: Those of the backup.
-        record: That of the backup.
 
     Returns:
         Both rates, as text, if the script's is used, and what of the

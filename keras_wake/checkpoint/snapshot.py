@@ -19,11 +19,7 @@ def variables_of(model: keras.Model) -> list[keras.Variable]:
 
 
 def check_complete(model: keras.Model) -> None:
-    """Refuses a model that computes with more than its variables.
-
-    Raises:
-        ValueError: If there is a PyTorch module with buffers in it.
-    """
+    """Refuses a model that computes with more than its variables."""
     if backend.buffers(model.classifier):
         raise ValueError(
             "A backup cannot hold the statistics of a PyTorch module, so a "
@@ -48,11 +44,7 @@ def _value_of(variable: keras.Variable) -> np.ndarray:
 
 
 def check(variables: list[keras.Variable], values: list[np.ndarray]) -> None:
-    """Refuses values that are not those of these variables.
-
-    Raises:
-        ValueError: If they are those of another model.
-    """
+    """Raises a `ValueError` if these are not values of these variables."""
     what = "The values are those of another model or optimizer: "
     if len(variables) != len(values):
         raise ValueError(
@@ -69,11 +61,7 @@ def check(variables: list[keras.Variable], values: list[np.ndarray]) -> None:
 
 
 def put_back(model: keras.Model, values: list[np.ndarray]) -> None:
-    """Sets the variables of a model to what `take` has returned.
-
-    Raises:
-        ValueError: If the values are those of another model.
-    """
+    """Sets the variables of a model to what `take` has returned."""
     variables = variables_of(model)
     check(variables, values)
     for variable, value in zip(variables, values, strict=True):
@@ -82,13 +70,12 @@ def put_back(model: keras.Model, values: list[np.ndarray]) -> None:
 
 def assign(variable: keras.Variable, value: np.ndarray) -> None:
     """Sets a variable to what `take` has returned for it."""
+    replicas = backend.replicas_of(variable)
     if np.ndim(value) == len(variable.shape):
         variable.assign(value)
-        return
-    replicas = backend.replicas_of(variable)
-    if len(replicas) != len(value):
+    elif len(replicas) == len(value):
+        for replica, own in zip(replicas, value, strict=True):
+            replica.assign(own)
+    else:
         # Of another number of replicas: all go on with the first one's.
         variable.assign(value[0])
-        return
-    for replica, own in zip(replicas, value, strict=True):
-        replica.assign(own)

@@ -33,11 +33,7 @@ def keys_of(model: keras.Model) -> list[str]:
 
 
 def by_key(values: list[np.ndarray], keys: list[str]) -> dict[str, np.ndarray]:
-    """The values of a backup by their keys.
-
-    Raises:
-        ValueError: If there is no key for each value.
-    """
+    """The values of a backup by their keys, one for each."""
     if len(keys) != len(values) or len(set(keys)) != len(keys):
         raise ValueError(
             f"It has {len(values)} values for {len(set(keys))} variables."
@@ -46,11 +42,7 @@ def by_key(values: list[np.ndarray], keys: list[str]) -> dict[str, np.ndarray]:
 
 
 def check(model: keras.Model, saved: dict[str, np.ndarray]) -> None:
-    """Refuses the values of another network.
-
-    Raises:
-        ValueError: If `saved` has other weights than the model.
-    """
+    """Raises a `ValueError` if `saved` has other weights than the model."""
     keys = _model_keys(model)
     snapshot.check(
         [v for v in model.variables if keys[id(v)].startswith("weight ")],
@@ -64,15 +56,8 @@ def restore(model: keras.Model, saved: dict[str, np.ndarray]) -> int:
     Others are left as they are; a new moving average starts at the restored
     weights.
 
-    Args:
-        model: Compiled `WakeModel`.
-        saved: Values of the backup by their keys.
-
     Returns:
         How many variables of the optimizer begin anew.
-
-    Raises:
-        ValueError: If the values are those of another optimizer.
     """
     values = snapshot.variables_of(model)
     variables = dict(zip(keys_of(model), values, strict=True))
