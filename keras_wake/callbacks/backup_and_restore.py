@@ -222,18 +222,18 @@ class BackupAndRestore(keras.callbacks.Callback):
         with self._folder.fitting("this script"):
             words = run_record.restore(self.model, values, record)
             words += run_record.differences(state, self._current, self._pairs)
-            self._current["record"]["learning_rate"] = record["learning_rate"]
-            data = self._data_with_state()
-            if data is not None and state.get("data") is not None:
-                data.set_state(state["data"])
-            if state.get("random") is not None:
-                backend.set_random_state(state["random"])
+        self._current["record"]["learning_rate"] = record["learning_rate"]
         for number, saved in self._pairs.items():
             name, own = state["callbacks"][saved]
             with self._folder.fitting(f"`{name}`"):
                 if own is not None:
                     callback = self._others[number]
                     callback_states.set_state(callback, own, epoch)
+        data = self._data_with_state()
+        if data is not None and state.get("data") is not None:
+            data.set_state(state["data"])
+        if state.get("random") is not None:
+            backend.set_random_state(state["random"])
         # Other workers have no callbacks that write.
         if words and self.model.is_chief:
             warnings.warn(

@@ -82,10 +82,7 @@ def graph_records(model: keras.Model) -> list[list[Config]]:
 
 
 def differences(
-    saved: Config,
-    current: Config,
-    label: str = "{}",
-    strict: bool = True,
+    saved: Config, current: Config, label: str = "{}", strict: bool = True
 ) -> dict[str, str]:
     """For the name of each setting that differs, a text with both values.
 

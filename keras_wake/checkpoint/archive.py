@@ -29,10 +29,6 @@ def write(path: pathlib.Path, state: Config, values: list[np.ndarray]) -> None:
         path: The file.
         state: Dictionaries, lists, numbers, texts and arrays.
         values: Arrays, as `snapshot.take` returns them.
-
-    Raises:
-        OSError: If it cannot be written; the old one stays.
-        TypeError: If the state has something else in it.
     """
     arrays: dict[str, Tensor] = {}
 

@@ -48,11 +48,7 @@ def described(part: object) -> str:
 
 
 def arguments_of(callback: Callback) -> Config:
-    """The arguments of a callback that it keeps under their names.
-
-    Numbers and texts as they are, parts of a model by their settings; arrays
-    and functions are left out.
-    """
+    """The arguments of a callback, without arrays and functions."""
     found = {}
     for name in inspect.signature(type(callback).__init__).parameters:
         value = _comparable(vars(callback).get(name))
@@ -205,10 +201,7 @@ def state_of(callback: Callback) -> Json:
 
 
 def set_state(callback: Callback, state: Json, epoch: int) -> None:
-    """Restores what `state_of` has returned, after `on_train_begin`.
-
-    The next epoch is `epoch`, counted from 0.
-    """
+    """Restores what `state_of` has returned; the next epoch is `epoch`."""
     if hasattr(callback, "set_state"):
         callback.set_state(state)
     elif isinstance(callback, keras.callbacks.CSVLogger):

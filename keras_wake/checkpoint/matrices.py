@@ -40,12 +40,7 @@ class StoredMatrix:
         return cls(path, _checksum(matrix))
 
     def read(self) -> np.ndarray:
-        """The matrix.
-
-        Raises:
-            FileNotFoundError: If the file is gone.
-            ValueError: If it is damaged, or another run has replaced it.
-        """
+        """The matrix; an error if the file is gone or has another one."""
         try:
             matrix = np.load(self.path, allow_pickle=False)
             if self.checksum not in (None, _checksum(matrix)):

@@ -21,15 +21,12 @@ def written_whole(filepath: Any, ending: str, overwrite: bool) -> Iterator[Any]:
 
     Args:
         filepath: What the user passed: a local path, or a URL.
-        ending: What the name of a file must end in, such as `".keras"`.
+        ending: What the name of a file must end in, such as `".keras"`. Keras
+            would begin to write some others, and fail.
         overwrite: Whether a file may be replaced without asking the user.
 
     Yields:
         The path to hand to Keras.
-
-    Raises:
-        ValueError: If the name has another ending. Keras would begin to
-            write some of them, and fail.
     """
     aside: contextlib.AbstractContextManager = contextlib.nullcontext(filepath)
     if isinstance(filepath, (str, os.PathLike)):
