@@ -230,10 +230,11 @@ class BackupAndRestore(keras.callbacks.Callback):
                     callback = self._others[number]
                     callback_states.set_state(callback, own, epoch)
         data = self._data_with_state()
-        if data is not None and state.get("data") is not None:
-            data.set_state(state["data"])
-        if state.get("random") is not None:
-            backend.set_random_state(state["random"])
+        with self._folder.fitting("this script"):
+            if data is not None and state.get("data") is not None:
+                data.set_state(state["data"])
+            if state.get("random") is not None:
+                backend.set_random_state(state["random"])
         # Other workers have no callbacks that write.
         if words and self.model.is_chief:
             warnings.warn(
