@@ -13,6 +13,7 @@ import keras_wake as kw
 from keras_wake.checkpoint import archive
 from keras_wake.checkpoint import snapshot
 
+eagerly = pytest.mark.usefixtures("eagerly")
 SHAPE = (4, 4, 1)
 EPOCHS = 5
 
@@ -51,7 +52,6 @@ def fit(model, callbacks, epochs=EPOCHS, **kwargs):
         batch_size=7,
         shuffle=False,
         epochs=epochs,
-        validation_data=arrays(1),
         verbose=0,
         callbacks=callbacks,
         **kwargs,
@@ -125,11 +125,12 @@ def a_run(folder, interrupted_in=None):
         "counter": Counter(),
     }
     listed = list(callbacks.values())
+    validation = {"validation_data": arrays(1)}
     if interrupted_in is not None:
         with pytest.raises(KeyboardInterrupt):
-            fit(model, [*listed, Interrupt(interrupted_in)])
+            fit(model, [*listed, Interrupt(interrupted_in)], **validation)
         return None
-    return model, fit(model, listed), callbacks
+    return model, fit(model, listed, **validation), callbacks
 
 
 @pytest.fixture(scope="module")
@@ -224,6 +225,7 @@ def test_restore_loads_the_weights_outside_fit(runs, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+@eagerly
 def test_backup_of_a_finished_run_stays_under_another_name(tmp_path):
     folder = tmp_path / "backup"
 
@@ -257,6 +259,7 @@ def test_backup_of_a_finished_run_stays_under_another_name(tmp_path):
     assert fit(again, [], epochs=1).epoch == [0]
 
 
+@eagerly
 def test_run_that_a_callback_has_stopped_has_ended(tmp_path):
     class Stop(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
@@ -271,6 +274,7 @@ def test_run_that_a_callback_has_stopped_has_ended(tmp_path):
     assert fit(wake(), [backup], epochs=3).epoch == [0, 1, 2]
 
 
+@eagerly
 def test_works_in_a_callback_list(tmp_path):
     backup = kw.BackupAndRestore(tmp_path, delete_checkpoint=False)
     model = wake()
@@ -281,6 +285,7 @@ def test_works_in_a_callback_list(tmp_path):
     assert fit(model, callbacks, epochs=2).epoch == [0, 1]
 
 
+@eagerly
 def test_run_that_was_stopped_goes_on_with_another_stopper(tmp_path):
     def start(folder, *more, epochs=4, **arguments):
         stopping = keras.callbacks.EarlyStopping(
@@ -323,6 +328,7 @@ def test_monitor_that_stopped_the_run_stops_it_again():
     assert monitor.model.stop_training and monitor.collapsed
 
 
+@eagerly
 def test_what_a_kill_leaves_is_not_taken_for_a_backup(tmp_path):
     backup = kw.BackupAndRestore(tmp_path, delete_checkpoint=False)
     (tmp_path / "unfinished_backup.npz").write_bytes(b"half a fi")
@@ -330,6 +336,7 @@ def test_what_a_kill_leaves_is_not_taken_for_a_backup(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["backup.npz"]
 
 
+@eagerly
 @pytest.mark.parametrize("step", ["writing", "renaming"])
 def test_full_disk_keeps_the_last_backup_and_the_run(
     step, tmp_path, monkeypatch
@@ -387,6 +394,7 @@ def test_folder_that_cannot_be_written_is_an_error_at_once(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+@eagerly
 def test_state_that_cannot_be_stored_is_refused(tmp_path):
     class Odd(Counter):
         def get_state(self):
@@ -396,6 +404,7 @@ def test_state_that_cannot_be_stored_is_refused(tmp_path):
         fit(wake(), [Odd(), kw.BackupAndRestore(tmp_path)], epochs=1)
 
 
+@eagerly
 def test_augmentation_goes_on_where_it_was(tmp_path):
     seen = []
 

@@ -6,11 +6,12 @@ import sys
 
 import pytest
 
+from keras_wake.checkpoint import lock
 from keras_wake.checkpoint.lock import FileLock
 
 HOLDER = """
 import pathlib, shutil, sys, time
-from keras_wake.checkpoint.lock import FileLock
+from lock import FileLock
 path = pathlib.Path(sys.argv[1])
 lock = FileLock(path)
 free = lock.acquire()
@@ -24,18 +25,21 @@ time.sleep(100)
 def test_lock_of_another_process_is_freed_by_its_kill(tmp_path):
     path = tmp_path / "lock"
     holder = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE
+        [sys.executable, "-c", HOLDER, str(path)],
+        stdout=subprocess.PIPE,
+        # Without the package, which imports a backend.
+        cwd=os.path.dirname(lock.__file__),
     )
     try:
         assert holder.stdout.readline().strip() == b"True"
-        lock = FileLock(path)
-        assert not lock.acquire()
+        own = FileLock(path)
+        assert not own.acquire()
     finally:
         holder.kill()
         holder.wait()
-    assert lock.acquire()
+    assert own.acquire()
     assert not FileLock(path).acquire()
-    lock.release()
+    own.release()
     assert not path.exists()
 
 
@@ -56,9 +60,9 @@ def test_lock_of_a_killed_process_is_not_held_by_its_child(tmp_path):
         os._exit(0)
     try:
         os.waitpid(holder, 0)
-        lock = FileLock(path)
-        assert lock.acquire()
-        lock.release()
+        own = FileLock(path)
+        assert own.acquire()
+        own.release()
     finally:
         for descriptor in (end, hold, ready, tell):
             os.close(descriptor)
