@@ -37,23 +37,23 @@ class ImageShape:
         Keras itself would accept some: it adds or drops a last axis of size 1,
         and a `Flatten` takes axes in any order.
         """
-        expected = ", ".join(map(str, self.sizes))
-        must = (
-            f"Images must have shape (batch, {expected}), as the classifier "
-            f"{self.classifier!r} takes them. Received: "
-        )
-        if rank_is_unknown(x):
-            raise ValueError(must + _unknown_rank("images"))
-        shape = tuple(x.shape)
+        shape = () if rank_is_unknown(x) else tuple(x.shape)
         if self._fits(shape[1:]):
             return
+        received = f"shape {shape}. "
         hint = "Resize the images, or build the classifier for their shape."
-        if self._fits(shape):
+        if rank_is_unknown(x):
+            received, hint = "images", OF_UNKNOWN_RANK
+        elif self._fits(shape):
             hint = (
                 "Give a single image a batch axis: `x[None]`. Batch a data "
                 "set: `dataset.batch(128)`."
             )
-        raise ValueError(f"{must}shape {shape}. {hint}")
+        expected = ", ".join(map(str, self.sizes))
+        raise ValueError(
+            f"Images must have shape (batch, {expected}), as the classifier "
+            f"{self.classifier!r} takes them. Received: {received}{hint}"
+        )
 
     def check_in_step(self, x: Tensor) -> tuple[bool | Tensor, tuple]:
         """Compares the sizes that are known only when a compiled step runs.
@@ -81,17 +81,16 @@ class ImageShape:
         )
 
 
+OF_UNKNOWN_RANK = (
+    " of unknown rank. Either an earlier call had data of another rank (call "
+    "`compile` again), or the data set has no static shape (set it with "
+    "`tf.ensure_shape`)."
+)
+
+
 def rank_is_unknown(value: Tensor) -> bool:
     """Whether TensorFlow does not know the rank of a tensor."""
     return getattr(value.shape, "rank", 0) is None
-
-
-def _unknown_rank(what: str) -> str:
-    return (
-        f"{what} of unknown rank. Either an earlier call had {what} of another "
-        "rank (call `compile` again), or the data set has no static shape "
-        "(set it with `tf.ensure_shape`)."
-    )
 
 
 def check_images(x: Any, shape: ImageShape | None = None) -> None:
@@ -132,13 +131,13 @@ def as_float_images(x: Tensor, shape: ImageShape | None = None) -> Tensor:
     return ops.convert_to_tensor(x, "float32")
 
 
-def check_labels(y: Any, num_classes: int) -> None:
+def check_labels(y: Any, num_classes: int | None = None) -> None:
     """Checks the dtype and shape of labels.
 
     Args:
         y: Anything. Accepted are integers (batch,) or (batch, 1), and one-hot
             or soft labels (batch, K).
-        num_classes: K.
+        num_classes: K. Defaults to `None`: any number.
 
     Raises:
         TypeError: If they are no numbers, or class numbers that are not
@@ -150,16 +149,15 @@ def check_labels(y: Any, num_classes: int) -> None:
     check_dense("Labels", y)
     dtype = number_type(y)
     if rank_is_unknown(y):
-        message = _unknown_rank("labels")
-        raise ValueError(message[0].upper() + message[1:])
+        raise ValueError(f"Labels{OF_UNKNOWN_RANK}")
     shape = tuple(y.shape)
-    if len(shape) == 2 and shape[1] == num_classes:
+    if len(shape) == 2 and num_classes in (None, shape[1]):
         return
     if len(shape) != 1 and shape[1:] != (1,):
         raise ValueError(
             "Labels must be class numbers of shape (batch,) or one-hot or "
-            f"soft labels of shape (batch, {num_classes}). Received: shape "
-            f"{shape}." + " Batch the data set." * (not shape)
+            f"soft labels of shape (batch, {num_classes or 'K'}). Received: "
+            f"shape {shape}." + " Batch the data set." * (not shape)
         )
     if not dtype.startswith(INTEGERS):
         raise TypeError(
@@ -172,16 +170,7 @@ def check_labels(y: Any, num_classes: int) -> None:
 def one_hot_labels(y: Tensor, num_classes: int) -> Tensor:
     """Checks labels and returns them as float32 (batch, K).
 
-    Args:
-        y: Labels, as `check_labels` accepts them.
-        num_classes: K.
-
-    Returns:
-        Float32 tensor (batch, K). A label out of range becomes a row of
-        zeros, which `count_faults` counts.
-
-    Raises:
-        TypeError, ValueError: As `check_labels`.
+    A label out of range becomes a row of zeros, which `count_faults` counts.
     """
     check_labels(y, num_classes)
     if len(y.shape) == 2 and y.shape[1] == num_classes:
@@ -232,14 +221,13 @@ def check_lengths(**parts: Tensor | None) -> None:
 
     A length that TensorFlow does not know yet is checked in the step.
     """
-    counts = {
-        name: part.shape[0] for name, part in parts.items() if part is not None
+    known = {
+        name.replace("_", " "): part.shape[0]
+        for name, part in parts.items()
+        if part is not None and part.shape[0] is not None
     }
-    known = {name: n for name, n in counts.items() if n is not None}
     if len(set(known.values())) > 1:
-        received = " and ".join(
-            f"{n} {name.replace('_', ' ')}" for name, n in known.items()
-        )
+        received = " and ".join(f"{n} {name}" for name, n in known.items())
         raise ValueError(
             "Images, labels and sample weights must have the same length. "
             f"Received: {received}."
@@ -252,20 +240,7 @@ def as_array(value: Any) -> Any:
 
 
 def check_dense(what: str, value: Any) -> None:
-    """Refuses anything but one dense tensor or array.
-
-    Args:
-        what: `"Images"` or `"Labels"`, for the message.
-        value: Anything.
-    """
-    must = f"{what} must be one tensor or array of shape (batch, ...)."
-    if not hasattr(value, "dtype") or not hasattr(value, "shape"):
-        hint = ""
-        if isinstance(value, (list, tuple)):
-            hint = " Make it one: `np.asarray(...)`."
-        elif isinstance(value, dict):
-            hint = " Take the entry that holds them."
-        raise TypeError(f"{must} Received: {type(value).__name__}.{hint}")
+    """Refuses anything but one dense tensor or array, `what` in the message."""
     kind = type(value).__name__
     sparse = (
         any(word in kind for word in ("Sparse", "Ragged"))  # TensorFlow
@@ -274,16 +249,25 @@ def check_dense(what: str, value: Any) -> None:
         or getattr(value, "is_sparse", False) is True  # PyTorch
         or getattr(value, "is_nested", False) is True
     )
-    if sparse:
-        raise TypeError(
-            f"{must} Received: a {kind}, which is sparse or "
-            "ragged. Make it dense."
+    if not hasattr(value, "dtype") or not hasattr(value, "shape"):
+        hint = ""
+        if isinstance(value, (list, tuple)):
+            hint = " Make it one: `np.asarray(...)`."
+        elif isinstance(value, dict):
+            hint = " Take the entry that holds them."
+    elif sparse:
+        hint = " It is sparse or ragged: make it dense."
+    elif np.ma.is_masked(value):
+        hint = (
+            " Its mask would be ignored: leave the masked samples out, or "
+            "fill them (`filled(...)`)."
         )
-    if np.ma.is_masked(value):
-        raise TypeError(
-            f"{must} Received: a masked array, whose mask would be ignored. "
-            "Leave the masked samples out, or fill them (`filled(...)`)."
-        )
+    else:
+        return
+    raise TypeError(
+        f"{what} must be one tensor or array of shape (batch, ...). "
+        f"Received: {kind}.{hint}"
+    )
 
 
 def check_numbers(what: str, value: Any) -> None:

@@ -23,6 +23,10 @@ from keras_wake.utils.labels import int32_labels
 from keras_wake.utils.types import Dataset
 from keras_wake.utils.types import Tensor
 
+NO_DATA = (
+    "`data` must be a pair of arrays (x, y) or yield batches (images, labels)."
+)
+
 
 def iterate_batches(
     data: Dataset,
@@ -45,18 +49,10 @@ def iterate_batches(
         TypeError: If `data` is no data set.
     """
     pair = _as_pair_of_arrays(data)
-    if pair is not None:
-        pairs = _cut(*pair, batch_size, shape)
-    elif isinstance(data, Iterable):
-        pairs = iter(data)
-    else:
-        raise TypeError(
-            "`data` must be a pair of arrays (x, y) or yield batches "
-            "(images, labels). "
-            f"Received: {type(data).__name__}."
-        )
+    if pair is None and not isinstance(data, Iterable):
+        raise TypeError(f"{NO_DATA} Received: {type(data).__name__}.")
     empty = True
-    for batch in pairs:
+    for batch in data if pair is None else _cut(*pair, batch_size, shape):
         check_structure(data, batch)
         images, labels = _without_padding(*batch[:3])
         if len(batch) > 2 and len(images) == 0:
@@ -72,13 +68,7 @@ def _cut(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Checks a pair of arrays and cuts it into batches."""
     arrays.check_images(x, shape)
-    if y is None:
-        raise ValueError("Labels are missing: the data must be (x, y).")
-    arrays.check_dense("Labels", y)
-    if len(y.shape) == 0:
-        raise ValueError(
-            "Labels must have shape (batch,) or (batch, K). Received: shape ()."
-        )
+    arrays.check_labels(y)
     arrays.check_lengths(images=x, labels=y)
     for start in range(0, len(x), batch_size):
         part = slice(start, start + batch_size)
@@ -101,8 +91,7 @@ def check_structure(data: Dataset, batch: Any) -> None:
     elif is_list:
         kind += f" of length {len(batch)}"
     raise TypeError(
-        "`data` must be a pair of arrays (x, y) or yield batches (images, "
-        f"labels). Received: a {type(data).__name__} that yields a {kind}."
+        f"{NO_DATA} Received: a {type(data).__name__} that yields a {kind}."
         f"{hint}"
     )
 
@@ -116,22 +105,20 @@ def check_ends(
 
     Of a generator, or a `DataLoader` over an iterable, this is not known.
     """
-    if _never_ends(data):
+    cardinality = getattr(data, "cardinality", None)
+    if callable(cardinality):
+        endless = int(cardinality()) == -1  # TensorFlow's sign for infinity.
+    elif isinstance(data, keras.utils.PyDataset):
+        endless = data.num_batches is None
+    elif isinstance(data, itertools.repeat):
+        # `repeat(batch, times)` has a length hint.
+        endless = operator.length_hint(data, -1) == -1
+    else:
+        endless = isinstance(data, (itertools.cycle, itertools.count))
+    if endless:
         raise ValueError(
             f"The data set never ends, as after `repeat()`. {advice}"
         )
-
-
-def _never_ends(data: Dataset) -> bool:
-    cardinality = getattr(data, "cardinality", None)
-    if callable(cardinality):
-        return int(cardinality()) == -1  # TensorFlow's sign for infinity.
-    if isinstance(data, keras.utils.PyDataset):
-        return data.num_batches is None
-    if isinstance(data, itertools.repeat):
-        # `repeat(batch, times)` has a length hint.
-        return operator.length_hint(data, -1) == -1
-    return isinstance(data, (itertools.cycle, itertools.count))
 
 
 def _without_padding(
@@ -226,5 +213,5 @@ def checked_batch(
     if len(x) == 0:
         raise ValueError(f"There are no images: the size {where} is 0.")
     counts = ops.convert_to_numpy(faults.count_faults(x, labels, bounds))
-    faults.raise_for_values(counts, bounds, num_classes, where)
+    faults.raise_for_faults(counts, bounds, num_classes, where)
     return x, labels

@@ -24,9 +24,7 @@ def check_classifier(classifier: Any, allow_probabilities: bool = False) -> int:
         K, the number of classes.
 
     Raises:
-        TypeError: If it is no `keras.Model`, or a `WakeModel`.
-        ValueError: If it is not built, if it has several inputs or outputs,
-            if its output is not (batch, K), or if it returns probabilities.
+        TypeError, ValueError: If it is no such model.
     """
     if not isinstance(classifier, keras.Model):
         raise TypeError(
@@ -57,44 +55,38 @@ def check_classifier(classifier: Any, allow_probabilities: bool = False) -> int:
             f"images of shape {tuple(probe.shape[1:])}. It must take batches "
             f"of any size: leave the batch axis free. Its error: {error}"
         ) from error
-    logits_shape = getattr(logits, "shape", None)
-    two_class_hint = (
-        " For two classes, end it in two logits, `Dense(2)` without a "
-        "sigmoid, and keep the labels 0 and 1."
-        if tuple(logits_shape or (0, 0))[1:] in ((), (1,))
-        else ""
-    )
-    if logits_shape is None or len(logits_shape) != 2 or logits_shape[1] < 2:
+    found = tuple(getattr(logits, "shape", ()))
+    if len(found) != 2 or found[1] < 2:
+        hint = (
+            " For two classes, end it in two logits, `Dense(2)` without a "
+            "sigmoid, and keep the labels 0 and 1."
+        )
         raise ValueError(
             f"The classifier {classifier.name!r} must return logits of shape "
             "(batch, K) with K ≥ 2 classes. Received: an output of shape "
-            f"{tuple(logits_shape or ()) or type(logits).__name__}."
-            f"{two_class_hint}"
+            f"{found or type(logits).__name__}."
+            + hint
+            * (found[1:] in ((), (1,)) and bool(found))
         )
     values = ops.convert_to_numpy(ops.cast(logits, "float32"))
-    if are_probabilities(values) and not allow_probabilities:
-        raise ValueError(
-            f"The classifier {classifier.name!r} returns probabilities, not "
-            "logits: its outputs are not negative and sum to 1. Remove the "
-            "softmax (`activation=None` in the last layer); gradients of an "
-            "attack vanish behind it."
-        )
     closing = _closing_activation(classifier)
-    if closing:
-        raise ValueError(
-            f"The classifier {classifier.name!r} returns the {closing} of its "
-            "logits, behind which gradients vanish. Remove it "
-            "(`activation=None` in the last layer)."
+    returned = f"the {closing} of its logits. Remove it" if closing else ""
+    if are_probabilities(values) and not allow_probabilities:
+        returned = (
+            "probabilities, not logits: its outputs are not negative and sum "
+            "to 1. Remove the softmax"
         )
-    return int(logits_shape[1])
+    if returned:
+        raise ValueError(
+            f"The classifier {classifier.name!r} returns {returned} "
+            "(`activation=None` in the last layer); gradients of an attack "
+            "vanish behind it."
+        )
+    return int(found[1])
 
 
 def refuse_wake_model(classifier: Any) -> None:
-    """Refuses a `WakeModel` where one network is wanted.
-
-    Raises:
-        TypeError: If it is one.
-    """
+    """Refuses a `WakeModel` where one network is wanted."""
     # `WakeModel` is built on this module, so it cannot be imported here.
     if hasattr(classifier, "robust_classifier"):
         raise TypeError(
@@ -123,10 +115,9 @@ def _check_preprocessor(classifier: keras.Model) -> None:
     within = getattr(
         classifier, "operations", keras_compat.flatten_layers(classifier)
     )
-    if preprocessor is None or (
-        any(layer is preprocessor for layer in within)
-        and not hasattr(classifier, "preprocess_samples")
-    ):
+    is_used = any(layer is preprocessor for layer in within)
+    is_task = hasattr(classifier, "preprocess_samples")
+    if preprocessor is None or (is_used and not is_task):
         return
     raise ValueError(
         f"The classifier {classifier.name!r} has a preprocessor, which `fit` "
@@ -138,22 +129,11 @@ def _check_preprocessor(classifier: keras.Model) -> None:
     )
 
 
-_SATURATING_ACTIVATIONS = ("sigmoid", "hard_sigmoid", "relu", "relu6")
-# By the names of their classes in Keras, layers and operations.
-_SATURATING_CLASSES = {
-    "Sigmoid": "sigmoid",
-    "HardSigmoid": "hard_sigmoid",
-    "Relu": "relu",
-    "ReLU": "relu",
-    "Relu6": "relu6",
-}
-_CLASSES_THAT_KEEP_VALUES = (
-    "Cast",
-    "Dropout",
-    "Flatten",
-    "Identity",
-    "Reshape",
-    "Squeeze",
+# In lower case, the names of activations and of classes in Keras.
+_SATURATING = ("sigmoid", "hard_sigmoid", "hardsigmoid", "relu", "relu6")
+_KEEPING_VALUES = (
+    *("cast", "dropout", "flatten", "identity", "linear", "reshape"),
+    "squeeze",
 )
 
 
@@ -176,27 +156,25 @@ def _closing_activation(model: keras.Model) -> str | None:
             tensor = graph.outputs[0]
         elif isinstance(operation, keras.layers.InputLayer) and outer:
             tensor = outer.pop()
-        elif _keeps_values(operation):
+        elif _name_of(operation) in _KEEPING_VALUES:
             tensor = keras_compat.inputs_of(operation, node)[0]
         else:
             break
         operation, node = keras_compat.producer_of(tensor)
-    if _keras_class(operation) in _SATURATING_CLASSES:
-        return _SATURATING_CLASSES[_keras_class(operation)]
-    name = getattr(getattr(operation, "activation", None), "__name__", None)
-    return name if name in _SATURATING_ACTIVATIONS else None
+    names = _name_of(operation), _activation_of(operation)
+    return next((name for name in names if name in _SATURATING), None)
 
 
-def _keeps_values(operation: keras.Operation) -> bool:
-    if isinstance(operation, keras.layers.Activation):
-        return operation.activation is keras.activations.linear
-    return _keras_class(operation) in _CLASSES_THAT_KEEP_VALUES
-
-
-def _keras_class(operation: keras.Operation) -> str:
-    """The name of an operation's class in Keras; empty for a user's class."""
+def _name_of(operation: keras.Operation) -> str:
+    """Its activation or its class, in lower case; empty for a user's class."""
     kind = type(operation)
-    return kind.__name__ if kind.__module__.startswith("keras.") else ""
+    if isinstance(operation, keras.layers.Activation):
+        return _activation_of(operation)
+    return kind.__name__.lower() * kind.__module__.startswith("keras.")
+
+
+def _activation_of(operation: keras.Operation) -> str:
+    return getattr(getattr(operation, "activation", None), "__name__", "")
 
 
 def _check_input_dtype(classifier: keras.Model) -> None:

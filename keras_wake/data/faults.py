@@ -29,8 +29,7 @@ def count_faults(
         bounds: Smallest and largest pixel value.
 
     Returns:
-        Float32 tensor (3,): images with NaN or infinity, images outside the
-        bounds, labels that name no class.
+        Float32 tensor (3,): the first three of `FaultCounts`.
     """
     low, high = bounds
     axes = tuple(range(1, len(x.shape)))
@@ -54,29 +53,24 @@ def count_faults(
 
 
 class FaultCounts(NamedTuple):
-    """What `InputFaults` has counted since the last reset.
+    """What `InputFaults` has counted since the last reset."""
 
-    Attributes:
-        not_finite: Images with NaN or infinity.
-        outside: Images outside the bounds.
-        unnamed: Labels that name no class.
-        empty: Batches without an image, on a replica.
-        weights: Sample weights that cannot be right.
-        bad_losses: Steps of training whose loss is not finite.
-        bad_updates: Steps of training that made weights NaN or infinite.
-        shapes: Batches whose images have a wrong shape.
-        lengths: Batches with another number of labels or weights than images.
-    """
-
+    # Images with NaN or infinity; images outside the bounds; labels that name
+    # no class.
     not_finite: int
     outside: int
     unnamed: int
-    empty: int
-    weights: int
-    bad_losses: int
-    bad_updates: int
-    shapes: int
-    lengths: int
+    # Batches without an image, on a replica.
+    empty: int = 0
+    # Sample weights that cannot be right.
+    weights: int = 0
+    # Steps of training whose loss is not finite, or that made weights so.
+    bad_losses: int = 0
+    bad_updates: int = 0
+    # Batches whose images have a wrong shape, or that have another number of
+    # labels or weights than images.
+    shapes: int = 0
+    lengths: int = 0
 
 
 class InputFaults(keras.metrics.Metric):
@@ -121,13 +115,9 @@ def value_or_zeros(
 ) -> Tensor:
     """`value` if its shape is right, else zeros of the right shape.
 
-    With zeros the step can go on; the fault is raised after it.
-
-    Args:
-        shape_is_right: True, or a tensor where TensorFlow learns the shape
-            only in the step.
-        value: Tensor.
-        shape: The right shape.
+    With zeros the step can go on; the fault is raised after it. The first
+    argument is True, or a tensor where TensorFlow learns the shape only in the
+    step.
     """
     if shape_is_right is True:
         return value
@@ -138,65 +128,67 @@ def value_or_zeros(
     )
 
 
-def raise_for_batches(
-    counts: FaultCounts, needs_images: bool, where: str
+def raise_for_faults(
+    found: Sequence[float] | np.ndarray,
+    bounds: tuple[float, float],
+    num_classes: int,
+    where: str,
+    needs_images: bool = False,
 ) -> None:
-    """Raises a `ValueError` for faults of shapes, lengths and weights.
+    """Raises a `ValueError` for faults of the data.
 
     Args:
-        counts: The counts of `InputFaults`.
-        needs_images: Whether each replica must get an image.
-        where: Which batches were looked at, for the message.
+        found: The counts of `InputFaults` or of `count_faults`.
+        bounds: Smallest and largest pixel value.
+        num_classes: K.
+        where: Which images were looked at, for the message.
+        needs_images: Whether each replica must get an image. Defaults to
+            `False`.
     """
+    counts = FaultCounts(*map(int, found))
     if counts.shapes:
-        raise ValueError(
+        message = (
             f"The images {where} do not have the shape that the classifier "
             "expects. Resize the images, or build the classifier for their "
             "shape."
         )
-    if counts.lengths:
-        raise ValueError(
+    elif counts.lengths:
+        message = (
             f"Images, labels and weights {where} do not have the same length. "
             "Each image needs one label."
         )
-    if counts.weights:
-        raise ValueError(
+    elif counts.weights:
+        message = (
             f"{counts.weights} sample weight(s) {where} are negative, NaN or "
             "infinite. They must be finite and at least 0."
         )
-    if counts.empty and needs_images:
-        raise ValueError(
+    elif counts.empty and needs_images:
+        message = (
             f"{counts.empty} replica(s) got no image {where}, and the batch "
             "norm there has no statistics. Choose a batch size that "
             "leaves at least one image for each replica, drop the "
             "remainder, or use `BatchNormalization(synchronized=True)`."
         )
-
-
-def raise_for_values(
-    faults: Sequence[float] | np.ndarray,
-    bounds: tuple[float, float],
-    num_classes: int,
-    where: str,
-) -> None:
-    """Raises a `ValueError` for the counts of `count_faults`."""
-    not_finite, outside, unnamed = (int(count) for count in faults)
-    if not_finite:
-        raise ValueError(
-            f"{not_finite} image(s) {where} contain NaN or infinity. Remove "
-            "them or find the step of the input pipeline that makes them."
+    elif counts.not_finite:
+        message = (
+            f"{counts.not_finite} image(s) {where} contain NaN or infinity. "
+            "Remove them or find the step of the input pipeline that makes "
+            "them."
         )
-    if outside:
+    elif counts.outside:
         low, high = bounds
-        raise ValueError(
-            f"{outside} image(s) {where} lie outside the bounds [{low:g}, "
-            f"{high:g}] of the threat model. Scale the images to the bounds "
-            "(divide by 255), or pass `bounds=` to the attack; normalise "
-            "inside the classifier."
+        message = (
+            f"{counts.outside} image(s) {where} lie outside the bounds "
+            f"[{low:g}, {high:g}] of the threat model. Scale the images to "
+            "the bounds (divide by 255), or pass `bounds=` to the attack; "
+            "normalise inside the classifier."
         )
-    if unnamed:
-        raise ValueError(
-            f"{unnamed} label(s) {where} name no class. Class numbers must be "
-            f"between 0 and {num_classes - 1}; one-hot and soft labels must "
-            "be at least 0 and sum to 1."
+    elif counts.unnamed:
+        message = (
+            f"{counts.unnamed} label(s) {where} name no class. Class numbers "
+            f"must be between 0 and {num_classes - 1}; one-hot and soft "
+            "labels must be at least 0 and sum to 1."
         )
+    else:
+        return
+    raise ValueError(message)

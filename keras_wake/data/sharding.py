@@ -48,12 +48,12 @@ class ShardedBatches(keras.utils.PyDataset):
         multiple = processes * devices
         if self.batch_size % multiple:
             below = self.batch_size // multiple * multiple
-            nearest = f"{below} or " * (below > 0) + str(below + multiple)
+            choice = f"{below} or " * (below > 0) + str(below + multiple)
             raise ValueError(
                 f"`batch_size` must be a multiple of {multiple}, because "
                 f"{processes} process(es) with {devices} device(s) each share "
                 f"a batch evenly. Received: batch_size={self.batch_size}. "
-                f"Choose {nearest}."
+                f"Choose {choice}."
             )
         if not self.training:
             return math.ceil(self._count / multiple) * multiple
@@ -88,14 +88,10 @@ class ShardedBatches(keras.utils.PyDataset):
 
 
 class ShardedArrays(ShardedBatches):
-    """Batches `(x, y)` or `(x, y, sample_weight)` of arrays.
+    """Batches of the arrays `(x, y)` or `(x, y, sample_weight)`.
 
-    Args:
-        arrays: Images, labels and, if there are any, sample weights.
-        batch_size: As for `ShardedBatches`.
-        training: As for `ShardedBatches`.
-        new_seed: Called before each pass over shuffled images; returns the
-            same number in all processes. Defaults to None: not shuffled.
+    `new_seed` is called before each pass over shuffled images, and returns the
+    same number in all processes; without it, they are not shuffled.
     """
 
     def __init__(
@@ -124,19 +120,10 @@ class ShardedArrays(ShardedBatches):
 
 
 def shard_arrays(model: Any, given: dict[str, Any], training: bool) -> None:
-    """Replaces arrays among the arguments of `fit` or `evaluate`.
+    """Replaces arrays among the arguments of `fit` or `evaluate`, `given`.
 
     Does nothing where one device trains alone. A data set of the user's own
     is left as it is: each process has its part of the batches.
-
-    Args:
-        model: The `WakeModel`.
-        given: The arguments by name, which are changed.
-        training: Whether they are the arguments of `fit`.
-
-    Raises:
-        ValueError: If processes were given arrays with different labels, or
-            if the batch size cannot be divided.
     """
     _, processes, devices = backend.data_shard()
     if processes * devices == 1:

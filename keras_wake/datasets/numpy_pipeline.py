@@ -87,13 +87,6 @@ class ImageBatches(ShardedBatches):
         """The number of the next epoch."""
         return np.int64(self.epoch_counter.epoch)
 
-    def element_shapes(self) -> tuple[tuple[int, ...], tuple[int, ...], str]:
-        """Shape of an image, shape of a label, and dtype of the labels."""
-        image = self._data.images.shape[1:]
-        if self._num_classes is None:
-            return image, (), "int32"
-        return image, (self._num_classes,), "float32"
-
     def _labels(self, positions: Array) -> Array:
         labels = self._data.labels[positions]
         if self._num_classes is None:

@@ -21,16 +21,16 @@ def as_dataset(batches: ImageBatches) -> "tf.data.Dataset":
     """The batches; each pass is one epoch, counted where it is complete."""
     import tensorflow as tf
 
-    image, label, label_type = batches.element_shapes()
     steps = len(batches)
     epochs = batches.epoch_counter
+    images, labels = batches.batch(0, epochs.epoch)
 
     def make(step: Tensor, epoch: Tensor) -> tuple[Tensor, Tensor]:
         x, y = tf.numpy_function(
-            batches.batch, [step, epoch], [tf.float32, label_type]
+            batches.batch, [step, epoch], [images.dtype, labels.dtype]
         )
-        x.set_shape((None, *image))
-        y.set_shape((None, *label))
+        x.set_shape((None, *images.shape[1:]))
+        y.set_shape((None, *labels.shape[1:]))
         return x, y
 
     def one_epoch(_: Tensor) -> "tf.data.Dataset":

@@ -333,8 +333,8 @@ class BatchGuard:
                 labels that name no class.
         """
         counts = faults.FaultCounts(*map(int, values))
-        faults.raise_for_batches(counts, training and self._needs_images, where)
-        faults.raise_for_values(
-            counts[:3], self._bounds, self.num_classes, where
+        needs_images = training and self._needs_images
+        faults.raise_for_faults(
+            counts, self._bounds, self.num_classes, where, needs_images
         )
         return counts

@@ -74,12 +74,7 @@ class SampleSeed:
 
     @classmethod
     def of(cls, seed: Tensor, size: Tensor) -> "SampleSeed":
-        """`seed` itself, or one for samples 0, 1, … made of it.
-
-        Args:
-            seed: A `SampleSeed`, or what `keras.random` functions take.
-            size: Number of samples.
-        """
+        """`seed` itself, or one for samples 0, 1, … made of it."""
         if isinstance(seed, cls):
             return seed
         stream = keras.random.randint((), 0, 2**31 - 1, seed=seed)
@@ -94,14 +89,9 @@ class SampleSeed:
         return SampleSeed(self.seed, ids)
 
     def uniform(self, counter: Tensor, shape: tuple[int, ...] = ()) -> Tensor:
-        """Uniform numbers in [0, 1).
+        """Uniform numbers in [0, 1), float32 (batch, *shape).
 
-        Args:
-            counter: Integer tensor or int; another one gives other numbers.
-            shape: Of the numbers of one sample.
-
-        Returns:
-            Float32 tensor (batch, *shape).
+        Another counter, an integer tensor or int, gives other numbers.
         """
         key = _mixed(_mixed(self.seed, self.ids), as_int32(counter))
         positions = ops.arange(math.prod(shape), dtype="int32")
@@ -113,15 +103,7 @@ class SampleSeed:
         return ops.reshape(numbers, (-1, *shape))
 
     def normal(self, counter: Tensor, shape: tuple[int, ...] = ()) -> Tensor:
-        """Standard normal numbers, by the formula of Box and Muller.
-
-        Args:
-            counter: Integer tensor or int; another one gives other numbers.
-            shape: Of the numbers of one sample.
-
-        Returns:
-            Float32 tensor (batch, *shape).
-        """
+        """Standard normal numbers, by the formula of Box and Muller."""
         pairs = self.uniform(counter, (2, *shape))
         # 1 − u is in (0, 1]: its logarithm is finite.
         radius = ops.sqrt(-2.0 * ops.log(1.0 - pairs[:, 0]))

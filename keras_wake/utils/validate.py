@@ -26,22 +26,22 @@ def name_and_value(kwargs: dict[str, Any]) -> tuple[str, Any]:
 
 
 def _fail(
-    name: str, expected: str, value: object, hint: str = ""
-) -> ValueError:
-    hint = f" {hint}" if hint else ""
-    return ValueError(
-        f"`{name}` must be {expected}. Received: {name}={value!r}.{hint}"
-    )
+    name: str,
+    expected: str,
+    value: object,
+    hint: str = "",
+    error: type[Exception] = ValueError,
+) -> Exception:
+    kind = f" (of type {type(value).__name__})" * (error is TypeError)
+    text = f"`{name}` must be {expected}. Received: {name}={value!r}{kind}."
+    return error(f"{text} {hint}".rstrip())
 
 
 def real(hint: str = "", **kwargs: object) -> float:
     """A finite real number."""
     name, value = name_and_value(kwargs)
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(
-            f"`{name}` must be a real number. Received: {name}={value!r} "
-            f"(of type {type(value).__name__}). {hint}".rstrip()
-        )
+        raise _fail(name, "a real number", value, hint, TypeError)
     if not math.isfinite(value):
         raise _fail(name, "finite", value, hint)
     return float(value)
@@ -88,10 +88,7 @@ def integer(minimum: int, hint: str = "", **kwargs: object) -> int:
     """A whole number that is at least `minimum`."""
     name, value = name_and_value(kwargs)
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(
-            f"`{name}` must be an integer. Received: {name}={value!r} "
-            f"(of type {type(value).__name__}). {hint}".rstrip()
-        )
+        raise _fail(name, "an integer", value, hint, TypeError)
     if value < minimum:
         raise _fail(name, f"at least {minimum}", value, hint)
     return int(value)
@@ -102,12 +99,8 @@ def seed(**kwargs: object) -> int:
     name, value = name_and_value(kwargs)
     number = integer(0, "", **kwargs)
     if number >= 2**32:
-        raise _fail(
-            name,
-            "below 2**32",
-            value,
-            f"Take `{name}={number % 2**32}`, or any other seed in range.",
-        )
+        hint = f"Take `{name}={number % 2**32}`, or any other seed in range."
+        raise _fail(name, "below 2**32", value, hint)
     return number
 
 
@@ -115,10 +108,7 @@ def boolean(hint: str = "", **kwargs: object) -> bool:
     """True or False, not 1 or 0."""
     name, value = name_and_value(kwargs)
     if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(
-            f"`{name}` must be True or False. Received: {name}={value!r} "
-            f"(of type {type(value).__name__}). {hint}".rstrip()
-        )
+        raise _fail(name, "True or False", value, hint, TypeError)
     return bool(value)
 
 
@@ -151,11 +141,8 @@ def path(hint: str = "", **kwargs: object) -> str:
     """The name of a file or folder, as text."""
     name, value = name_and_value(kwargs)
     if not isinstance(value, (str, os.PathLike)):
-        raise TypeError(
-            f"`{name}` must be a path, a text or `pathlib.Path`. Received: "
-            f"{name}={value!r} (of type {type(value).__name__})."
-            + f" {hint}".rstrip()
-        )
+        expected = "a path, a text or `pathlib.Path`"
+        raise _fail(name, expected, value, hint, TypeError)
     text = os.fspath(value)
     if not isinstance(text, str) or not text or "\0" in text:
         raise _fail(name, "the name of a file or folder", value, hint)
@@ -171,14 +158,11 @@ def list_of_names(class_names: object) -> list[str]:
         hint = ""
         if isinstance(class_names, Mapping):
             hint = (
-                " From a dictionary of numbers and names: "
+                "From a dictionary of numbers and names: "
                 "`[names[i] for i in range(len(names))]`."
             )
-        raise TypeError(
-            "`class_names` must be a list of names, in the order of the "
-            f"classes. Received: class_names={class_names!r} (of type "
-            f"{type(class_names).__name__}).{hint}"
-        )
+        expected = "a list of names, in the order of the classes"
+        raise _fail("class_names", expected, class_names, hint, TypeError)
     names = [
         name.decode("utf-8", "surrogateescape")
         if isinstance(name, bytes)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from keras_wake.data.faults import count_faults
-from keras_wake.data.faults import raise_for_values
+from keras_wake.data.faults import raise_for_faults
 
 
 def _faults_of(x, labels=None, bounds=(0.0, 1.0)):
@@ -61,9 +61,9 @@ def test_counts_images_of_any_rank():
 )
 def test_faults_are_named(faults, message):
     with pytest.raises(ValueError, match=message):
-        raise_for_values(faults, (-1, 0.5), 10, "of batch 4")
+        raise_for_faults(faults, (-1, 0.5), 10, "of batch 4")
 
 
 def test_no_fault_is_no_error():
     none = np.zeros(3)
-    assert raise_for_values(none, (0, 1), 10, "of batch 1") is None
+    assert raise_for_faults(none, (0, 1), 10, "of batch 1") is None
