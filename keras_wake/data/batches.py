@@ -150,32 +150,25 @@ def _as_pair_of_arrays(data: Dataset) -> tuple[Tensor, Tensor] | None:
     """(x, y) if `data` is such a pair, with lists of numbers as arrays."""
     if not isinstance(data, (tuple, list)) or len(data) != 2:
         return None
-    x, y = map(arrays.as_array, data)
+    x, y = arrays.as_array(data[0]), _labels_of(data[1])
     # The labels tell a pair (x, y) from a list of two batches.
-    labels = _array_of_labels(y)
-    if labels is not None or hasattr(y, "shape"):
-        return images_of(x), y if labels is None else labels
+    if hasattr(y, "shape"):
+        return images_of(x), y
     return (x, y) if hasattr(x, "shape") else None
 
 
-def _array_of_labels(y: Any) -> np.ndarray | None:
-    """A list of class numbers, or of lists of numbers, as an array."""
+def _labels_of(y: Any) -> Tensor:
+    """Labels, an array of them where they are in a list or in lists."""
     first = y[0] if isinstance(y, (list, tuple)) and len(y) else None
     row = first[0] if isinstance(first, (list, tuple)) and first else first
-    return np.array(y) if isinstance(row, numbers.Real) else None
+    return np.array(y) if isinstance(row, numbers.Real) else arrays.as_array(y)
 
 
 def images_of(x: Any) -> Tensor:
     """Images, an array of them where they are in a list."""
-    if not isinstance(x, (list, tuple)):
-        return arrays.as_array(x)
-    try:
+    if isinstance(x, (list, tuple)):
         return np.stack([np.asarray(image) for image in x])
-    except ValueError as error:
-        raise ValueError(
-            "A list of images must hold at least one, all of one shape. "
-            f"Received: a list of {len(x)}. {error}"
-        ) from error
+    return arrays.as_array(x)
 
 
 def iterate_checked(
@@ -202,8 +195,7 @@ def checked_batch(
     shape: ImageShape | None = None,
 ) -> tuple[Tensor, Tensor]:
     """One batch as float32 images and labels (batch, K), values checked."""
-    x, labels = images_of(x), _array_of_labels(y)
-    y = arrays.as_array(y) if labels is None else labels
+    x, y = images_of(x), _labels_of(y)
     arrays.check_images(x, shape)
     arrays.check_labels(y, num_classes)
     arrays.check_lengths(images=x, labels=y)

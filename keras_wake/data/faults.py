@@ -90,8 +90,10 @@ class InputFaults(keras.metrics.Metric):
 
     def update_state(self, **faults: Tensor) -> None:
         """Adds numbers of faults, by the names of `FaultCounts`."""
-        added = [faults.get(name, 0) for name in FaultCounts._fields]
-        added = [ops.cast(number, "float32") for number in added]
+        added = [
+            ops.cast(faults.get(name, 0), "float32")
+            for name in FaultCounts._fields
+        ]
         self.counts.assign_add(ops.stack(added))
 
     def result(self) -> dict[str, Tensor]:

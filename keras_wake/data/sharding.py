@@ -47,22 +47,13 @@ class ShardedBatches(keras.utils.PyDataset):
         _, processes, devices = backend.data_shard()
         multiple = processes * devices
         if self.batch_size % multiple:
-            below = self.batch_size // multiple * multiple
-            choice = f"{below} or " * (below > 0) + str(below + multiple)
             raise ValueError(
                 f"`batch_size` must be a multiple of {multiple}, because "
                 f"{processes} process(es) with {devices} device(s) each share "
-                f"a batch evenly. Received: batch_size={self.batch_size}. "
-                f"Choose {choice}."
+                f"a batch evenly. Received: batch_size={self.batch_size}."
             )
         if not self.training:
             return math.ceil(self._count / multiple) * multiple
-        if self._count < multiple:
-            raise ValueError(
-                f"The {self._count} training image(s) are fewer than the "
-                f"{multiple} devices that share a batch. Use more images or "
-                "fewer devices."
-            )
         return self._count // multiple * multiple
 
     def _share(self, index: int) -> tuple[Array, Array | None]:
@@ -132,11 +123,10 @@ def shard_arrays(model: Any, given: dict[str, Any], training: bool) -> None:
     x, y = given.get("x"), given.get("y")
     if _is_array(x) and _is_array(y):
         arrays = _arrays(x, y, given.pop("sample_weight", None))
-        rest = None
         split = given.pop("validation_split", None)
         if split and given.get("validation_data") is None:
             at = math.floor(len(arrays[0]) * (1 - split))
-            rest = tuple(array[at:] for array in arrays)
+            given["validation_data"] = tuple(array[at:] for array in arrays)
             arrays = tuple(array[:at] for array in arrays)
         _check_same(model, arrays)
         shuffle = training and given.get("shuffle", True)
@@ -144,13 +134,9 @@ def shard_arrays(model: Any, given: dict[str, Any], training: bool) -> None:
         given["x"] = ShardedArrays(arrays, size, training, seeds)
         given.pop("y")
         given.pop("batch_size", None)
-        if rest is not None:
-            given["validation_data"] = rest
-    validation = given.get("validation_data")
-    if isinstance(validation, (tuple, list)) and all(
-        map(_is_array, validation)
-    ):
-        arrays = _arrays(*validation)
+    held_out = given.get("validation_data")
+    if isinstance(held_out, (tuple, list)) and all(map(_is_array, held_out)):
+        arrays = _arrays(*held_out)
         _check_same(model, arrays)
         own = given.pop("validation_batch_size", None)
         given["validation_data"] = ShardedArrays(arrays, own or size, False)

@@ -11,7 +11,7 @@ from keras_wake.datasets.folder import open_folder
 from keras_wake.datasets.source import DataDir
 from keras_wake.datasets.source import ImageArrays
 from keras_wake.datasets.source import ImageSize
-from keras_wake.datasets.source import refuse_image_size
+from keras_wake.datasets.source import refuse_files
 from keras_wake.datasets.source import Source
 from keras_wake.utils.types import Dataset
 
@@ -54,7 +54,7 @@ def _open(name: str, data_dir: DataDir, image_size: ImageSize) -> Source:
                 "Use load('folder', ...) for other data."
             )
         return source
-    refuse_image_size(image_size, name)
+    refuse_files(name, image_size=image_size)
     return _from_tfds(name, data_dir)
 
 

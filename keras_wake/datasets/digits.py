@@ -5,7 +5,7 @@ import numpy as np
 from keras_wake.datasets.source import DataDir
 from keras_wake.datasets.source import ImageArrays
 from keras_wake.datasets.source import ImageSize
-from keras_wake.datasets.source import refuse_image_size
+from keras_wake.datasets.source import refuse_files
 from keras_wake.datasets.source import Source
 from keras_wake.datasets.splits import stratified_sample
 
@@ -14,12 +14,7 @@ TEST_FRACTION = 0.2
 
 def open_digits(data_dir: DataDir, image_size: ImageSize) -> Source:
     """Loads the digits, which are part of scikit-learn."""
-    if data_dir is not None:
-        raise ValueError(
-            "The digits are part of scikit-learn and have no `data_dir`. "
-            f"Received: data_dir={str(data_dir)!r}."
-        )
-    refuse_image_size(image_size, "digits")
+    refuse_files("digits", data_dir=data_dir, image_size=image_size)
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:

@@ -1,34 +1,57 @@
-"""`load`: a data set by name, split, shuffled and augmented."""
+"""`load`: a data set by name, split, shuffled and augmented.
+
+A new data set is one file with a function that opens it, and one line in
+`_OPENERS`; a data set outside of this package is added with `register`.
+"""
 
 import numbers
-import os
+from collections.abc import Callable
+from typing import TypeAlias
 
 import keras
 
-from keras_wake.datasets import catalogue
 from keras_wake.datasets import tensorflow_pipeline
 from keras_wake.datasets.augmentation import AUGMENTATIONS
 from keras_wake.datasets.augmentation import CROP_PADDING
+from keras_wake.datasets.cifar import open_cifar10
+from keras_wake.datasets.cifar import open_cifar100
+from keras_wake.datasets.digits import open_digits
+from keras_wake.datasets.folder import open_folder
 from keras_wake.datasets.numpy_pipeline import EpochCounter
 from keras_wake.datasets.numpy_pipeline import ImageBatches
 from keras_wake.datasets.numpy_pipeline import TrainingBatches
+from keras_wake.datasets.source import DataDir
+from keras_wake.datasets.source import ImageSize
+from keras_wake.datasets.source import Source
 from keras_wake.datasets.splits import choose
 from keras_wake.datasets.splits import Splits
+from keras_wake.datasets.tiny_imagenet import open_tiny_imagenet
 from keras_wake.utils import validate
 from keras_wake.utils.types import Dataset
 
 LABEL_MODES = ("int", "categorical")
 
+# From `data_dir` and `image_size`, as `load` is given them, to the source.
+Opener: TypeAlias = Callable[[DataDir, ImageSize], Source]
+
+_OPENERS: dict[str, Opener] = {
+    "digits": open_digits,
+    "cifar10": open_cifar10,
+    "cifar100": open_cifar100,
+    "tiny_imagenet": open_tiny_imagenet,
+    "folder": open_folder,
+}
+
 
 def load(
     name: str,
     *,
-    data_dir: str | os.PathLike | None = None,
+    data_dir: DataDir = None,
     batch_size: int = 128,
     validation_split: float | int = 0.1,
     limit: int | None = None,
     test_limit: int | None = None,
-    image_size: tuple[int, int] | None = None,
+    image_size: ImageSize = None,
     augment: str | None = None,
     cutmix: float | None = None,
     seed: int = 0,
@@ -37,10 +60,10 @@ def load(
 ) -> Splits:
     """Loads images for training, validation and test.
 
-    The validation images are taken from the training data and the test
-    images are not touched, so the best epoch can be chosen without looking
-    at the test set. All samples keep the proportions of the classes and
-    depend on `seed` alone. Images are kept in memory as uint8.
+    The validation images are taken from the training data, so the best epoch
+    can be chosen without looking at the test set. All samples keep the
+    proportions of the classes and depend on `seed` alone. Images are kept in
+    memory as uint8.
 
     Args:
         name: The data set:
@@ -82,9 +105,9 @@ def load(
         seed: Decides on samples, order, augmentation and CutMix, and to the
             same effect on every backend and for any batch size, number of
             devices or processes. Defaults to 0.
-        initial_epoch: Epoch of the first pass over the training images; a
-            resumed run that passes it sees the batches that the run would
-            have seen without a break. Defaults to 0.
+        initial_epoch: Epoch of the first pass over the training images, for
+            a resumed run to see what it would have seen without a break.
+            Defaults to 0.
         label_mode: "int" for int32 labels, "categorical" for one-hot
             float32, in all three data sets. Defaults to None: "categorical"
             with `cutmix`, else "int".
@@ -110,13 +133,20 @@ def load(
     images, labels = next(iter(splits.train))  # (64, 8, 8, 1), (64,)
     ```
     """
-    open_source = catalogue.opener(name)
+    open_source = _OPENERS[validate.one_of(_OPENERS, name=name)]
     batch_size = validate.integer(1, batch_size=batch_size)
     if limit is not None:
         limit = validate.integer(1, limit=limit)
     if test_limit is not None:
         test_limit = validate.integer(1, test_limit=test_limit)
-    image_size = _checked_image_size(image_size)
+    if image_size is not None:
+        if not isinstance(image_size, (tuple, list)) or len(image_size) != 2:
+            raise ValueError(
+                "`image_size` must be (height, width). "
+                f"Received: image_size={image_size!r}."
+            )
+        for side in image_size:
+            validate.integer(1, image_size=side)
     if augment is not None:
         validate.one_of(AUGMENTATIONS, augment=augment)
     if cutmix is not None:
@@ -124,17 +154,14 @@ def load(
     seed = validate.integer(0, seed=seed)
     initial_epoch = validate.integer(0, initial_epoch=initial_epoch)
     one_hot = _has_one_hot_labels(label_mode, cutmix)
-    _check_validation_split(validation_split)
+    if isinstance(validation_split, numbers.Integral):
+        validate.integer(0, validation_split=validation_split)
+    else:
+        hint = "Or pass an integer number of images."
+        validate.fraction(hint, validation_split=validation_split)
 
     source = open_source(data_dir, image_size)
-    chosen = choose(
-        source.train_labels,
-        source.test_labels,
-        validation_split,
-        limit,
-        test_limit,
-        seed,
-    )
+    chosen = choose(source, validation_split, limit, test_limit, seed)
     arrays, skipped = source.read(chosen)
     augment = augment or source.default_augment
     input_shape = arrays["train"].images.shape[1:]
@@ -175,6 +202,42 @@ def load(
     )
 
 
+def register(name: str, open_source: Opener) -> None:
+    """Adds a data set that `load` finds by its name.
+
+    Args:
+        name: Its name. It must not be taken.
+        open_source: A function `(data_dir, image_size) -> Source`. `load`
+            calls it with its arguments of these names, which may be None.
+
+    Raises:
+        ValueError: If there is a data set of this name.
+
+    Example:
+
+    ```python
+    import numpy as np
+    import keras_wake as kw
+
+    def open_squares(data_dir, image_size):
+        images = np.zeros((100, 8, 8, 1), "uint8")
+        labels = np.arange(100) % 2
+        images[labels == 1, 2:6, 2:6] = 255
+        data = kw.datasets.ImageArrays(images, labels)
+        return kw.datasets.Source.from_arrays(data, data, ("empty", "square"))
+
+    kw.datasets.register("squares", open_squares)
+    splits = kw.datasets.load("squares")
+    ```
+    """
+    if name in _OPENERS:
+        raise ValueError(
+            f"There is a data set of the name {name!r}. Choose another one "
+            f"than {', '.join(map(repr, _OPENERS))}."
+        )
+    _OPENERS[name] = open_source
+
+
 def _has_one_hot_labels(label_mode: str | None, cutmix: float | None) -> bool:
     if label_mode is not None:
         validate.one_of(LABEL_MODES, label_mode=label_mode)
@@ -186,25 +249,3 @@ def _has_one_hot_labels(label_mode: str | None, cutmix: float | None) -> bool:
             f"label_mode='int', cutmix={cutmix}. Leave `label_mode` out."
         )
     return label_mode == "categorical" or cutmix is not None
-
-
-def _checked_image_size(image_size: object) -> tuple[int, int] | None:
-    if image_size is None:
-        return None
-    if not isinstance(image_size, (tuple, list)) or len(image_size) != 2:
-        raise ValueError(
-            "`image_size` must be (height, width). "
-            f"Received: image_size={image_size!r}."
-        )
-    height, width = (
-        validate.integer(1, image_size=side) for side in image_size
-    )
-    return height, width
-
-
-def _check_validation_split(validation_split: float | int) -> None:
-    if isinstance(validation_split, numbers.Integral):
-        validate.integer(0, validation_split=validation_split)
-    else:
-        hint = "Or pass an integer number of images."
-        validate.fraction(hint, validation_split=validation_split)

@@ -12,9 +12,9 @@ import numpy as np
 
 from keras_wake.data.sharding import ShardedBatches
 from keras_wake.datasets.augmentation import augmentation_draws
+from keras_wake.datasets.augmentation import cutmix_draws
 from keras_wake.datasets.augmentation import order_draws
 from keras_wake.datasets.augmentation import source_pixels
-from keras_wake.datasets.cutmix import cutmix_draws
 from keras_wake.datasets.source import ImageArrays
 from keras_wake.datasets.source import unit_range
 from keras_wake.utils.types import Array
@@ -82,10 +82,6 @@ class ImageBatches(ShardedBatches):
         positions, weights = self._share(index)
         batch = self._images(positions), self._labels(positions)
         return batch if weights is None else (*batch, weights)
-
-    def begin_epoch(self) -> np.int64:
-        """The number of the next epoch."""
-        return np.int64(self.epoch_counter.epoch)
 
     def _labels(self, positions: Array) -> Array:
         labels = self._data.labels[positions]
@@ -175,12 +171,6 @@ class TrainingBatches(ImageBatches):
                 "`shuffle=False` to `fit`.",
                 stacklevel=3,
             )
-
-    def begin_epoch(self) -> np.int64:
-        """Draws what is random in the next epoch, and returns its number."""
-        epoch = super().begin_epoch()
-        self._draws(int(epoch))
-        return epoch
 
     def batch(self, index: int, epoch: int) -> tuple[Array, ...]:
         """This process's share of batch `index` of an epoch."""

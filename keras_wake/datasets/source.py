@@ -49,6 +49,10 @@ def unit_range(pixels: Array, white: int) -> Array:
     return np.divide(pixels, np.float32(white), dtype=np.float32)
 
 
+# The images of every split, and the names of the files that are unreadable.
+Reading: TypeAlias = tuple[dict[str, ImageArrays], tuple[str, ...]]
+
+
 class Source(NamedTuple):
     """A data set whose labels are known and whose images may not be read yet.
 
@@ -70,9 +74,7 @@ class Source(NamedTuple):
     test_labels: Array
     class_names: tuple[str, ...]
     default_augment: str
-    read: Callable[
-        [dict[str, Array]], tuple[dict[str, ImageArrays], tuple[str, ...]]
-    ]
+    read: Callable[[dict[str, Array]], Reading]
 
     @classmethod
     def from_arrays(
@@ -84,9 +86,7 @@ class Source(NamedTuple):
     ) -> "Source":
         """A source whose images are in memory."""
 
-        def read(
-            chosen: dict[str, Array],
-        ) -> tuple[dict[str, ImageArrays], tuple[str, ...]]:
+        def read(chosen: dict[str, Array]) -> Reading:
             return {
                 name: (test if name == "test" else train).take(positions)
                 for name, positions in chosen.items()
@@ -97,10 +97,11 @@ class Source(NamedTuple):
         )
 
 
-def refuse_image_size(image_size: ImageSize, name: str) -> None:
-    """Refuses to resize images that are not read from files."""
-    if image_size is not None:
-        raise ValueError(
-            "`image_size` is only for folders of images. "
-            f"Received: image_size={image_size!r} for {name!r}."
-        )
+def refuse_files(data_set: str, **given: object) -> None:
+    """Refuses arguments that are for images in files."""
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(
+                f"`{name}` is only for folders of images. "
+                f"Received: {name}={value!r} for {data_set!r}."
+            )

@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_wake.datasets.numpy_pipeline import EpochCounter
 from keras_wake.datasets.source import ImageArrays
+from keras_wake.datasets.source import Source
 from keras_wake.datasets.source import unit_range
 from keras_wake.utils import validate
 from keras_wake.utils.types import Array
@@ -25,8 +26,8 @@ class Splits:
 
     On the TensorFlow backend the data sets are `tf.data.Dataset`s, on the
     others `keras.utils.PyDataset`s of NumPy arrays. The batches are the same,
-    bit for bit, if `fit` does not shuffle them again. `WakeModel.fit` does
-    not; pass `shuffle=False` to the `fit` of another model.
+    bit for bit; on the others, pass `shuffle=False` to the `fit` of a model
+    that is no `WakeModel`.
 
     On JAX, all devices that share a batch get the same number of images. So
     `train` may leave out the last few images of an epoch, which are others in
@@ -151,8 +152,7 @@ def stratified_sample(
 
 
 def choose(
-    train_labels: Array,
-    test_labels: Array,
+    source: Source,
     validation_split: float | int,
     limit: int | None,
     test_limit: int | None,
@@ -165,6 +165,7 @@ def choose(
         "validation", both in the training images, and for "test" in the test
         images; in ascending order.
     """
+    train_labels, test_labels = source.train_labels, source.test_labels
     chosen = {"train": np.arange(len(train_labels))}
     if validation_split:
         count = _validation_count(validation_split, train_labels)

@@ -6,6 +6,8 @@ them among replicas and workers.
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from keras_wake.datasets.numpy_pipeline import ImageBatches
 from keras_wake.utils.types import Tensor
 
@@ -34,11 +36,9 @@ def as_dataset(batches: ImageBatches) -> "tf.data.Dataset":
         return x, y
 
     def one_epoch(_: Tensor) -> "tf.data.Dataset":
-        # Drawn here, once, rather than by several batches at the same time.
-        epoch = tf.numpy_function(batches.begin_epoch, [], tf.int64)
+        epoch = tf.numpy_function(lambda: np.int64(epochs.epoch), [], tf.int64)
         return tf.data.Dataset.range(steps).map(
-            lambda step: (step, epoch, *make(step, epoch)),
-            num_parallel_calls=_AT_A_TIME,
+            lambda step: (step, epoch, *make(step, epoch)), _AT_A_TIME
         )
 
     def count(
@@ -47,7 +47,7 @@ def as_dataset(batches: ImageBatches) -> "tf.data.Dataset":
         tf.cond(
             tf.equal(step, steps - 1),
             lambda: tf.group(tf.numpy_function(epochs.finish, [epoch], [])),
-            lambda: tf.no_op(),
+            tf.no_op,
         )
         return x, y
 
@@ -57,9 +57,8 @@ def as_dataset(batches: ImageBatches) -> "tf.data.Dataset":
         # iterators than it has epochs and takes a first batch to build a model.
         dataset = dataset.prefetch(_AHEAD).map(count)
     else:
-        dataset = tf.data.Dataset.range(steps).map(
-            lambda step: make(step, 0), num_parallel_calls=_AT_A_TIME
-        )
+        dataset = tf.data.Dataset.range(steps)
+        dataset = dataset.map(lambda step: make(step, 0), _AT_A_TIME)
         dataset = dataset.prefetch(_AHEAD)
     options = tf.data.Options()
     # The thread that tunes a pipeline sleeps ever longer, and the end of an

@@ -3,11 +3,11 @@
 import collections
 import pathlib
 
-from keras_wake.datasets.files import mixed
 from keras_wake.datasets.folder import check_classes
 from keras_wake.datasets.folder import check_exists
 from keras_wake.datasets.folder import class_folders
 from keras_wake.datasets.folder import files_of
+from keras_wake.datasets.folder import mixed
 from keras_wake.datasets.folder import source_of_files
 from keras_wake.datasets.source import DataDir
 from keras_wake.datasets.source import ImageSize
@@ -34,7 +34,9 @@ def open_tiny_imagenet(data_dir: DataDir, image_size: ImageSize) -> Source:
     train, val = root / "train", root / "val"
     folders = class_folders(train, LAYOUT)
     wnids = [folder.name for folder in folders]
-    annotations = _annotations(val / "val_annotations.txt")
+    lines = _lines(val / "val_annotations.txt")
+    # From the names of the files in val/images to their wnids.
+    annotations = dict(line.split("\t")[:2] for line in lines if "\t" in line)
     check_classes(train, wnids, val, sorted(set(annotations.values())))
     test = mixed(
         [val / "images" / name for name in annotations],
@@ -59,21 +61,6 @@ def _lines(path: pathlib.Path) -> list[str]:
             f"{error.object[error.start]:#04x}. Unpack the archive again, or "
             "convert the file: `iconv -f latin1 -t utf-8`."
         ) from error
-
-
-def _annotations(path: pathlib.Path) -> dict[str, str]:
-    """From the names of the files in val/images to their wnids."""
-    wnids = {}
-    for number, line in enumerate(_lines(path), 1):
-        columns = line.split("\t")
-        if len(columns) > 1:
-            wnids[columns[0]] = columns[1].strip()
-        elif line.strip():
-            raise ValueError(
-                f"Every line of {path} must hold a file name, a tab and a "
-                f"wnid. Received in line {number}: {line!r}."
-            )
-    return wnids
 
 
 def _class_names(words: pathlib.Path, wnids: list[str]) -> list[str]:

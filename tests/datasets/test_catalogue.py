@@ -39,13 +39,13 @@ kw.datasets.register("brightness", open_brightness)
 def brightness(tmp_path, monkeypatch):
     path = tmp_path / "brightness.py"
     path.write_text(FILE)
-    catalogue = kw.datasets.catalogue
+    catalogue = kw.datasets.loading
     monkeypatch.setattr(catalogue, "_OPENERS", dict(catalogue._OPENERS))
     spec = importlib.util.spec_from_file_location("brightness", path)
     spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 
-def test_a_registered_data_set_loads_and_is_learned(brightness, eagerly):
+def test_a_registered_data_set_loads_and_is_learned(brightness):
     splits = kw.datasets.load("brightness", batch_size=10, test_limit=10)
     assert splits.class_names == ("dark", "bright")
     assert splits.input_shape == (8, 8, 1)
@@ -55,22 +55,16 @@ def test_a_registered_data_set_loads_and_is_learned(brightness, eagerly):
     classifier = keras.Sequential(
         [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(2)]
     )
-    attack = kw.attacks.FGSM(epsilon=0.1)
-    model = kw.WakeModel(classifier, attack)
-    model.compile(keras.optimizers.SGD(0.1))
-    model.fit(
-        splits.train, validation_data=splits.validation, epochs=3, verbose=0
-    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    classifier.compile(keras.optimizers.SGD(0.1), loss)
+    classifier.fit(splits.train, epochs=10, verbose=0, shuffle=False)
     x, y = splits.arrays("test")
     logits = keras.ops.convert_to_numpy(classifier(x))
     np.testing.assert_array_equal(logits.argmax(1), y)
 
 
-def test_refuses_a_taken_name_and_what_cannot_open(brightness):
+def test_refuses_a_taken_name_and_an_unknown_one(brightness):
     with pytest.raises(ValueError, match="There is a data set of the name 'br"):
         kw.datasets.register("brightness", lambda data_dir, size: None)
-    for name, function in ((1, print), ("new", None)):
-        with pytest.raises(TypeError, match="takes a name and a function"):
-            kw.datasets.register(name, function)
     with pytest.raises(ValueError, match=r"one of 'digits'.*'brightness'"):
         kw.datasets.load("new")

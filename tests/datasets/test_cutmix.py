@@ -15,8 +15,8 @@ from scipy import stats
 import keras_wake as kw
 from keras_wake import backend
 from keras_wake import datasets
-from keras_wake.datasets.cutmix import cutmix_draws
-from keras_wake.datasets.cutmix import symmetric_beta
+from keras_wake.datasets.augmentation import cutmix_draws
+from keras_wake.datasets.augmentation import symmetric_beta
 from keras_wake.datasets.source import ImageArrays
 
 pytest.importorskip("sklearn", reason="the digits come from scikit-learn")

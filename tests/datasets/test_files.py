@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 
-from keras_wake.datasets import files as files_module
+from keras_wake.datasets import folder as files_module
 
 Image = pytest.importorskip("PIL.Image", reason="Pillow decodes the images")
 

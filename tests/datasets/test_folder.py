@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from keras_wake import datasets
-from keras_wake.datasets import files as files_module
+from keras_wake.datasets import folder as files_module
 
 Image = pytest.importorskip("PIL.Image", reason="Pillow decodes the images")
 

@@ -145,7 +145,7 @@ def test_categorical_labels():
         ({"validation_split": 1e-5}, ValueError, "which is 0 images"),
         ({"image_size": (8, 8)}, ValueError, "only for folders of images"),
         ({"image_size": 8}, ValueError, r"must be \(height, width\)"),
-        ({"data_dir": "."}, ValueError, "digits are part of scikit-learn"),
+        ({"data_dir": "."}, ValueError, "only for folders of images"),
         (
             {"name": "folder"},
             TypeError,

@@ -213,7 +213,7 @@ def test_shares_that_are_not_even_are_refused(shard):
     shard(0, 2, 3)
     message = (
         r"multiple of 6, because 2 process\(es\) with 3 device\(s\) each .*"
-        r"Received: batch_size=16\. Choose 12 or 18\."
+        r"Received: batch_size=16\."
     )
     for action in (
         lambda: len(batches),
@@ -225,14 +225,8 @@ def test_shares_that_are_not_even_are_refused(shard):
         with pytest.raises(ValueError, match=message):
             action()
     shard(0, 1, 32)
-    with pytest.raises(ValueError, match=r"batch_size=16\. Choose 32\."):
+    with pytest.raises(ValueError, match="multiple of 32"):
         len(batches)
-
-
-def test_more_devices_than_images_are_refused(shard):
-    shard(0, 2, 8)
-    with pytest.raises(ValueError, match=r"The 15 training image\(s\) are few"):
-        len(training(random_data(15)))
 
 
 @not_tensorflow

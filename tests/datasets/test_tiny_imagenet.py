@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from keras_wake import datasets
-from keras_wake.datasets import files as files_module
+from keras_wake.datasets import folder as files_module
 
 Image = pytest.importorskip("PIL.Image", reason="Pillow decodes the images")
 
@@ -197,16 +197,9 @@ def test_class_only_in_train(root):
     assert splits.num_classes == 3
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("val_0.JPEG n01000001\n", "a tab and a wnid. Received in line 1"),
-        ("\n", "val has no class with images"),
-    ],
-)
-def test_annotations_that_make_no_sense(root, text, message):
-    (root / "val" / "val_annotations.txt").write_text(text)
-    with pytest.raises(ValueError, match=message):
+def test_annotations_that_name_no_image(root):
+    (root / "val" / "val_annotations.txt").write_text("val_0.JPEG n01000001\n")
+    with pytest.raises(ValueError, match="val has no class with images"):
         load(root)
 
 
