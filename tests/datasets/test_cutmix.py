@@ -13,7 +13,6 @@ from scipy import special
 from scipy import stats
 
 import keras_wake as kw
-from keras_wake import backend
 from keras_wake import datasets
 from keras_wake.datasets.augmentation import cutmix_draws
 from keras_wake.datasets.augmentation import symmetric_beta
@@ -102,26 +101,6 @@ def test_seed_and_alpha_decide():
     assert_same_batches(first, listed(make()))
     for other in (make(seed=1), make(2.0), make(None)):
         assert not np.array_equal(first[0][0], listed(other)[0][0])
-
-
-@pytest.mark.parametrize(("processes", "devices"), [(2, 1), (2, 4)])
-def test_processes_make_their_shares_of_the_same_batches(
-    monkeypatch, processes, devices
-):
-    whole = list(make())
-    shares = []
-    for process in range(processes):
-        shard = process, processes, devices
-        monkeypatch.setattr(backend, "data_shard", lambda shard=shard: shard)
-        shares.append(list(make()))
-    for index, parts in enumerate(zip(*shares, strict=True)):
-        together = joined(parts)
-        kept = len(together[1])
-        assert kept == len(whole[index][1]) // (processes * devices) * (
-            processes * devices
-        )
-        for part, expected in zip(together, whole[index], strict=True):
-            np.testing.assert_array_equal(part, expected[:kept])
 
 
 @pytest.mark.parametrize("alpha", [0.2, 0.5, 1.0, 3.0, 50.0])

@@ -137,16 +137,18 @@ def test_a_pass_may_take_several_epochs_of_keras():
     assert_same_batches(read, [batch for epoch in epochs(2) for batch in epoch])
 
 
+@pytest.mark.parametrize("cutmix", [None, 1.0])
 @pytest.mark.parametrize("size", [48, 49, 50, 51, 55])
 @pytest.mark.parametrize(("processes", "devices"), [(1, 4), (2, 1), (2, 2)])
-def test_shares_of_training(shard, size, processes, devices):
+def test_shares_of_training(shard, size, processes, devices, cutmix):
+    arguments = {"num_classes": size, "cutmix": cutmix}
     data = random_data(size)
-    whole = list(training(data))
+    whole = list(training(data, **arguments))
     multiple = processes * devices
     shares = []
     for process in range(processes):
         shard(process, processes, devices)
-        batches = training(data)
+        batches = training(data, **arguments)
         shares.append(list(batches))
         assert len(batches) == len(shares[-1])
     lengths = {len(share) for share in shares}

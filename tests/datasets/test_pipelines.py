@@ -2,10 +2,6 @@
 
 import contextlib
 import gc
-import os
-import pathlib
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -23,8 +19,6 @@ from keras_wake.datasets.augmentation import augmentation_draws
 from keras_wake.datasets.augmentation import order_draws
 from keras_wake.datasets.numpy_pipeline import ImageBatches
 from keras_wake.datasets.tensorflow_pipeline import as_dataset
-
-REPO = pathlib.Path(__file__).resolve().parents[2]
 
 
 def floats(data):
@@ -216,69 +210,6 @@ def test_fit_sees_the_epochs_in_their_order(initial_epoch):
     expected = [images for _ in range(3) for images, _ in listed(train)]
     for images, others in zip(seen, expected[4 * initial_epoch :], strict=True):
         np.testing.assert_array_equal(images, others)
-
-
-TWO_REPLICAS = """
-import sys
-import keras
-import tensorflow as tf
-from keras_wake import datasets
-
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(
-    cpu, [tf.config.LogicalDeviceConfiguration()] * 2
-)
-strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-
-def run(strategy, initial_epoch, inside):
-    def load():
-        return datasets.load(
-            "digits", batch_size=32, limit=500, initial_epoch=initial_epoch
-        )
-    with strategy.scope():
-        splits = load() if inside else None
-        keras.utils.set_random_seed(0)
-        model = keras.Sequential([
-            keras.Input((8, 8, 1)),
-            keras.layers.Flatten(),
-            keras.layers.Dense(10),
-        ])
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile("sgd", loss, jit_compile=False)
-    splits = splits or load()
-    seen = []
-    class Record(keras.callbacks.Callback):
-        def on_train_batch_end(self, batch, logs=None):
-            seen.append(logs["loss"])
-    model.fit(
-        splits.train, validation_data=splits.validation, epochs=3,
-        initial_epoch=initial_epoch, verbose=0, callbacks=[Record()],
-    )
-    return seen
-
-one = run(tf.distribute.get_strategy(), 0, False)
-for inside in (False, True):
-    two = run(strategy, 0, inside)
-    assert len(two) == len(one) == 48, (len(one), len(two))
-    worst = max(abs(a - b) for a, b in zip(one, two))
-    assert worst < 1e-3, worst
-"""
-
-
-@on_tensorflow
-@pytest.mark.slow
-def test_two_replicas_see_the_batches_of_one():
-    result = subprocess.run(
-        [sys.executable, "-c", TWO_REPLICAS],
-        capture_output=True,
-        text=True,
-        env={
-            **os.environ,
-            "KERAS_BACKEND": "tensorflow",
-            "PYTHONPATH": str(REPO),
-        },
-    )
-    assert result.returncode == 0, result.stderr[-2000:]
 
 
 @on_tensorflow
