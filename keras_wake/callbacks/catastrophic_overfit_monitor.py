@@ -100,8 +100,7 @@ class CatastrophicOverfitMonitor(WakeCallback):
                     "`keras_wake.attacks.FGSM()` or None. Received: "
                     f"{name}={attack!r}."
                 )
-        self.single_step = single_step
-        self.multi_step = multi_step
+        self.single_step, self.multi_step = single_step, multi_step
         self._forget()
 
     def _forget(self) -> None:

@@ -1,6 +1,4 @@
-"""Which network the keys of a PyTorch checkpoint belong to, and what the
-logits depend on that no key tells.
-"""
+"""Which network the keys of a checkpoint belong to, and what no key tells."""
 
 import re
 from collections.abc import Mapping

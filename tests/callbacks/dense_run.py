@@ -15,18 +15,18 @@ def data(seed=0, count=21):
     return x, np.arange(count, dtype="int32") % 3
 
 
-def wake(attack=PGD):
+def wake(attack=PGD, policy=None):
     keras.utils.set_random_seed(0)
     classifier = keras.Sequential(
         [
             keras.Input(SHAPE),
             keras.layers.Flatten(),
-            keras.layers.Dense(8, activation="elu"),
-            keras.layers.Dense(3),
+            keras.layers.Dense(8, activation="elu", dtype=policy),
+            keras.layers.Dense(3, dtype="float32"),
         ]
     )
     model = kw.WakeModel(classifier, attack, eval_attack=attack)
-    model.compile(keras.optimizers.SGD(0.3))
+    model.compile(keras.optimizers.SGD(0.3, momentum=0.9))
     return model
 
 

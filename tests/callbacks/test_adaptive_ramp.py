@@ -45,11 +45,7 @@ class Pretend(keras.callbacks.Callback):
     def __init__(self, accuracies):
         super().__init__()
         self.accuracies = accuracies
-        self.teachers, self.weights = {}, {}
-
-    def on_epoch_begin(self, epoch, logs=None):
-        weight = keras.ops.convert_to_numpy(self.model.kd_weight)
-        self.weights[epoch + 1] = float(weight)
+        self.teachers = {}
 
     def on_epoch_end(self, epoch, logs=None):
         self.model.sync_variables()
@@ -62,8 +58,7 @@ class Pretend(keras.callbacks.Callback):
 class After(keras.callbacks.Callback):
     """Notes λ_t once the teacher callback has set it."""
 
-    def __init__(self):
-        super().__init__()
+    def on_train_begin(self, logs=None):
         self.weights = []
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -235,19 +230,11 @@ def test_repr_names_the_settings():
 
 @eagerly
 @may_never_begin
-@pytest.mark.parametrize(
-    "first",
-    [
-        pytest.param(2, marks=pytest.mark.slow),
-        4,
-        pytest.param(6, marks=pytest.mark.slow),
-    ],
-)
-def test_a_run_that_was_broken_off_goes_on(tmp_path, first):
+def test_a_run_that_was_broken_off_goes_on(tmp_path):
     accuracies = [0.1, 0.4, 0.3, 0.3, 0.2, 0.9, 0.9]
     whole = wake(patience=3, length=2)
     fit(whole, accuracies, kw.EMATeacher(decay=0.5))
-    for epochs in (first, 7):
+    for epochs in (4, 7):
         model, teacher = wake(patience=3, length=2), kw.EMATeacher(decay=0.5)
         backup = kw.BackupAndRestore(tmp_path, delete_checkpoint=False)
         fit(model, accuracies, teacher, backup, epochs=epochs)

@@ -285,15 +285,3 @@ def test_what_would_fail_later_is_refused_at_once(arguments, message):
     callback = kw.AutoAttackEvaluation(**{"data": data(), **arguments})
     with pytest.raises(ValueError, match=message):
         fit(wake(), [callback], epochs=1)
-
-
-def test_needs_a_wake_model():
-    plain = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
-    plain.compile(loss="mse")
-    with pytest.raises(TypeError, match=r"works with `keras_wake.WakeModel`"):
-        plain.fit(
-            np.zeros((2, 3)),
-            np.zeros((2, 2)),
-            callbacks=[kw.AutoAttackEvaluation(data())],
-            verbose=0,
-        )

@@ -73,19 +73,18 @@ def model():
 
 
 @pytest.mark.parametrize(
-    ("single", "multi", "collapsed"),
+    ("single", "multi", "thresholds", "collapsed"),
     [
-        (0.9, 0.1, True),
-        (0.5, 0.25, True),  # both conditions just met
-        (0.9, 0.5, False),  # more than half is left
-        (0.4, 0.2, False),  # the difference is below a quarter
-        (0.3, 0.0, True),
-        (0.2, 0.0, False),
-        (0.1, 0.9, False),
+        (0.5, 0.25, {}, True),  # both conditions just met
+        (0.9, 0.5, {}, False),  # more than half is left
+        (0.4, 0.2, {}, False),  # the difference is below a quarter
+        (0.3, 0.0, {}, True),
+        (0.1, 0.9, {}, False),
+        (0.4, 0.3, {"gap": 0.1, "ratio": 0.75}, True),
     ],
 )
-def test_rule(model, single, multi, collapsed):
-    monitor = scripted((single, multi))
+def test_rule(model, single, multi, thresholds, collapsed):
+    monitor = scripted((single, multi), **thresholds)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         logs = fit(model, [monitor]).history
@@ -103,12 +102,6 @@ def test_rule(model, single, multi, collapsed):
     ]
     assert logs["single_step_accuracy"] == [single]
     assert logs["multi_step_accuracy"] == [multi]
-
-
-def test_thresholds_are_arguments(model):
-    monitor = scripted((0.4, 0.3), gap=0.1, ratio=0.75)
-    with pytest.warns(UserWarning, match="Catastrophic overfitting"):
-        fit(model, [monitor])
 
 
 def test_warn_says_it_once_and_goes_on(model):
@@ -296,6 +289,8 @@ def test_default_attacks_are_in_the_threat_model_of_training():
         ({"gap": 25}, ValueError, "`gap` must be between 0 and 1"),
         ({"gap": 0}, ValueError, "`gap` must be greater than 0"),
         ({"ratio": -0.1}, ValueError, "`ratio` must be between 0 and 1"),
+        ({"single_step": "fgsm"}, TypeError, "`single_step` must be an attack"),
+        ({"multi_step": kw.attacks.PGD}, TypeError, "`multi_step` must be an"),
     ],
 )
 def test_refuses(arguments, error, message):
@@ -421,46 +416,3 @@ def test_goes_back_from_a_real_collapse(robust):
     # The network is the one that passed the check before.
     strong = kw.attacks.PGD(epsilon=EPSILON, steps=10)
     assert accuracy(classifier, strong) == good["multi_step_accuracy"]
-
-
-def train_by_fast_at(epsilon, step_size):
-    """A dense network, by Fast-AT from its first step on."""
-    keras.utils.set_random_seed(0)
-    classifier = keras.Sequential(
-        [
-            keras.Input((8, 8, 1)),
-            keras.layers.Flatten(),
-            keras.layers.Dense(256, "relu"),
-            keras.layers.Dense(256, "relu"),
-            keras.layers.Dense(10),
-        ]
-    )
-    attack = kw.attacks.FGSM("linf", epsilon, step_size, random_start=True)
-    return train_on_digits(
-        classifier, attack, epochs=15, optimizer=keras.optimizers.Adam(0.003)
-    )
-
-
-@pytest.mark.slow
-def test_sees_that_fast_at_with_a_large_epsilon_gives_no_robustness():
-    with pytest.warns(UserWarning, match="Catastrophic overfitting in epoch"):
-        monitor = train_by_fast_at(epsilon=0.35, step_size=0.7)
-    assert not monitor.history[0]["collapsed"]
-    last = monitor.history[-1]
-    assert last["collapsed"]
-    assert last["multi_step_accuracy"] < 0.1  # Worse than a guess.
-
-
-@pytest.mark.slow
-def test_is_silent_on_fast_at_with_a_small_epsilon():
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", message="Catastrophic")
-        monitor = train_by_fast_at(epsilon=0.1, step_size=0.125)
-    assert not monitor.collapsed
-    assert monitor.history[-1]["multi_step_accuracy"] > 0.5
-
-
-@pytest.mark.parametrize("name", ["single_step", "multi_step"])
-def test_an_attack_that_is_none_is_refused(name):
-    with pytest.raises(TypeError, match=f"`{name}` must be an attack"):
-        kw.callbacks.CatastrophicOverfitMonitor(**{name: "fgsm"})

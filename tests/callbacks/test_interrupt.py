@@ -6,10 +6,9 @@ import signal
 import keras
 import numpy as np
 import pytest
+from dense_run import data
+from dense_run import wake
 
-import keras_wake as kw
-
-SHAPE = (4, 4, 1)
 eagerly = pytest.mark.usefixtures("eagerly")
 
 
@@ -42,24 +41,8 @@ class CtrlC(keras.callbacks.Callback):
 
 
 def batches():
-    x = np.random.default_rng(0).random((30, *SHAPE), np.float32)
-    y = np.arange(30, dtype="int32") % 3
+    x, y = data(count=30)
     return {"x": x, "y": y, "batch_size": 5, "verbose": 0}
-
-
-def wake():
-    keras.utils.set_random_seed(0)
-    classifier = keras.Sequential(
-        [
-            keras.Input(SHAPE),
-            keras.layers.Flatten(),
-            keras.layers.Dense(3),
-        ]
-    )
-    attack = kw.attacks.FGSM(epsilon=0.1)
-    model = kw.WakeModel(classifier, attack, eval_attack=attack)
-    model.compile(keras.optimizers.SGD(0.1, momentum=0.9))
-    return model
 
 
 @pytest.mark.parametrize("at", [1, 4])

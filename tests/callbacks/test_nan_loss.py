@@ -3,45 +3,21 @@
 import keras
 import numpy as np
 import pytest
+from dense_run import data
+from dense_run import SHAPE
+from dense_run import wake
 
 import keras_wake as kw
 from keras_wake.checkpoint import archive
 from keras_wake.checkpoint import snapshot
 
-SHAPE = (4, 4, 1)
 STEPS = 3
 eagerly = pytest.mark.usefixtures("eagerly")
 
 
-def wake(policy=None):
-    keras.utils.set_random_seed(0)
-    classifier = keras.Sequential(
-        [
-            keras.Input(SHAPE),
-            keras.layers.Flatten(),
-            keras.layers.Dense(8, activation="elu", dtype=policy),
-            keras.layers.Dense(3, dtype="float32"),
-        ]
-    )
-    attack = kw.attacks.FGSM(epsilon=0.1)
-    model = kw.WakeModel(classifier, attack, eval_attack=attack)
-    model.compile(keras.optimizers.SGD(0.1, momentum=0.9))
-    return model
-
-
 def fit(model, *callbacks, **kwargs):
-    rng = np.random.default_rng(0)
-    x = rng.random((7 * STEPS, *SHAPE), np.float32)
-    y = np.arange(7 * STEPS, dtype="int32") % 3
-    return model.fit(
-        x,
-        y,
-        batch_size=7,
-        shuffle=False,
-        verbose=0,
-        callbacks=list(callbacks),
-        **kwargs,
-    )
+    arguments = {"batch_size": 7, "shuffle": False, "verbose": 0, **kwargs}
+    return model.fit(*data(), callbacks=list(callbacks), **arguments)
 
 
 class Explode(keras.callbacks.Callback):
@@ -74,7 +50,7 @@ def test_stops_in_the_step_and_goes_back_an_epoch(tmp_path):
     assert "The loss became NaN or infinite in epoch 3, batch 2." in message
     assert "back to what they were when epoch 3 began." in message
     # The rate is again what it was then.
-    assert "a learning rate that is too high (it is 0.1;" in message
+    assert "a learning rate that is too high (it is 0.3;" in message
     assert_back(model, explode.good)
     state, values = archive.read(tmp_path / "backup.npz")
     assert state["epoch"] == 2
@@ -148,7 +124,7 @@ def test_an_image_with_nan_is_no_nan_loss():
 
 def test_gradients_that_overflow_are_skipped_by_loss_scaling():
     """In half precision that is as it should be: the loss stays finite."""
-    model = wake("mixed_float16")
+    model = wake(policy="mixed_float16")
     optimizer = keras.optimizers.LossScaleOptimizer(
         keras.optimizers.SGD(0.1), initial_scale=2.0**40
     )

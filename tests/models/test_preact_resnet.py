@@ -1,8 +1,5 @@
 """PreActResNet18 against a PyTorch twin, and what all networks share."""
 
-import os
-import subprocess
-import sys
 import zipfile
 
 import keras
@@ -13,19 +10,6 @@ from torch_twins import preact_resnet18
 from torch_twins import randomise_batch_norm
 
 from keras_wake import models
-
-LOAD_WITHOUT_KERAS_WAKE = """
-import sys
-import zipfile
-import keras
-import numpy as np
-for name in sys.argv[1:]:
-    model = keras.saving.load_model(f"{name}.keras")
-    logits = model(np.load("images.npy"), training=False)
-    np.save(f"{name}.npy", keras.ops.convert_to_numpy(logits))
-if any(name.startswith("keras_wake") for name in sys.modules):
-    raise SystemExit("keras_wake was imported")
-"""
 
 
 def random_images(*shape, seed=0):
@@ -109,34 +93,6 @@ def test_files_of_networks_name_nothing_of_keras_wake(classifier, tmp_path):
     with zipfile.ZipFile(tmp_path / "network.keras") as file:
         config = file.read("config.json").decode()
     assert "Conv2D" in config and "keras_wake" not in config
-
-
-@pytest.mark.slow  # A process for what the names in the file say, too.
-def test_networks_load_where_keras_wake_is_not_imported(tmp_path):
-    keras.utils.set_random_seed(3)
-    classifiers = {
-        "preact": models.PreActResNet18(width=4),
-        "small": models.SmallCNN(),
-        "wide": models.WideResNet(depth=10, widen_factor=1),
-    }
-    images = random_images(2, 32, 32, 3)
-    np.save(tmp_path / "images.npy", images)
-    for name, classifier in classifiers.items():
-        classifier.save(tmp_path / f"{name}.keras")
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    subprocess.run(
-        [sys.executable, "-c", LOAD_WITHOUT_KERAS_WAKE, *classifiers],
-        cwd=tmp_path,
-        env=environment,
-        check=True,
-        capture_output=True,
-    )
-    for name, classifier in classifiers.items():
-        np.testing.assert_allclose(
-            np.load(tmp_path / f"{name}.npy"),
-            keras.ops.convert_to_numpy(classifier(images, training=False)),
-            atol=1e-6,
-        )
 
 
 def test_channels_first_as_global_format_changes_nothing():

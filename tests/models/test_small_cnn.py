@@ -21,14 +21,6 @@ def test_has_the_default_layout():
     assert classifier.output_shape == (None, 10)
 
 
-def test_suits_digits():
-    classifier = models.SmallCNN(
-        input_shape=(8, 8, 1), widths=(8, 16), strides=(1, 2)
-    )
-    images = np.random.default_rng(0).random((3, 8, 8, 1), np.float32)
-    assert classifier(images).shape == (3, 10)
-
-
 def test_equals_a_pytorch_twin():
     torch = pytest.importorskip("torch", reason="the twin is in PyTorch")
     keras.utils.set_random_seed(0)

@@ -9,7 +9,6 @@ from torch_twins import randomise_batch_norm
 from torch_twins import varied_images
 from torch_twins import wide_resnet
 
-from keras_wake import attribution
 from keras_wake import models
 
 # Logits up to 22, of a network of at most 16 layers in float32.
@@ -107,34 +106,14 @@ def test_starts_from_the_published_distribution():
     assert not bias.any()
 
 
-def test_head_is_found():
-    classifier = small()
-    assert attribution.find_head(classifier) is classifier.get_layer("fc")
-
-
-def test_is_cloned_for_the_teacher_and_saved(tmp_path):
-    classifier = small()
-    images = varied_images(2, 16, 16, 3)
-    expected = logits_of(classifier, images)
-    clone = keras.models.clone_model(classifier)
-    assert np.abs(logits_of(clone, images) - expected).max() > 0.01
-    clone.set_weights(classifier.get_weights())
-    classifier.save(tmp_path / "wide.keras")
-    loaded = keras.saving.load_model(tmp_path / "wide.keras")
-    for copy in (clone, loaded):
-        np.testing.assert_allclose(logits_of(copy, images), expected, atol=1e-6)
-
-
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"num_classes": 1}, ValueError, "`num_classes` must be at least 2"),
         ({"depth": 4}, ValueError, "`depth` must be at least 10"),
         ({"depth": 30}, ValueError, r"`depth` must be 6 n \+ 4.*depth=30"),
         ({"depth": 28.0}, TypeError, "`depth` must be an integer"),
         ({"widen_factor": 0}, ValueError, "`widen_factor` must be at least 1"),
         ({"input_shape": (3, 32, 3)}, ValueError, "at least 4 pixels"),
-        ({"std": 0.0}, ValueError, "`std` must be greater than 0"),
     ],
 )
 def test_refuses_bad_arguments(arguments, error, message):

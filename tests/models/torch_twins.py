@@ -25,6 +25,39 @@ def import_torch():
     return pytest.importorskip("torch", reason="the twin is in PyTorch")
 
 
+def block(inputs, outputs, stride, shortcut="shortcut", raw=False):
+    """A pre-activation block; `shortcut` is the name of its 1x1 convolution."""
+    torch = import_torch()
+    nn = torch.nn
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bn1 = nn.BatchNorm2d(inputs)
+            self.conv1 = nn.Conv2d(
+                inputs, outputs, 3, stride, padding=1, bias=False
+            )
+            self.bn2 = nn.BatchNorm2d(outputs)
+            self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+            if stride != 1 or inputs != outputs:
+                skip = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+                # As in the published code.
+                wrapped = (
+                    nn.Sequential(skip) if shortcut == "shortcut" else skip
+                )
+                setattr(self, shortcut, wrapped)
+
+        def forward(self, x):
+            out = torch.relu(self.bn1(x))
+            skipped = x
+            if hasattr(self, shortcut):
+                skipped = getattr(self, shortcut)(x if raw else out)
+            out = self.conv1(out)
+            return self.conv2(torch.relu(self.bn2(out))) + skipped
+
+    return Block()
+
+
 def preact_resnet18(
     width=64, num_classes=10, final_norm=True, shortcut="preactivated"
 ):
@@ -36,29 +69,6 @@ def preact_resnet18(
     torch = import_torch()
     nn = torch.nn
 
-    class Block(nn.Module):
-        def __init__(self, inputs, outputs, stride):
-            super().__init__()
-            self.bn1 = nn.BatchNorm2d(inputs)
-            self.conv1 = nn.Conv2d(
-                inputs, outputs, 3, stride, padding=1, bias=False
-            )
-            self.bn2 = nn.BatchNorm2d(outputs)
-            self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-            self.shortcut = None
-            if stride != 1 or inputs != outputs:
-                self.shortcut = nn.Sequential(
-                    nn.Conv2d(inputs, outputs, 1, stride, bias=False)
-                )
-
-        def forward(self, x):
-            out = torch.relu(self.bn1(x))
-            skipped = x
-            if self.shortcut is not None:
-                skipped = self.shortcut(x if shortcut == "raw" else out)
-            out = self.conv1(out)
-            return self.conv2(torch.relu(self.bn2(out))) + skipped
-
     class Twin(nn.Module):
         def __init__(self):
             super().__init__()
@@ -67,8 +77,8 @@ def preact_resnet18(
             for stage, stride in enumerate((1, 2, 2, 2)):
                 outputs = width * 2**stage
                 blocks = nn.Sequential(
-                    Block(channels, outputs, stride),
-                    Block(outputs, outputs, 1),
+                    block(channels, outputs, stride, raw=shortcut == "raw"),
+                    block(outputs, outputs, 1),
                 )
                 setattr(self, f"layer{stage + 1}", blocks)
                 channels = outputs
@@ -94,33 +104,12 @@ def wide_resnet(depth, widen_factor, num_classes=10, unused_block=False):
     torch = import_torch()
     nn = torch.nn
 
-    class Block(nn.Module):
-        def __init__(self, inputs, outputs, stride):
-            super().__init__()
-            self.bn1 = nn.BatchNorm2d(inputs)
-            self.conv1 = nn.Conv2d(
-                inputs, outputs, 3, stride, padding=1, bias=False
-            )
-            self.bn2 = nn.BatchNorm2d(outputs)
-            self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-            self.convShortcut = None
-            if inputs != outputs:
-                self.convShortcut = nn.Conv2d(
-                    inputs, outputs, 1, stride, bias=False
-                )
-
-        def forward(self, x):
-            active = torch.relu(self.bn1(x))
-            shortcut = self.convShortcut(active) if self.convShortcut else x
-            out = torch.relu(self.bn2(self.conv1(active)))
-            return shortcut + self.conv2(out)
-
     class Group(nn.Module):
         def __init__(self, inputs, outputs, stride):
             super().__init__()
-            blocks = [Block(inputs, outputs, stride)]
+            blocks = [block(inputs, outputs, stride, "convShortcut")]
             while len(blocks) < (depth - 4) // 6:
-                blocks.append(Block(outputs, outputs, 1))
+                blocks.append(block(outputs, outputs, 1))
             self.layer = nn.Sequential(*blocks)
 
         def forward(self, x):
