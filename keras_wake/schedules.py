@@ -5,12 +5,12 @@ import warnings
 import keras
 
 from keras_wake.utils import validate
+from keras_wake.utils.configured import Configured
 from keras_wake.utils.types import Array
-from keras_wake.utils.types import Config
 from keras_wake.utils.types import State
 
 
-class Schedule:
+class Schedule(Configured):
     """The weight of distillation in each epoch, and when the teacher freezes.
 
     A schedule of your own defines `__call__(t)`, the weight λ_t in epoch t,
@@ -18,14 +18,6 @@ class Schedule:
     that is below 1. One that follows the training overrides `start()`, and
     returns an object with a state of its own for each training.
 
-    Example:
-
-    ```python
-    @keras.saving.register_keras_serializable()
-    class LateTeacher(keras_wake.schedules.Schedule):
-        def __call__(self, t):
-            return 0.9 if t > 50 else 0.0
-    ```
     """
 
     # The ramp that was found in a training, where one is looked for.
@@ -50,10 +42,8 @@ class Schedule:
     def check_fit(self, epochs: int | None, has_validation: bool) -> None:
         """Raises or warns, at the start of `fit`, if it does not suit.
 
-        Args:
-            epochs: Number of its last epoch, or `None` if another `fit` may
-                continue this one.
-            has_validation: Whether it has validation data.
+        `epochs` is the number of its last epoch, or `None` if another `fit`
+        may continue this one.
         """
 
     def start(self) -> "Schedule":
@@ -65,18 +55,13 @@ class Schedule:
     ) -> None:
         """Called after epoch `t`; may change the teacher.
 
-        Args:
-            t: The epoch, counted from 1.
-            teacher: The averaged network.
-            accuracy: Its robust accuracy in validation, `None` without one.
+        `accuracy` is its robust accuracy in validation, `None` without one.
         """
 
     def after_fit(self, t: int | None, teacher: keras.Model) -> None:
         """Called when `fit` ends; may change the teacher.
 
-        Args:
-            t: The last epoch of this `fit`, `None` if it had none.
-            teacher: The averaged network.
+        `t` is the last epoch of this `fit`, `None` if it had none.
         """
 
     def get_state(self) -> State:
@@ -85,25 +70,6 @@ class Schedule:
 
     def set_state(self, state: State) -> None:
         """Goes on from what `get_state` has returned."""
-
-    def __repr__(self) -> str:
-        settings = ", ".join(
-            f"{name}={value:g}"
-            if isinstance(value, float)
-            else f"{name}={value}"
-            for name, value in self.get_config().items()
-            if value is not None
-        )
-        return f"{type(self).__name__}({settings})"
-
-    def get_config(self) -> Config:
-        """The arguments of the constructor."""
-        return {}
-
-    @classmethod
-    def from_config(cls, config: Config) -> "Schedule":
-        """Makes the schedule again from `get_config()`."""
-        return cls(**config)
 
 
 @keras.saving.register_keras_serializable(package="keras_wake")
@@ -136,6 +102,8 @@ class DistillationRamp(Schedule):
     (0.0, 0.1, 0.9, 1.0)
     """
 
+    _arguments = ("start_epoch", "end_epoch", "peak", "final")
+
     def __init__(
         self,
         start_epoch: int,
@@ -160,9 +128,6 @@ class DistillationRamp(Schedule):
         Args:
             epochs: Number of epochs of the run, at least 2.
             **kwargs: `peak` and `final`.
-
-        Returns:
-            A `DistillationRamp`.
 
         Example:
 
@@ -205,15 +170,6 @@ class DistillationRamp(Schedule):
                 stacklevel=2,
             )
 
-    def get_config(self) -> Config:
-        """The arguments of the constructor."""
-        return {
-            "start_epoch": self.start_epoch,
-            "end_epoch": self.end_epoch,
-            "peak": self.peak,
-            "final": self.final,
-        }
-
 
 @keras.saving.register_keras_serializable(package="keras_wake")
 class AdaptiveRamp(Schedule):
@@ -247,16 +203,12 @@ class AdaptiveRamp(Schedule):
 
     Example:
 
-    ```python
-    model = keras_wake.WakeModel(
-        classifier, attack, schedule=keras_wake.schedules.AdaptiveRamp()
-    )
-    teacher = keras_wake.EMATeacher(decay=0.999)
-    model.compile(keras.optimizers.SGD(0.1, momentum=0.9))
-    model.fit(train, validation_data=validation, callbacks=[teacher])
-    print(teacher.ramp)
-    ```
+    >>> AdaptiveRamp(patience=2).from_epoch(40)
+    DistillationRamp(start_epoch=40, end_epoch=44, peak=1.0, final=1.0)
     """
+
+    _arguments = ("patience", "length", "peak", "final", "latest_start")
+    largest_weight = DistillationRamp.largest_weight
 
     def __init__(
         self,
@@ -273,11 +225,6 @@ class AdaptiveRamp(Schedule):
         if latest_start is not None:
             latest_start = validate.integer(1, latest_start=latest_start)
         self.latest_start = latest_start
-
-    @property
-    def largest_weight(self) -> float:
-        """The larger one of `peak` and `final`."""
-        return max(self.peak, self.final)
 
     def check_fit(self, epochs: int | None, has_validation: bool) -> None:
         """Refuses a `fit` without validation data."""
@@ -297,16 +244,6 @@ class AdaptiveRamp(Schedule):
         return DistillationRamp(
             start_epoch, start_epoch + self.length, self.peak, self.final
         )
-
-    def get_config(self) -> Config:
-        """The arguments of the constructor."""
-        return {
-            "patience": self.patience,
-            "length": self.length,
-            "peak": self.peak,
-            "final": self.final,
-            "latest_start": self.latest_start,
-        }
 
 
 class _Search(Schedule):
@@ -351,8 +288,7 @@ class _Search(Schedule):
             return
         if self._best_teacher:
             teacher.set_weights(self._best_teacher)
-        measured = self._best >= 0
-        best = ", which is that of its best epoch" if measured else ""
+        best = ", which is that of its best epoch" * (self._best >= 0)
         warnings.warn(
             f"`fit` has ended before distillation began: {self.schedule!r} "
             "waits until the teacher has not become better in `patience` "

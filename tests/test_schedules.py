@@ -80,14 +80,10 @@ def test_config_and_keras_serialisation():
             "`start_epoch` must come before `end_epoch`. Received: "
             "start_epoch=5, end_epoch=5",
         ),
-        ((6, 5), ValueError, "start_epoch=6, end_epoch=5"),
         ((-1, 5), ValueError, "`start_epoch` must be at least 0"),
-        ((0, 0), ValueError, "`end_epoch` must be at least 1"),
         ((0.5, 5), TypeError, r"`start_epoch` must be an integer.*0\.5"),
-        ((1, True), TypeError, "`end_epoch` must be an integer.*bool"),
         ((1, 5, -0.1), ValueError, r"`peak` must be between 0 and 1.*-0\.1"),
         ((1, 5, 1, 1.5), ValueError, r"`final` must be between 0 and 1.*1\.5"),
-        ((1, 5, "1"), TypeError, "`peak` must be a real number"),
     ],
 )
 def test_refuses_bad_arguments(arguments, error, message):

@@ -11,16 +11,17 @@ import numpy as np
 from keras import ops
 
 from keras_wake import backend
-from keras_wake.attacks.apgd_losses import ATTACK_LOSSES
+from keras_wake.attacks.logits import ATTACK_LOSSES
 from keras_wake.attacks.logits import likely_wrong_class
 from keras_wake.attacks.logits import stateless_logits
 from keras_wake.attacks.staged import StagedAttack
+from keras_wake.attacks.staged import until_found
 from keras_wake.attacks.threat_model import per_sample
+from keras_wake.attacks.threat_model import where
 from keras_wake.backend import numerics
 from keras_wake.losses.margin import searched_margin
 from keras_wake.utils import validate
 from keras_wake.utils.seeds import SampleSeed
-from keras_wake.utils.types import Config
 from keras_wake.utils.types import Tensor
 
 # Share of the newest gradient step in an update; the rest is momentum.
@@ -48,9 +49,8 @@ class APGD(StagedAttack):
     2. the best loss has not risen, and η was not halved there.
 
     Args:
-        norm: `"linf"` or `"l2"`. Defaults to `"linf"`.
-        epsilon: Radius in pixel units of [0, 1]. Defaults to `None`: 8/255
-            for ℓ∞, 128/255 for ℓ2.
+        norm: As for `ThreatModel`. Defaults to `"linf"`.
+        epsilon: As for `ThreatModel`. Defaults to `None`.
         steps: Number of steps. Defaults to `100`.
         loss: L, what is maximised: `"cross_entropy"`; `"dlr"`, the
             difference of logits ratio; or `"dlr_targeted"`, the same towards
@@ -62,7 +62,7 @@ class APGD(StagedAttack):
             targets. Defaults to `1`.
         target_classes: Largest number of targets; there are at most K − 1.
             Counts for `"dlr_targeted"` alone. Defaults to `9`.
-        bounds: Smallest and largest pixel value. Defaults to `(0.0, 1.0)`.
+        bounds: As for `ThreatModel`. Defaults to `(0.0, 1.0)`.
         rho: Share of the steps that must raise the loss. Defaults to `0.75`.
         eot_samples: Over how many passes, with random numbers of their own,
             losses and gradients are averaged: the expectation over
@@ -74,14 +74,13 @@ class APGD(StagedAttack):
 
     Example:
 
-    ```python
-    classifier = keras_wake.models.SmallCNN()
-    attack = keras_wake.attacks.APGD("linf", epsilon=8/255, loss="dlr")
-    x = np.random.uniform(size=(8, 32, 32, 3)).astype("float32")
-    y = np.arange(8)
-    x_adv = attack(classifier, x, y, seed=0)  # (8, 32, 32, 3)
-    ```
+    >>> APGD("linf", epsilon=8 / 255, loss="dlr").name
+    'APGD-DLR'
     """
+
+    _arguments = (
+        *("steps", "loss", "restarts", "target_classes", "rho", "eot_samples"),
+    )
 
     def __init__(
         self,
@@ -102,25 +101,12 @@ class APGD(StagedAttack):
         self.target_classes = validate.integer(1, target_classes=target_classes)
         self.rho = validate.in_range(0, 1, rho=rho)
         self.eot_samples = validate.integer(1, eot_samples=eot_samples)
+        self.targeted = ATTACK_LOSSES[loss].targeted
 
     @functools.cached_property
     def name(self) -> str:
         """`APGD-CE`, `APGD-DLR` or `APGD-T`, by its loss."""
         return f"APGD-{ATTACK_LOSSES[self.loss].short_name}"
-
-    @property
-    def targeted(self) -> bool:
-        """Whether each stage has a target class."""
-        return ATTACK_LOSSES[self.loss].targeted
-
-    def _targets_for(self, num_classes: int) -> int:
-        if not self.targeted:
-            return 1
-        return min(self.target_classes, num_classes - 1)
-
-    def stages_for(self, num_classes: int) -> int:
-        """Number of restarts, times that of targets."""
-        return self.restarts * self._targets_for(num_classes)
 
     def passes(self, num_classes: int) -> tuple[int, int]:
         """Largest number of passes of one stage for each image.
@@ -133,7 +119,10 @@ class APGD(StagedAttack):
 
     def note(self, num_classes: int) -> str | None:
         """What the attack does otherwise for so few classes, or `None`."""
-        return ATTACK_LOSSES[self.loss].note(num_classes)
+        loss = ATTACK_LOSSES[self.loss]
+        if num_classes >= loss.fewest_classes:
+            return None
+        return loss.substitute.format(num_classes)
 
     def run_stage(
         self,
@@ -151,41 +140,31 @@ class APGD(StagedAttack):
             targets = likely_wrong_class(labels, logits_of(x), number)
         loss = ATTACK_LOSSES[self.loss](classifier, labels, targets)
 
-        def at(
-            images: Tensor, draw: Tensor | None = None
-        ) -> tuple[Tensor, Tensor, Tensor]:
+        def at(delta: Tensor, draw: Tensor | None = None) -> tuple:
             """Loss, margin and gradient of one pass."""
 
-            def objective(
-                images: Tensor,
-            ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+            def objective(images: Tensor) -> tuple:
                 logits = logits_of(images, draw)
                 losses, total = loss.values_and_total(logits)
                 return total, (losses, searched_margin(labels, logits))
 
-            gradient, outputs = backend.gradient_and_outputs(objective, images)
-            losses, margins = outputs
+            gradient, (losses, margins) = backend.gradient_and_outputs(
+                objective, x + delta
+            )
             # No later loss would count as larger than NaN.
             losses = ops.where(ops.isnan(losses), _LOWEST_LOSS, losses)
             # A NaN of one draw must not spoil the sum over draws.
             return losses, margins, numerics.finite(gradient)
 
-        def evaluate(
-            delta: Tensor, number: Tensor
-        ) -> tuple[Tensor, Tensor, Tensor]:
+        def evaluate(delta: Tensor, number: Tensor) -> tuple:
             """Loss, misclassification and direction of ascent at x + δ."""
             if self.eot_samples == 1:
-                losses, margins, gradient = at(x + delta)
+                losses, margins, gradient = at(delta)
                 return losses, margins > 0, gradient
 
-            def add(
-                index: Tensor, sums: tuple[Tensor, ...]
-            ) -> tuple[Tensor, ...]:
+            def add(index: Tensor, sums: tuple) -> tuple:
                 draw = self.eot_samples * number + ops.cast(index, "int32")
-                found = at(x + delta, draw)
-                return tuple(
-                    old + new for old, new in zip(sums, found, strict=True)
-                )
+                return tuple(map(ops.add, sums, at(delta, draw)))
 
             zeros = ops.zeros_like(labels[:, 0])
             losses, margins, gradient = ops.fori_loop(
@@ -204,17 +183,9 @@ class APGD(StagedAttack):
         whether x + δ is misclassified (batch,), and the gradient, like δ.
         """
         threat = self.threat_model
-        is_checkpoint, rises_needed = self._schedule()
+        schedule = self._schedule()
 
-        def goes_on(*values: Tensor) -> Tensor:
-            state = _State(*values)
-            # Once all images are misclassified, the result is fixed.
-            return ops.logical_and(
-                state.step < self.steps, ops.any(~state.found)
-            )
-
-        def step(*values: Tensor) -> _State:
-            state = _State(*values)
+        def step(state: _State) -> _State:
             alpha = ops.where(state.step == 0, 1.0, _ALPHA)
             # Keras turns Python numbers into `floatx`, which may be float64.
             alpha = ops.cast(alpha, "float32")
@@ -227,43 +198,22 @@ class APGD(StagedAttack):
                 + (1 - alpha) * (state.delta - state.previous),
                 x,
             )
-            state = _moved(state, delta, *evaluate(delta, state.step + 1))
-            number = state.step - 1
-            return _checked(
-                state,
-                ops.take(is_checkpoint, number),
-                ops.take(rises_needed, number),
-            )
+            moved = _moved(state, delta, evaluate)
+            return _checked(moved, *(ops.take(a, state.step) for a in schedule))
 
         begin = _begun(start, evaluate, self.epsilon)
-        end = _State(*ops.while_loop(goes_on, step, begin))
-        return ops.where(per_sample(end.found, x), end.adversarial, end.best)
+        # Once all images are misclassified, the result is fixed.
+        end = until_found(step, begin, self.steps)
+        return where(end.found, end.adversarial, end.best)
 
     def _schedule(self) -> tuple[Tensor, Tensor]:
         """For each step: whether it is a checkpoint, and the rises it needs."""
         is_checkpoint = np.zeros(self.steps, "bool")
         rises_needed = np.zeros(self.steps, "float32")
-        last = 0
-        for checkpoint in checkpoints(self.steps):
-            is_checkpoint[checkpoint - 1] = True
-            rises_needed[checkpoint - 1] = self.rho * (checkpoint - last)
-            last = checkpoint
-        return (
-            ops.convert_to_tensor(is_checkpoint),
-            ops.convert_to_tensor(rises_needed),
-        )
-
-    def get_config(self) -> Config:
-        """The arguments of the constructor."""
-        return {
-            **super().get_config(),
-            "steps": self.steps,
-            "loss": self.loss,
-            "restarts": self.restarts,
-            "target_classes": self.target_classes,
-            "rho": self.rho,
-            "eot_samples": self.eot_samples,
-        }
+        last_steps = np.array(checkpoints(self.steps)) - 1
+        is_checkpoint[last_steps] = True
+        rises_needed[last_steps] = self.rho * np.diff(last_steps, prepend=-1)
+        return tuple(map(ops.convert_to_tensor, (is_checkpoint, rises_needed)))
 
 
 def checkpoints(steps: int) -> list[int]:
@@ -326,24 +276,11 @@ def _begun(start: Tensor, evaluate: Callable, epsilon: float) -> _State:
     )
 
 
-def _moved(
-    state: _State,
-    delta: Tensor,
-    loss: Tensor,
-    misclassified: Tensor,
-    gradient: Tensor,
-) -> _State:
+def _moved(state: _State, delta: Tensor, evaluate: Callable) -> _State:
     """After a step to `delta`."""
+    loss, misclassified, gradient = evaluate(delta, state.step + 1)
     first = ops.logical_and(misclassified, ~state.found)
     better = loss > state.best_loss
-    adversarial, best, best_gradient = (
-        ops.where(per_sample(which, delta), new, old)
-        for which, new, old in (
-            (first, delta, state.adversarial),
-            (better, delta, state.best),
-            (better, gradient, state.best_gradient),
-        )
-    )
     return state._replace(
         step=state.step + 1,
         delta=delta,
@@ -351,11 +288,11 @@ def _moved(
         gradient=gradient,
         loss=loss,
         rises=state.rises + ops.cast(loss > state.loss, "float32"),
-        best=best,
-        best_gradient=best_gradient,
+        best=where(better, delta, state.best),
+        best_gradient=where(better, gradient, state.best_gradient),
         # `ops.maximum` would keep a NaN for good.
         best_loss=ops.where(better, loss, state.best_loss),
-        adversarial=adversarial,
+        adversarial=where(first, delta, state.adversarial),
         found=ops.logical_or(state.found, misclassified),
     )
 
@@ -369,10 +306,9 @@ def _checked(
     )
     halve = ops.logical_or(state.rises < rises_needed, stands_still)
     now = ops.logical_and(halve, is_checkpoint)
-    back = per_sample(now, state.delta)
     return state._replace(
-        delta=ops.where(back, state.best, state.delta),
-        gradient=ops.where(back, state.best_gradient, state.gradient),
+        delta=where(now, state.best, state.delta),
+        gradient=where(now, state.best_gradient, state.gradient),
         loss=ops.where(now, state.best_loss, state.loss),
         step_size=ops.where(now, state.step_size / 2, state.step_size),
         rises=ops.where(is_checkpoint, 0.0, state.rises),

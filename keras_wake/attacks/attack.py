@@ -14,6 +14,7 @@ import keras
 from keras import ops
 
 from keras_wake import backend
+from keras_wake.attacks.threat_model import Fixed
 from keras_wake.attacks.threat_model import ThreatModel
 from keras_wake.backend import numerics
 from keras_wake.backend.layer_settings import PerModel
@@ -21,6 +22,7 @@ from keras_wake.data.batches import checked_batch
 from keras_wake.data.classifier import check_classifier
 from keras_wake.data.classifier import image_shape
 from keras_wake.utils import validate
+from keras_wake.utils.configured import Configured
 from keras_wake.utils.seeds import CounterSeed
 from keras_wake.utils.seeds import SampleSeed
 from keras_wake.utils.seeds import Seed
@@ -35,22 +37,18 @@ class HasAttackLoss(Protocol):
     attack_loss: str
 
 
-class Attack:
-    """Base of all attacks.
+class Attack(Fixed, Configured):
+    """Base of all attacks; its arguments are those of `ThreatModel`.
 
     A subclass must define `run`. Everything else has a default: `name`,
     `passes`, `note` and `longer` tell an evaluation what to report and to
     check, `for_objective` lets the attack take over the loss of an objective.
-
-    Args:
-        norm: `"linf"` or `"l2"`.
-        epsilon: Radius in pixel units of [0, 1]. Defaults to `None`: 8/255
-            for ℓ∞, 128/255 for ℓ2.
-        bounds: Smallest and largest pixel value. Defaults to `(0.0, 1.0)`.
     """
 
     # Over how many passes the attack averages losses and gradients.
     eot_samples = 1
+    # Whether `run` takes a `SampleSeed`, too.
+    _draws_by_sample = False
 
     def __init__(
         self,
@@ -59,22 +57,10 @@ class Attack:
         bounds: tuple[float, float] = (0.0, 1.0),
     ) -> None:
         self.threat_model = ThreatModel(norm, epsilon, bounds)
+        self.norm = self.threat_model.norm
+        self.epsilon = self.threat_model.epsilon
+        self.bounds = self.threat_model.bounds
         self._compiled = PerModel()
-
-    @property
-    def norm(self) -> str:
-        """Name of the norm."""
-        return self.threat_model.norm
-
-    @property
-    def epsilon(self) -> float:
-        """Radius in pixel units."""
-        return self.threat_model.epsilon
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        """Smallest and largest pixel value."""
-        return self.threat_model.bounds
 
     @functools.cached_property
     def name(self) -> str:
@@ -83,11 +69,7 @@ class Attack:
 
     @functools.cached_property
     def longer(self) -> "Attack | None":
-        """The same attack with twice the steps.
-
-        None where `get_config()` names fewer than two `steps`, or where the
-        attack cannot be made from its configuration.
-        """
+        """The same attack with twice the steps, if it has at least two."""
         config = self.get_config()
         steps = config.get("steps")
         if not isinstance(steps, int) or steps < 2:
@@ -102,14 +84,9 @@ class Attack:
         return 1
 
     def passes(self, num_classes: int) -> tuple[int, int] | None:
-        """Largest number of passes of one stage for each image.
+        """Largest number of forward and of backward passes of one stage.
 
-        Args:
-            num_classes: K, the number of classes.
-
-        Returns:
-            Number of forward passes and of backward passes; None where it is
-            not known.
+        `None` where it is not known.
         """
         return None
 
@@ -118,11 +95,7 @@ class Attack:
         return None
 
     def check_image_shape(self, shape: tuple) -> None:
-        """Refuses images that the attack cannot run on.
-
-        Args:
-            shape: Of one image, without the batch axis.
-        """
+        """Refuses images (batch, *shape) that the attack cannot run on."""
         self.threat_model.check_image_shape(shape)
 
     def for_objective(self, objective: HasAttackLoss) -> "Attack":
@@ -153,15 +126,8 @@ class Attack:
     ) -> Tensor:
         """Adversarial images inside a step that is being compiled.
 
-        Args:
-            classifier: `keras.Model` that returns logits.
-            x: Float32 tensor (batch, ...), images within the bounds.
-            labels: Float32 tensor (batch, K), one-hot or soft.
-            seed: What `keras.random` functions take as `seed`.
-
-        Returns:
-            Float32 tensor like `x`, inside the ball around `x` and inside
-            the bounds, without a gradient.
+        The arguments are those of `run`. The images are within the threat
+        model, and have no gradient.
         """
         x = ops.convert_to_tensor(x, "float32")
         labels = ops.convert_to_tensor(labels, "float32")
@@ -182,13 +148,11 @@ class Attack:
         batch: `keras.random` draws them for the batch as a whole, and the
         first sample tells one batch from another.
 
-        Args:
-            classifier: `keras.Model` that returns logits.
-            x: Float32 tensor (batch, ...), images within the bounds.
-            labels: Float32 tensor (batch, K), one-hot or soft.
-            seed: A `SampleSeed` for these images.
-            stage: Int32 scalar tensor or int, below `stages_for(K)`.
+        The arguments are those of `run`, with a `SampleSeed` for these images
+        and the number of the stage, an int32 scalar.
         """
+        if self._draws_by_sample:
+            return self.perturb(classifier, x, labels, seed)
         batch_seed = CounterSeed(seed.seed, seed.ids[0])
         return self.perturb(classifier, x, labels, batch_seed)
 
@@ -209,8 +173,7 @@ class Attack:
         """Attacks one batch of images.
 
         What is compiled for a classifier is used again, until a layer is
-        exchanged or gets another public attribute (a number, a text or a
-        function).
+        exchanged or gets another public attribute.
 
         Args:
             classifier: Built `keras.Model` that returns logits (batch, K).
@@ -224,11 +187,9 @@ class Attack:
             Float32 tensor like `x`: x + δ, within the threat model.
 
         Raises:
-            TypeError: If `classifier` is no model, or for a wrong dtype of
-                images or labels.
-            ValueError: If the classifier does not return logits, for images
-                outside the bounds or with NaN, or for labels that name no
-                class.
+            TypeError, ValueError: If the classifier is no model that returns
+                logits, for images outside the bounds or with NaN, or for
+                labels that name no class.
         """
         return self._call(classifier, x, y, seed)
 
@@ -265,32 +226,7 @@ class Attack:
 
         return backend.compile(run, reference), num_classes
 
-    def __setattr__(self, name: str, value: object) -> None:
-        # Steps that are compiled already would not learn of a change.
-        own = getattr(type(self), name, None)
-        is_setting = name in self.__dict__ or (
-            isinstance(own, property) and own.fset is None
-        )
-        if is_setting and not name.startswith("_"):
-            raise AttributeError(
-                f"The settings of an attack are fixed. Make another one: "
-                f"`{type(self).__name__}(..., {name}={value!r})`."
-            )
-        super().__setattr__(name, value)
-
     def get_config(self) -> Config:
         """The arguments of the constructor."""
-        return {
-            "norm": self.norm,
-            "epsilon": self.epsilon,
-            "bounds": list(self.bounds),
-        }
-
-    @classmethod
-    def from_config(cls, config: Config) -> "Attack":
-        """Makes the attack again from `get_config()`."""
-        return cls(**config)
-
-    def __repr__(self) -> str:
-        settings = ", ".join(f"{k}={v!r}" for k, v in self.get_config().items())
-        return f"{type(self).__name__}({settings})"
+        threat = {"norm": self.norm, "epsilon": self.epsilon}
+        return {**threat, "bounds": list(self.bounds), **super().get_config()}

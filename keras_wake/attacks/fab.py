@@ -9,17 +9,17 @@ import keras
 from keras import ops
 
 from keras_wake import backend
-from keras_wake.attacks.fab_steps import STEPS
 from keras_wake.attacks.logits import likely_wrong_class
 from keras_wake.attacks.logits import stateless_logits
 from keras_wake.attacks.staged import StagedAttack
+from keras_wake.attacks.staged import until_found
 from keras_wake.attacks.threat_model import per_sample
+from keras_wake.attacks.threat_model import where
 from keras_wake.backend import numerics
 from keras_wake.losses.margin import logit_of
 from keras_wake.losses.margin import searched_margin
 from keras_wake.utils import validate
 from keras_wake.utils.seeds import SampleSeed
-from keras_wake.utils.types import Config
 from keras_wake.utils.types import Tensor
 
 
@@ -46,9 +46,8 @@ class FAB(StagedAttack):
     from random points at half the radius.
 
     Args:
-        norm: `"linf"` or `"l2"`. Defaults to `"linf"`.
-        epsilon: Radius in pixel units of [0, 1]. Defaults to `None`: 8/255
-            for ℓ∞, 128/255 for ℓ2.
+        norm: As for `ThreatModel`. Defaults to `"linf"`.
+        epsilon: As for `ThreatModel`. Defaults to `None`.
         steps: Number of steps. Defaults to `100`.
         restarts: Number of searches for each target. Defaults to `1`.
         target_classes: Largest number of targets; there are at most K − 1.
@@ -59,21 +58,21 @@ class FAB(StagedAttack):
             `1.05`.
         beta: What share of a perturbation is kept when the search turns back.
             Defaults to `0.9`.
-        bounds: Smallest and largest pixel value. Defaults to `(0.0, 1.0)`.
+        bounds: As for `ThreatModel`. Defaults to `(0.0, 1.0)`.
 
     Raises:
         ValueError: For an unknown norm, or a number out of range.
 
     Example:
 
-    ```python
-    classifier = keras_wake.models.SmallCNN()
-    attack = keras_wake.attacks.FAB("l2", epsilon=0.5, target_classes=3)
-    x = np.random.uniform(size=(8, 32, 32, 3)).astype("float32")
-    y = np.arange(8)
-    x_adv = attack(classifier, x, y, seed=0)  # (8, 32, 32, 3)
-    ```
+    >>> FAB("l2", epsilon=0.5, target_classes=3).stages_for(num_classes=10)
+    3
     """
+
+    _arguments = (
+        *("steps", "restarts", "target_classes", "alpha_max", "eta", "beta"),
+    )
+    targeted = True
 
     def __init__(
         self,
@@ -99,13 +98,6 @@ class FAB(StagedAttack):
     def name(self) -> str:
         """`FAB-T`; of a subclass the name of the class."""
         return "FAB-T" if type(self) is FAB else type(self).__name__
-
-    def _targets_for(self, num_classes: int) -> int:
-        return min(self.target_classes, num_classes - 1)
-
-    def stages_for(self, num_classes: int) -> int:
-        """Number of restarts, times that of targets."""
-        return self.restarts * self._targets_for(num_classes)
 
     def passes(self, num_classes: int) -> tuple[int, int]:
         """Largest number of passes of one stage for each image.
@@ -138,41 +130,13 @@ class FAB(StagedAttack):
             h = logit_of(target, logits) - logit_of(labels, logits)
             return factor * ops.sum(h), h
 
-        def linearised(delta: Tensor) -> tuple[Tensor, Tensor]:
-            gradient, h = backend.gradient_and_outputs(difference, x + delta)
-            return h, numerics.finite(gradient) / factor
-
-        def is_adversarial(delta: Tensor) -> Tensor:
-            return searched_margin(labels, logits_of(x + delta)) > 0
-
-        start = 0.5 * self.threat_model.random_on_sphere(x, seed)
-        start = ops.where(stage < targets, ops.zeros_like(x), start)
-        return self._search(linearised, is_adversarial, start, x)
-
-    def _search(
-        self,
-        linearised: Callable,
-        is_adversarial: Callable,
-        start: Tensor,
-        x: Tensor,
-    ) -> Tensor:
-        """Goes back and forth over the boundary, from δ = `start` on.
-
-        `linearised` maps δ to h at x + δ, (batch,), and its gradient;
-        `is_adversarial` to whether x + δ is misclassified, (batch,).
-        """
-
-        def goes_on(*values: Tensor) -> Tensor:
-            state = _State(*values)
-            return ops.logical_and(
-                state.step < self.steps, ops.any(~state.found)
+        def step(state: _State) -> _State:
+            gradient, h = backend.gradient_and_outputs(
+                difference, x + state.delta
             )
-
-        def step(*values: Tensor) -> _State:
-            state = _State(*values)
-            h, gradient = linearised(state.delta)
+            gradient = numerics.finite(gradient) / factor
             delta = self._stepped(state.delta, h, gradient, x)
-            crossed = is_adversarial(delta)
+            crossed = searched_margin(labels, logits_of(x + delta)) > 0
             inside = self.threat_model.size(delta) <= self.epsilon
             success = ops.logical_and(crossed, inside)
             # Only the first success counts, so that the result does not depend
@@ -184,17 +148,18 @@ class FAB(StagedAttack):
             return _State(
                 step=state.step + 1,
                 delta=delta * back,
-                kept=ops.where(per_sample(first, x), delta, state.kept),
+                kept=where(first, delta, state.kept),
                 found=ops.logical_or(state.found, success),
             )
 
+        start = 0.5 * self.threat_model.random_on_sphere(x, seed)
         begin = _State(
             step=ops.zeros((), "int32"),
-            delta=start,
+            delta=ops.where(stage < targets, ops.zeros_like(x), start),
             kept=ops.zeros_like(x),
-            found=self.threat_model.size(start) < 0,
+            found=ops.zeros_like(labels[:, 0], "bool"),
         )
-        return _State(*ops.while_loop(goes_on, step, begin)).kept
+        return until_found(step, begin, self.steps).kept
 
     def _stepped(
         self, delta: Tensor, h: Tensor, gradient: Tensor, x: Tensor
@@ -206,10 +171,9 @@ class FAB(StagedAttack):
         # The linearised h at x is h − ⟨gradient, δ⟩.
         moved = ops.sum(normal * ops.reshape(delta, flat), axis=1)
         # Both in one call: each call has a fixed cost, for sorting.
-        both = STEPS[self.norm](
-            ops.concatenate(
-                [ops.reshape(x + delta, flat), ops.reshape(x, flat)]
-            ),
+        both = shortest_steps(
+            self.norm,
+            ops.reshape(ops.concatenate([x + delta, x]), flat),
             ops.concatenate([normal, normal]),
             ops.concatenate([-h, moved - h]),
             self.bounds,
@@ -224,24 +188,11 @@ class FAB(StagedAttack):
         ]
         alpha = ops.minimum(lengths[0] / sum(lengths), self.alpha_max)
         alpha = per_sample(alpha, x)
-        delta = (1 - alpha) * (delta + self.eta * from_here) + (
-            alpha * self.eta * from_clean
-        )
+        delta = (1 - alpha) * (delta + self.eta * from_here)
+        delta = delta + alpha * self.eta * from_clean
         # Where h is NaN or infinite, the search starts again from the image.
         delta = numerics.finite(delta)
         return ops.clip(x + delta, *self.bounds) - x
-
-    def get_config(self) -> Config:
-        """The arguments of the constructor."""
-        return {
-            **super().get_config(),
-            "steps": self.steps,
-            "restarts": self.restarts,
-            "target_classes": self.target_classes,
-            "alpha_max": self.alpha_max,
-            "eta": self.eta,
-            "beta": self.beta,
-        }
 
 
 class _State(NamedTuple):
@@ -251,3 +202,63 @@ class _State(NamedTuple):
     delta: Tensor
     kept: Tensor  # the first δ inside the ball that is misclassified, else 0
     found: Tensor  # whether there is one
+
+
+def shortest_steps(
+    norm: str, x: Tensor, w: Tensor, c: Tensor, bounds: tuple[float, float]
+) -> Tensor:
+    """The steps of least norm onto hyperplanes inside a box, like `x`.
+
+    A step is the d of least norm with ⟨w, d⟩ = c and low ≤ x + d ≤ high, of
+    shape (batch, n) like x and w. Coordinate i moves in the direction
+    sign(c · w_i), in which it has room for m_i. A step to the level t reaches
+
+        ℓ∞: G(t) = Σ_i |w_i| · min(t, m_i),          |d_i| = min(t, m_i)
+        ℓ2: G(t) = Σ_i |w_i| · min(t · |w_i|, m_i),  |d_i| = min(t · |w_i|, m_i)
+
+    Both are Σ_i s_i · min(t, k_i): increasing, and linear between the knots
+    k_i. So sorting the knots gives the t with G(t) = |c|. If the box is too
+    small for that, the step goes into its corner.
+    """
+    low, high = bounds
+    x, w, c = (ops.convert_to_tensor(v, "float32") for v in (x, w, c))
+    size = ops.max(ops.abs(w), axis=1, keepdims=True)
+    # A common factor of w and c does not change d. This one keeps the squares
+    # in the range of float32.
+    factor = 1 / ops.maximum(size, 1e-30)
+    w, c = w * factor, c * factor[:, 0]
+    sign = ops.sign(w) * ops.sign(c)[:, None]
+    room = ops.maximum(ops.where(sign > 0, high - x, x - low), 0.0)
+    # How fast a coordinate moves as t grows. One of speed 0 has no knot: it
+    # stays where it is at any level.
+    speed = ops.abs(w) if norm == "l2" else ops.ones_like(w)
+    knots = ops.where(speed > 0, room / ops.maximum(speed, 1e-30), 0.0)
+    level = _level(knots, ops.abs(w) * speed, ops.abs(c))
+    return sign * ops.minimum(level[:, None] * speed, room)
+
+
+def _level(knots: Tensor, slopes: Tensor, gain: Tensor) -> Tensor:
+    """The t with Σ_i s_i · min(t, k_i) = `gain`, shape (batch,).
+
+    The last knot, where the sum stays below `gain`.
+    """
+    order = ops.argsort(knots, axis=1)
+    knots = ops.take_along_axis(knots, order, axis=1)
+    slopes = ops.take_along_axis(slopes, order, axis=1)
+    # At each knot: the sum over the coordinates with smaller knots, and the
+    # slope of the others. The slopes are added from the end: a difference of
+    # sums would lose digits.
+    spent = ops.cumsum(slopes * knots, axis=1) - slopes * knots
+    rising = ops.flip(ops.cumsum(ops.flip(slopes, axis=1), axis=1), axis=1)
+    gained = spent + rising * knots
+    passed = ops.sum(
+        ops.cast(gained < gain[:, None], "int32"), axis=1, keepdims=True
+    )
+    last = ops.shape(knots)[1] - 1
+    at = ops.minimum(passed, last)
+    spent, rising, knot = (
+        ops.take_along_axis(values, at, axis=1)[:, 0]
+        for values in (spent, rising, knots)
+    )
+    level = (gain - spent) / ops.maximum(rising, 1e-30)
+    return ops.where(passed[:, 0] > last, knot, ops.minimum(level, knot))

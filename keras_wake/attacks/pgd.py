@@ -9,17 +9,13 @@ from keras import ops
 from keras_wake import backend
 from keras_wake.attacks.attack import Attack
 from keras_wake.attacks.attack import HasAttackLoss
+from keras_wake.attacks.logits import CrossEntropy
 from keras_wake.attacks.logits import stateless_logits
 from keras_wake.attacks.threat_model import ThreatModel
-from keras_wake.backend import numerics
-from keras_wake.losses import cross_entropy
 from keras_wake.utils import validate
 from keras_wake.utils.seeds import SampleSeed
 from keras_wake.utils.seeds import Seed
-from keras_wake.utils.types import Config
 from keras_wake.utils.types import Tensor
-
-LOSSES = ("cross_entropy", "kl")
 
 
 @keras.saving.register_keras_serializable(package="keras_wake")
@@ -41,9 +37,8 @@ class PGD(Attack):
     statistics and its dropout state stay as they are.
 
     Args:
-        norm: `"linf"` or `"l2"`. Defaults to `"linf"`.
-        epsilon: Radius in pixel units of [0, 1]. Defaults to `None`: 8/255
-            for ℓ∞, 128/255 for ℓ2.
+        norm: As for `ThreatModel`. Defaults to `"linf"`.
+        epsilon: As for `ThreatModel`. Defaults to `None`.
         step_size: Length of a step in the same units. Defaults to `None`:
             epsilon / 4 for ℓ∞, epsilon / 8 for ℓ2.
         steps: Number of steps. With `steps=0` or `epsilon=0` the attack
@@ -52,7 +47,7 @@ class PGD(Attack):
             uniform in it, for ℓ2 a Gaussian direction with a radius uniform
             in [0, epsilon]; for `"kl"`, as published, 0.001 times Gaussian
             noise. Defaults to `True`.
-        bounds: Smallest and largest pixel value. Defaults to `(0.0, 1.0)`.
+        bounds: As for `ThreatModel`. Defaults to `(0.0, 1.0)`.
         training: Whether to run the classifier in training mode instead, with
             batch statistics and dropout; δ then depends on the whole batch,
             the state of the classifier still stays as it is. Defaults to
@@ -78,6 +73,10 @@ class PGD(Attack):
     ```
     """
 
+    _arguments: tuple[str, ...] = (
+        *("step_size", "steps", "random_start", "training", "loss"),
+    )
+
     def __init__(
         self,
         norm: str = "linf",
@@ -96,19 +95,22 @@ class PGD(Attack):
         self.steps = validate.integer(0, steps=steps)
         self.random_start = validate.boolean(random_start=random_start)
         self.training = validate.boolean(training=training)
-        self.loss = validate.one_of((None, *LOSSES), loss=loss)
+        self.loss = validate.one_of((None, "cross_entropy", "kl"), loss=loss)
+        # A `run` of a subclass takes what `keras.random` takes.
+        self._draws_by_sample = type(self).run is PGD.run
         if loss == "kl" and not random_start:
             raise ValueError(
-                'With `loss="kl"` the attack needs a random start: at δ = 0 '
-                "the divergence has no gradient. Received: random_start="
-                f"{random_start!r}."
+                'An attack with `loss="kl"`, that of TRADES, needs a random '
+                "start: at δ = 0 the divergence has no gradient. Received: "
+                f"{type(self).__name__}(..., random_start=False). Pass "
+                '`random_start=True`, or `loss="cross_entropy"` to ascend the '
+                "cross-entropy instead."
             )
 
     @functools.cached_property
     def name(self) -> str:
         """`PGD-20` for 20 steps; of a subclass the name of the class."""
-        name = type(self).__name__
-        return f"{name}-{self.steps}" if type(self) is PGD else name
+        return f"PGD-{self.steps}" if type(self) is PGD else super().name
 
     def passes(self, num_classes: int) -> tuple[int, int]:
         """One forward and one backward pass for each step."""
@@ -118,33 +120,8 @@ class PGD(Attack):
         """This attack, with the loss of an objective where it has none."""
         if self.loss is not None:
             return self
-        if objective.attack_loss == "kl" and not self.random_start:
-            kind = type(self).__name__
-            raise ValueError(
-                f"With the objective `{type(objective).__name__}` the attack "
-                "ascends the divergence from the clean logits, which has no "
-                "gradient at δ = 0, and needs a random start. Received: "
-                f"{kind}(..., random_start=False). Pass `{kind}(..., "
-                'random_start=True)`, or `loss="cross_entropy"` to ascend '
-                "the cross-entropy instead."
-            )
-        return type(self)(
-            **{**self.get_config(), "loss": objective.attack_loss}
-        )
-
-    def perturb_stage(
-        self,
-        classifier: keras.Model,
-        x: Tensor,
-        labels: Tensor,
-        seed: SampleSeed,
-        stage: Tensor,
-    ) -> Tensor:
-        """The adversarial images, from random numbers of each sample."""
-        if type(self).run is PGD.run:
-            return self.perturb(classifier, x, labels, seed)
-        # A `run` of a subclass takes what `keras.random` takes.
-        return super().perturb_stage(classifier, x, labels, seed, stage)
+        config = {**self.get_config(), "loss": objective.attack_loss}
+        return self.from_config(config)
 
     def run(
         self, classifier: Callable, x: Tensor, labels: Tensor, seed: Seed
@@ -168,9 +145,7 @@ class PGD(Attack):
         else:
             delta = threat.random_perturbation(x, seed)
 
-        def ascend(delta: Tensor, x: Tensor, labels: Tensor) -> Tensor:
-            return self._ascend(classifier, delta, x, labels)
-
+        ascend = functools.partial(self._ascend, classifier)
         if self.training:
             # Batch statistics need the batch as a whole.
             return ascend(delta, x, labels)
@@ -181,7 +156,6 @@ class PGD(Attack):
     ) -> Tensor:
         """δ after `steps` steps from `delta`."""
         threat = self.threat_model
-        half = numerics.computes_in_float16(classifier)
         logits_of = stateless_logits(classifier, self.training)
 
         target = labels
@@ -190,13 +164,10 @@ class PGD(Attack):
             # of p, which does not depend on δ.
             clean = backend.without_gradient(lambda: logits_of(x))
             target = ops.softmax(ops.cast(clean, "float32"), axis=-1)
+        loss = CrossEntropy(classifier, target)
 
         def total_loss(images: Tensor) -> Tensor:
-            logits = logits_of(images)
-            losses = cross_entropy(target, logits)
-            if half:
-                losses = numerics.scaled_losses(losses, target, logits)
-            return ops.sum(losses)
+            return loss.values_and_total(logits_of(images))[1]
 
         def step(state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
             delta, origin = state
@@ -207,33 +178,16 @@ class PGD(Attack):
 
         return backend.repeat(self.steps, step, (delta, x))[0]
 
-    def get_config(self) -> Config:
-        """The arguments of the constructor."""
-        return {
-            **super().get_config(),
-            "step_size": self.step_size,
-            "steps": self.steps,
-            "random_start": self.random_start,
-            "training": self.training,
-            "loss": self.loss,
-        }
-
     @staticmethod
     def for_evaluation(attack: Attack, steps: int = 20) -> "PGD":
         """PGD as it is used to evaluate, in the threat model of `attack`.
 
+        It follows the cross-entropy from a random start, in steps of the usual
+        size.
+
         Args:
             attack: Any attack.
             steps: Number of steps. Defaults to `20`.
-
-        Returns:
-            A `PGD` on the cross-entropy with its usual step size and a
-            random start.
-
-        Example:
-
-        >>> PGD.for_evaluation(FGSM(epsilon=8 / 255)).steps
-        20
         """
         return PGD(
             norm=attack.norm,
@@ -248,18 +202,13 @@ class PGD(Attack):
 class FGSM(PGD):
     """Fast gradient sign method (Goodfellow et al. 2015): PGD in one step.
 
-    δ = step_size · direction(∇_x CE(f(x + δ_0), y)) + δ_0, projected, with
-    δ_0 = 0 or random.
-
     Args:
-        norm: `"linf"` or `"l2"`. Defaults to `"linf"`.
-        epsilon: Radius in pixel units of [0, 1]. Defaults to `None`: 8/255
-            for ℓ∞, 128/255 for ℓ2.
+        norm: As for `ThreatModel`. Defaults to `"linf"`.
+        epsilon: As for `ThreatModel`. Defaults to `None`.
         step_size: Length of the step. Defaults to `None`: epsilon.
-        random_start: Whether δ_0 is random. Defaults to `False`.
-        bounds: Smallest and largest pixel value. Defaults to `(0.0, 1.0)`.
-        training: Whether to run the classifier in training mode. Defaults to
-            `False`.
+        random_start: As for `PGD`. Defaults to `False`.
+        bounds: As for `ThreatModel`. Defaults to `(0.0, 1.0)`.
+        training: As for `PGD`. Defaults to `False`.
         loss: As for `PGD`. Defaults to `None`.
 
     Example:
@@ -267,6 +216,8 @@ class FGSM(PGD):
     >>> FGSM(epsilon=8 / 255).steps
     1
     """
+
+    _arguments = ("step_size", "random_start", "training", "loss")
 
     def __init__(
         self,
@@ -281,14 +232,7 @@ class FGSM(PGD):
         if step_size is None:
             step_size = ThreatModel(norm, epsilon, bounds).epsilon
         super().__init__(
-            norm=norm,
-            epsilon=epsilon,
-            step_size=step_size,
-            steps=1,
-            random_start=random_start,
-            bounds=bounds,
-            training=training,
-            loss=loss,
+            norm, epsilon, step_size, 1, random_start, bounds, training, loss
         )
 
     @classmethod
@@ -302,12 +246,8 @@ class FGSM(PGD):
         One ℓ∞ step of 1.25 · epsilon from a uniform random start.
 
         Args:
-            epsilon: Radius in pixel units of [0, 1]. Defaults to `8/255`.
-            bounds: Smallest and largest pixel value. Defaults to
-                `(0.0, 1.0)`.
-
-        Returns:
-            An `FGSM`.
+            epsilon: As for `ThreatModel`. Defaults to `8/255`.
+            bounds: As for `ThreatModel`. Defaults to `(0.0, 1.0)`.
 
         Example:
 
@@ -320,9 +260,3 @@ class FGSM(PGD):
             random_start=True,
             bounds=bounds,
         )
-
-    def get_config(self) -> Config:
-        """The arguments of the constructor."""
-        config = super().get_config()
-        del config["steps"]
-        return config

@@ -1,8 +1,9 @@
-"""The windows of the Square attack: how large they are and what fills them."""
+"""The windows of the Square attack: where they are and what fills them."""
 
 import numpy as np
 from keras import ops
 
+from keras_wake.utils.types import Array
 from keras_wake.utils.types import Tensor
 
 # After how many queries the share of the pixels is halved again.
@@ -16,25 +17,13 @@ def window_sides(
     width: int,
     smooth: bool,
     stretched: bool = False,
-) -> np.ndarray:
-    """Side of the window that each query changes, in pixels.
+) -> Array:
+    """Side of the window that each query changes, in pixels, int32 (queries,).
 
     A window covers the share p of the image, so that its side is
-    √(p · height · width), rounded. p is `p_init` at first and is halved after
-    10, 50, 200, 500, 1000, 2000, 4000, 6000 and 8000 queries.
-
-    Args:
-        queries: Number of queries.
-        p_init: Share of the pixels at first.
-        height: Of an image, in pixels.
-        width: Of an image, in pixels.
-        smooth: Whether windows are filled with `smooth_window`, which needs
-            an odd side of at least 3.
-        stretched: Whether the schedule, made for 10,000 queries, is scaled
-            to `queries`. Defaults to `False`.
-
-    Returns:
-        Int32 array (queries,).
+    √(p · height · width), rounded. p is `p_init` at first and is halved again
+    and again. A schedule that is `stretched` is made for 10,000 queries and
+    scaled to `queries`. A `smooth` window needs an odd side of at least 3.
     """
     position = np.arange(queries)
     if stretched:
@@ -48,29 +37,22 @@ def window_sides(
     return np.clip(sides, 1, min(height, width)).astype("int32")
 
 
-def smooth_window(side: int) -> np.ndarray:
+def smooth_window(side: int) -> Array:
     """η of the paper: two bumps of opposite sign, one above the other.
 
     A bump of h_1 rows and h_2 columns has the values
     η_rs = Σ_{m=d}^{n} 1 / (m + 1)², where d is the larger of the distances
     of row and column from its middle and n = ⌊max(h_1, h_2) / 2⌋.
 
-    Args:
-        side: Number of rows and of columns.
-
     Returns:
         Float32 array (side, side) of ℓ2 norm 1.
     """
     upper = side // 2
-    halves = [
-        sign * _bump(rows, side)
-        for sign, rows in ((1, upper), (-1, side - upper))
-    ]
-    window = np.concatenate(halves)
+    window = np.concatenate([_bump(upper, side), -_bump(side - upper, side)])
     return (window / np.linalg.norm(window)).astype("float32")
 
 
-def _bump(rows: int, columns: int) -> np.ndarray:
+def _bump(rows: int, columns: int) -> Array:
     if not rows:
         return np.zeros((0, columns))
     distance = np.maximum(
@@ -82,35 +64,11 @@ def _bump(rows: int, columns: int) -> np.ndarray:
     return values / np.linalg.norm(values)
 
 
-def tiled_windows(height: int, width: int) -> tuple[np.ndarray, tuple]:
-    """The start of the ℓ2 search: a grid of smooth windows.
-
-    Returns:
-        The window of a tile, (side, side), and how many tiles there are from
-        top to bottom and from left to right: five, but for small images.
-    """
-    side = max(min(height, width) // 5, 1)
-    return smooth_window(side), (height // side, width // side)
-
-
-def centred(grid: Tensor, height: int, width: int) -> Tensor:
-    """Puts (batch, rows, columns, channels) into the middle of zeros."""
-    rows, columns = height - grid.shape[1], width - grid.shape[2]
-    top, left = rows // 2, columns // 2
-    return ops.pad(
-        grid, ((0, 0), (top, rows - top), (left, columns - left), (0, 0))
-    )
-
-
 class Placed:
     """A square window in each image, each at a place of its own.
 
-    Args:
-        place: Float32 tensor (batch, 2) in [0, 1), which choose among the
-            rows and columns at which the window can begin.
-        side: Int32 scalar tensor, in pixels.
-        height: Of an image, in pixels.
-        width: Of an image, in pixels.
+    `place`, float32 (batch, 2) in [0, 1), chooses among the rows and columns at
+    which the window can begin.
     """
 
     def __init__(
@@ -120,17 +78,18 @@ class Placed:
             _offsets(place[:, axis], side, size)
             for axis, size in enumerate((height, width))
         )
+        rows, columns = (
+            ops.logical_and(offsets >= 0, offsets < side)
+            for offsets in (self.rows, self.columns)
+        )
         self.mask = ops.logical_and(
-            _within(self.rows, side)[:, :, None, None],
-            _within(self.columns, side)[:, None, :, None],
+            rows[:, :, None, None], columns[:, None, :, None]
         )
 
     def filled(self, values: Tensor) -> Tensor:
-        """Zeros around `values`, float32 (batch, height, width, 1).
+        """Zeros around a window of `values`, float32 (batch, height, width, 1).
 
-        Args:
-            values: Float32 tensor (n, n), what a window consists of; those
-                beyond its side are left out.
+        Of `values`, float32 (n, n), those beyond the side are left out.
         """
         size = values.shape[0]
         rows, columns = (
@@ -149,5 +108,112 @@ def _offsets(place: Tensor, side: Tensor, size: int) -> Tensor:
     return ops.arange(size, dtype="int32")[None, :] - begin[:, None]
 
 
-def _within(offsets: Tensor, side: Tensor) -> Tensor:
-    return ops.logical_and(offsets >= 0, offsets < side)
+class LinfWindows:
+    """Stripes and windows of ±epsilon, in images (height, width, channels)."""
+
+    def __init__(
+        self, epsilon: float, shape: tuple[int, int, int], sides: Array
+    ) -> None:
+        self.epsilon = epsilon
+        self.height, self.width, self.channels = shape
+        self.sides = sides
+        # A place, and a sign for each channel.
+        self.draws = 2 + self.channels
+        self.start_draws = self.width * self.channels
+
+    def start(self, draws: Tensor) -> Tensor:
+        """δ of the first query, (batch, height, width, channels)."""
+        stripes = ops.reshape(draws, (-1, 1, self.width, self.channels))
+        stripes = ops.repeat(stripes, self.height, axis=1)
+        return self.epsilon * _signs(stripes)
+
+    def changed(self, delta: Tensor, draws: Tensor, query: Tensor) -> Tensor:
+        """δ with a window that is drawn anew."""
+        window = self._placed(draws[:, :2], query)
+        signs = _signs(draws[:, None, None, 2:])
+        return ops.where(window.mask, self.epsilon * signs, delta)
+
+    def _placed(self, place: Tensor, query: Tensor) -> Placed:
+        side = ops.take(ops.convert_to_tensor(self.sides), query)
+        return Placed(place, side, self.height, self.width)
+
+
+class L2Windows(LinfWindows):
+    """Smooth windows, which pass norm on from one to another."""
+
+    def __init__(
+        self, epsilon: float, shape: tuple[int, int, int], sides: Array
+    ) -> None:
+        super().__init__(epsilon, shape, sides)
+        # Two places, whether it is turned, and a sign for each channel.
+        self.draws = 5 + self.channels
+        # The start has five tiles in each direction, but for small images.
+        self.tile = max(min(self.height, self.width) // 5, 1)
+        self.tiles = self.height // self.tile, self.width // self.tile
+        self.start_draws = self.tiles[0] * self.tiles[1] * (1 + self.channels)
+        # One window for each side that occurs, at the top left of zeros.
+        different, kinds = np.unique(sides, return_inverse=True)
+        self.kinds = kinds.astype("int32")
+        size = int(different[-1])
+        self.patterns = np.stack(
+            [np.pad(smooth_window(s), (0, size - s)) for s in different]
+        )
+
+    def start(self, draws: Tensor) -> Tensor:
+        """δ of the first query: a grid of smooth windows in the middle."""
+        (rows, columns), side = self.tiles, self.tile
+        draws = ops.reshape(draws, (-1, rows, 1, columns, 1, 1 + self.channels))
+        window = smooth_window(side)
+        upright, turned = (
+            ops.reshape(ops.convert_to_tensor(tile), (1, 1, side, 1, side, 1))
+            for tile in (window, window.T)
+        )
+        grid = ops.where(draws[..., :1] < 0.5, upright, turned)
+        grid = grid * _signs(draws[..., 1:])
+        size = rows * side, columns * side
+        grid = ops.reshape(grid, (-1, *size, self.channels))
+        rest = self.height - size[0], self.width - size[1]
+        margins = [(left // 2, left - left // 2) for left in rest]
+        grid = ops.pad(grid, ((0, 0), *margins, (0, 0)))
+        return self._of_norm_epsilon(grid)
+
+    def changed(self, delta: Tensor, draws: Tensor, query: Tensor) -> Tensor:
+        """δ with the norm of two windows in the first one of them."""
+        first = self._placed(draws[:, :2], query)
+        second = self._placed(draws[:, 2:4], query)
+        either = ops.logical_or(first.mask, second.mask)
+
+        # The squared norm for a channel: that of its two windows, and its share
+        # of what is left of epsilon².
+        spare = ops.maximum(self.epsilon**2 - _squares(delta, (1, 2, 3)), 0.0)
+        freed = _squares(ops.where(either, delta, 0.0), (1, 2))
+        budget = ops.sqrt(spare / self.channels + freed)
+
+        kind = ops.take(ops.convert_to_tensor(self.kinds), query)
+        smooth = ops.take(ops.convert_to_tensor(self.patterns), kind, axis=0)
+        added = ops.where(
+            draws[:, 4, None, None, None] < 0.5,
+            first.filled(smooth),
+            first.filled(ops.transpose(smooth)),
+        )
+        signs = _signs(draws[:, None, None, 5:])
+        old = _unit(ops.where(first.mask, delta, 0.0), (1, 2))
+        new = budget * _unit(signs * added + old, (1, 2))
+        return self._of_norm_epsilon(ops.where(either, 0.0, delta) + new)
+
+    def _of_norm_epsilon(self, delta: Tensor) -> Tensor:
+        return self.epsilon * _unit(delta, (1, 2, 3))
+
+
+def _signs(draws: Tensor) -> Tensor:
+    """−1 or 1 for numbers that are uniform in [0, 1)."""
+    return 1 - 2 * ops.cast(draws < 0.5, "float32")
+
+
+def _squares(delta: Tensor, axes: tuple[int, ...]) -> Tensor:
+    return ops.sum(ops.square(delta), axis=axes, keepdims=True)
+
+
+def _unit(delta: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """Divided by its ℓ2 norm over the axes; zeros stay zeros."""
+    return delta / (ops.sqrt(_squares(delta, axes)) + 1e-12)

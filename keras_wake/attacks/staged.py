@@ -7,6 +7,7 @@ compiled step, so that all stages share what is compiled.
 
 from collections.abc import Callable
 from collections.abc import Sized
+from typing import Any
 
 import keras
 import numpy as np
@@ -15,7 +16,7 @@ from keras import ops
 from keras_wake import backend
 from keras_wake.attacks.attack import Attack
 from keras_wake.attacks.logits import stateless_logits
-from keras_wake.attacks.threat_model import per_sample
+from keras_wake.attacks.threat_model import where
 from keras_wake.losses.margin import searched_margin
 from keras_wake.utils.seeds import SampleSeed
 from keras_wake.utils.seeds import Seed
@@ -26,34 +27,25 @@ from keras_wake.utils.types import Tensor
 class StagedAttack(Attack):
     """Base of the attacks of an evaluation, which run in stages.
 
-    A subclass defines `run_stage`, `stages_for` and `passes`. What is found
-    for an image depends on the image, its label, its number and the seed. It
-    depends neither on the other images of the batch nor on their order.
-    `perturb` leaves an image as it is if the classifier is wrong about it
-    without an attack.
-
-    Args:
-        norm: `"linf"` or `"l2"`.
-        epsilon: Radius in pixel units of [0, 1]. Defaults to `None`: 8/255
-            for ℓ∞, 128/255 for ℓ2.
-        bounds: Smallest and largest pixel value. Defaults to `(0.0, 1.0)`.
+    A subclass defines `run_stage`, and `stages_for` where it has several. What
+    is found for an image depends on the image, its label, its number and the
+    seed. It depends neither on the other images of the batch nor on their
+    order. `perturb` leaves an image as it is if the classifier is wrong about
+    it without an attack.
     """
 
+    restarts = 1
+    # Whether each stage has a target, one of the likeliest wrong classes, and
+    # the largest number of targets.
+    targeted = False
+    target_classes = 1
+
+    def _targets_for(self, num_classes: int) -> int:
+        return min(self.target_classes, num_classes - 1) if self.targeted else 1
+
     def stages_for(self, num_classes: int) -> int:
-        """Number of stages on a classifier with so many classes."""
-        raise TypeError(
-            f"`{type(self).__name__}` must define `stages_for(num_classes)`."
-        )
-
-    def passes(self, num_classes: int) -> tuple[int, int] | None:
-        """Largest number of passes of one stage, as of every attack.
-
-        The stage may end earlier for a batch whose images are all
-        misclassified.
-        """
-        raise TypeError(
-            f"`{type(self).__name__}` must define `passes(num_classes)`."
-        )
+        """Number of restarts, times that of targets."""
+        return self.restarts * self._targets_for(num_classes)
 
     def run_stage(
         self,
@@ -65,16 +57,9 @@ class StagedAttack(Attack):
     ) -> Tensor:
         """Finds perturbations; what a subclass defines.
 
-        Args:
-            classifier: Maps images (batch, ...) to logits (batch, K).
-            x: Float32 tensor (batch, ...), clean images.
-            labels: Float32 tensor (batch, K), one-hot or soft.
-            seed: A `SampleSeed` of its own for this stage.
-            stage: Int32 scalar tensor, from 0.
-
-        Returns:
-            Float32 tensor like `x`: for each image the first perturbation
-            that is misclassified, else the best one.
+        For each image it is the first one that is misclassified, else the best
+        one. The arguments are those of `perturb_stage`, with a seed of its own
+        for each stage.
         """
         raise TypeError(
             f"`{type(self).__name__}` must define "
@@ -100,9 +85,8 @@ class StagedAttack(Attack):
             return self._guaranteed(ops.zeros_like(x), x)
 
         def attacked(x: Tensor, labels: Tensor, ids: Tensor) -> Tensor:
-            delta = self.run_stage(
-                classifier, x, labels, seed.for_samples(ids), stage
-            )
+            part = seed.for_samples(ids)
+            delta = self.run_stage(classifier, x, labels, part, stage)
             return self._guaranteed(delta, x)
 
         return backend.side_by_side(attacked, x, labels, seed.ids)
@@ -127,12 +111,10 @@ class StagedAttack(Attack):
         def goes_on(stage: Tensor, found: Tensor, x_adv: Tensor) -> Tensor:
             return ops.logical_and(stage < stages, ops.any(~found))
 
-        def attack(
-            stage: Tensor, found: Tensor, x_adv: Tensor
-        ) -> tuple[Tensor, ...]:
+        def attack(stage: Tensor, found: Tensor, x_adv: Tensor) -> tuple:
             newest = self.perturb_stage(classifier, x, labels, seed, stage)
             newest = ops.reshape(newest, ops.shape(x))
-            x_adv = ops.where(per_sample(found, x), x_adv, newest)
+            x_adv = where(found, x_adv, newest)
             return stage + 1, ops.logical_or(found, succeeds(newest)), x_adv
 
         # The loop keeps the images and not x_adv − x: its rounding could
@@ -154,23 +136,10 @@ class StagedAttack(Attack):
         seed: int | None = None,
         ids: Array | None = None,
     ) -> Tensor:
-        """Attacks one batch of images.
+        """Attacks one batch of images, as every attack does.
 
-        Args:
-            classifier: As of every attack.
-            x: As of every attack.
-            y: As of every attack.
-            seed: As of every attack.
-            ids: Integer array (batch,), not negative: numbers of the images,
-                by which their random numbers differ. Defaults to `None`:
-                0, 1, ….
-
-        Returns:
-            Float32 tensor like `x`: x + δ, within the threat model.
-
-        Raises:
-            TypeError, ValueError: As of every attack, and for numbers that
-                are no integers of at least 0, one for each image.
+        `ids`, integers (batch,) of at least 0, are numbers of the images, by
+        which their random numbers differ. By default they are 0, 1, ….
         """
         return self._call(classifier, x, y, seed, _checked_ids(ids, x))
 
@@ -180,15 +149,26 @@ def _checked_ids(ids: Array | None, x: Array | Tensor) -> Tensor:
     size = len(x) if isinstance(x, Sized) else 0
     if ids is None:
         return ops.arange(size, dtype="int32")
-    ids = np.asarray(ops.convert_to_numpy(ids))
-    if not np.issubdtype(ids.dtype, np.integer):
-        raise TypeError(
-            "`ids` must be integers, one for each image. Received: dtype "
-            f"{ids.dtype}."
-        )
-    if ids.shape != (size,) or np.any(ids < 0):
-        raise ValueError(
+    ids = ops.convert_to_numpy(ids)
+    whole = np.issubdtype(ids.dtype, np.integer)
+    if not whole or ids.shape != (size,) or np.any(ids < 0):
+        raise (ValueError if whole else TypeError)(
             "`ids` must be integers of at least 0, one for each image. "
             f"Received: {size} images and ids={ids!r}."
         )
     return ops.convert_to_tensor(ids, "int32")
+
+
+def until_found(step: Callable, state: Any, steps: int) -> Any:
+    """Takes `steps` steps, or fewer if all images are misclassified by then.
+
+    `step` maps a state to the next one. A state is a named tuple; its fields
+    `step` and `found` say how many steps it had and which images fell.
+    """
+    kind = type(state)
+
+    def goes_on(*values: Tensor) -> Tensor:
+        now = kind(*values)
+        return ops.logical_and(now.step < steps, ops.any(~now.found))
+
+    return kind(*ops.while_loop(goes_on, lambda *now: step(kind(*now)), state))

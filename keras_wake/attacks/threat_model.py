@@ -1,12 +1,9 @@
 """What an adversary may do: a norm, a radius and the bounds of a pixel.
 
-A norm is a small object in the table `NORMS`. A threat model adds a radius and
-bounds to it. Perturbations are float32 tensors of shape (batch, ...), in the
-units of the images.
+Perturbations and images are float32 tensors of shape (batch, ...).
 """
 
 import math
-import numbers
 from typing import Any
 
 import keras
@@ -24,16 +21,14 @@ def per_sample(values: Tensor, like: Tensor) -> Tensor:
     return ops.reshape(values, (-1,) + (1,) * (len(like.shape) - 1))
 
 
-def _are_ascending(bounds: Any) -> bool:
-    try:
-        low, high = bounds
-    except (TypeError, ValueError):
-        return False
-    return _is_number(low) and _is_number(high) and low < high
+def where(which: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """For each sample `new` where `which` (batch,) holds, else `old`."""
+    return ops.where(per_sample(which, old), new, old)
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+def _axes(values: Tensor) -> tuple[int, ...]:
+    """All axes but that of the batch."""
+    return tuple(range(1, len(values.shape)))
 
 
 class Linf:
@@ -45,24 +40,19 @@ class Linf:
 
     def size(self, delta: Tensor) -> Tensor:
         """Norm of each sample of `delta`, shape (batch,)."""
-        axes = tuple(range(1, len(delta.shape)))
-        return ops.max(ops.abs(delta), axis=axes)
+        return ops.max(ops.abs(delta), axis=_axes(delta))
 
-    def random(self, shape: tuple, epsilon: float, seed: Seed) -> Tensor:
+    def random(self, x: Tensor, epsilon: float, seed: Seed) -> Tensor:
         """Uniform in [-epsilon, epsilon], each pixel for itself."""
+        if isinstance(seed, SampleSeed):
+            return epsilon * self.noise(x, seed)
         return keras.random.uniform(
-            shape, -epsilon, epsilon, dtype="float32", seed=seed
+            ops.shape(x), -epsilon, epsilon, dtype="float32", seed=seed
         )
 
-    def random_of(
-        self, shape: tuple, epsilon: float, seed: SampleSeed
-    ) -> Tensor:
-        """As `random`, from a `SampleSeed`; `shape` is of one sample."""
-        return epsilon * self.noise(shape, seed, 0)
-
-    def noise(self, shape: tuple, seed: SampleSeed, counter: Tensor) -> Tensor:
+    def noise(self, x: Tensor, seed: SampleSeed) -> Tensor:
         """Random numbers for a direction: uniform in [-1, 1)."""
-        return 2 * seed.uniform(counter, shape) - 1
+        return 2 * seed.uniform(0, tuple(x.shape[1:])) - 1
 
     def steepest(self, gradient: Tensor) -> Tensor:
         """The direction of norm 1 that ascends fastest."""
@@ -87,51 +77,39 @@ class Linf:
 
 
 class L2:
-    """The Euclidean norm over all pixels and channels of an image."""
+    """The Euclidean norm over all pixels; the methods are those of `Linf`."""
 
     name = "l2"
     usual_epsilon = 128 / 255
     usual_step = 1 / 8  # of epsilon
 
     def size(self, delta: Tensor) -> Tensor:
-        """Norm of each sample of `delta`, shape (batch,)."""
-        axes = tuple(range(1, len(delta.shape)))
-        return ops.sqrt(ops.sum(ops.square(delta), axis=axes))
+        return ops.sqrt(ops.sum(ops.square(delta), axis=_axes(delta)))
 
-    def random(self, shape: tuple, epsilon: float, seed: Seed) -> Tensor:
+    def random(self, x: Tensor, epsilon: float, seed: Seed) -> Tensor:
         """Gaussian direction, radius r * epsilon with r uniform in [0, 1]."""
-        direction = keras.random.normal(shape, dtype="float32", seed=seed)
-        radius = keras.random.uniform((shape[0],), dtype="float32", seed=seed)
+        if isinstance(seed, SampleSeed):
+            direction, radius = self.noise(x, seed), seed.uniform(1)
+        else:
+            draw = {"dtype": "float32", "seed": seed}
+            shape = ops.shape(x)
+            direction = keras.random.normal(shape, **draw)
+            radius = keras.random.uniform((shape[0],), **draw)
         scale = epsilon * radius / (self.size(direction) + 1e-12)
         return direction * per_sample(scale, direction)
 
-    def random_of(
-        self, shape: tuple, epsilon: float, seed: SampleSeed
-    ) -> Tensor:
-        """As `random`, from a `SampleSeed`; `shape` is of one sample."""
-        direction = self.noise(shape, seed, 0)
-        scale = epsilon * seed.uniform(1) / (self.size(direction) + 1e-12)
-        return direction * per_sample(scale, direction)
-
-    def noise(self, shape: tuple, seed: SampleSeed, counter: Tensor) -> Tensor:
-        """Random numbers for a direction: Gaussian."""
-        return seed.normal(counter, shape)
+    def noise(self, x: Tensor, seed: SampleSeed) -> Tensor:
+        return seed.normal(0, tuple(x.shape[1:]))
 
     def steepest(self, gradient: Tensor) -> Tensor:
-        """The direction of norm 1 that ascends fastest."""
-        return numerics.unit_l2(gradient, self._axes(gradient))
+        return numerics.unit_l2(gradient, _axes(gradient))
 
     def steepest_if_usual(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        """Whether all norms are in range, and `steepest` if so."""
-        squares = numerics.squared_l2(gradient, self._axes(gradient))
+        squares = numerics.squared_l2(gradient, _axes(gradient))
         usual = ops.all(numerics.are_usual(squares))
         return usual, gradient / ops.sqrt(squares)
 
-    def _axes(self, values: Tensor) -> tuple[int, ...]:
-        return tuple(range(1, len(values.shape)))
-
     def project(self, delta: Tensor, epsilon: float) -> Tensor:
-        """The point of the ball that is nearest to `delta`."""
         scale = epsilon / ops.maximum(self.size(delta), max(epsilon, 1e-12))
         return delta * per_sample(scale, delta)
 
@@ -142,14 +120,29 @@ class L2:
         return epsilon / ops.sqrt(pixels)
 
     def diameter(self, shape: tuple, width: float) -> float:
-        """Largest distance of two images whose pixels span `width`."""
         return width * math.sqrt(math.prod(shape))
 
 
 NORMS = {norm.name: norm for norm in (Linf, L2)}
 
 
-class ThreatModel:
+class Fixed:
+    """Base of objects whose attributes are set once.
+
+    Steps that are compiled already would not learn of a change.
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in self.__dict__ and not name.startswith("_"):
+            kind = type(self).__name__
+            raise AttributeError(
+                f"The settings of a `{kind}` are fixed. Make another one: "
+                f"`{kind}(..., {name}={value!r})`."
+            )
+        super().__setattr__(name, value)
+
+
+class ThreatModel(Fixed):
     """The set of perturbations that an adversary may choose from.
 
     A perturbation δ of an image x is allowed if ‖δ‖ ≤ epsilon and every
@@ -182,25 +175,19 @@ class ThreatModel:
     ) -> None:
         self.norm = validate.one_of(NORMS, norm=norm)
         self._norm = NORMS[norm]()
-        if not _are_ascending(bounds):
+        try:
+            low, high = map(float, bounds)
+        except (TypeError, ValueError):
+            low = high = math.nan
+        if not low < high:
             raise ValueError(
                 "`bounds` must be two ascending numbers, the smallest and the "
                 f"largest pixel value. Received: bounds={bounds!r}."
             )
-        low, high = map(float, bounds)
         self.bounds = (low, high)
         if epsilon is None:
             epsilon = self._norm.usual_epsilon * (high - low)
         self.epsilon = self.check_length(epsilon=epsilon)
-
-    def __setattr__(self, name: str, value: object) -> None:
-        # Steps that are compiled already would not learn of a change.
-        if name in self.__dict__:
-            raise AttributeError(
-                "A threat model is fixed. Make another one, or another "
-                f"attack, with `{name}={value!r}`."
-            )
-        super().__setattr__(name, value)
 
     @property
     def usual_step_size(self) -> float:
@@ -209,23 +196,14 @@ class ThreatModel:
 
     def check_length(self, **kwargs: Any) -> float:
         """Checks that a radius or step size fits the range of pixels."""
-        ((name, value),) = kwargs.items()
+        hint = (
+            "It is in pixel units: eight grey levels of images in [0, 1] are "
+            "8/255."
+        )
+        if self.norm == "l2":  # The limit depends on the size of the image.
+            return validate.not_negative(hint, **kwargs)
         low, high = self.bounds
-        # For l2 the limit depends on the size of the image.
-        limit = high - low if self.norm == "linf" else math.inf
-        number = validate.real(**kwargs)
-        if not 0 <= number <= limit * (1 + 1e-6):
-            expected = (
-                f"between 0 and {limit:g}, the range of the pixels"
-                if limit < math.inf
-                else "at least 0"
-            )
-            raise ValueError(
-                f"`{name}` must be {expected}. Received: {name}={value!r}. "
-                "It is in pixel units: eight grey levels of images in "
-                "[0, 1] are 8/255."
-            )
-        return number
+        return validate.in_range(0, (high - low) * (1 + 1e-6), hint, **kwargs)
 
     def check_images(self, x: Tensor, **lengths: float) -> None:
         """Checks that the radius, and other lengths, suit images like `x`."""
@@ -233,9 +211,9 @@ class ThreatModel:
 
     def check_image_shape(self, shape: tuple, **lengths: float) -> None:
         """The same for the shape of one image, without the batch axis."""
-        low, high = self.bounds
         if None in shape:
             return
+        low, high = self.bounds
         limit = self._norm.diameter(shape, high - low)
         for name, value in {"epsilon": self.epsilon, **lengths}.items():
             if value > limit * (1 + 1e-6):
@@ -249,30 +227,14 @@ class ThreatModel:
     def random_perturbation(self, x: Tensor, seed: Seed) -> Tensor:
         """A random allowed perturbation of `x`, same shape.
 
-        Args:
-            x: Float32 tensor (batch, ...), images.
-            seed: What `keras.random` functions take as `seed`, or a
-                `SampleSeed`, with which it is the same in every batch.
+        With a `SampleSeed`, it is the same in every batch.
         """
         x = ops.convert_to_tensor(x)
-        if isinstance(seed, SampleSeed):
-            shape = tuple(x.shape[1:])
-            delta = self._norm.random_of(shape, self.epsilon, seed)
-        else:
-            delta = self._norm.random(ops.shape(x), self.epsilon, seed)
-        return self.project(delta, x)
+        return self.project(self._norm.random(x, self.epsilon, seed), x)
 
-    def random_on_sphere(
-        self, x: Tensor, seed: SampleSeed, counter: Tensor = 0
-    ) -> Tensor:
-        """A perturbation of norm epsilon, brought into the bounds.
-
-        Args:
-            x: Float32 tensor (batch, ...), images.
-            seed: A `SampleSeed` for these images.
-            counter: Which of its draws to take.
-        """
-        noise = self._norm.noise(tuple(x.shape[1:]), seed, counter)
+    def random_on_sphere(self, x: Tensor, seed: SampleSeed) -> Tensor:
+        """A perturbation of norm epsilon, brought into the bounds."""
+        noise = self._norm.noise(x, seed)
         size = per_sample(self._norm.size(noise), noise)
         return self.project(self.epsilon * noise / (size + 1e-12), x)
 
@@ -296,11 +258,7 @@ class ThreatModel:
 
         A pixel whose gradient is NaN or infinite, as that of √x at 0, would
         never move. So its next gradient is taken a little inside the bounds.
-
-        Args:
-            gradient: Float32 tensor (batch, ...), taken at `origin` + δ.
-            origin: Float32 tensor (batch, ...).
-            x: Float32 tensor (batch, ...), images.
+        `gradient` was taken at `origin` + δ.
         """
         usual, direction = self._norm.steepest_if_usual(gradient)
         return numerics.short_path_if(

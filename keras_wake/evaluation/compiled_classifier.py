@@ -21,7 +21,7 @@ from keras import ops
 
 from keras_wake import backend
 from keras_wake.attacks import Attack
-from keras_wake.attacks.apgd_losses import CrossEntropy
+from keras_wake.attacks.logits import CrossEntropy
 from keras_wake.attacks.logits import stateless_logits
 from keras_wake.backend._common import cut_gradients_are_zero
 from keras_wake.data.batches import iterate_checked

@@ -28,15 +28,15 @@ def logits_of(**kwargs: Tensor) -> Tensor:
 
 def check_same_shape(**kwargs: Tensor) -> None:
     """Refuses two arrays (batch, K) of different shape."""
-    (name, one), (other_name, other) = kwargs.items()
-    shape, other_shape = tuple(one.shape), tuple(other.shape)
+    names = " and ".join(f"`{name}`" for name in kwargs)
+    shape, other = (tuple(values.shape) for values in kwargs.values())
     if any(
-        None not in sizes and len(set(sizes)) > 1
-        for sizes in zip(shape, other_shape, strict=True)
+        one != two and None not in (one, two)
+        for one, two in zip(shape, other, strict=True)
     ):
         raise ValueError(
-            f"`{name}` and `{other_name}` must have the same shape, "
-            f"(batch, K). Received: {shape} and {other_shape}."
+            f"{names} must have the same shape, (batch, K). "
+            f"Received: {shape} and {other}."
         )
 
 

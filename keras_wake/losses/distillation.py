@@ -53,9 +53,10 @@ def distillation_loss(
     student = _arguments.logits_of(student_logits=student_logits)
     teacher = _arguments.logits_of(teacher_logits=teacher_logits)
     _arguments.check_same_shape(student_logits=student, teacher_logits=teacher)
-    high = temperature >= HIGH_TEMPERATURE
-    divergence = _at_high_temperature if high else _plain
-    loss = divergence(teacher, student, temperature)
+    if temperature < HIGH_TEMPERATURE:
+        loss = kl_divergence(teacher / temperature, student / temperature)
+    else:
+        loss = _at_high_temperature(teacher, student, temperature)
     return loss * temperature**2 if scale else loss
 
 
@@ -65,15 +66,10 @@ def check_temperature(temperature: float) -> float:
     return validate.in_range(*TEMPERATURE_RANGE, temperature=temperature)
 
 
-def _plain(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
-    """KL(softmax(teacher / T) ‖ softmax(student / T))."""
-    return kl_divergence(teacher / temperature, student / temperature)
-
-
 def _at_high_temperature(
     teacher: Tensor, student: Tensor, temperature: float
 ) -> Tensor:
-    """The same divergence without loss of precision at a high T.
+    """KL(softmax(teacher / T) ‖ softmax(student / T)), precise at a high T.
 
     There p and q hardly differ. In Σ_k p_k d_k with d = log p − log q, terms
     of both signs cancel, and mostly rounding errors are left. This computes

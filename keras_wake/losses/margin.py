@@ -20,16 +20,15 @@ def margin_loss(labels: Tensor, logits: Tensor) -> Tensor:
     another logit are both the largest.
 
     Args:
-        labels: Float tensor (batch, K), one-hot, or integer tensor (batch,)
-            of class numbers. With soft labels, y is the class of the largest.
+        labels: As for `cross_entropy`. With soft labels, y is the class of the
+            largest.
         logits: Float tensor (batch, K).
 
     Returns:
         Float32 tensor (batch,). NaN where a class number is out of range.
 
     Raises:
-        ValueError: If the shapes do not fit each other.
-        TypeError: If class numbers are not integers.
+        TypeError, ValueError: As `cross_entropy`.
 
     Example:
 
@@ -37,7 +36,8 @@ def margin_loss(labels: Tensor, logits: Tensor) -> Tensor:
     array([-1.], dtype=float32)
     """
     labels, logits = _arguments.labels_and_logits(logits, labels=labels)
-    return best_wrong_logit(labels, logits) - logit_of(labels, logits)
+    best_wrong = ops.max(wrong_logits(labels, logits), axis=-1)
+    return best_wrong - logit_of(labels, logits)
 
 
 def searched_margin(labels: Tensor, logits: Tensor) -> Tensor:
@@ -60,8 +60,7 @@ def dlr_loss(labels: Tensor, logits: Tensor) -> Tensor:
     With two classes there is no z_π3, and the margin is returned as it is.
 
     Args:
-        labels: Float tensor (batch, K), one-hot, or integer tensor (batch,)
-            of class numbers.
+        labels: As for `margin_loss`.
         logits: Float tensor (batch, K).
 
     Returns:
@@ -71,8 +70,7 @@ def dlr_loss(labels: Tensor, logits: Tensor) -> Tensor:
         classes). NaN where a class number is out of range.
 
     Raises:
-        ValueError: If the shapes do not fit each other.
-        TypeError: If class numbers are not integers.
+        TypeError, ValueError: As `cross_entropy`.
 
     Example:
 
@@ -95,8 +93,7 @@ def targeted_dlr_loss(
     z_t − z_y is returned as it is.
 
     Args:
-        labels: Float tensor (batch, K), one-hot, or integer tensor (batch,)
-            of class numbers: the class y.
+        labels: As for `margin_loss`: the class y.
         targets: The class t, in either form.
         logits: Float tensor (batch, K).
 
@@ -104,8 +101,7 @@ def targeted_dlr_loss(
         Float32 tensor (batch,). NaN where a class number is out of range.
 
     Raises:
-        ValueError: If the shapes do not fit each other.
-        TypeError: If class numbers are not integers.
+        TypeError, ValueError: As `cross_entropy`.
 
     Example:
 
@@ -118,11 +114,6 @@ def targeted_dlr_loss(
     margin = logit_of(targets, logits) - logit_of(labels, logits)
     scale = dlr_scale(logits, targeted=True)
     return margin if scale is None else margin / scale
-
-
-def best_wrong_logit(labels: Tensor, logits: Tensor) -> Tensor:
-    """max_{k≠y} z_k, float32 (batch,)."""
-    return ops.max(wrong_logits(labels, logits), axis=-1)
 
 
 def wrong_logits(labels: Tensor, logits: Tensor) -> Tensor:

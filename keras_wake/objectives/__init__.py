@@ -23,9 +23,6 @@ def get(identifier: str | Objective) -> Objective:
         identifier: `"at"`, `"trades"`, `"mart"`, `"awp"` (around `"at"`),
             `"standard"` or an `Objective`.
 
-    Returns:
-        An `Objective`.
-
     Raises:
         ValueError: If no objective has that name, or its `inputs` name no
             images.

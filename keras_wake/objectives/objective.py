@@ -3,10 +3,11 @@
 import keras
 from keras import ops
 
-from keras_wake.utils.types import Config
+from keras_wake.utils.configured import Configured
 from keras_wake.utils.types import Tensor
 
 INPUTS = ("clean", "adversarial")
+_ALLOWED_INPUTS = ["clean"], ["adversarial"], ["adversarial", "clean"]
 
 
 class WeightPerturbation:
@@ -22,7 +23,7 @@ class WeightPerturbation:
         """Takes the perturbation back, after the update."""
 
 
-class Objective:
+class Objective(Configured):
     """What the student minimises besides distillation.
 
     Subclasses define `loss`, and set `inputs`: the images that the student
@@ -53,11 +54,7 @@ class Objective:
         )
 
     def check_optimizer(self, optimizer: str | keras.Optimizer) -> None:
-        """Raises for an optimizer that this objective cannot work with.
-
-        Args:
-            optimizer: What `WakeModel.compile` was given.
-        """
+        """Raises for an argument of `compile` that does not suit."""
 
     def perturb_weights(
         self,
@@ -82,76 +79,48 @@ class Objective:
         """
         return WeightPerturbation()
 
-    def get_config(self) -> Config:
-        """The arguments of the constructor."""
-        return {}
-
-    @classmethod
-    def from_config(cls, config: Config) -> "Objective":
-        """Makes the objective again from `get_config()`."""
-        return cls(**config)
-
 
 def check_inputs(objective: Objective) -> None:
     """Refuses `inputs` that name no images, or the same ones twice."""
     inputs = objective.inputs
-    if (
-        not isinstance(inputs, (tuple, list))
-        or not inputs
-        or any(name not in INPUTS for name in inputs)
-        or len(set(inputs)) < len(inputs)
-    ):
+    is_list = isinstance(inputs, (tuple, list))
+    if not is_list or sorted(inputs, key=str) not in _ALLOWED_INPUTS:
         raise ValueError(
             f"`{type(objective).__name__}.inputs` must be a tuple of the "
             'images that its loss sees: `("clean",)`, `("adversarial",)` or '
-            '`("clean", "adversarial")`. Received: '
-            f"inputs={inputs!r}."
+            f'`("clean", "adversarial")`. Received: inputs={inputs!r}.'
         )
 
 
 def losses_of(
     objective: Objective, labels: Tensor, logits: dict[str, Tensor]
 ) -> Tensor:
-    """`objective.loss`, with its shape checked.
+    """`objective.loss`, float32 (batch,), with its shape checked.
 
     A loss of shape (batch, 1), say, would be broadcast against the sample
     weights to batch² values, and nothing would fail.
-
-    Args:
-        objective: An `Objective`.
-        labels: Float tensor (batch, K).
-        logits: Float tensors (batch, K), one for each of its inputs.
-
-    Returns:
-        Tensor (batch,).
-
-    Raises:
-        ValueError: If the loss is of another shape, or reads images that the
-            objective does not declare.
     """
     kind = type(objective).__name__
     try:
         losses = objective.loss(labels, logits)
     except KeyError as error:
-        name = error.args[0] if error.args else None
-        if name in logits or name not in INPUTS:
+        missing = (set(INPUTS) - set(logits)) & set(error.args)
+        if not missing:
             raise
         raise ValueError(
-            f"The loss of the objective `{kind}` reads the {name} logits, "
-            f"and its `inputs` do not name them. Received: inputs="
+            f"The loss of the objective `{kind}` reads the {missing.pop()} "
+            "logits, and its `inputs` do not name them. Received: inputs="
             f"{objective.inputs!r}. Set `inputs` to all that the loss reads."
         ) from error
-    received = f"an object of type {type(losses).__name__}"
-    batch, sizes = labels.shape[0], ()
-    if hasattr(losses, "shape"):
-        sizes = tuple(losses.shape)
-        received = f"shape {sizes}"
-    known = None not in (batch, *sizes)
-    if len(sizes) != 1 or (known and sizes != (batch,)):
+    batch = labels.shape[0]
+    shape = tuple(getattr(losses, "shape", ()))
+    known = None not in (batch, *shape)
+    if len(shape) != 1 or (known and shape != (batch,)):
         raise ValueError(
             f"The loss of the objective `{kind}` must have one value per "
             f"sample, shape ({'batch' if batch is None else batch},). "
-            f"Received: {received}. Reduce it over the classes, "
-            "`ops.sum(..., axis=-1)`, and not over the batch."
+            f"Received: shape {shape}, of type {type(losses).__name__}. Reduce "
+            "it over the classes, `ops.sum(..., axis=-1)`, and not over the "
+            "batch."
         )
     return ops.cast(losses, "float32")

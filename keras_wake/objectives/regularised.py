@@ -9,7 +9,6 @@ from keras_wake.losses import kl_divergence
 from keras_wake.losses import smoothed
 from keras_wake.objectives.objective import Objective
 from keras_wake.utils import validate
-from keras_wake.utils.types import Config
 from keras_wake.utils.types import Tensor
 
 
@@ -39,6 +38,7 @@ class TRADES(Objective):
     name = "trades"
     inputs = ("clean", "adversarial")
     attack_loss = "kl"
+    _arguments = ("beta", "label_smoothing")
 
     def __init__(self, beta: float = 6.0, label_smoothing: float = 0.0) -> None:
         self.beta = validate.not_negative(beta=beta)
@@ -51,10 +51,6 @@ class TRADES(Objective):
         clean, adversarial = logits["clean"], logits["adversarial"]
         natural = cross_entropy(smoothed(labels, self.label_smoothing), clean)
         return natural + self.beta * kl_divergence(clean, adversarial)
-
-    def get_config(self) -> Config:
-        """The arguments of the constructor."""
-        return {"beta": self.beta, "label_smoothing": self.label_smoothing}
 
 
 @keras.saving.register_keras_serializable(package="keras_wake")
@@ -85,6 +81,7 @@ class MART(Objective):
 
     name = "mart"
     inputs = ("clean", "adversarial")
+    _arguments = ("beta",)
 
     def __init__(self, beta: float = 5.0) -> None:
         self.beta = validate.not_negative(beta=beta)
@@ -96,10 +93,8 @@ class MART(Objective):
         """
         clean, adversarial = logits["clean"], logits["adversarial"]
         labels = _arguments.soft_labels(labels)
-        classes = labels.shape[-1]
-        true = ops.one_hot(
-            ops.argmax(labels, axis=-1), classes, dtype="float32"
-        )
+        y = ops.argmax(labels, axis=-1)
+        true = ops.one_hot(y, labels.shape[-1], dtype="float32")
         p_adversarial = ops.softmax(ops.cast(adversarial, "float32"), axis=-1)
         p_clean = ops.softmax(ops.cast(clean, "float32"), axis=-1)
         rival = ops.max(p_adversarial - 2.0 * true, axis=-1)
@@ -107,12 +102,5 @@ class MART(Objective):
         boost = -ops.log(1.0001 - rival)
         missed = 1.0 - ops.sum(true * p_clean, axis=-1)
         divergence = kl_divergence(clean, adversarial)
-        return (
-            cross_entropy(true, adversarial)
-            + boost
-            + self.beta * divergence * missed
-        )
-
-    def get_config(self) -> Config:
-        """The arguments of the constructor."""
-        return {"beta": self.beta}
+        boosted = cross_entropy(true, adversarial) + boost
+        return boosted + self.beta * divergence * missed

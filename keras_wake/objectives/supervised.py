@@ -6,12 +6,13 @@ from keras_wake.losses import cross_entropy
 from keras_wake.losses import smoothed
 from keras_wake.objectives.objective import Objective
 from keras_wake.utils import validate
-from keras_wake.utils.types import Config
 from keras_wake.utils.types import Tensor
 
 
 class _CrossEntropy(Objective):
     """Cross-entropy on one kind of images."""
+
+    _arguments = ("label_smoothing",)
 
     def __init__(self, label_smoothing: float = 0.0) -> None:
         self.label_smoothing = validate.fraction(
@@ -23,10 +24,6 @@ class _CrossEntropy(Objective):
         (name,) = self.inputs
         labels = smoothed(labels, self.label_smoothing)
         return cross_entropy(labels, logits[name])
-
-    def get_config(self) -> Config:
-        """The arguments of the constructor."""
-        return {"label_smoothing": self.label_smoothing}
 
 
 @keras.saving.register_keras_serializable(package="keras_wake")

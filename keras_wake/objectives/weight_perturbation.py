@@ -102,10 +102,10 @@ class AWP(Objective):
                     name: network(batch, training=True)
                     for name, batch in images.items()
                 }
-                after = [scope.get_current_value(k) for k in kernels]
-            for kernel, old, new in zip(kernels, before, after, strict=True):
-                if new is not old:
-                    reassigned[id(kernel)] = new
+                for kernel, old in zip(kernels, before, strict=True):
+                    new = scope.get_current_value(kernel)
+                    if new is not old:
+                        reassigned[id(kernel)] = new
             losses = losses_of(self.objective, labels, logits)
             if sample_weight is not None:
                 losses = losses * sample_weight
@@ -114,9 +114,8 @@ class AWP(Objective):
         values = [ops.copy(kernel) for kernel in kernels]
         gradients = backend.gradient(total_loss, values)
         steps = []
-        for kernel, value, gradient in zip(
-            kernels, values, gradients, strict=True
-        ):
+        moves = zip(kernels, values, gradients, strict=True)
+        for kernel, value, gradient in moves:
             gradient = backend.global_sum(numerics.finite(gradient))
             axes = tuple(range(len(gradient.shape)))
             direction = numerics.unit_l2(gradient, axes)
@@ -148,18 +147,11 @@ class _MovedKernels(WeightPerturbation):
     pass, so subtracting v after the update would not give w back. For such a
     kernel, w becomes what its layer made of w, plus what the optimizer added
     to what the layer made of w + v.
-
-    Args:
-        steps: Each kernel, and its v.
-        reassigned: What layers made of w, by `id` of the kernel.
     """
 
-    def __init__(
-        self,
-        steps: list[tuple[keras.Variable, Tensor]],
-        reassigned: dict[int, Tensor],
-    ) -> None:
+    def __init__(self, steps: list[tuple], reassigned: dict) -> None:
         self.steps = steps
+        # What layers made of w, by `id` of the kernel.
         self._reassigned = reassigned
         self._before_update: dict[int, Tensor] = {}
 
@@ -188,19 +180,13 @@ class _MovedKernels(WeightPerturbation):
 
 
 def _kernels(variables: list[keras.Variable]) -> list[keras.Variable]:
-    """The kernels among the trainable variables of a classifier.
-
-    Raises:
-        ValueError: If there are none, so that nothing would be perturbed.
-    """
+    """The kernels among the trainable variables; refuses to find none."""
     kernels = [v for v in variables if "kernel" in v.name and len(v.shape) > 1]
     if variables and not kernels:
-        names = ", ".join(repr(v.path) for v in variables[:5])
         raise ValueError(
-            "`AWP` moves kernels, trainable variables of at least two "
-            "axes whose name contains 'kernel', and the classifier has "
-            f"none. Received: variables {names}"
-            f"{', …' if len(variables) > 5 else ''}. In a layer of your "
+            "`AWP` moves kernels, trainable variables of at least two axes "
+            "whose name contains 'kernel', and the classifier has none. "
+            f"Received: {[v.path for v in variables[:5]]}. In a layer of your "
             'own, name them: `self.add_weight(..., name="kernel")`.'
         )
     return kernels

@@ -1,6 +1,5 @@
 """APGD against its description in NumPy, and where the optimum is known."""
 
-import itertools
 import math
 
 import keras
@@ -11,15 +10,11 @@ from keras.ops import convert_to_numpy as to_numpy
 from scipy import special
 
 from keras_wake.attacks import APGD
-from keras_wake.attacks import apgd
 from keras_wake.attacks.apgd import checkpoints
 from keras_wake.utils.seeds import SampleSeed
 
+pytestmark = pytest.mark.usefixtures("eagerly")
 LOSSES = ("cross_entropy", "dlr", "dlr_targeted")
-
-
-def test_checkpoints_are_the_published_ones():
-    assert checkpoints(100) == [22, 41, 57, 70, 80, 87, 93, 99]
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 10, 20, 50, 333, 1000])
@@ -132,53 +127,6 @@ class SmoothNetwork:
         return evaluate
 
 
-@pytest.mark.parametrize("is_checkpoint", [True, False])
-def test_halves_the_step_by_either_condition(is_checkpoint):
-    # Every combination of: too few rises, no better best loss, and a step
-    # that was halved at the checkpoint before.
-    few, stands, halved = np.array(
-        list(itertools.product([True, False], repeat=3))
-    ).T
-    ones = np.ones(8, "float32")
-    tensors = dict(
-        step=4,
-        delta=0 * ones[:, None],
-        previous=0 * ones[:, None],
-        gradient=0 * ones[:, None],
-        loss=0 * ones,
-        step_size=ones,
-        rises=np.where(few, 2, 3).astype("float32"),
-        best=ones[:, None],
-        best_gradient=2 * ones[:, None],
-        best_loss=ones,
-        checked_loss=np.where(stands, 1, 0.5).astype("float32"),
-        halved=halved,
-        adversarial=0 * ones[:, None],
-        found=np.zeros(8, "bool"),
-    )
-    state = apgd._State(
-        **{k: ops.convert_to_tensor(v) for k, v in tensors.items()}
-    )
-    after = apgd._checked(
-        state,
-        ops.convert_to_tensor(is_checkpoint),
-        ops.convert_to_tensor(3.0),
-    )
-    expected = (few | (stands & ~halved)) & is_checkpoint
-    assert expected.any() == is_checkpoint and not expected.all()
-    np.testing.assert_array_equal(after.step_size, np.where(expected, 0.5, 1))
-    np.testing.assert_array_equal(to_numpy(after.delta)[:, 0], 1 * expected)
-    np.testing.assert_array_equal(to_numpy(after.gradient)[:, 0], 2 * expected)
-    np.testing.assert_array_equal(after.loss, 1 * expected)
-    np.testing.assert_array_equal(
-        after.halved, expected if is_checkpoint else halved
-    )
-    np.testing.assert_array_equal(
-        after.checked_loss,
-        ones if is_checkpoint else tensors["checked_loss"],
-    )
-
-
 @pytest.mark.parametrize(
     ("norm", "epsilon"), [("linf", 0.15), ("l2", 0.4)], ids=["linf", "l2"]
 )
@@ -252,7 +200,7 @@ def test_finds_the_optimum_of_a_linear_model(norm, loss):
     delta = epsilon * (np.sign(w) if norm == "linf" else w / np.linalg.norm(w))
     expected = x + delta
     assert expected.min() > 0 and expected.max() < 1
-    attack = APGD(norm, epsilon, steps=60, loss=loss)
+    attack = APGD(norm, epsilon, steps=40, loss=loss)
     found = to_numpy(attack(classifier, x, y, seed=0))
     np.testing.assert_allclose(found, expected, atol=1e-3)
     margin = to_numpy(classifier(found)) @ [-1, 1]
@@ -394,21 +342,3 @@ def test_does_not_stop_in_half_precision(images):
         )
         found = np.argmax(to_numpy(classifier(x_adv)), axis=1)
         assert np.mean(found != y) >= 0.5, loss
-
-
-@pytest.mark.parametrize(
-    ("arguments", "error", "message"),
-    [
-        ({"norm": "L2"}, ValueError, "`norm` must be one of.*'L2'"),
-        ({"epsilon": 8}, ValueError, "`epsilon` must be between 0 and 1"),
-        ({"steps": 0}, ValueError, "`steps` must be at least 1.*steps=0"),
-        ({"steps": 1.5}, TypeError, r"`steps` must be an integer.*1\.5"),
-        ({"loss": "ce"}, ValueError, "`loss` must be one of 'cross_entropy'"),
-        ({"restarts": 0}, ValueError, "`restarts` must be at least 1"),
-        ({"target_classes": 0}, ValueError, "`target_classes` must be at lea"),
-        ({"rho": 1.1}, ValueError, r"`rho` must be between 0 and 1.*rho=1\.1"),
-    ],
-)
-def test_refuses_bad_arguments(arguments, error, message):
-    with pytest.raises(error, match=message):
-        APGD(**arguments)

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from scipy import special
 
-from keras_wake import objectives
 from keras_wake import WakeModel
 from keras_wake.attacks import FGSM
 from keras_wake.objectives import AWP
@@ -87,22 +86,12 @@ def test_fast_at_is_the_published_preset():
     assert FGSM.fast_at(epsilon=16 / 255).step_size == 20 / 255
 
 
-def test_refuses_bad_arguments():
-    with pytest.raises(ValueError, match="`epsilon` must be between 0 and 1"):
-        FGSM(epsilon=8)
-    with pytest.raises(ValueError, match="`step_size` must be between"):
-        FGSM(step_size=-1)
-    with pytest.raises(TypeError, match="unexpected keyword argument 'steps'"):
-        FGSM(steps=2)
-
-
 @pytest.mark.parametrize("objective", ["trades", AWP("trades")])
 def test_trades_needs_a_random_start(classifier, objective):
-    kind = type(objectives.get(objective)).__name__
     with pytest.raises(
         ValueError,
-        match=rf"`{kind}`.*random start\. Received: FGSM\(\.\.\., "
-        r"random_start=False\)\. Pass `FGSM\(\.\.\., random_start=True\)`",
+        match=r"TRADES, needs a random start.* Received: FGSM\(\.\.\., "
+        r"random_start=False\)\. Pass `random_start=True`",
     ):
         WakeModel(classifier, FGSM(epsilon=0.03), objective)
     started = FGSM(epsilon=0.03, random_start=True)

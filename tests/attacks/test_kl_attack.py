@@ -7,6 +7,7 @@ from scipy import stats
 
 from keras_wake.attacks import PGD
 
+pytestmark = pytest.mark.usefixtures("eagerly")
 COUNT = 200
 
 

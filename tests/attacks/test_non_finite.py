@@ -71,6 +71,7 @@ def accuracy_under(attack, case):
     return np.mean(np.argmax(to_numpy(found), axis=1) == y)
 
 
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize(("norm", "epsilon"), NORMS)
 def test_pgd_finds_what_square_finds(case, norm, epsilon):
     pgd = accuracy_under(PGD(norm, epsilon, steps=20), case)
@@ -104,6 +105,7 @@ def test_no_attack_returns_what_is_not_finite(case, norm, epsilon):
         assert moved[x > 0].mean() > 0.9
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_an_attack_of_ones_own_is_made_finite():
     class Broken(Attack):
         def run(self, classifier, x, labels, seed):
@@ -193,6 +195,7 @@ def test_a_whole_gradient_has_a_direction_for_weight_perturbation():
     np.testing.assert_allclose(to_numpy(found), [[0.6, 0.8], [0, 0]], rtol=1e-6)
 
 
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize(("norm", "epsilon"), NORMS)
 def test_tiny_logits_are_attacked_like_others(norm, epsilon):
     rng = np.random.default_rng(0)

@@ -30,15 +30,11 @@ def test_linf_start_is_uniform_in_the_cube():
     assert stats.pearsonr(delta[:-1, 0], delta[1:, 0]).pvalue > SIGNIFICANCE
 
 
-def test_l2_start_has_a_uniform_radius():
-    radii = np.linalg.norm(_draw("l2", 0.7, (20000, 5)), axis=1)
-    result = stats.kstest(radii, "uniform", (0, 0.7))
-    assert result.pvalue > SIGNIFICANCE
-
-
-def test_l2_start_has_an_isotropic_direction_of_any_radius():
+def test_l2_start_has_a_uniform_radius_and_an_isotropic_direction():
     delta = _draw("l2", 0.7, (20000, 1, 3, 1)).reshape(20000, 3)
     radii = np.linalg.norm(delta, axis=1)
+    result = stats.kstest(radii, "uniform", (0, 0.7))
+    assert result.pvalue > SIGNIFICANCE
     direction = delta / radii[:, None]
     # On the sphere in three dimensions each coordinate is uniform
     # (Archimedes), along any axis.
@@ -109,20 +105,18 @@ def test_size_is_the_norm_of_each_sample():
         (
             {"epsilon": -0.1},
             ValueError,
-            r"`epsilon` must be between 0 and 1, the range of the pixels\. "
-            r"Received: epsilon=-0\.1",
+            r"`epsilon` must be between 0 and 1\. Received: epsilon=-0\.1",
         ),
         ({"epsilon": 8}, ValueError, r"between 0 and 1.*epsilon=8\..*8/255"),
         (
             {"epsilon": 2.5, "bounds": (-1, 1)},
             ValueError,
-            "between 0 and 2, the range",
+            r"between 0 and 2\.",
         ),
         ({"norm": "l2", "epsilon": -1}, ValueError, "must be at least 0"),
         ({"epsilon": math.nan}, ValueError, "`epsilon` must be finite"),
         ({"norm": "l2", "epsilon": math.inf}, ValueError, "must be finite"),
         ({"epsilon": True}, TypeError, "`epsilon` must be a real number.*True"),
-        ({"epsilon": "8/255"}, TypeError, "a real number.*of type str"),
         ({"epsilon": "8/255"}, TypeError, "a real number.*'8/255'"),
         (
             {"bounds": (1.0, 0.0)},
@@ -134,8 +128,7 @@ def test_size_is_the_norm_of_each_sample():
         ({"bounds": (0, 1, 2)}, ValueError, "two ascending numbers"),
         ({"bounds": 1.0}, ValueError, "two ascending numbers"),
         ({"bounds": None}, ValueError, "two ascending numbers"),
-        ({"bounds": "01"}, ValueError, "two ascending numbers"),
-        ({"bounds": (False, True)}, ValueError, "two ascending numbers"),
+        ({"bounds": "low"}, ValueError, "two ascending numbers"),
     ],
 )
 def test_refuses_bad_arguments(arguments, error, message):

@@ -241,7 +241,7 @@ def test_a_ramp_beyond_the_last_epoch_is_a_warning(epochs, warned):
     texts = [str(w.message) for w in seen if w.category is UserWarning]
     expected = (
         "`fit` ends with epoch 1, before distillation begins: "
-        "DistillationRamp(start_epoch=1, end_epoch=3, peak=1, final=1). Train "
-        "for more than 1 epochs"
+        "DistillationRamp(start_epoch=1, end_epoch=3, peak=1.0, final=1.0). "
+        "Train for more than 1 epochs"
     )
     assert any(text.startswith(expected) for text in texts) == warned

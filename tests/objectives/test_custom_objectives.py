@@ -69,7 +69,7 @@ def test_a_loss_per_sample_trains_on_its_mean():
         (lambda losses: losses[:, None], r"shape \((8|None), 1\)"),
         (ops.mean, r"shape \(\)"),
         (lambda losses: losses[:2], r"shape \(2,\)"),
-        (lambda losses: None, "an object of type NoneType"),
+        (lambda losses: None, r"shape \(\), of type NoneType"),
     ],
 )
 def test_a_loss_of_another_shape_is_refused(reduce, received, partner):
@@ -85,7 +85,7 @@ def test_a_loss_of_another_shape_is_refused(reduce, received, partner):
     with pytest.raises(
         ValueError,
         match=r"`Squares` must have one value per sample, shape \((8|batch),\)"
-        rf"\. Received: {received}\. Reduce it over the classes",
+        rf"\. Received: {received}.*Reduce it over the classes",
     ):
         fit(Squares(reduce), *callbacks, **kwargs)
 
