@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 from keras.ops import convert_to_numpy as to_numpy
+from scipy import stats
 
 from keras_wake import backend
 from keras_wake.attacks import FGSM
@@ -260,3 +261,35 @@ def test_says_that_a_classifier_has_no_gradient():
     x = np.full((2, 4, 4, 1), 0.5, "float32")
     with pytest.raises(ValueError, match="no gradient with respect to"):
         PGD(epsilon=0.1)(classifier, x, np.array([0, 1]))
+
+
+COUNT = 200
+
+
+def kl_start(norm, epsilon, classifier, x, seed=0):
+    """δ_0 of the divergence: with steps of length 0 the attack stays there."""
+    attack = PGD(norm, epsilon, step_size=0.0, steps=1, loss="kl")
+    labels = np.zeros(len(x), "int32")
+    return to_numpy(attack(classifier, x, labels, seed=seed)) - x
+
+
+@pytest.mark.usefixtures("eagerly")
+@pytest.mark.parametrize(("norm", "epsilon"), [("linf", 0.03), ("l2", 0.5)])
+def test_kl_start_is_gaussian_of_the_published_size(norm, epsilon, classifier):
+    # In the middle of [0, 1], so that nothing is clipped.
+    x = np.full((COUNT, 6, 6, 1), 0.5, "float32")
+    found = kl_start(norm, epsilon, classifier, x).ravel()
+    # 7200 values: 4 standard errors of the deviation are 3.4 %.
+    assert found.std() == pytest.approx(1e-3, rel=0.034)
+    assert abs(found.mean()) < 4 * 1e-3 / np.sqrt(found.size)
+    assert stats.kstest(found / 1e-3, "norm").pvalue > 1e-3
+    other = kl_start(norm, epsilon, classifier, x, seed=1).ravel()
+    assert abs(np.corrcoef(found, other)[0, 1]) < 0.1
+
+
+@pytest.mark.usefixtures("eagerly")
+def test_kl_start_is_clipped_to_the_ball_and_to_the_pixels(classifier):
+    x = np.zeros((COUNT, 6, 6, 1), "float32")
+    found = kl_start("linf", 5e-4, classifier, x)
+    assert found.min() == 0
+    assert found.max() == pytest.approx(5e-4, rel=1e-4)
