@@ -17,7 +17,6 @@ from keras_wake.attacks import StagedAttack
 from keras_wake.utils.seeds import CounterSeed
 from keras_wake.utils.seeds import SampleSeed
 
-pytestmark = pytest.mark.usefixtures("eagerly")
 EPSILON = {"linf": 0.1, "l2": 0.6}
 
 
@@ -61,6 +60,7 @@ def test_depends_neither_on_the_batch_nor_on_the_order(
     assert np.abs(together - images).max() > 0.03
 
 
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize(
     "attack",
     [
@@ -100,6 +100,7 @@ def double_precision():
     keras.config.set_floatx("float32")
 
 
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize("number", [2, 5, 6])
 def test_runs_where_keras_prefers_float64(double_precision, number):
     network = keras.Sequential(
@@ -210,6 +211,7 @@ def test_takes_any_seed_of_a_step(images, labels):
     np.testing.assert_allclose(images + delta, found[0], atol=1e-6)
 
 
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize(
     ("ids", "error", "message"),
     [
