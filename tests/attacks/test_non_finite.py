@@ -71,7 +71,6 @@ def accuracy_under(attack, case):
     return np.mean(np.argmax(to_numpy(found), axis=1) == y)
 
 
-@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize(("norm", "epsilon"), NORMS)
 def test_pgd_finds_what_square_finds(case, norm, epsilon):
     pgd = accuracy_under(PGD(norm, epsilon, steps=20), case)

@@ -219,7 +219,6 @@ def test_calls_the_classifier_once_for_each_query():
     assert calls == [2]
 
 
-@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_comes_near_the_optimum_of_a_linear_model(norm):
     rng = np.random.default_rng(0)
