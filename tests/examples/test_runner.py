@@ -224,7 +224,7 @@ def test_help_explains_flags_and_methods(examples):
         ("--decay=1.5", "`decay` must be"),
         ("--start-epoch=5 --end-epoch=4", "start_epoch=5, end_epoch=4"),
         ("--limit=5000", "Received: limit=5000"),
-        ("--data-dir=elsewhere", "digits are part of scikit-learn"),
+        ("--data-dir=elsewhere", "only for folders of images"),
         ("--matrix-epochs 2 4", "(--eval-every 1, 3 epochs). Received: [4]"),
         ("--latest-start=0", "--latest-start: must be a whole number of at"),
     ],
