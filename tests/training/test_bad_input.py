@@ -196,24 +196,20 @@ def empty_dataset_of_unknown_size():
 EMPTY = [empty_arrays, empty_dataset, empty_dataset_of_unknown_size]
 
 
-@pytest.mark.parametrize("method", ["fit", "evaluate"])
 @pytest.mark.parametrize("make", EMPTY)
-def test_empty_data_is_refused(model, method, make):
-    with warnings.catch_warnings():
-        # Keras warns that it ran out of data.
-        warnings.simplefilter("ignore")
-        with pytest.raises(ValueError, match="data set is empty"):
-            getattr(model, method)(**make(), verbose=0)
-
-
-@pytest.mark.parametrize("make", EMPTY)
-def test_empty_validation_is_refused(model, make):
+def test_empty_data_are_refused(model, make):
     empty = make()
     validation = (empty["x"], empty["y"]) if "y" in empty else empty["x"]
     with warnings.catch_warnings():
+        # Keras warns that it ran out of data.
         warnings.simplefilter("ignore")
-        with pytest.raises(ValueError, match="data set is empty"):
-            model.fit(*data(), validation_data=validation, verbose=0)
+        for call in (
+            lambda: model.fit(**empty, verbose=0),
+            lambda: model.evaluate(**empty, verbose=0),
+            lambda: model.fit(*data(), validation_data=validation, verbose=0),
+        ):
+            with pytest.raises(ValueError, match="data set is empty"):
+                call()
 
 
 @pytest.mark.parametrize("form", ["arrays", "tf.data"])

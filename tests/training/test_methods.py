@@ -276,20 +276,16 @@ def test_attack_takes_the_loss_of_the_objective():
         )
 
 
-def test_models_with_these_objectives_are_saved_and_loaded(tmp_path):
-    for objective in (
-        kw.objectives.AWP(kw.objectives.TRADES(3.0, 0.1), gamma=0.02),
-        kw.objectives.MART(4.0),
-    ):
-        model, _, _, (x, *_) = one_step(objective, False)
-        path = tmp_path / f"{objective.name}.keras"
-        model.save(path)
-        loaded = keras.models.load_model(path)
-        assert loaded.objective.get_config() == objective.get_config()
-        assert loaded.attack.get_config() == model.attack.get_config()
-        np.testing.assert_array_equal(
-            model.predict(x, verbose=0), loaded.predict(x, verbose=0)
-        )
+def test_a_model_with_an_objective_in_another_is_saved_and_loaded(tmp_path):
+    objective = kw.objectives.AWP(kw.objectives.TRADES(3.0, 0.1), gamma=0.02)
+    model, _, _, (x, *_) = one_step(objective, False)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert loaded.objective.get_config() == objective.get_config()
+    assert loaded.attack.get_config() == model.attack.get_config()
+    np.testing.assert_array_equal(
+        model.predict(x, verbose=0), loaded.predict(x, verbose=0)
+    )
 
 
 @pytest.mark.parametrize(
@@ -302,32 +298,19 @@ def test_models_with_these_objectives_are_saved_and_loaded(tmp_path):
             "`label_smoothing` must be at least 0 and below 1",
         ),
         (
-            lambda: kw.objectives.AWP(kw.objectives.AWP()),
-            "must not be an AWP itself",
-        ),
-        (lambda: kw.objectives.AWP("wake"), "`objective` must be one of"),
-        (
             lambda: kw.PretrainedTeacher(reference.small_network(), 1.5),
             "`weight` must be between 0 and 1",
         ),
         (lambda: kw.PretrainedTeacher("robust.keras", 0.5), "`keras.Model`"),
         (
-            lambda: one_step(
-                "at",
-                False,
-                [
-                    kw.PretrainedTeacher(reference.small_network(), 0.6),
-                    kw.PretrainedTeacher(reference.small_network(), 0.5),
-                ],
+            lambda: with_teachers(
+                (reference.small_network(), 0.6),
+                (reference.small_network(), 0.5),
             ),
             r"must not exceed 1 together. Received: \[0.6, 0.5\]",
         ),
         (
-            lambda: one_step(
-                "at",
-                False,
-                [kw.PretrainedTeacher(two_classes(), 0.6)],
-            ),
+            lambda: with_teachers((two_classes(), 0.6)),
             "a teacher of 2 classes for a student of 3",
         ),
     ],
@@ -335,6 +318,10 @@ def test_models_with_these_objectives_are_saved_and_loaded(tmp_path):
 def test_refuses_what_cannot_be_meant(make, message):
     with pytest.raises((ValueError, TypeError), match=message):
         make()
+
+
+def with_teachers(*teachers):
+    one_step("at", False, [kw.PretrainedTeacher(*each) for each in teachers])
 
 
 def two_classes():
