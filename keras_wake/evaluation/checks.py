@@ -19,8 +19,6 @@ from keras_wake.evaluation.state import STANDS
 from keras_wake.evaluation.state import WRONG
 from keras_wake.utils.types import Array
 
-PAGE = "docs/reliability.md"
-
 # How many images the checks look at that make passes of their own.
 PROBED = 64
 PROBED_GRADIENTS = 256
@@ -44,10 +42,8 @@ class ReliabilityWarning(UserWarning):
     """A robust accuracy is probably too high, or cannot be trusted.
 
     Args:
-        code: What was found: `"softmax"`, `"random-outputs"`,
-            `"non-finite"`, `"non-finite-gradients"`, `"zero-gradients"`,
-            `"equal-losses"`, `"black-box"`, `"not-converged"` or
-            `"outside-threat-model"`.
+        code: What was found, such as `"softmax"`; `docs/reliability.md` has
+            them all.
         message: What it says of this classifier.
         classifier: Name of the classifier. Defaults to `None`: unknown.
 
@@ -74,7 +70,7 @@ class ReliabilityWarning(UserWarning):
     @property
     def link(self) -> str:
         """Where the documentation says what to do."""
-        return f"{PAGE}#{self.code}"
+        return f"docs/reliability.md#{self.code}"
 
     def __str__(self) -> str:
         # In a loop, Python shows the same text only once.

@@ -67,9 +67,6 @@ class Samples:
     places: Array
     digest: str
 
-    def __len__(self) -> int:
-        return len(self.images)
-
     def in_order_of_data(self, values: Array) -> Array:
         """One value for each sample, brought to the order of the data."""
         return values[np.argsort(self.places)]
@@ -130,11 +127,7 @@ class CompiledClassifier:
 
     @property
     def votes(self) -> int:
-        """How many forward passes it takes to say what is right.
-
-        With random outputs, an image that one pass in ten gets wrong would
-        fall sooner or later, if a single pass judged every attack.
-        """
+        """How many passes judge an image; one alone may be wrong by chance."""
         return VOTES if self.random else 1
 
     def batches(self, count: int) -> Iterator[slice]:

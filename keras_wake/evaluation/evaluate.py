@@ -103,8 +103,7 @@ def evaluate(
             )
             progress.finished = True
             file.write(progress)
-            news = progress.findings[told:]
-            reliability.warn(news, model.name, stacklevel=3)
+            reliability.warn(progress.findings[told:], model.name, stacklevel=3)
     return _report(run, names, version)
 
 
@@ -153,7 +152,7 @@ class Run:
         )
 
         def show(done: int, finalize: bool = False) -> None:
-            left = len(progress.standing) / len(self.samples)
+            left = len(progress.standing) / len(self.samples.images)
             bar.update(done, [(what, left)], finalize=finalize)
 
         while progress.stage < stages:
@@ -203,7 +202,8 @@ def _report(run: Run, class_names: list[str], version: str) -> RobustnessReport:
     def counts(chosen: Array) -> Array:
         return np.bincount(samples.classes[chosen], minlength=num_classes)
 
-    results, right = [], int((fallen_to != WRONG).sum())
+    results, count = [], len(fallen_to)
+    right = int((fallen_to != WRONG).sum())
     for number, (name, attack) in enumerate(run.attacks.items()):
         fell = int((fallen_to == number + 1).sum())
         right -= fell
@@ -220,8 +220,8 @@ def _report(run: Run, class_names: list[str], version: str) -> RobustnessReport:
                 epsilon=attack.epsilon,
                 attacked=progress.attacked[number],
                 fell=fell,
-                accuracy=right / len(samples),
-                interval=wilson_interval(right, len(samples)),
+                accuracy=right / count,
+                interval=wilson_interval(right, count),
                 forward_passes=forward,
                 backward_passes=backward,
                 seconds=progress.seconds[number],

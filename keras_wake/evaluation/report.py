@@ -1,6 +1,5 @@
 """What an evaluation has found: a number, and what is needed to believe it."""
 
-import abc
 import dataclasses
 import json
 import math
@@ -32,9 +31,8 @@ class AttackResult:
         fell: How many of these it broke.
         accuracy: Accuracy after it, over all samples.
         interval: Confidence interval of this accuracy.
-        forward_passes: Upper bound of the forward passes, where a batch of n
-            images counts as n, with those that check the adversarial images.
-            None if the attack does not tell.
+        forward_passes: At most so many, where a batch of n images counts as
+            n. None if the attack does not tell.
         backward_passes: The same for gradients.
         seconds: Time that it took, including compilation.
         note: What the attack does where its published form is not defined,
@@ -55,7 +53,7 @@ class AttackResult:
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Report(abc.ABC):
+class Report:
     """What a `RobustnessReport` and an `EpsilonSweep` have in common."""
 
     norm: str
@@ -67,7 +65,7 @@ class Report(abc.ABC):
     versions: dict[str, str]
 
     def to_dict(self) -> Json:
-        """The numbers as lists and dictionaries, without images."""
+        """The numbers as lists and dictionaries."""
         return {
             "norm": self.norm,
             "bounds": list(self.bounds),
@@ -91,12 +89,8 @@ class Report(abc.ABC):
         """
         return json.dumps(self.to_dict(), allow_nan=False, indent=indent)
 
-    @abc.abstractmethod
-    def lines(self) -> tuple[list[str], list[str]]:
-        """What `print` shows: the lines above the tables, and the tables."""
-
-    def __str__(self) -> str:
-        above, tables = self.lines()
+    def text(self, above: list[str], tables: list[str]) -> str:
+        """What `print` shows: lines, tables, and what makes them doubtful."""
         if self.passes_per_prediction > 1:
             above.append(
                 "outputs are random: right is what most of "
@@ -277,7 +271,6 @@ class RobustnessReport(Report):
                 clean_counts=counts("clean"),
                 robust_counts=counts("robust"),
                 bounds=tuple(found["bounds"]),
-                # Older reports do not tell.
                 passes_per_prediction=found.get("passes_per_prediction", 1),
                 class_names=[entry["name"] for entry in classes],
                 attacks=tuple(
@@ -299,8 +292,7 @@ class RobustnessReport(Report):
                 f"{error!r}."
             ) from error
 
-    def lines(self) -> tuple[list[str], list[str]]:
-        """The lines above the tables, and the tables."""
+    def __str__(self) -> str:
         rows = [
             [
                 attack.name,
@@ -328,13 +320,14 @@ class RobustnessReport(Report):
             f"{percents(self.robust_interval)} ({CONFIDENCE:.0%} interval, "
             f"{METHOD})",
         ]
-        return above, [
+        tables = [
             "",
             *table(header, rows),
             *(f"{a.name}: {a.note}" for a in self.attacks if a.note),
             "",
             *class_table(self.to_dict()["classes"], "robust_accuracy"),
         ]
+        return self.text(above, tables)
 
     def __repr__(self) -> str:
         return (

@@ -66,8 +66,7 @@ class EpsilonSweep(Report):
             "seconds": self.seconds,
         }
 
-    def lines(self) -> tuple[list[str], list[str]]:
-        """What `print` shows: the line above the table, and the table."""
+    def __str__(self) -> str:
         columns = (
             [f"{epsilon:.4g}" for epsilon in self.epsilons],
             map(percent, self.accuracies),
@@ -78,7 +77,8 @@ class EpsilonSweep(Report):
             f"{self.samples} samples, {self.norm}, {self.attack}, seed "
             f"{self.seed}, {CONFIDENCE:.0%} interval ({METHOD})"
         )
-        return [above], table(["epsilon", "accuracy", "interval"], rows)
+        tables = table(["epsilon", "accuracy", "interval"], rows)
+        return self.text([above], tables)
 
     def __repr__(self) -> str:
         return (
@@ -102,11 +102,10 @@ def epsilon_sweep(
 ) -> EpsilonSweep:
     """Robust accuracy at several radii, in one run.
 
-    A larger ball contains the smaller ones, so a sample that has fallen at a
-    radius counts as fallen at all larger ones and is not attacked again: the
-    curve never rises. It should reach 0 where the ball is large enough to
-    turn any image into any other; a curve that levels off above 0 points to
-    an attack that does not work.
+    A sample that has fallen at a radius counts as fallen at all larger ones
+    and is not attacked again: the curve never rises. It should reach 0 where
+    the ball is large enough to turn any image into any other; a curve that
+    levels off above 0 points to an attack that does not work.
 
     Args:
         classifier: Built `keras.Model` that returns logits (batch, K).

@@ -131,11 +131,10 @@ def test_few_classes_reach_the_closed_form(classes):
         model,
         (x, y),
         attacks=[
-            APGD(epsilon=0.06, steps=30),
-            APGD(epsilon=0.06, steps=30, loss="dlr_targeted"),
+            APGD(epsilon=0.06, steps=20),
+            APGD(epsilon=0.06, steps=20, loss="dlr_targeted"),
         ],
-        verbose=0,
-        checks=False,
+        **QUIET,
     )
     assert report.robust_accuracy == (margins > 0).mean()
     # The report says what takes the place of the loss that is not defined.
@@ -148,9 +147,8 @@ def test_l2_images_are_in_the_ball(trained, digits):
         trained,
         (x[:60], y[:60]),
         attacks=[APGD("l2", epsilon=0.8, steps=5)],
-        verbose=0,
         return_images=True,
-        checks=False,
+        **QUIET,
     )
     sizes = np.linalg.norm((report.images - x[:60]).reshape(60, -1), axis=1)
     assert report.norm == "l2" and report.robust_accuracy < 0.8
@@ -203,19 +201,18 @@ def test_no_class_is_favoured_where_passes_are_divided():
     flat = keras.layers.Flatten()(inputs)
     nothing = keras.layers.Dense(2, kernel_initializer="zeros")(flat)
     tossed = keras.Model(inputs, Noise(0.3)(nothing))
-    x = np.zeros((2000, 8, 8, 1), "float32")
+    x = np.zeros((1000, 8, 8, 1), "float32")
     shares = [
         evaluation.autoattack(
-            tossed, (x, np.full(2000, label)), epsilon=0, **QUIET
+            tossed, (x, np.full(1000, label)), 0, batch_size=1000, **QUIET
         ).clean_accuracy
         for label in (0, 1)
     ]
     # P(more than 10 of 20) is 0.412 for either; four standard deviations.
-    assert shares == pytest.approx([0.412, 0.412], abs=0.045)
+    assert shares == pytest.approx([0.412, 0.412], abs=0.064)
 
 
 def test_data_that_an_attack_cannot_take_are_refused_at_once(tmp_path):
-    keras.utils.set_random_seed(0)
     flat = keras.Sequential([keras.Input((16,)), keras.layers.Dense(3)])
     x = np.random.default_rng(0).random((5, 16), np.float32)
     path = tmp_path / "state.npz"
@@ -281,7 +278,6 @@ def test_no_two_attacks_of_a_list_have_one_name():
     attacks = [PGD(steps=5), Twin(), PGD(steps=5), FAB()]
     found = robustness.named(attacks)
     assert list(found) == ["PGD-5", "PGD-5 (2)", "PGD-5 (3)", "FAB-T"]
-    assert list(found.values()) == attacks
 
 
 PAIR = [PGD(epsilon=0.1), PGD("l2", epsilon=0.1)]

@@ -63,19 +63,14 @@ def test_softmax(model):
 
 
 def test_random_outputs(model):
-    noisy = behind(model, Noise(0.5))
+    # Small logits are random as well.
+    noisy = behind(behind(model, Noise(0.5)), lambda logits: 1e-2 * logits)
     found, report = codes(noisy, data(model), [NoSteps(epsilon=EPSILON)])
     assert found == ["random-outputs"]
     assert 'version="rand"' in report.findings[0][1]
     # An image near the boundary is wrong in some of the passes: the one that
     # judges draws numbers of its own, although the attack moves nothing.
     assert report.robust_accuracy < report.clean_accuracy
-
-
-def test_small_logits_are_random_as_well(model):
-    noisy = behind(behind(model, Noise(0.5)), lambda logits: 1e-6 * logits)
-    found, _ = codes(noisy, data(model), [NoSteps(epsilon=EPSILON)])
-    assert "random-outputs" in found
 
 
 def test_another_draw_is_no_finding_about_the_attacks(model):

@@ -123,60 +123,55 @@ def test_images_that_do_not_belong_to_the_state(model, tmp_path):
             evaluation.autoattack(model, data(model), **options)
 
 
-def change_weights(model, x, y, options):
-    return linear_model(seed=5), x, y, options
-
-
-def change_network(model, x, y, options):
+def around(model, function):
     inputs = keras.Input((4, 4, 1))
-    return keras.Model(inputs, 2 * model(inputs)), x, y, options
+    return keras.Model(inputs, function(model, inputs))
 
 
-def change_setting(model, x, y, options):
-    # It changes the output by less than what other machines do.
-    inputs = keras.Input((4, 4, 1))
-    x_rounded = keras.layers.Rescaling(1 + 1e-7)(inputs)
-    return keras.Model(inputs, model(x_rounded)), x, y, options
-
-
-def change_image(model, x, y, options):
+def other_image(x):
     x = x.copy()
     x[3, 0, 0, 0] = 0.5
-    return model, x, y, options
-
-
-def change_label(model, x, y, options):
-    return model, x, (y + 1) % 3, options
-
-
-def change_seed(model, x, y, options):
-    return model, x, y, {**options, "seed": 4}
-
-
-def change_radius(model, x, y, options):
-    return model, x, y, {**options, "attacks": [BestStep(epsilon=0.04)]}
+    return x
 
 
 @pytest.mark.parametrize(
-    "change, message",
+    "changes, message",
     [
-        (change_weights, "differ: the weights of the classifier. Pass another"),
-        (change_network, "differ: the layers of the classifier, or their"),
-        (change_setting, "differ: the layers of the classifier, or their"),
-        (change_image, "differ: the images or labels. Pass"),
-        (change_label, "differ: the images or labels. Pass"),
-        (change_seed, r"differ: `seed` \(0 in the file, 4 in this call\)."),
-        (change_radius, r"`attacks` \(.*0.03.* in the file, .*0.04"),
+        ({"model": lambda _: linear_model(seed=5)}, "the weights of the cl"),
+        (
+            {"model": lambda m: around(m, lambda m, x: 2 * m(x))},
+            "the layers of the classifier, or their",
+        ),
+        (
+            # It changes the output by less than what other machines do.
+            {
+                "model": lambda m: around(
+                    m, lambda m, x: m(keras.layers.Rescaling(1 + 1e-7)(x))
+                )
+            },
+            "the layers of the classifier, or their",
+        ),
+        ({"x": other_image}, "the images or labels. Pass another"),
+        ({"y": lambda y: (y + 1) % 3}, "the images or labels. Pass"),
+        ({"seed": 4}, r"`seed` \(0 in the file, 4 in this call\)."),
+        (
+            {"attacks": [BestStep(epsilon=0.04)]},
+            r"`attacks` \(.*0.03.* in the file, .*0.04",
+        ),
     ],
 )
-def test_another_evaluation_is_refused(model, tmp_path, change, message):
+def test_another_evaluation_is_refused(model, tmp_path, changes, message):
     options = {**OPTIONS, "state": tmp_path / "state.npz"}
-    x, y = data(model)
-    evaluation.autoattack(model, (x, y), **options)
+    case = {"model": model, "x": data(model)[0], "y": data(model)[1]}
+    evaluation.autoattack(model, (case["x"], case["y"]), **options)
     before = (tmp_path / "state.npz").read_bytes()
-    model, x, y, options = change(model, x, y, options)
-    with pytest.raises(ValueError, match=message):
-        evaluation.autoattack(model, (x, y), **options)
+    for name, change in changes.items():
+        if name in case:
+            case[name] = change(case[name])
+        else:
+            options[name] = change
+    with pytest.raises(ValueError, match=f"differ: {message}"):
+        evaluation.autoattack(case["model"], (case["x"], case["y"]), **options)
     assert (tmp_path / "state.npz").read_bytes() == before
 
 
