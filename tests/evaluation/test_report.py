@@ -1,5 +1,6 @@
 """The report: numbers, JSON there and back, text."""
 
+import dataclasses
 import json
 
 import keras
@@ -10,12 +11,12 @@ from linear_case import data
 from linear_case import linear_model
 from linear_case import NoSteps
 from linear_case import smallest_margins
+from scipy import stats
 
 import keras_wake
 from keras_wake import evaluation
 from keras_wake.attacks import FGSM
 from keras_wake.checkpoint import archive
-from keras_wake.evaluation import AttackResult
 from keras_wake.evaluation import RobustnessReport
 from keras_wake.evaluation import wilson_interval
 
@@ -100,57 +101,30 @@ def test_text(report):
     assert repr(report).startswith("<RobustnessReport of ")
 
 
-def make_report(classes=3, findings=(), **more):
-    """A report of ten samples a class."""
-    attack = AttackResult(
-        name="PGD-20",
-        settings="PGD()",
-        epsilon=0.1,
-        attacked=9 * classes,
-        fell=4 * classes,
-        accuracy=0.5,
-        interval=wilson_interval(5 * classes, 10 * classes),
-        forward_passes=None,
-        backward_passes=None,
-        seconds=1.5,
-        note=more.pop("note", None),
+def test_text_of_findings_notes_and_what_is_unknown(report):
+    attack = dataclasses.replace(
+        report.attacks[0], note="A margin instead.", forward_passes=None
     )
-    values = {
-        "version": "custom",
-        "norm": "linf",
-        "epsilon": 0.1,
-        "bounds": (0.0, 1.0),
-        "seed": 0,
-        "batch_size": 8,
-        "class_names": [str(i) for i in range(classes)],
-        "passes_per_prediction": 1,
-        "counts": np.full(classes, 10),
-        "clean_counts": np.full(classes, 9),
-        "robust_counts": np.full(classes, 5),
-        "attacks": (attack,),
-        "findings": findings,
-        "date": "2026-01-01T00:00:00+00:00",
-        "versions": {},
-    }
-    return RobustnessReport(**{**values, **more})
-
-
-def test_text_of_findings_notes_and_what_is_unknown():
-    report = make_report(
-        findings=(("softmax", "It is soft."),), note="A margin instead."
+    doubtful = dataclasses.replace(
+        report, findings=(("softmax", "It is soft."),), attacks=(attack,)
     )
-    text = str(report)
+    text = str(doubtful)
     assert "what makes these numbers doubtful\n[softmax] It is soft." in text
-    assert "PGD-20: A margin instead." in text
-    assert report.forward_passes is None
-    row = next(s for s in text.splitlines() if s.startswith("PGD-20 "))
-    assert row.split()[-3:] == ["-", "-", "1.5"]
+    assert "NoSteps: A margin instead." in text
+    assert doubtful.forward_passes is None
+    row = next(s for s in text.splitlines() if s.startswith("NoSteps "))
+    assert row.split()[-3] == "-"
 
 
-def test_text_of_many_classes_is_short():
-    robust = np.arange(60) % 10
-    report = make_report(60, robust_counts=robust)
-    text = str(report)
+def test_text_of_many_classes_is_short(report):
+    many = dataclasses.replace(
+        report,
+        class_names=[str(i) for i in range(60)],
+        counts=np.full(60, 10),
+        clean_counts=np.full(60, 9),
+        robust_counts=np.arange(60) % 10,
+    )
+    text = str(many)
     assert "the 25 of 60 classes with the lowest robust accuracy" in text
     assert len(text.splitlines()) < 40
     assert text.splitlines()[-1].endswith("40.0 %")
@@ -291,8 +265,8 @@ def test_other_json_is_refused(text, error, message):
         RobustnessReport.from_json(text)
 
 
-def test_a_damaged_report_is_refused():
-    found = make_report().to_dict()
+def test_a_damaged_report_is_refused(report):
+    found = report.to_dict()
     assert RobustnessReport.from_dict(found).samples
     for damage in (
         {"classes": []},
@@ -303,3 +277,37 @@ def test_a_damaged_report_is_refused():
     ):
         with pytest.raises(ValueError, match="not the dictionary, or JSON"):
             RobustnessReport.from_dict(found | damage)
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.95, 0.999])
+@pytest.mark.parametrize("samples", [1, 7, 500])
+def test_interval_equals_scipy(samples, confidence):
+    for successes in {0, 1, samples // 3, samples}:
+        expected = stats.binomtest(successes, samples).proportion_ci(
+            confidence, method="wilson"
+        )
+        assert wilson_interval(successes, samples, confidence) == pytest.approx(
+            (expected.low, expected.high), abs=1e-12
+        )
+
+
+def test_interval_stays_within_zero_and_one_and_is_not_empty():
+    low, high = wilson_interval(0, 10)
+    assert low == 0 and 0 < high < 1
+    low, high = wilson_interval(10, 10)
+    assert 0 < low < 1 and high == 1
+
+
+@pytest.mark.parametrize(
+    "arguments, error, message",
+    [
+        ((3, 2), ValueError, "at most `samples`.*successes=3, samples=2"),
+        ((0, 0), ValueError, "`samples` must be at least 1"),
+        ((-1, 2), ValueError, "`successes` must be at least 0"),
+        ((1, 2, 1.0), ValueError, "`confidence` must be at least 0 and below"),
+        ((0.5, 2), TypeError, "`successes` must be an integer"),
+    ],
+)
+def test_interval_refuses_what_cannot_be(arguments, error, message):
+    with pytest.raises(error, match=message):
+        wilson_interval(*arguments)
