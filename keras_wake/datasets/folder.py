@@ -184,7 +184,9 @@ def read_files(
 
 def check_exists(data_dir: DataDir, hint: str = "") -> pathlib.Path:
     """`data_dir` as a path; refuses what is no folder."""
-    root = pathlib.Path(validate.path(hint, data_dir=data_dir))
+    if data_dir is None:
+        raise ValueError(f"`data_dir` is needed. {hint} Received: None.")
+    root = pathlib.Path(validate.path(data_dir=data_dir))
     if not root.is_dir():
         raise FileNotFoundError(
             f"`data_dir` must be a folder that exists. "

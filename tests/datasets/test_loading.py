@@ -148,13 +148,13 @@ def test_categorical_labels():
         ({"data_dir": "."}, ValueError, "only for folders of images"),
         (
             {"name": "folder"},
-            TypeError,
-            "`data_dir` must be a path.*Pass the folder",
+            ValueError,
+            "`data_dir` is needed. Pass the folder",
         ),
         (
             {"name": "tiny_imagenet"},
-            TypeError,
-            "`data_dir` must be a path.*Unpack http",
+            ValueError,
+            "`data_dir` is needed. Unpack http",
         ),
         (
             {"name": "folder", "data_dir": "no/such/folder"},
