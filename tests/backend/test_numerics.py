@@ -117,7 +117,6 @@ def test_an_overflow_is_no_direction():
     )
 
 
-@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize("policy", POLICIES, indirect=True)
 def test_wake_trains_in_half_precision(policy):
     classifier = network(margin=0.0)
