@@ -73,8 +73,8 @@ def find_head(
         fitting = [each for each in layers if head is each or head == each.name]
         if len(fitting) != 1:
             raise ValueError(
-                f"`head` must be one layer of {classifier.name!r} or its name; "
-                f"{len(fitting)} fit. Received: head={head!r}. Layers: "
+                f"`head` must name one layer of {classifier.name!r}. Received: "
+                f"head={head!r}, the name of {len(fitting)}. Layers: "
                 f"{[layer.name for layer in layers[-20:]]}."
             )
         found = fitting[0]

@@ -164,6 +164,13 @@ class BackupAndRestore(keras.callbacks.Callback):
             run has ended; None if there is no backup.
         """
         model = session.model
+        backups = [c for c in session.callbacks if isinstance(c, type(self))]
+        if len(backups) > 1:
+            folders = [str(backup.backup_dir) for backup in backups]
+            raise ValueError(
+                "A `fit` takes one `BackupAndRestore`. Received: "
+                f"{len(backups)}, with the folders {folders}. Pass one of them."
+            )
         if not model.compiled:
             return None  # Keras refuses to train it.
         free = self._folder.lock() if model.is_chief else True

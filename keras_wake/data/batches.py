@@ -167,7 +167,13 @@ def _labels_of(y: Any) -> Tensor:
 def images_of(x: Any) -> Tensor:
     """Images, an array of them where they are in a list."""
     if isinstance(x, (list, tuple)):
-        return np.stack([np.asarray(image) for image in x])
+        rows = [np.asarray(image) for image in x]
+        if len({row.shape for row in rows}) != 1:
+            raise ValueError(
+                "A list of images must hold at least one, all of one shape. "
+                f"Received: shapes {sorted({row.shape for row in rows})}."
+            )
+        return np.stack(rows)
     return arrays.as_array(x)
 
 

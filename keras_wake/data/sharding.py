@@ -38,6 +38,20 @@ class ShardedBatches(keras.utils.PyDataset):
         self._count = count
         self.training = training
 
+    # Keras fetches ahead with several threads. If a pass is broken off, the
+    # batches that were fetched for it would appear in the next pass; and a
+    # fork of a process that has used TensorFlow or PyTorch hangs.
+
+    @property
+    def workers(self) -> int:
+        """Always 1, and cannot be changed."""
+        return 1
+
+    @property
+    def use_multiprocessing(self) -> bool:
+        """Always False, and cannot be changed."""
+        return False
+
     def __len__(self) -> int:
         return math.ceil(self._total() / self.batch_size)
 

@@ -268,7 +268,7 @@ def test_epsilon_is_in_the_units_of_the_model(replace):
     wake(grey).fit(255 * x, y, verbose=0, callbacks=[callback])
     assert callback.report.epsilon == 4
     assert callback.report.bounds == (0, 255)
-    with pytest.raises(ValueError, match="between 0 and 1, the range"):
+    with pytest.raises(ValueError, match=r"between 0 and 1\. .*: epsilon=4"):
         fit(wake(), [callback], epochs=1)
 
 

@@ -108,6 +108,11 @@ def test_log_with_a_line_of_the_user_is_kept(tmp_path):
     assert epochs_in(log) == ["# my notes", "epoch", "0", "1", "1"]
 
 
+def test_two_backups_of_one_fit_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"takes one.*Received: 2, with .*b'"):
+        fit(tmp_path / "a", kw.BackupAndRestore(tmp_path / "b"))
+
+
 def test_two_runs_in_one_folder_are_refused(tmp_path):
     inner = []
 

@@ -137,6 +137,13 @@ def test_a_pass_may_take_several_epochs_of_keras():
     assert_same_batches(read, [batch for epoch in epochs(2) for batch in epoch])
 
 
+def test_keras_gets_no_workers():
+    batches = training()
+    assert batches.workers == 1 and batches.use_multiprocessing is False
+    with pytest.raises(AttributeError):
+        batches.workers = 4
+
+
 @pytest.mark.parametrize("cutmix", [None, 1.0])
 @pytest.mark.parametrize("size", [48, 49, 50, 51, 55])
 @pytest.mark.parametrize(("processes", "devices"), [(1, 4), (2, 1), (2, 2)])
