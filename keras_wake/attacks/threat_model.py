@@ -176,7 +176,7 @@ class ThreatModel(Fixed):
         self.norm = validate.one_of(NORMS, norm=norm)
         self._norm = NORMS[norm]()
         try:
-            low, high = map(float, bounds)
+            low, high = (validate.real(bounds=each) for each in bounds)
         except (TypeError, ValueError):
             low = high = math.nan
         if not low < high:

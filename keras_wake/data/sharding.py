@@ -68,6 +68,12 @@ class ShardedBatches(keras.utils.PyDataset):
             )
         if not self.training:
             return math.ceil(self._count / multiple) * multiple
+        if self._count < multiple:
+            raise ValueError(
+                f"The {self._count} training image(s) are fewer than the "
+                f"{multiple} devices that share a batch. Use more images or "
+                "fewer devices."
+            )
         return self._count // multiple * multiple
 
     def _share(self, index: int) -> tuple[Array, Array | None]:

@@ -128,7 +128,8 @@ def test_size_is_the_norm_of_each_sample():
         ({"bounds": (0, 1, 2)}, ValueError, "two ascending numbers"),
         ({"bounds": 1.0}, ValueError, "two ascending numbers"),
         ({"bounds": None}, ValueError, "two ascending numbers"),
-        ({"bounds": "low"}, ValueError, "two ascending numbers"),
+        ({"bounds": "01"}, ValueError, "two ascending numbers"),
+        ({"bounds": (False, True)}, ValueError, "two ascending numbers"),
     ],
 )
 def test_refuses_bad_arguments(arguments, error, message):

@@ -165,6 +165,8 @@ def test_unequal_lengths_and_uneven_batches_are_refused(shard):
     shard_arrays(Processes(), given, training=True)
     with pytest.raises(ValueError, match=r"multiple of 2.*batch_size=3"):
         len(given["x"])
+    with pytest.raises(ValueError, match="fewer than the 2 devices"):
+        len(ShardedArrays(arrays(1), 4, True))
 
 
 def test_fit_and_evaluate_on_arrays_that_cannot_be_divided(shard, eagerly):
