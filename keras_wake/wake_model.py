@@ -28,10 +28,10 @@ from keras_wake.training.evaluation_step import check_attacks
 from keras_wake.training.evaluation_step import EvaluationStep
 from keras_wake.training.evaluation_step import find_heads
 from keras_wake.training.evaluation_step import NetworkMetrics
+from keras_wake.training.guard import BatchGuard
 from keras_wake.training.session import FitSession
 from keras_wake.training.session import prepared_callbacks
 from keras_wake.training.session import Switches
-from keras_wake.training.step import BatchGuard
 from keras_wake.training.step import TrainingStep
 from keras_wake.utils import validate
 from keras_wake.utils.types import Config
@@ -39,7 +39,7 @@ from keras_wake.utils.types import Tensor
 
 # Arguments that a config holds serialised.
 _OBJECTS = ("classifier", "attack", "objective", "eval_attack", "schedule")
-# What a compiled step has taken over, and a new value would not reach.
+# Captured by compiled steps: a new value would have no effect.
 _SETTINGS = (
     *_OBJECTS,
     *("num_classes", "scale_distillation", "seed", "teacher", "temperature"),
@@ -162,12 +162,12 @@ class WakeModel(backend.Trainer):
         self.classifier = classifier
         self.teacher = teacher_copy.copy_of(classifier, self._bounds)
         self._head_name = getattr(head, "name", head)
-        self.head, self.teacher_head, self._no_head = find_heads(
+        self.head, self.teacher_head, self._why_no_head = find_heads(
             classifier, self.teacher, head, num_classes
         )
-        # Callbacks set the first two. What averages counts `teacher_updates`:
-        # the step, or a callback. The step counts `train_steps`. Variables can
-        # change during `fit`, and a backup holds them.
+        # Callbacks set the first two. Who averages, the step or a callback,
+        # counts `teacher_updates`. The step counts `train_steps`. Compiled
+        # steps see changes of variables, and a backup holds them.
         self.kd_weight = self._scalar("kd_weight", "float32")
         self.teacher_averaging = self._scalar("teacher_averaging", "float32")
         self.teacher_updates = self._scalar("teacher_updates", "int32")
@@ -237,21 +237,21 @@ class WakeModel(backend.Trainer):
         return self.teacher if self.teacher_in_use else self.classifier
 
     def enable_teacher(self, averager: Any) -> None:
-        """Has a callback average the student, see `Switches.set_averager`."""
+        """Registers what averages the student: `Switches.set_averager`."""
         self.switches.set_averager(averager)
         teacher_copy.check_same_function(
             self.classifier, self.teacher, self._bounds
         )
 
     def enable_pretrained(self, teacher: Any) -> None:
-        """Has the student learn from a teacher, see `add_pretrained`."""
+        """Registers a pretrained teacher, see `Switches.add_pretrained`."""
         self.switches.add_pretrained(teacher, self.num_classes, self.schedule)
 
     def enable_attribution(self) -> None:
-        """Has the evaluation accumulate attribution vectors."""
+        """Makes the evaluation accumulate attribution vectors."""
         if self.head is None:
             raise ValueError(
-                f"{self._no_head} For the validation pass, name it here: "
+                f"{self._why_no_head} For the validation pass, name it here: "
                 "`WakeModel(..., head='layer name')`."
             )
         self.switches.attribution = True
@@ -436,8 +436,8 @@ class WakeModel(backend.Trainer):
         given = inspect.signature(super().predict).bind(*args, **kwargs)
         x, steps = given.arguments["x"], given.arguments.get("steps")
         fit_checks.check_images(x, self.guard.image_shape, steps)
-        # Between two steps JAX has the weights elsewhere, and Ctrl-C may come
-        # there, or a callback of `fit` may ask.
+        # During an epoch, JAX has the weights in the state of its step. Ctrl-C
+        # or a callback may call this then.
         self.sync_variables()
         try:
             return super().predict(*args, **kwargs)
@@ -452,7 +452,7 @@ class WakeModel(backend.Trainer):
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """One step on one batch, as `keras.Model.train_on_batch`.
 
-        Only `fit` goes back to the weights before a loss that is NaN.
+        Unlike `fit`, it does not restore the weights after a loss of NaN.
         """
         given = self._of_batch(super().train_on_batch, args, kwargs)
         logs = super().train_on_batch(**given)
@@ -501,9 +501,11 @@ class WakeModel(backend.Trainer):
         return changed
 
     def raise_for_faults(self, where: str) -> FaultCounts:
-        """Raises for what the steps have counted, as `BatchGuard.raise_for`."""
+        """Raises for what the steps have counted, as the guard does."""
         (values,) = self.metric_values(self.input_faults)
-        return self.guard.raise_for(values, where, self._phase == "train")
+        return self.guard.raise_for_faults(
+            values, where, self._phase == "train"
+        )
 
     @property
     def losses(self) -> list[Any]:
@@ -549,7 +551,7 @@ class WakeModel(backend.Trainer):
 
         A local file is written whole or not at all, unless Keras asks first.
         """
-        with model_files.written_whole(filepath, ".keras", overwrite) as path:
+        with model_files.atomic_file(filepath, ".keras", overwrite) as path:
             return super().save(path, overwrite=overwrite, **kwargs)
 
     def save_weights(
@@ -563,7 +565,7 @@ class WakeModel(backend.Trainer):
         """
         sharded = kwargs.get("max_shard_size") is not None
         ending = ".weights.json" if sharded else ".weights.h5"
-        with model_files.written_whole(filepath, ending, overwrite) as path:
+        with model_files.atomic_file(filepath, ending, overwrite) as path:
             return super().save_weights(path, overwrite=overwrite, **kwargs)
 
     def export(self, filepath: Any, *args: Any, **kwargs: Any) -> Any:

@@ -17,9 +17,9 @@ from keras_wake.attacks.logits import stateless_logits
 from keras_wake.attacks.staged import StagedAttack
 from keras_wake.attacks.staged import until_found
 from keras_wake.attacks.threat_model import per_sample
-from keras_wake.attacks.threat_model import where
+from keras_wake.attacks.threat_model import where_sample
 from keras_wake.backend import numerics
-from keras_wake.losses.margin import searched_margin
+from keras_wake.losses.margin import margin_for_search
 from keras_wake.utils import validate
 from keras_wake.utils.seeds import SampleSeed
 from keras_wake.utils.types import Tensor
@@ -46,7 +46,7 @@ class APGD(StagedAttack):
     since the checkpoint before
 
     1. the loss has risen in fewer than rho · (w_j − w_{j−1}) steps, or
-    2. the best loss has not risen, and η was not halved there.
+    2. the best loss has not risen, and η was not halved at that checkpoint.
 
     Args:
         norm: As for `ThreatModel`. Defaults to `"linf"`.
@@ -118,7 +118,7 @@ class APGD(StagedAttack):
         return points + int(self.targeted), points
 
     def note(self, num_classes: int) -> str | None:
-        """What the attack does otherwise for so few classes, or `None`."""
+        """What is different because there are so few classes, or `None`."""
         loss = ATTACK_LOSSES[self.loss]
         if num_classes >= loss.fewest_classes:
             return None
@@ -146,7 +146,7 @@ class APGD(StagedAttack):
             def objective(images: Tensor) -> tuple:
                 logits = logits_of(images, draw)
                 losses, total = loss.values_and_total(logits)
-                return total, (losses, searched_margin(labels, logits))
+                return total, (losses, margin_for_search(labels, logits))
 
             gradient, (losses, margins) = backend.gradient_and_outputs(
                 objective, x + delta
@@ -198,13 +198,15 @@ class APGD(StagedAttack):
                 + (1 - alpha) * (state.delta - state.previous),
                 x,
             )
-            moved = _moved(state, delta, evaluate)
-            return _checked(moved, *(ops.take(a, state.step) for a in schedule))
+            moved = _after_step(state, delta, evaluate)
+            return _at_checkpoint(
+                moved, *(ops.take(a, state.step) for a in schedule)
+            )
 
-        begin = _begun(start, evaluate, self.epsilon)
+        begin = _initial_state(start, evaluate, self.epsilon)
         # Once all images are misclassified, the result is fixed.
         end = until_found(step, begin, self.steps)
-        return where(end.found, end.adversarial, end.best)
+        return where_sample(end.found, end.adversarial, end.best)
 
     def _schedule(self) -> tuple[Tensor, Tensor]:
         """For each step: whether it is a checkpoint, and the rises it needs."""
@@ -254,7 +256,7 @@ class _State(NamedTuple):
     found: Tensor  # whether there is one
 
 
-def _begun(start: Tensor, evaluate: Callable, epsilon: float) -> _State:
+def _initial_state(start: Tensor, evaluate: Callable, epsilon: float) -> _State:
     """At the start, before the first step."""
     step = ops.zeros((), "int32")
     loss, found, gradient = evaluate(start, step)
@@ -276,7 +278,7 @@ def _begun(start: Tensor, evaluate: Callable, epsilon: float) -> _State:
     )
 
 
-def _moved(state: _State, delta: Tensor, evaluate: Callable) -> _State:
+def _after_step(state: _State, delta: Tensor, evaluate: Callable) -> _State:
     """After a step to `delta`."""
     loss, misclassified, gradient = evaluate(delta, state.step + 1)
     first = ops.logical_and(misclassified, ~state.found)
@@ -288,16 +290,16 @@ def _moved(state: _State, delta: Tensor, evaluate: Callable) -> _State:
         gradient=gradient,
         loss=loss,
         rises=state.rises + ops.cast(loss > state.loss, "float32"),
-        best=where(better, delta, state.best),
-        best_gradient=where(better, gradient, state.best_gradient),
+        best=where_sample(better, delta, state.best),
+        best_gradient=where_sample(better, gradient, state.best_gradient),
         # `ops.maximum` would keep a NaN for good.
         best_loss=ops.where(better, loss, state.best_loss),
-        adversarial=where(first, delta, state.adversarial),
+        adversarial=where_sample(first, delta, state.adversarial),
         found=ops.logical_or(state.found, misclassified),
     )
 
 
-def _checked(
+def _at_checkpoint(
     state: _State, is_checkpoint: Tensor, rises_needed: Tensor
 ) -> _State:
     """At a checkpoint: halves η and goes back, where the loss stalls."""
@@ -307,8 +309,8 @@ def _checked(
     halve = ops.logical_or(state.rises < rises_needed, stands_still)
     now = ops.logical_and(halve, is_checkpoint)
     return state._replace(
-        delta=where(now, state.best, state.delta),
-        gradient=where(now, state.best_gradient, state.gradient),
+        delta=where_sample(now, state.best, state.delta),
+        gradient=where_sample(now, state.best_gradient, state.gradient),
         loss=ops.where(now, state.best_loss, state.loss),
         step_size=ops.where(now, state.step_size / 2, state.step_size),
         rises=ops.where(is_checkpoint, 0.0, state.rises),

@@ -91,7 +91,7 @@ class Attack(Fixed, Configured):
         return None
 
     def note(self, num_classes: int) -> str | None:
-        """What the attack does otherwise for so few classes, or `None`."""
+        """What is different because there are so few classes, or `None`."""
         return None
 
     def check_image_shape(self, shape: tuple) -> None:

@@ -14,10 +14,10 @@ from keras_wake.attacks.logits import stateless_logits
 from keras_wake.attacks.staged import StagedAttack
 from keras_wake.attacks.staged import until_found
 from keras_wake.attacks.threat_model import per_sample
-from keras_wake.attacks.threat_model import where
+from keras_wake.attacks.threat_model import where_sample
 from keras_wake.backend import numerics
 from keras_wake.losses.margin import logit_of
-from keras_wake.losses.margin import searched_margin
+from keras_wake.losses.margin import margin_for_search
 from keras_wake.utils import validate
 from keras_wake.utils.seeds import SampleSeed
 from keras_wake.utils.types import Tensor
@@ -36,10 +36,10 @@ class FAB(StagedAttack):
         x_{k+1} ← (1 − α) · (x_k + eta · d(x_k)) + α · (x + eta · d(x))
 
     From a point that is misclassified the search goes on at
-    x + beta · (x_{k+1} − x), in order to find a nearer one. It ends when for
-    every image of the batch one has been found that lies inside the ball.
-    Where none does, δ is 0: as published, a point outside is not brought
-    inside by a projection.
+    x + beta · (x_{k+1} − x), in order to find a nearer one. It ends when
+    every image of the batch has a misclassified point inside the ball. For an
+    image without one, δ is 0: as published, a point outside is not projected
+    into the ball.
 
     Each of the most likely wrong classes of the clean image is the target of
     a stage. The first search for a target starts from the image, further ones
@@ -123,7 +123,7 @@ class FAB(StagedAttack):
         )
         # Some headroom for gradients that pass through float16.
         half = numerics.computes_in_float16(classifier)
-        factor = numerics.SIZE if half else 1.0
+        factor = numerics.GRADIENT_SIZE if half else 1.0
 
         def difference(images: Tensor) -> tuple[Tensor, Tensor]:
             logits = logits_of(images)
@@ -136,7 +136,7 @@ class FAB(StagedAttack):
             )
             gradient = numerics.finite(gradient) / factor
             delta = self._stepped(state.delta, h, gradient, x)
-            crossed = searched_margin(labels, logits_of(x + delta)) > 0
+            crossed = margin_for_search(labels, logits_of(x + delta)) > 0
             inside = self.threat_model.size(delta) <= self.epsilon
             success = ops.logical_and(crossed, inside)
             # Only the first success counts, so that the result does not depend
@@ -148,7 +148,7 @@ class FAB(StagedAttack):
             return _State(
                 step=state.step + 1,
                 delta=delta * back,
-                kept=where(first, delta, state.kept),
+                kept=where_sample(first, delta, state.kept),
                 found=ops.logical_or(state.found, success),
             )
 

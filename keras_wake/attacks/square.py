@@ -10,8 +10,8 @@ from keras_wake.attacks.square_windows import L2Windows
 from keras_wake.attacks.square_windows import LinfWindows
 from keras_wake.attacks.square_windows import window_sides
 from keras_wake.attacks.staged import StagedAttack
-from keras_wake.attacks.threat_model import where
-from keras_wake.losses.margin import searched_margin
+from keras_wake.attacks.threat_model import where_sample
+from keras_wake.losses.margin import margin_for_search
 from keras_wake.utils import validate
 from keras_wake.utils.seeds import SampleSeed
 from keras_wake.utils.types import Config
@@ -132,21 +132,21 @@ class Square(StagedAttack):
         project = self.threat_model.project
 
         def loss_of(delta: Tensor) -> Tensor:
-            return searched_margin(labels, logits_of(x + delta))
+            return margin_for_search(labels, logits_of(x + delta))
 
         def goes_on(query: Tensor, delta: Tensor, loss: Tensor) -> Tensor:
             return ops.logical_and(query < self.queries, ops.any(~(loss > 0)))
 
         def step(query: Tensor, delta: Tensor, loss: Tensor) -> tuple:
-            draws = seed.uniform(query, (windows.draws,))
+            draws = seed.uniform(query, (windows.num_draws,))
             changed = project(windows.changed(delta, draws, query), x)
             new = loss_of(changed)
             # With a loss above 0 an image is misclassified, and stays so.
             better = ops.logical_and(new > loss, ~(loss > 0))
-            delta = where(better, changed, delta)
+            delta = where_sample(better, changed, delta)
             return query + 1, delta, ops.where(better, new, loss)
 
-        draws = seed.uniform(0, (windows.start_draws,))
+        draws = seed.uniform(0, (windows.num_start_draws,))
         start = project(windows.start(draws), x)
         begin = (ops.ones((), "int32"), start, loss_of(start))
         return ops.while_loop(goes_on, step, begin)[1]

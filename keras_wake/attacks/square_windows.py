@@ -118,8 +118,8 @@ class LinfWindows:
         self.height, self.width, self.channels = shape
         self.sides = sides
         # A place, and a sign for each channel.
-        self.draws = 2 + self.channels
-        self.start_draws = self.width * self.channels
+        self.num_draws = 2 + self.channels
+        self.num_start_draws = self.width * self.channels
 
     def start(self, draws: Tensor) -> Tensor:
         """δ of the first query, (batch, height, width, channels)."""
@@ -146,11 +146,13 @@ class L2Windows(LinfWindows):
     ) -> None:
         super().__init__(epsilon, shape, sides)
         # Two places, whether it is turned, and a sign for each channel.
-        self.draws = 5 + self.channels
+        self.num_draws = 5 + self.channels
         # The start has five tiles in each direction, but for small images.
         self.tile = max(min(self.height, self.width) // 5, 1)
         self.tiles = self.height // self.tile, self.width // self.tile
-        self.start_draws = self.tiles[0] * self.tiles[1] * (1 + self.channels)
+        self.num_start_draws = (
+            self.tiles[0] * self.tiles[1] * (1 + self.channels)
+        )
         # One window for each side that occurs, at the top left of zeros.
         different, kinds = np.unique(sides, return_inverse=True)
         self.kinds = kinds.astype("int32")

@@ -16,8 +16,8 @@ from keras import ops
 from keras_wake import backend
 from keras_wake.attacks.attack import Attack
 from keras_wake.attacks.logits import stateless_logits
-from keras_wake.attacks.threat_model import where
-from keras_wake.losses.margin import searched_margin
+from keras_wake.attacks.threat_model import where_sample
+from keras_wake.losses.margin import margin_for_search
 from keras_wake.utils.seeds import SampleSeed
 from keras_wake.utils.seeds import Seed
 from keras_wake.utils.types import Array
@@ -96,8 +96,8 @@ class StagedAttack(Attack):
     ) -> Tensor:
         """Adversarial images of all stages, in a step that is being compiled.
 
-        Of each image it is what the first stage that succeeds has found, else
-        what the last one has.
+        For each image, the result of the first stage that succeeds, else that
+        of the last one.
         """
         x = ops.convert_to_tensor(x, "float32")
         labels = ops.convert_to_tensor(labels, "float32")
@@ -106,7 +106,7 @@ class StagedAttack(Attack):
         stages = self.stages_for(labels.shape[-1])
 
         def succeeds(images: Tensor) -> Tensor:
-            return searched_margin(labels, logits_of(images)) > 0
+            return margin_for_search(labels, logits_of(images)) > 0
 
         def goes_on(stage: Tensor, found: Tensor, x_adv: Tensor) -> Tensor:
             return ops.logical_and(stage < stages, ops.any(~found))
@@ -114,7 +114,7 @@ class StagedAttack(Attack):
         def attack(stage: Tensor, found: Tensor, x_adv: Tensor) -> tuple:
             newest = self.perturb_stage(classifier, x, labels, seed, stage)
             newest = ops.reshape(newest, ops.shape(x))
-            x_adv = where(found, x_adv, newest)
+            x_adv = where_sample(found, x_adv, newest)
             return stage + 1, ops.logical_or(found, succeeds(newest)), x_adv
 
         # The loop keeps the images and not x_adv − x: its rounding could

@@ -21,7 +21,7 @@ def per_sample(values: Tensor, like: Tensor) -> Tensor:
     return ops.reshape(values, (-1,) + (1,) * (len(like.shape) - 1))
 
 
-def where(which: Tensor, new: Tensor, old: Tensor) -> Tensor:
+def where_sample(which: Tensor, new: Tensor, old: Tensor) -> Tensor:
     """For each sample `new` where `which` (batch,) holds, else `old`."""
     return ops.where(per_sample(which, old), new, old)
 
@@ -58,7 +58,7 @@ class Linf:
         """The direction of norm 1 that ascends fastest."""
         return ops.sign(gradient)
 
-    def steepest_if_usual(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    def quick_steepest(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """Whether `gradient` is finite, and `steepest` if so."""
         # A sum with a NaN or infinite term is not finite.
         return ops.isfinite(ops.sum(gradient)), ops.sign(gradient)
@@ -104,7 +104,7 @@ class L2:
     def steepest(self, gradient: Tensor) -> Tensor:
         return numerics.unit_l2(gradient, _axes(gradient))
 
-    def steepest_if_usual(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    def quick_steepest(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
         squares = numerics.squared_l2(gradient, _axes(gradient))
         usual = ops.all(numerics.are_usual(squares))
         return usual, gradient / ops.sqrt(squares)
@@ -244,8 +244,8 @@ class ThreatModel(Fixed):
         Elements of the gradient that are NaN or infinite count as 0.
         """
         gradient = ops.convert_to_tensor(gradient)
-        usual, direction = self._norm.steepest_if_usual(gradient)
-        return numerics.short_path_if(
+        usual, direction = self._norm.quick_steepest(gradient)
+        return numerics.fast_path_if(
             lambda: usual,
             lambda: direction,
             lambda: self._norm.steepest(numerics.finite(gradient)),
@@ -260,8 +260,8 @@ class ThreatModel(Fixed):
         never move. So its next gradient is taken a little inside the bounds.
         `gradient` was taken at `origin` + δ.
         """
-        usual, direction = self._norm.steepest_if_usual(gradient)
-        return numerics.short_path_if(
+        usual, direction = self._norm.quick_steepest(gradient)
+        return numerics.fast_path_if(
             lambda: usual,
             lambda: (direction, origin),
             lambda: (

@@ -12,17 +12,17 @@ names, for what must differ:
 - `side_by_side(function, *tensors)`: the same as `function(*tensors)`, which
   treats the samples of a batch apart;
 - `without_gradient(function)`: its result, through which no gradient goes;
-- `compile(function, model)`: compiles a function of tensors that reads the
-  variables of `model()`; its updates of variables may be lost;
-- `compile_split(function, model, split)`: the same for batches of any size,
-  each divided among the `device_count` devices. The first `split` arguments
-  have a batch axis, whose size must be a multiple of `device_count(model())`;
+- `compile(function, get_model)`: compiles a function of tensors that reads
+  the variables of `get_model()`; its updates of variables may be lost;
+- `compile_split(function, get_model, split)`: the same for batches of any
+  size, each divided among the devices. The first `split` arguments have a
+  batch axis, whose size must be a multiple of the `device_count` of the model;
   the result is one tensor (batch, ...), sample by sample;
 - `cut_gradients_are_zero`: where a missing gradient is 0, and no error;
 - `global_sum`, `replica_index`, `replicas_of`: what replicas share, or not;
 - `data_shard()`: the number of this process, how many share each batch of the
   data, and what the size of a process's share must be a multiple of;
-- `alone`: a context in which one process may save by itself;
+- `saving_in_one_process`: a context in which one process may save by itself;
 - `buffers`: tensors other than variables that a step changes;
 - `random_state`, `set_random_state`: of generators that are not variables;
 - `to_numpy`: a value on the host;

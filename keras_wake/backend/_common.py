@@ -36,7 +36,7 @@ def no_gradient(values: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def cut_gradients_are_zero() -> Iterator[None]:
-    """Has gradients that do not exist be zeros, as they always are on JAX.
+    """Makes gradients that do not exist zeros, as they always are on JAX.
 
     For an evaluation, which warns of them, and whose black-box attacks need
     none. Not a context variable: replicas are traced in threads of their own.
@@ -61,8 +61,8 @@ def to_numpy(value: Tensor) -> np.ndarray:
     return np.array(keras.ops.convert_to_numpy(tensor))
 
 
-# Where one call of a step sees the batch of all devices: JAX and PyTorch.
-# (`data_shard` on TensorFlow and PyTorch.)
+# Defaults for JAX and PyTorch, where one call of a step sees the batch of all
+# devices. (`data_shard` is the default for TensorFlow and PyTorch.)
 
 
 def side_by_side(function: Callable, *tensors: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ def buffers(network: keras.Model) -> list[Tensor]:
 # Where one process saves by itself: TensorFlow and PyTorch.
 
 
-def alone() -> contextlib.AbstractContextManager:
+def saving_in_one_process() -> contextlib.AbstractContextManager:
     """Nothing is needed for it."""
     return contextlib.nullcontext()
 
@@ -122,8 +122,8 @@ class CommonTrainer(keras.Model):
     overrides them, and TensorFlow those for several workers.
     """
 
-    # Whether a value that a layer assigns to a trainable variable in the
-    # forward pass is kept.
+    # Whether a trainable variable keeps what a layer assigns to it in the
+    # forward pass. JAX drops it.
     keeps_assignments_of_forward_pass = True
 
     def set_steps(self, training_step: Any, evaluation_step: Any) -> None:
@@ -131,14 +131,15 @@ class CommonTrainer(keras.Model):
 
         Args:
             training_step: `keras_wake.training.step.TrainingStep`.
-            evaluation_step: `keras_wake.training.step.EvaluationStep`.
+            evaluation_step: `EvaluationStep` of
+                `keras_wake.training.evaluation_step`.
         """
         self.training_step = training_step
         self.evaluation_step = evaluation_step
 
-    def evaluated(self, data: Any) -> dict[str, Tensor]:
+    def evaluate_batch(self, data: Any) -> dict[str, Tensor]:
         """Evaluates a batch without any update, and returns the logs."""
-        return self.evaluation_step.evaluate(
+        return self.evaluation_step.run(
             data, lambda: self.losses, keras_compat.compiled_metrics(self)
         )
 

@@ -34,9 +34,9 @@ def gradient_and_outputs(
 def unroll_loops() -> bool:
     """Whether a loop is faster written out.
 
-    On a CPU it is: a PGD-10 step of PreActResNet-18 (width 16, batch 64) takes
-    several times as long as a loop, in which XLA does not parallelise
-    convolutions (`benchmarks/backends.py`).
+    On a CPU it is. Written as a loop, a PGD-10 step of PreActResNet-18 (width
+    16, batch 64) takes several times as long, because XLA does not parallelise
+    convolutions in a loop (`benchmarks/backends.py`).
     """
     return jax.default_backend() == "cpu"
 
@@ -66,7 +66,7 @@ def data_shard() -> tuple[int, int, int]:
 
 
 @contextlib.contextmanager
-def alone() -> Iterator[None]:
+def saving_in_one_process() -> Iterator[None]:
     """A context in which one process may save by itself.
 
     Keras makes a variable when it saves an optimizer. Under a distribution, all
@@ -85,17 +85,17 @@ def jit_by_default() -> bool:
     return True
 
 
-def compile(function: Callable, model: Callable) -> Callable:
+def compile(function: Callable, get_model: Callable) -> Callable:
     """Compiles `function`, of which the variables become arguments."""
 
     @jax.jit
     def stateless(values: list[Tensor], *tensors: Tensor) -> Tensor:
-        state = zip(model().variables, values, strict=True)
+        state = zip(get_model().variables, values, strict=True)
         with keras.StatelessScope(state_mapping=state):
             return function(*tensors)
 
     def run(*tensors: Tensor) -> Tensor:
-        return stateless([v.value for v in model().variables], *tensors)
+        return stateless([v.value for v in get_model().variables], *tensors)
 
     return run
 
@@ -113,12 +113,14 @@ def device_count(model: keras.Model) -> int:
     return int(mesh.shape[axis])
 
 
-def compile_split(function: Callable, model: Callable, split: int) -> Callable:
+def compile_split(
+    function: Callable, get_model: Callable, split: int
+) -> Callable:
     """`compile`, each batch divided among the devices; once for each size."""
-    compiled = compile(function, model)
+    compiled = compile(function, get_model)
 
     def run(*tensors: Tensor) -> Tensor:
-        if device_count(model()) == 1:
+        if device_count(get_model()) == 1:
             return compiled(*tensors)
         layout = keras.distribution.distribution().get_data_layout
         shares = [
@@ -143,7 +145,6 @@ class Trainer(CommonTrainer):
     in a scope that holds these values and collects the new ones.
     """
 
-    # What a layer assigns to a trainable variable ends with the pass.
     keeps_assignments_of_forward_pass = False
     train_function: Any
     test_function: Any
@@ -155,7 +156,7 @@ class Trainer(CommonTrainer):
         """Attack, update the student, average the teacher, report."""
         groups = self._variables(_TRAINED)
         with _scope(groups, state) as scope:
-            batch = self.training_step.attacked(data)
+            batch = self.training_step.check_and_attack(data)
             self.training_step.perturb_weights(batch)
             updates_before = self.optimizer_updates()
         _, state = super().train_step(_values(groups, scope), batch)
@@ -168,7 +169,7 @@ class Trainer(CommonTrainer):
         """Accuracy on clean and on adversarial images, without any update."""
         groups = self._variables(_EVALUATED)
         with _scope(groups, state) as scope:
-            logs = self.evaluated(data)
+            logs = self.evaluate_batch(data)
         return logs, _values(groups, scope)
 
     def _variables(self, names: Sequence[str]) -> tuple[Sequence[Any], ...]:
@@ -211,8 +212,8 @@ class Trainer(CommonTrainer):
         def step(state: Any, iterator: Any) -> tuple[Any, Any]:
             newest = state
             try:
-                # The buffers of `state` are given away when a step is
-                # started: until Keras has the new ones, nothing may stop.
+                # The step donates the buffers of `state`: until Keras has the
+                # new ones, nothing may stop.
                 with _interrupted_afterwards():
                     batches = map(with_int32_labels, iterator)
                     logs, newest = function(state, batches)
@@ -236,7 +237,7 @@ class Trainer(CommonTrainer):
         return step
 
     def _hand_to_keras(self, names: Sequence[str], state: Any) -> None:
-        """Has `state` be what `jax_state_sync` puts into the variables."""
+        """Sets what `jax_state_sync` puts into the variables."""
         keras_compat.set_jax_state(self, dict(zip(names, state, strict=True)))
 
     @property
@@ -285,7 +286,7 @@ def _values(groups: Any, scope: Any) -> tuple[list[Any], ...]:
 
 @contextlib.contextmanager
 def _interrupted_afterwards() -> Iterator[None]:
-    """Has Ctrl-C act at the end of the block; a second one acts at once."""
+    """Delays Ctrl-C to the end of the block; a second one acts at once."""
     handler = signal.getsignal(signal.SIGINT)
     main_thread = threading.current_thread() is threading.main_thread()
     if not main_thread or not callable(handler):

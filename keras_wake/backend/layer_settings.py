@@ -85,16 +85,16 @@ class PerModel:
                 freed.
         """
         state, value = self._values.get(model, (None, None))
-        if state != layers_of_now(model):
+        if state != layers_fingerprint(model):
             value = make(weakref.ref(model))
-            self._values[model] = layers_of_now(model), value
+            self._values[model] = layers_fingerprint(model), value
         return value
 
     def __reduce__(self) -> tuple[type, tuple]:
         return PerModel, ()
 
 
-def layers_of_now(model: keras.Model) -> tuple:
+def layers_fingerprint(model: keras.Model) -> tuple:
     """A value that changes when a layer is replaced or a setting of it changes.
 
     Valid in this process only. Unlike in `layers_digest`, functions count as

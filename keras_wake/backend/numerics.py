@@ -19,7 +19,7 @@ from keras_wake.utils.types import Tensor
 
 # The size to which the gradient of each image is scaled at the logits. Float16
 # then still holds gradients that are 4096 times larger or 10^8 times smaller.
-SIZE = 16.0
+GRADIENT_SIZE = 16.0
 
 
 def check_floatx() -> None:
@@ -71,13 +71,13 @@ def scaled_by(losses: Tensor, size: Tensor) -> Tensor:
             respect to the logits.
     """
     # Where p and y agree in float32 there is no gradient to scale.
-    scale = SIZE / ops.maximum(size, 1e-30)
+    scale = GRADIENT_SIZE / ops.maximum(size, 1e-30)
     return losses * ops.stop_gradient(scale)
 
 
 def finite(values: Tensor) -> Tensor:
     """`values`, with 0 in place of what is NaN or infinite."""
-    return short_path_if(
+    return fast_path_if(
         # A sum with a NaN or infinite term is not finite.
         lambda: ops.isfinite(ops.sum(values)),
         lambda: values,
@@ -102,7 +102,7 @@ def unit_l2(values: Tensor, axes: tuple[int, ...]) -> Tensor:
         norms = ops.sqrt(ops.where(usual, squares, ones))
         return ops.where(usual, values / norms, inside)
 
-    return short_path_if(
+    return fast_path_if(
         lambda: ops.all(usual),
         lambda: values / ops.sqrt(squares),
         any_size,
@@ -119,7 +119,7 @@ def are_usual(squares: Tensor) -> Tensor:
     return ops.logical_and(squares > 1e-30, squares < 1e30)
 
 
-def short_path_if(
+def fast_path_if(
     condition: Callable, short: Callable, full: Callable
 ) -> Tensor:
     """`full()`, by way of `short()` where `condition()` says they are equal.

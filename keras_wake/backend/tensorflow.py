@@ -101,7 +101,7 @@ def jit_by_default() -> bool:
     return any(device.device_type in ("GPU", "TPU") for device in devices)
 
 
-def compile(function: Callable, model: Callable) -> Callable:
+def compile(function: Callable, get_model: Callable) -> Callable:
     """Compiles `function`. A graph reads variables by reference."""
     compiled: dict[tuple, Callable] = {}
 
@@ -110,9 +110,8 @@ def compile(function: Callable, model: Callable) -> Callable:
         # would be left open as well, which attacks need to know.
         key = tuple((tuple(t.shape[1:]), t.dtype) for t in tensors)
         if key not in compiled:
-            # As a `partial`: TensorFlow tells functions apart by their code,
-            # and would take several attacks for one that is traced again and
-            # again, and warn.
+            # TensorFlow identifies functions by their code. Without `partial`
+            # it would warn that one function is traced again and again.
             compiled[key] = tf.function(
                 functools.partial(function),
                 reduce_retracing=True,
@@ -135,7 +134,9 @@ def device_count(model: keras.Model) -> int:
     return 1 if _is_multi_worker(strategy) else strategy.num_replicas_in_sync
 
 
-def compile_split(function: Callable, model: Callable, split: int) -> Callable:
+def compile_split(
+    function: Callable, get_model: Callable, split: int
+) -> Callable:
     """`compile`, for batches of any size, each divided among the devices.
 
     It is traced once for images of a shape: the size of a batch is left open.
@@ -146,7 +147,7 @@ def compile_split(function: Callable, model: Callable, split: int) -> Callable:
     )
 
     def on_all_devices(*tensors: Tensor) -> Tensor:
-        devices = device_count(model())
+        devices = device_count(get_model())
         if devices == 1:
             return on_one_device(*tensors)
 
@@ -158,7 +159,7 @@ def compile_split(function: Callable, model: Callable, split: int) -> Callable:
             ]
             return on_one_device(*shares, *tensors[split:])
 
-        strategy = model().distribute_strategy
+        strategy = get_model().distribute_strategy
         results = strategy.experimental_local_results(strategy.run(on_replica))
         return tf.concat(results, axis=0)
 
@@ -210,7 +211,7 @@ class Trainer(CommonTrainer):
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """Attack, update the student, average the teacher, report."""
-        batch = self.training_step.attacked(data)
+        batch = self.training_step.check_and_attack(data)
         self.training_step.perturb_weights(batch)
         updates_before = self.optimizer_updates()
         super().train_step(batch)
@@ -219,7 +220,7 @@ class Trainer(CommonTrainer):
 
     def test_step(self, data: Any) -> dict[str, Any]:
         """Accuracy on clean and on adversarial images, without any update."""
-        return self._in_keras_form(self.evaluated(data))
+        return self._in_keras_form(self.evaluate_batch(data))
 
     def _in_keras_form(self, logs: dict[str, Any]) -> dict[str, Any]:
         """The logs of a step, in the form in which Keras reduces them."""

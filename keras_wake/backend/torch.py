@@ -84,7 +84,7 @@ def jit_by_default() -> bool:
     return False
 
 
-def compile(function: Callable, model: Callable) -> Callable:
+def compile(function: Callable, get_model: Callable) -> Callable:
     """`function` as it is, without recording gradients."""
 
     def run(*tensors: Tensor) -> Tensor:
@@ -99,9 +99,11 @@ def device_count(model: keras.Model) -> int:
     return 1
 
 
-def compile_split(function: Callable, model: Callable, split: int) -> Callable:
+def compile_split(
+    function: Callable, get_model: Callable, split: int
+) -> Callable:
     """As `compile`: there is one device, and every size of a batch will do."""
-    return compile(function, model)
+    return compile(function, get_model)
 
 
 class Trainer(CommonTrainer):
@@ -123,7 +125,7 @@ class Trainer(CommonTrainer):
     def train_step(self, data: Any) -> dict[str, Any]:
         """Attack, update the student, average the teacher, report."""
         with torch.no_grad():
-            batch = self.training_step.attacked(data)
+            batch = self.training_step.check_and_attack(data)
             self.training_step.perturb_weights(batch)
             updates_before = self.optimizer_updates()
         super().train_step(batch)
@@ -133,4 +135,4 @@ class Trainer(CommonTrainer):
 
     def test_step(self, data: Any) -> dict[str, Any]:
         """Accuracy on clean and on adversarial images, without any update."""
-        return self.evaluated(data)
+        return self.evaluate_batch(data)

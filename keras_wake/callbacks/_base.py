@@ -79,14 +79,14 @@ class TeacherAverage(WakeCallback):
         check_reusable(type(self).__name__, data)
         check_ends(data)
         self.data = data
-        self.pairs: list[tuple[Any, Any]] = []
+        self.averaged_pairs: list[tuple[Any, Any]] = []
         self._estimated_at: int | None = None
 
     def set_model(self, model: keras.Model) -> None:
         """Switches the teacher on, before the step is compiled."""
         super().set_model(model)
         model.enable_teacher(self)
-        self.pairs = _float_pairs(model.classifier, model.teacher)
+        self.averaged_pairs = _float_pairs(model.classifier, model.teacher)
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Refuses `data` if there are several workers."""
@@ -153,7 +153,7 @@ def first_images(data: Dataset, count: int) -> tuple[Array, Array]:
 
 @contextlib.contextmanager
 def error_as_warning(what: str) -> Iterator[None]:
-    """Has training go on after an error, with a warning of what has failed."""
+    """Turns an error into a warning of what has failed; training goes on."""
     try:
         yield
     except Exception as error:

@@ -13,10 +13,10 @@ from keras_wake.attacks import Attack
 from keras_wake.callbacks._base import error_as_warning
 from keras_wake.callbacks._base import first_images
 from keras_wake.callbacks._base import ReportingCallback
-from keras_wake.checkpoint.files import written_aside
+from keras_wake.checkpoint.files import atomic_write
 from keras_wake.data.batches import checked_batch
 from keras_wake.data.classifier import image_shape
-from keras_wake.evaluation import checks as reliability
+from keras_wake.evaluation import reliability as reliability
 from keras_wake.evaluation import ReliabilityWarning
 from keras_wake.evaluation import RobustnessReport
 from keras_wake.evaluation.compiled_classifier import CompiledClassifier
@@ -228,6 +228,6 @@ class AutoAttackEvaluation(ReportingCallback):
     def _write(self, stem: pathlib.Path, report: RobustnessReport) -> None:
         """Writes a report as JSON and as a figure."""
         with error_as_warning(f"The report {stem.name} could not be written"):
-            with written_aside(f"{stem}.json") as aside:
+            with atomic_write(f"{stem}.json") as aside:
                 aside.write_text(report.to_json(indent=1) + "\n")
             visualization.plot_robustness_report(report, path=f"{stem}.png")

@@ -150,7 +150,7 @@ class BackupAndRestore(keras.callbacks.Callback):
             return 0
         state, values = found
         self._check(model, found, run_record.run_record(model, [], {}))
-        with self._folder.fitting("this script"):
+        with self._folder.must_fit("this script"):
             run_record.restore(model, values, state["record"])
         return state["epoch"]
 
@@ -183,7 +183,7 @@ class BackupAndRestore(keras.callbacks.Callback):
         self._current = {
             "settings": run_record.settings_of(model),
             "record": run_record.run_record(
-                model, self._others, session.batches
+                model, self._others, session.data_settings
             ),
         }
         self._found = self._read(model)
@@ -226,18 +226,18 @@ class BackupAndRestore(keras.callbacks.Callback):
 
     def _restore_run(self, state: Config, values: list[np.ndarray]) -> None:
         epoch, record = state["epoch"], state["record"]
-        with self._folder.fitting("this script"):
+        with self._folder.must_fit("this script"):
             words = run_record.restore(self.model, values, record)
             words += run_record.differences(state, self._current, self._pairs)
         self._current["record"]["learning_rate"] = record["learning_rate"]
         for number, saved in self._pairs.items():
             name, own = state["callbacks"][saved]
-            with self._folder.fitting(f"`{name}`"):
+            with self._folder.must_fit(f"`{name}`"):
                 if own is not None:
                     callback = self._others[number]
                     callback_states.set_state(callback, own, epoch)
         data = self._data_with_state()
-        with self._folder.fitting("this script"):
+        with self._folder.must_fit("this script"):
             if data is not None and state.get("data") is not None:
                 data.set_state(state["data"])
             if state.get("random") is not None:
@@ -313,7 +313,7 @@ class BackupAndRestore(keras.callbacks.Callback):
         if len(set(epochs)) > 1:
             raise ValueError(
                 "All workers must continue from the same backup. Received: "
-                f"backups after the epochs {epochs}, one for each replica. "
+                f"backups after the epochs {epochs}, one for each worker. "
                 f"Make `backup_dir` ({self.backup_dir}) a folder that they "
                 "share, or copy the chief's to all of them."
             )
@@ -322,7 +322,7 @@ class BackupAndRestore(keras.callbacks.Callback):
     def _check(self, model: WakeModel, found: Backup, current: Config) -> None:
         """Refuses another network or optimizer; matches the callbacks."""
         state, values = found
-        with self._folder.fitting("this script"):
+        with self._folder.must_fit("this script"):
             if state.get("record") is None:
                 self._replace_record(state, current)
             record = state["record"]

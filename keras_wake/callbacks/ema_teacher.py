@@ -126,15 +126,15 @@ class EMATeacher(TeacherAverage):
             n = ops.cast(updates, "float32")
             rate = ops.maximum(rate, 1 - (1 + n) / (10 + n))
         trained = {id(variable) for variable in student.trainable_variables}
-        for mean, value in self.pairs:
-            target = ops.convert_to_tensor(value)
-            current = ops.convert_to_tensor(mean)
-            if id(value) in trained or self.batch_norm != "copy":
-                step = ops.cast(rate, current.dtype) * (current - target)
-                target = current - step
+        for of_teacher, of_student in self.averaged_pairs:
+            current = ops.convert_to_tensor(of_teacher)
+            new = ops.convert_to_tensor(of_student)
+            if id(of_student) in trained or self.batch_norm != "copy":
+                step = ops.cast(rate, current.dtype) * (current - new)
+                new = current - step
             # `where`, because a product with 0 would let NaN of the student
             # into a frozen teacher.
-            assign(mean, ops.where(active, target, current))
+            assign(of_teacher, ops.where(active, new, current))
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Copies the student to a teacher that was never averaged."""
@@ -145,9 +145,9 @@ class EMATeacher(TeacherAverage):
             model.schedule.check_fit(epochs, session.has_validation)
         if int(backend.to_numpy(model.teacher_updates)) == 0:
             model.teacher.set_weights(model.classifier.get_weights())
-            for mean, value in self.pairs:
-                if not isinstance(mean, keras.Variable):  # No weight.
-                    assign(mean, value)
+            for of_teacher, of_student in self.averaged_pairs:
+                if not isinstance(of_teacher, keras.Variable):  # No weight.
+                    assign(of_teacher, of_student)
         self._last_epoch = None
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:

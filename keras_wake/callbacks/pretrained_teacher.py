@@ -65,7 +65,7 @@ class PretrainedTeacher(WakeCallback):
         self.weight = validate.in_range(0, 1, weight=weight)
 
     def set_model(self, model: keras.Model) -> None:
-        """Has the student learn from the teacher, before a step is compiled."""
+        """Switches the teacher on, before the step is compiled."""
         super().set_model(model)
         own = {id(variable) for variable in model.variables}
         shared = [v.path for v in self.teacher.variables if id(v) in own]

@@ -83,7 +83,7 @@ class StochasticWeightAveraging(TeacherAverage):
         self._epoch = epoch + 1
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        """Adds the epoch to the average, unless the validation has."""
+        """Adds the epoch to the average, if validation has not done so."""
         self.bring_up_to_date()
 
     def bring_up_to_date(self) -> None:
@@ -93,7 +93,7 @@ class StochasticWeightAveraging(TeacherAverage):
         model = self.model
         model.sync_variables()
         n = int(backend.to_numpy(model.teacher_updates))
-        for mean, value in self.pairs:
+        for mean, value in self.averaged_pairs:
             mean_now = ops.convert_to_tensor(mean)
             student = ops.convert_to_tensor(value)
             assign(mean, mean_now + (student - mean_now) / (n + 1))

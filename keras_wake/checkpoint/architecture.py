@@ -1,8 +1,8 @@
 """What a network consists of: records of it, their differences, digests.
 
 A backup has the records: the settings of all layers, and of each Functional
-model the operations and what they take as inputs. They tell what is different.
-The state of an evaluation has two digests, which tell that something is.
+model the operations and what they take as inputs. They show what differs.
+The state of an evaluation has two digests, which only show that something does.
 """
 
 import hashlib

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_wake.checkpoint.files import written_aside
+from keras_wake.checkpoint.files import atomic_write
 from keras_wake.utils.types import Config
 from keras_wake.utils.types import Json
 from keras_wake.utils.types import Tensor
@@ -51,7 +51,7 @@ def write(path: pathlib.Path, state: Config, values: list[np.ndarray]) -> None:
     arrays |= {f"value_{n}": _plain(v) for n, v in enumerate(values)}
     # As an array, so that the archive has a checksum of it.
     arrays["state"] = np.frombuffer(text.encode(), "uint8")
-    with written_aside(path) as aside, open(aside, "wb") as file:
+    with atomic_write(path) as aside, open(aside, "wb") as file:
         np.savez(file, **arrays)
 
 

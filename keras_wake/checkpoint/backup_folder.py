@@ -100,7 +100,7 @@ class BackupFolder:
         return _DEFAULTS | state, values
 
     @contextlib.contextmanager
-    def fitting(self, what: str) -> Iterator[None]:
+    def must_fit(self, what: str) -> Iterator[None]:
         """Turns any error of `what`, which uses the backup, into a clear one.
 
         The backup is that of another script, then, or was edited.

@@ -94,7 +94,7 @@ def _remove_rows(
 
 
 def _append(logger: CSVLogger) -> None:
-    """Has the next row written at the end of the file."""
+    """Moves to the end of the file, where the next row goes."""
     logger.csv_file.seek(0, os.SEEK_END)
     logger.append_header = not os.path.getsize(logger.filename)
 

@@ -9,8 +9,8 @@ from keras_wake.utils import validate
 
 
 @contextlib.contextmanager
-def written_aside(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """Has a file written under another name, then moved into place.
+def atomic_write(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Gives another name to write to, then moves the file into place.
 
     Whatever ends the writing (a full disk, Ctrl-C, a kill), the file is
     complete or what it was before. What a kill leaves under the other name

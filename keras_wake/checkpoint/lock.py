@@ -24,7 +24,7 @@ class FileLock:
     `lockf` would be lost as soon as the process closes any other descriptor
     of the file, as a copy of the folder does. A forked process, of a data
     loader for example, shares the lock, and would keep it if it survived the
-    kill. So it closes the file.
+    kill. So each child closes its copy of the file.
 
     Args:
         path: The file, in a folder that is there.

@@ -11,7 +11,7 @@ import zlib
 
 import numpy as np
 
-from keras_wake.checkpoint.files import written_aside
+from keras_wake.checkpoint.files import atomic_write
 from keras_wake.utils.types import Json
 
 
@@ -35,7 +35,7 @@ class StoredMatrix:
         """Writes a matrix; the file is complete or what it was before."""
         matrix = np.ascontiguousarray(matrix, "float32")
         path.parent.mkdir(parents=True, exist_ok=True)
-        with written_aside(path) as aside, open(aside, "wb") as file:
+        with atomic_write(path) as aside, open(aside, "wb") as file:
             np.save(file, matrix)
         return cls(path, _checksum(matrix))
 

@@ -12,12 +12,12 @@ from typing import Any
 import keras
 
 from keras_wake import backend
-from keras_wake.checkpoint.files import written_aside
+from keras_wake.checkpoint.files import atomic_write
 
 
 @contextlib.contextmanager
-def written_whole(filepath: Any, ending: str, overwrite: bool) -> Iterator[Any]:
-    """Has Keras write a file aside, and moves it into place at the end.
+def atomic_file(filepath: Any, ending: str, overwrite: bool) -> Iterator[Any]:
+    """Gives Keras another name to write to, and moves the file into place.
 
     Args:
         filepath: What the user passed: a local path, or a URL.
@@ -38,8 +38,8 @@ def written_whole(filepath: Any, ending: str, overwrite: bool) -> Iterator[Any]:
                 "`model.robust_classifier`."
             )
         if "://" not in name and (overwrite or not os.path.exists(name)):
-            aside = written_aside(name)
-    with aside as path, backend.alone():
+            aside = atomic_write(name)
+    with aside as path, backend.saving_in_one_process():
         yield path
 
 

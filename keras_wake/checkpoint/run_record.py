@@ -119,7 +119,7 @@ def differences(
     if old["backend"] != new["backend"]:
         words.append(
             f"backend: {old['backend']} in the backup, {new['backend']} in "
-            "this script, which draws other dropout masks"
+            "this script, which draws different dropout masks"
         )
     return words
 

@@ -59,8 +59,8 @@ def restore(model: keras.Model, saved: dict[str, np.ndarray]) -> int:
     Returns:
         How many variables of the optimizer begin anew.
     """
-    values = snapshot.variables_of(model)
-    variables = dict(zip(keys_of(model), values, strict=True))
+    in_order = snapshot.variables_of(model)
+    variables = dict(zip(keys_of(model), in_order, strict=True))
     found = [key for key in variables if key in saved]
     snapshot.check([variables[k] for k in found], [saved[k] for k in found])
     anew = 0
@@ -108,7 +108,7 @@ def _optimizer_keys(
         yield from _optimizer_keys(inner, weights)
     # A loss-scaling optimizer has attributes with the names of the inner one.
     prefix = "scaling " if inner is not None else ""
-    of = [
+    weight_keys = [
         weights.get(id(variable), str(number))
         for number, variable in enumerate(
             keras_compat.trained_variables(optimizer)
@@ -119,6 +119,8 @@ def _optimizer_keys(
             continue
         if isinstance(value, keras.Variable):
             yield value, f"{prefix}{name}"
-        elif isinstance(value, (list, tuple)) and len(value) == len(of):
-            for variable, weight in zip(value, of, strict=True):
+        elif isinstance(value, (list, tuple)) and len(value) == len(
+            weight_keys
+        ):
+            for variable, weight in zip(value, weight_keys, strict=True):
                 yield variable, f"{prefix}{name} of {weight}"

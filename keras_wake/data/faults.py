@@ -59,18 +59,18 @@ class FaultCounts(NamedTuple):
     # no class.
     not_finite: int
     outside: int
-    unnamed: int
+    bad_labels: int
     # Batches without an image, on a replica.
     empty: int = 0
     # Sample weights that cannot be right.
-    weights: int = 0
+    bad_weights: int = 0
     # Steps of training whose loss is not finite, or that made weights so.
     bad_losses: int = 0
     bad_updates: int = 0
     # Batches whose images have a wrong shape, or that have another number of
     # labels or weights than images.
-    shapes: int = 0
-    lengths: int = 0
+    bad_shapes: int = 0
+    bad_lengths: int = 0
 
 
 class InputFaults(keras.metrics.Metric):
@@ -148,21 +148,21 @@ def raise_for_faults(
             `False`.
     """
     counts = FaultCounts(*map(int, found))
-    if counts.shapes:
+    if counts.bad_shapes:
         message = (
             f"The images {where} do not have the shape that the classifier "
             "expects. Resize the images, or build the classifier for their "
             "shape."
         )
-    elif counts.lengths:
+    elif counts.bad_lengths:
         message = (
             f"Images, labels and weights {where} do not have the same length. "
             "Each image needs one label."
         )
-    elif counts.weights:
+    elif counts.bad_weights:
         message = (
-            f"{counts.weights} sample weight(s) {where} are negative, NaN or "
-            "infinite. They must be finite and at least 0."
+            f"{counts.bad_weights} sample weight(s) {where} are negative, NaN "
+            "or infinite. They must be finite and at least 0."
         )
     elif counts.empty and needs_images:
         message = (
@@ -185,11 +185,11 @@ def raise_for_faults(
             "the bounds (divide by 255), or pass `bounds=` to the attack; "
             "normalise inside the classifier."
         )
-    elif counts.unnamed:
+    elif counts.bad_labels:
         message = (
-            f"{counts.unnamed} label(s) {where} name no class. Class numbers "
-            f"must be between 0 and {num_classes - 1}; one-hot and soft "
-            "labels must be at least 0 and sum to 1."
+            f"{counts.bad_labels} label(s) {where} name no class. Class "
+            f"numbers must be between 0 and {num_classes - 1}; one-hot and "
+            "soft labels must be at least 0 and sum to 1."
         )
     else:
         return

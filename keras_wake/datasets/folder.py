@@ -60,7 +60,7 @@ class Files(NamedTuple):
         return Files(paths, self.labels[positions], self.left_out)
 
 
-def mixed(
+def shuffled(
     paths: list[pathlib.Path],
     labels: list[int],
     left_out: Sequence[pathlib.Path] = (),
@@ -253,7 +253,7 @@ def files_of(folders: list[pathlib.Path], classes: list[str]) -> Files:
         paths += found
         labels += [classes.index(folder.name)] * len(found)
         left_out += others
-    return mixed(paths, labels, left_out)
+    return shuffled(paths, labels, left_out)
 
 
 def _files_below(folder: pathlib.Path) -> Iterator[pathlib.Path]:

@@ -7,7 +7,7 @@ from keras_wake.datasets.folder import check_classes
 from keras_wake.datasets.folder import check_exists
 from keras_wake.datasets.folder import class_folders
 from keras_wake.datasets.folder import files_of
-from keras_wake.datasets.folder import mixed
+from keras_wake.datasets.folder import shuffled
 from keras_wake.datasets.folder import source_of_files
 from keras_wake.datasets.source import DataDir
 from keras_wake.datasets.source import ImageSize
@@ -38,7 +38,7 @@ def open_tiny_imagenet(data_dir: DataDir, image_size: ImageSize) -> Source:
     # From the names of the files in val/images to their wnids.
     annotations = dict(line.split("\t")[:2] for line in lines if "\t" in line)
     check_classes(train, wnids, val, sorted(set(annotations.values())))
-    test = mixed(
+    test = shuffled(
         [val / "images" / name for name in annotations],
         [wnids.index(wnid) for wnid in annotations.values()],
     )

@@ -7,7 +7,7 @@ function, and which attacks run), `evaluate` (what happens when),
 and `report` (what is returned).
 """
 
-from keras_wake.evaluation.checks import ReliabilityWarning
+from keras_wake.evaluation.reliability import ReliabilityWarning
 from keras_wake.evaluation.report import AttackResult
 from keras_wake.evaluation.report import RobustnessReport
 from keras_wake.evaluation.report import wilson_interval

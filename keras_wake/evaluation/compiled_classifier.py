@@ -122,13 +122,13 @@ class CompiledClassifier:
         self.model = model
         self.batch_size = validate.integer(1, batch_size=batch_size)
         # Whether two passes over the same images differ.
-        self.random = False
+        self.has_random_outputs = False
         self._compiled: dict[str | int, Callable] = {}
 
     @property
     def votes(self) -> int:
         """How many passes judge an image; one alone may be wrong by chance."""
-        return VOTES if self.random else 1
+        return VOTES if self.has_random_outputs else 1
 
     def batches(self, count: int) -> Iterator[slice]:
         """The slices that cut so many samples into batches."""
@@ -136,18 +136,21 @@ class CompiledClassifier:
             yield slice(start, start + self.batch_size)
 
     def probe(self, images: Array) -> tuple[Array, Array]:
-        """Computes the logits twice; sets `random` if they differ."""
+        """The logits twice; sets `has_random_outputs` if they differ."""
         outputs = self._logits_of(images, eagerly=True)
         again = self._logits_of(images, eagerly=True)
-        self.random = differ(outputs, again)
+        self.has_random_outputs = differ(outputs, again)
         return outputs, again
 
-    def right(self, images: Array, classes: Array) -> Array:
-        """Which images (n, ...) are of the predicted class, bool (n,)."""
+    def are_correct(self, images: Array, classes: Array) -> Array:
+        """Which of the images (n, ...) are classified correctly, bool (n,).
+
+        By the majority of `votes` passes.
+        """
         votes = np.zeros(len(images), int)
         for _ in range(self.votes):
             # Compiled, each pass would draw the same random numbers.
-            logits = self._logits_of(images, eagerly=self.random)
+            logits = self._logits_of(images, eagerly=self.has_random_outputs)
             # With a NaN among the logits no class is predicted.
             answered = ~np.isnan(logits).any(axis=1)
             votes += (np.argmax(logits, axis=1) == classes) & answered
@@ -211,7 +214,7 @@ class CompiledClassifier:
             stage,
         )
         # The evaluation looks for itself; it does not ask the attack.
-        wrong = ~self.right(found, samples.classes[rows])
+        wrong = ~self.are_correct(found, samples.classes[rows])
         return found, wrong, inside(attack, images, found)
 
     def attack(

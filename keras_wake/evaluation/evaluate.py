@@ -13,7 +13,7 @@ import numpy as np
 from keras_wake._version import __version__
 from keras_wake.attacks import Attack
 from keras_wake.data.classifier import check_classifier
-from keras_wake.evaluation import checks as reliability
+from keras_wake.evaluation import reliability as reliability
 from keras_wake.evaluation.compiled_classifier import collect
 from keras_wake.evaluation.compiled_classifier import CompiledClassifier
 from keras_wake.evaluation.compiled_classifier import Samples
@@ -48,8 +48,8 @@ def evaluate(
 ) -> RobustnessReport:
     """Runs a list of attacks, checks, and reports.
 
-    The arguments are those of `autoattack`. Warnings point at the line that
-    called it, or another function that calls this one.
+    The arguments are those of `autoattack`. Warnings point at the user's call
+    of the function that has called this one.
     """
     seed = validate.seed(seed=seed)
     # What the result depends on besides classifier and data.
@@ -73,15 +73,15 @@ def evaluate(
     for attack in attacks.values():
         attack.check_image_shape(samples.images.shape[1:])
     outputs, again = classifier.probe(samples.images[: reliability.PROBED])
-    first = None if classifier.random else outputs[:_COMPARED]
+    first = None if classifier.has_random_outputs else outputs[:_COMPARED]
     wanted = fingerprint(model, samples.digest, settings, first)
     with StateFile(state, wanted) as file:
         progress = file.read()
         if progress is None:
-            right = classifier.right(samples.images, samples.classes)
+            right = classifier.are_correct(samples.images, samples.classes)
             progress = Progress(np.where(right, STANDS, WRONG))
             if checks:
-                progress.findings += reliability.of_clean_images(
+                progress.findings += reliability.findings_before_attacks(
                     classifier, samples, attacks, progress, outputs, again
                 )
             file.write(progress)
@@ -89,21 +89,23 @@ def evaluate(
         if return_images:
             # The clean image where there is no adversarial one.
             images = samples.images.copy()
-            images[progress.order] = file.read_images(
+            images[progress.kept_samples] = file.read_images(
                 progress, images.shape[1:]
             )
         run = Run(classifier, samples, attacks, seed, file, progress, images)
         # The state is written already: the user may have made warnings errors.
         reliability.warn(progress.findings, model.name, stacklevel=3)
         if not progress.finished:
-            told = len(progress.findings)
+            warned = len(progress.findings)
             run.attack_all(verbose)
-            progress.findings += reliability.of_attacks(
+            progress.findings += reliability.findings_after_attacks(
                 classifier, samples, attacks, progress, seed, checks
             )
             progress.finished = True
             file.write(progress)
-            reliability.warn(progress.findings[told:], model.name, stacklevel=3)
+            reliability.warn(
+                progress.findings[warned:], model.name, stacklevel=3
+            )
     return _report(run, names, version)
 
 
@@ -185,12 +187,12 @@ class Run:
         broken = wrong & allowed
         fell = rows[broken]
         progress.fallen_to[fell] = progress.attack_number + 1
-        progress.passes[-1] += len(rows)
+        progress.images_run[-1] += len(rows)
         progress.outside[-1] += int((~allowed).sum())
         progress.position += len(rows)
         if self.images is None:
             return None
-        progress.order.extend(fell.tolist())
+        progress.kept_samples.extend(fell.tolist())
         self.images[fell] = found[broken]
         return found[broken]
 
@@ -207,7 +209,7 @@ def _report(run: Run, class_names: list[str], version: str) -> RobustnessReport:
     for number, (name, attack) in enumerate(run.attacks.items()):
         fell = int((fallen_to == number + 1).sum())
         right -= fell
-        costs, tried = attack.passes(num_classes), progress.passes[number]
+        costs, tried = attack.passes(num_classes), progress.images_run[number]
         forward = backward = None
         if costs is not None:
             # Besides those of the attack, the passes that judge its images.

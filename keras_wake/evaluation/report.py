@@ -93,8 +93,8 @@ class Report:
         """What `print` shows: lines, tables, and what makes them doubtful."""
         if self.passes_per_prediction > 1:
             above.append(
-                "outputs are random: right is what most of "
-                f"{self.passes_per_prediction} passes get right"
+                "outputs are random: an image counts as correct if more than "
+                f"half of {self.passes_per_prediction} passes classify it so"
             )
         if self.findings:
             tables += ["", "what makes these numbers doubtful"]
@@ -107,8 +107,8 @@ class RobustnessReport(Report):
     """Clean and robust accuracy. `print(report)` shows it as tables.
 
     Robust accuracy is an upper bound: another attack may break more. The
-    intervals say what the choice of the samples leaves open, not what the
-    choice of the attacks does.
+    intervals tell how the number depends on which images were sampled, not on
+    which attacks were chosen.
 
     Attributes:
         version: `"standard"`, `"rand"` or `"custom"`.
@@ -121,8 +121,8 @@ class RobustnessReport(Report):
         passes_per_prediction: 1, or 20 for a classifier with random outputs,
             where more than half of so many passes must be right.
         counts: Int64 array (K,), samples of each class.
-        clean_counts: Int64 array (K,), how many are classified rightly.
-        robust_counts: Int64 array (K,), how many are so under every attack.
+        clean_counts: Int64 array (K,), how many are classified correctly.
+        robust_counts: Int64 array (K,), how many stay so under every attack.
         attacks: Tuple of `AttackResult`, in the order in which they ran.
         findings: Tuple of pairs (code, message) of the reliability checks.
         date: Day and time at which this report was made, UTC.
@@ -153,12 +153,12 @@ class RobustnessReport(Report):
 
     @property
     def clean_accuracy(self) -> float:
-        """Share of samples that are classified rightly."""
+        """Share of samples that are classified correctly."""
         return int(self.clean_counts.sum()) / self.samples
 
     @property
     def robust_accuracy(self) -> float:
-        """Share of samples that are so under every attack."""
+        """Share of samples that stay so under every attack."""
         return int(self.robust_counts.sum()) / self.samples
 
     @property
@@ -188,12 +188,12 @@ class RobustnessReport(Report):
 
     @property
     def forward_passes(self) -> int | None:
-        """Those of all attacks; None where one does not tell."""
+        """Forward passes of all attacks; None if those of one are unknown."""
         return _total(attack.forward_passes for attack in self.attacks)
 
     @property
     def backward_passes(self) -> int | None:
-        """Those of all attacks; None where one does not tell."""
+        """Backward passes of all attacks; None if those of one are unknown."""
         return _total(attack.backward_passes for attack in self.attacks)
 
     def to_dict(self) -> Json:

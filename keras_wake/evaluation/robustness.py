@@ -67,12 +67,12 @@ def autoattack(
       and on the DLR loss, with gradients averaged over 20 passes;
     - a list of your own: any attacks of the same norm and bounds.
 
-    A sample counts as broken only if its image is misclassified in a pass of
-    its own (in half of 20 where outputs are random) and, computed apart from
-    the attack, lies within the ball and the bounds (to 1e-6, or so much of ε
-    or of the largest pixel value above 1). With fewer than ten classes there
-    are K − 1 target classes; the report notes what an attack does where K is
-    too small for its loss.
+    A sample stands while no attack has broken it. It is broken only if a
+    forward pass of its own misclassifies the image (at least 10 of 20 passes
+    where outputs are random), and a computation of its own finds the image
+    within the ball and the bounds, to 1e-6 · max(1, ε, |low|, |high|). With
+    fewer than ten classes there are K − 1 target classes; the report notes
+    what an attack does where K is too small for its loss.
 
     The order of the samples and their random numbers come from a digest of
     image and class. So neither the order of the data matters nor the size of

@@ -31,6 +31,14 @@ WRONG = 0  # Misclassified without an attack.
 _SAME_OUTPUTS = 1e-3
 
 
+# Fields of `Progress` that have another name in files.
+_IN_FILES = {
+    "attack_number": "attack",
+    "images_run": "passes",
+    "kept_samples": "order",
+}
+
+
 @dataclasses.dataclass
 class Progress:
     """What has been found so far.
@@ -44,11 +52,12 @@ class Progress:
             None between two stages.
         position: How many of the queue are done.
         attacked: For each attack, how many samples stood when it began.
-        passes: For each attack, over how many images a stage was run.
+        images_run: For each attack, over how many images a stage was run.
         seconds: For each attack.
         outside: For each attack, how many images it returned that are not in
             the threat model.
-        order: Samples whose adversarial image is kept, in the order of these.
+        kept_samples: Numbers of the samples whose adversarial images are kept,
+            in the order of the file of images.
         images_checksum: CRC-32 of these images.
         findings: What the checks have found, as pairs of code and message.
         finished: Whether nothing is left to do.
@@ -60,10 +69,10 @@ class Progress:
     queue: Array | None = None
     position: int = 0
     attacked: list[int] = dataclasses.field(default_factory=list)
-    passes: list[int] = dataclasses.field(default_factory=list)
+    images_run: list[int] = dataclasses.field(default_factory=list)
     seconds: list[float] = dataclasses.field(default_factory=list)
     outside: list[int] = dataclasses.field(default_factory=list)
-    order: list[int] = dataclasses.field(default_factory=list)
+    kept_samples: list[int] = dataclasses.field(default_factory=list)
     images_checksum: int = 0
     findings: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     finished: bool = False
@@ -77,15 +86,13 @@ class Progress:
         """Opens the counts of the current attack, unless they are open."""
         if len(self.attacked) == self.attack_number:
             self.attacked.append(len(self.standing))
-            self.passes.append(0)
+            self.images_run.append(0)
             self.seconds.append(0.0)
             self.outside.append(0)
 
     def to_file(self) -> Json:
         """The entries of a state file."""
-        entries = vars(self).copy()
-        entries["attack"] = entries.pop("attack_number")
-        return entries
+        return {_IN_FILES.get(k, k): v for k, v in vars(self).items()}
 
     @classmethod
     def from_file(cls, entries: Json) -> "Progress":
@@ -94,11 +101,12 @@ class Progress:
         Raises:
             Exception: If these cannot be the counts of an evaluation.
         """
-        progress = cls(attack_number=entries.pop("attack"), **entries)
+        names = {in_file: name for name, in_file in _IN_FILES.items()}
+        progress = cls(**{names.get(k, k): v for k, v in entries.items()})
         number, queue = progress.attack_number, progress.queue
-        rows = [*progress.order, *(() if queue is None else queue)]
+        rows = [*progress.kept_samples, *(() if queue is None else queue)]
         numbers = np.array([number, progress.stage, progress.position, *rows])
-        counts = (progress.attacked, progress.passes, progress.outside)
+        counts = (progress.attacked, progress.images_run, progress.outside)
         if not (
             numbers.dtype.kind == "i"
             and numbers.min() >= 0
@@ -251,7 +259,7 @@ class StateFile:
         Args:
             progress: What to write. Its `images_checksum` is updated.
             images: Float32 array (m, ...), the new adversarial images, of the
-                last m samples in `progress.order`. Defaults to `None`: none.
+                last m of `progress.kept_samples`. Defaults to `None`: none.
         """
         if self.path is None:
             return
@@ -263,7 +271,7 @@ class StateFile:
     def _append(self, images: Array, progress: Progress) -> None:
         """Adds images to their file, on the disk when this returns."""
         content = np.ascontiguousarray(images, "float32").tobytes()
-        before = len(progress.order) - len(images)
+        before = len(progress.kept_samples) - len(images)
         with open(f"{self.path}.images", "ab+") as file:
             file.truncate(before * (len(content) // len(images)))
             file.write(content)
@@ -275,9 +283,9 @@ class StateFile:
         """Reads the images that `progress` counts, and removes any after them.
 
         Raises:
-            ValueError: If there are fewer, or others.
+            ValueError: If there are fewer, or different ones.
         """
-        count = len(progress.order)
+        count = len(progress.kept_samples)
         if self.path is None or not count:
             return np.empty((0, *shape), "float32")
         with open(f"{self.path}.images", "ab+") as file:

@@ -40,7 +40,7 @@ def margin_loss(labels: Tensor, logits: Tensor) -> Tensor:
     return best_wrong - logit_of(labels, logits)
 
 
-def searched_margin(labels: Tensor, logits: Tensor) -> Tensor:
+def margin_for_search(labels: Tensor, logits: Tensor) -> Tensor:
     """`margin_loss` for a search: the largest number where a logit is NaN.
 
     An evaluation counts an image with such logits as misclassified. With a

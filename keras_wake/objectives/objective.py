@@ -16,7 +16,7 @@ class WeightPerturbation:
     def after_forward_pass(self) -> None:
         """Called between the forward pass of the update and the optimizer.
 
-        Only on backends where an assignment in the forward pass lasts.
+        Not on JAX, which drops what a layer assigns in the forward pass.
         """
 
     def restore(self) -> None:

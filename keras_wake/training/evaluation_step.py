@@ -115,7 +115,7 @@ class NetworkMetrics:
                 num_classes, head_features(head), name=f"{prefix}cas"
             )
 
-    def evaluate(
+    def update(
         self,
         attack: Attack,
         x: Tensor,
@@ -159,7 +159,8 @@ class EvaluationStep:
     """A step of `evaluate`.
 
     Attributes:
-        training: The training step, with which it has the rest in common.
+        training: The training step, whose guard, objective, seed and switches
+            it shares.
         student_metrics, teacher_metrics: What is measured of each.
         attack: What makes the adversarial images.
         with_teacher: Whether the teacher is evaluated, too. Set before a
@@ -177,11 +178,11 @@ class EvaluationStep:
         both = [self.student_metrics, self.teacher_metrics]
         return both if self.with_teacher else both[:1]
 
-    def evaluate(
+    def run(
         self,
         data: Any,
         regularisers: Callable[[], list[Tensor]],
-        compiled: keras.metrics.Metric | None,
+        compiled_metrics: keras.metrics.Metric | None,
     ) -> dict[str, Tensor]:
         """Updates the metrics with one batch, and returns the logs.
 
@@ -189,11 +190,11 @@ class EvaluationStep:
             data: Images, labels and perhaps weights, as Keras hands them in.
             regularisers: Returns the losses that layers of the student
                 have added in its last pass.
-            compiled: The metrics given to `compile`, on clean images.
+            compiled_metrics: The metrics given to `compile`, on clean images.
         """
         training = self.training
         x, labels, sample_weight = training.guard.checked(data)
-        # An image of weight 0 is not there: some pipelines fill a batch up.
+        # Images of weight 0 are padding: some pipelines fill a batch up.
         present = None if sample_weight is None else sample_weight > 0
         for metrics in self._networks:
             # From the number of images seen in this pass, so that each pass
@@ -204,7 +205,7 @@ class EvaluationStep:
                 replica_stream(_EVALUATION_STREAM),
             )
             with_attribution = training.switches.attribution
-            logits = metrics.evaluate(
+            logits = metrics.update(
                 self.attack, x, labels, seed, present, with_attribution
             )
             if metrics is self.teacher_metrics:
@@ -214,13 +215,13 @@ class EvaluationStep:
                 losses = losses * sample_weight
             extra = regularisation(regularisers())
             training.loss.update_state(losses + extra, present)
-            if compiled is not None:
+            if compiled_metrics is not None:
                 _, y, _ = keras.utils.unpack_x_y_sample_weight(data)
-                compiled.update_state(y, logits["clean"], sample_weight)
-        return self._logs(compiled)
+                compiled_metrics.update_state(y, logits["clean"], sample_weight)
+        return self._logs(compiled_metrics)
 
     def metrics(
-        self, compiled: keras.metrics.Metric | None
+        self, compiled_metrics: keras.metrics.Metric | None
     ) -> list[keras.metrics.Metric]:
         """What a step updates, in the order of the logs."""
         student, teacher = self.student_metrics, self.teacher_metrics
@@ -228,22 +229,24 @@ class EvaluationStep:
             self.training.loss,
             *(student.accuracy, student.robust_accuracy),
         ]
-        if compiled is not None:
-            found.append(compiled)
+        if compiled_metrics is not None:
+            found.append(compiled_metrics)
         if self.with_teacher:
             found += [teacher.accuracy, teacher.robust_accuracy]
         if self.training.switches.attribution:
             found += [metrics.attribution for metrics in self._networks]
         return found
 
-    def _logs(self, compiled: keras.metrics.Metric | None) -> dict[str, Tensor]:
+    def _logs(
+        self, compiled_metrics: keras.metrics.Metric | None
+    ) -> dict[str, Tensor]:
         """The logs after a batch.
 
         CAS compares all classes with each other. Of many, that would take
         longer than the batch: it is NaN until the pass has ended.
         """
         logs: dict[str, Tensor] = {}
-        for metric in self.metrics(compiled):
+        for metric in self.metrics(compiled_metrics):
             is_cas = isinstance(metric, ClassAttributionSimilarity)
             if is_cas and metric.counts.shape[0] > MAX_CLASSES_FOR_CAS_IN_STEP:
                 logs[metric.name] = ops.convert_to_tensor(np.nan, "float32")

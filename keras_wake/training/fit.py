@@ -22,7 +22,7 @@ from keras_wake.data.arrays import ImageShape
 from keras_wake.data.batches import check_ends
 from keras_wake.data.batches import check_structure
 from keras_wake.data.sharding import ShardedBatches
-from keras_wake.training.step import BatchGuard
+from keras_wake.training.guard import BatchGuard
 from keras_wake.utils import validate
 from keras_wake.utils.labels import int32_labels
 from keras_wake.utils.labels import with_int32_labels
@@ -31,7 +31,7 @@ from keras_wake.utils.types import Json
 from keras_wake.utils.types import Tensor
 
 PARTS = ("x", "y", "sample_weight")
-ENDLESS = {
+ADVICE_IF_ENDLESS = {
     "x": "Set the number of batches to take: `steps_per_epoch` of `fit`, "
     "`steps` of `evaluate` and `predict`.",
     "validation_data": "Set `validation_steps`, the number of batches to take.",
@@ -234,7 +234,7 @@ def _check_size(x: Dataset, name: str, steps: int | None) -> None:
     if hasattr(x, "cardinality"):
         _check_not_empty(x, int(x.cardinality()))
     if not steps:
-        check_ends(x, ENDLESS[name])
+        check_ends(x, ADVICE_IF_ENDLESS[name])
 
 
 def _check_not_empty(x: object, size: int) -> None:

@@ -1,24 +1,131 @@
-"""The callback that raises for wrong data, and for weights that became NaN.
+"""What refuses wrong data, and weights that became NaN.
 
-A compiled step cannot raise: `training.step.BatchGuard` counts the faults in
-it. `WakeModel.fit` and `evaluate` put an `InputGuard` before all other
-callbacks, so that no checkpoint is written after a fault.
+A compiled step cannot raise. So `BatchGuard` counts the faults in it, and the
+callback `InputGuard` reads the counts and raises. `WakeModel.fit` and
+`evaluate` put it before all other callbacks, so that no checkpoint is written
+after a fault.
 """
 
 from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
 from keras_wake import backend
+from keras_wake.backend import keras_compat
 from keras_wake.checkpoint import snapshot
+from keras_wake.data import arrays
+from keras_wake.data import classifier as classifiers
+from keras_wake.data import faults
+from keras_wake.utils.types import Tensor
+
+
+class BatchGuard:
+    """Checks the batches of a step and counts what is wrong with them.
+
+    Args:
+        classifier: The student.
+        num_classes: K.
+        bounds: Smallest and largest pixel value.
+
+    Attributes:
+        counts: The metric that counts, over all replicas.
+        image_shape: What the classifier takes.
+    """
+
+    def __init__(
+        self,
+        classifier: keras.Model,
+        num_classes: int,
+        bounds: tuple[float, float],
+    ) -> None:
+        self.counts = faults.InputFaults()
+        self.image_shape = classifiers.image_shape(classifier)
+        self.num_classes = num_classes
+        self._bounds = bounds
+        # Batch norm makes NaN of a replica's share without an image.
+        self._needs_images = any(
+            isinstance(layer, keras.layers.BatchNormalization)
+            and not layer.synchronized
+            for layer in keras_compat.flatten_layers(classifier)
+        )
+
+    def checked(self, data: Any) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Images, labels (batch, K) and weights of a batch, faults counted.
+
+        A fault is raised only when the step has ended. Values that are not
+        finite are replaced, so that the weights of the network survive it.
+        """
+        x, y, weights = keras.utils.unpack_x_y_sample_weight(data)
+        x = arrays.as_float_images(x, self.image_shape)
+        labels = arrays.one_hot_labels(y, self.num_classes)
+        if weights is not None:
+            weights = arrays.as_float_weights(weights)
+        arrays.check_lengths(images=x, labels=labels, sample_weights=weights)
+        # Python bools, except where TensorFlow leaves a shape open: then
+        # tensors, and the faults are raised after the step.
+        shape_is_right, shape = self.image_shape.check_in_step(x)
+        x = faults.value_or_zeros(shape_is_right, x, shape)
+        size = (shape[0],)
+        lengths_are_right = [faults.has_length(labels, *size)]
+        labels = faults.value_or_zeros(
+            lengths_are_right[0], labels, (*size, self.num_classes)
+        )
+        bad_weights = 0.0
+        if weights is not None:
+            lengths_are_right.append(faults.has_length(weights, *size))
+            weights = faults.value_or_zeros(lengths_are_right[1], weights, size)
+            good = ops.logical_and(ops.isfinite(weights), weights >= 0)
+            weights = ops.where(good, weights, 0.0)
+            bad_weights = ops.sum(1 - ops.cast(good, "float32"))
+        not_finite, outside, bad_labels = ops.unstack(
+            faults.count_faults(x, labels, self._bounds)
+        )
+        self.counts.update_state(
+            not_finite=not_finite,
+            outside=outside,
+            bad_labels=bad_labels,
+            empty=ops.equal(shape[0], 0),
+            bad_weights=bad_weights,
+            bad_shapes=ops.logical_not(shape_is_right),
+            bad_lengths=sum(
+                1 - ops.cast(right, "int32") for right in lengths_are_right
+            ),
+        )
+        x = ops.where(ops.isfinite(x), x, self._bounds[0])
+        return x, ops.where(ops.isfinite(labels), labels, 0.0), weights
+
+    def raise_for_faults(
+        self, values: np.ndarray, where: str, training: bool
+    ) -> faults.FaultCounts:
+        """Raises for faults of the data.
+
+        Args:
+            values: Of the variable of `counts`.
+            where: Which images were looked at, for the message.
+            training: Whether they were those of a training step.
+
+        Returns:
+            What was counted, losses and weights that are not finite as well.
+
+        Raises:
+            ValueError: For images with NaN or outside the bounds and for
+                labels that name no class.
+        """
+        counts = faults.FaultCounts(*map(int, values))
+        needs_images = training and self._needs_images
+        faults.raise_for_faults(
+            counts, self._bounds, self.num_classes, where, needs_images
+        )
+        return counts
 
 
 class InputGuard(keras.callbacks.Callback):
     """Reads the model's count of faults after every batch.
 
-    What is not finite has ruined the weights by the time it is seen, so the
-    weights with which the epoch began are kept, and come back.
+    A NaN is seen only after it has spoilt the weights. So those with which the
+    epoch began are kept, and put back.
     """
 
     def __init__(self) -> None:
@@ -91,8 +198,8 @@ class InputGuard(keras.callbacks.Callback):
         weights = map(backend.to_numpy, self.model.trainable_variables)
         if not all(np.isfinite(values).all() for values in weights):
             raise FloatingPointError(
-                f"{message}Even then weights were not finite: give the "
-                "classifier other ones."
+                f"{message}Even then weights were not finite: make the "
+                "classifier again."
             )
         rate = float(backend.to_numpy(self.model.optimizer.learning_rate))
         raise FloatingPointError(

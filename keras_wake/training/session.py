@@ -139,7 +139,7 @@ class FitSession:
     Args:
         model: The `WakeModel`.
         given: The arguments of `fit`, by name.
-        batches: How `fit` divides the data, for the record of a backup.
+        data_settings: How `fit` divides the data, for the record of a backup.
 
     Attributes:
         epochs: Number of epochs at the end, as in `fit`.
@@ -152,7 +152,10 @@ class FitSession:
     """
 
     def __init__(
-        self, model: keras.Model, given: dict[str, Any], batches: dict[str, Any]
+        self,
+        model: keras.Model,
+        given: dict[str, Any],
+        data_settings: dict[str, Any],
     ) -> None:
         validation = given.get("validation_data") is not None
         self.model = model
@@ -161,7 +164,7 @@ class FitSession:
         self.initial_epoch_given = "initial_epoch" in given
         self.has_validation = validation or bool(given.get("validation_split"))
         self.data: tuple[Dataset, Any] = given.get("x"), given.get("y")
-        self.batches = batches
+        self.data_settings = data_settings
         self.callbacks: tuple[Callback, ...] = ()
 
     @contextlib.contextmanager
@@ -246,7 +249,7 @@ def _check(callback: Callback, before: list[Callback]) -> None:
 
 @contextlib.contextmanager
 def _failing_with_a_warning(writer: Callback) -> Iterator[None]:
-    """Has a file that cannot be written give a warning, within the block.
+    """Turns errors of a callback that writes into warnings, within the block.
 
     A full disk or a lost network share is no reason to lose an epoch.
     """
@@ -281,7 +284,7 @@ def _tolerant(writer: Callback, hook: Callable) -> Callable:
             warnings.warn(
                 f"`{type(writer).__name__}` could not write: {error}. Files "
                 "that were complete stay as they are. Training goes on, and "
-                "the next time is tried again.",
+                "writing is tried again next time.",
                 stacklevel=2,
             )
 

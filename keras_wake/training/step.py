@@ -11,19 +11,15 @@ import threading
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_wake import backend
-from keras_wake.backend import keras_compat
 from keras_wake.backend.numerics import hits
-from keras_wake.data import arrays
-from keras_wake.data import classifier as classifiers
-from keras_wake.data import faults
 from keras_wake.losses import distillation_loss
 from keras_wake.objectives.objective import losses_of
 from keras_wake.objectives.objective import Objective
 from keras_wake.objectives.objective import WeightPerturbation
+from keras_wake.training.guard import BatchGuard
 from keras_wake.training.session import Switches
 from keras_wake.utils.seeds import CounterSeed
 from keras_wake.utils.types import Tensor
@@ -44,7 +40,7 @@ def regularisation(regularisers: list[Tensor]) -> Tensor:
     return sum((ops.cast(ops.sum(e), "float32") for e in regularisers), 0.0)
 
 
-class _OfReplica(threading.local):
+class _ReplicaState(threading.local):
     """What a step keeps until its end. Each replica runs in its own thread."""
 
     def __init__(self) -> None:
@@ -72,7 +68,7 @@ class TrainingStep:
         switches: What callbacks have switched on.
     """
 
-    guard: "BatchGuard"
+    guard: BatchGuard
     student: keras.Model
     teacher: keras.Model
     accuracies: dict[str, keras.metrics.Metric]
@@ -90,7 +86,7 @@ class TrainingStep:
     def __post_init__(self) -> None:
         self.loss = mean("loss")
         self.kd_weight_mean = mean("kd_weight")
-        self._of_replica = _OfReplica()
+        self._replica_state = _ReplicaState()
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
@@ -98,10 +94,10 @@ class TrainingStep:
         seen = [self.accuracies[name] for name in self.objective.inputs]
         return [self.loss, *seen, self.kd_weight_mean]
 
-    def attacked(
+    def check_and_attack(
         self, data: Any
     ) -> tuple[dict[str, Tensor], Tensor, Tensor | None]:
-        """Checks a batch, and attacks the student with it.
+        """Checks a batch, counts the step, and attacks the student.
 
         Returns:
             The images of each of the objective's `inputs`, labels (batch, K)
@@ -120,8 +116,8 @@ class TrainingStep:
         return images, labels, sample_weight
 
     def perturb_weights(self, batch: Any) -> None:
-        """Has the objective move the weights for the update, as AWP does."""
-        self._of_replica.perturbation = self.objective.perturb_weights(
+        """Lets the objective move the weights for the update, as AWP does."""
+        self._replica_state.perturbation = self.objective.perturb_weights(
             self.student, *batch
         )
 
@@ -135,18 +131,18 @@ class TrainingStep:
     ) -> Tensor:
         """Objective and distillation, averaged over the global batch.
 
-        So the losses of replicas with unequal shares add up to the loss of
-        one replica.
+        It is divided by the size of the global batch, so that the losses of
+        the replicas add up to that of a single one, also with unequal shares.
 
         Args:
-            images: As `attacked` returns them.
+            images: As `check_and_attack` returns them.
             labels: Float32 tensor (batch, K).
             logits: The student's, for each entry of `images`.
             sample_weight: Float32 tensor (batch,), or `None`.
             regularisers: Losses that layers have added.
         """
         if backend.Trainer.keeps_assignments_of_forward_pass:
-            self._of_replica.perturbation.after_forward_pass()
+            self._replica_state.perturbation.after_forward_pass()
         losses, weight = self._distilled(
             losses_of(self.objective, labels, logits), images, logits
         )
@@ -179,12 +175,14 @@ class TrainingStep:
             weight = ops.convert_to_tensor(self.kd_weight)
             average = self._teacher_logits(images[last], logits[last], weight)
             terms.append((weight, average))
-        for each in self.switches.pretrained:
+        for callback in self.switches.pretrained:
             logits_of_teacher = backend.without_gradient(
-                lambda each=each: each.teacher(images[last], training=False)
+                lambda network=callback.teacher: network(
+                    images[last], training=False
+                )
             )
-            terms.append((each.weight, logits_of_teacher))
-            weight = weight + each.weight
+            terms.append((callback.weight, logits_of_teacher))
+            weight = weight + callback.weight
         if not terms:
             return losses, weight
         losses = (1 - weight) * losses
@@ -200,7 +198,10 @@ class TrainingStep:
     def _teacher_logits(
         self, images: Tensor, like: Tensor, weight: Tensor
     ) -> Tensor:
-        """Those of the average; zeros, not computed, while `weight` is 0."""
+        """Logits of the averaged teacher.
+
+        While `weight` is 0 the teacher does not run, and these are zeros.
+        """
         return backend.without_gradient(
             lambda: ops.cond(
                 weight > 0,
@@ -224,7 +225,7 @@ class TrainingStep:
         Args:
             updated: Above 0 if the optimizer has updated the weights.
         """
-        self._of_replica.perturbation.restore()
+        self._replica_state.perturbation.restore()
         # The gradient of a finite loss need not be finite.
         weights = self.student.trainable_variables
         finite = [ops.all(ops.isfinite(weight)) for weight in weights]
@@ -238,103 +239,3 @@ class TrainingStep:
                 self.student, self.teacher, self.teacher_updates, active
             )
             self.teacher_updates.assign_add(ops.cast(active, "int32"))
-
-
-class BatchGuard:
-    """Checks the batches of a step and counts what is wrong with them.
-
-    Args:
-        classifier: The student.
-        num_classes: K.
-        bounds: Smallest and largest pixel value.
-
-    Attributes:
-        counts: The metric that counts, over all replicas.
-        image_shape: What the classifier takes.
-    """
-
-    def __init__(
-        self,
-        classifier: keras.Model,
-        num_classes: int,
-        bounds: tuple[float, float],
-    ) -> None:
-        self.counts = faults.InputFaults()
-        self.image_shape = classifiers.image_shape(classifier)
-        self.num_classes = num_classes
-        self._bounds = bounds
-        # Batch norm makes NaN of a replica's share without an image.
-        self._needs_images = any(
-            isinstance(layer, keras.layers.BatchNormalization)
-            and not layer.synchronized
-            for layer in keras_compat.flatten_layers(classifier)
-        )
-
-    def checked(self, data: Any) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Images, labels (batch, K) and weights of a batch, faults counted.
-
-        A fault is raised only when the step has ended. Values that are not
-        finite are replaced, so that the weights of the network survive it.
-        """
-        x, y, weights = keras.utils.unpack_x_y_sample_weight(data)
-        x = arrays.as_float_images(x, self.image_shape)
-        labels = arrays.one_hot_labels(y, self.num_classes)
-        if weights is not None:
-            weights = arrays.as_float_weights(weights)
-        arrays.check_lengths(images=x, labels=labels, sample_weights=weights)
-        # Python bools, except where TensorFlow leaves a shape open: then
-        # tensors, and the faults are raised after the step.
-        shape_is_right, shape = self.image_shape.check_in_step(x)
-        x = faults.value_or_zeros(shape_is_right, x, shape)
-        size = (shape[0],)
-        lengths_are_right = [faults.has_length(labels, *size)]
-        labels = faults.value_or_zeros(
-            lengths_are_right[0], labels, (*size, self.num_classes)
-        )
-        bad_weights = 0.0
-        if weights is not None:
-            lengths_are_right.append(faults.has_length(weights, *size))
-            weights = faults.value_or_zeros(lengths_are_right[1], weights, size)
-            good = ops.logical_and(ops.isfinite(weights), weights >= 0)
-            weights = ops.where(good, weights, 0.0)
-            bad_weights = ops.sum(1 - ops.cast(good, "float32"))
-        not_finite, outside, unnamed = ops.unstack(
-            faults.count_faults(x, labels, self._bounds)
-        )
-        self.counts.update_state(
-            not_finite=not_finite,
-            outside=outside,
-            unnamed=unnamed,
-            empty=ops.equal(shape[0], 0),
-            weights=bad_weights,
-            shapes=ops.logical_not(shape_is_right),
-            lengths=sum(
-                1 - ops.cast(right, "int32") for right in lengths_are_right
-            ),
-        )
-        x = ops.where(ops.isfinite(x), x, self._bounds[0])
-        return x, ops.where(ops.isfinite(labels), labels, 0.0), weights
-
-    def raise_for(
-        self, values: np.ndarray, where: str, training: bool
-    ) -> faults.FaultCounts:
-        """Raises for faults of the data.
-
-        Args:
-            values: Of the variable of `counts`.
-            where: Which images were looked at, for the message.
-            training: Whether they were those of a training step.
-
-        Returns:
-            What was counted, losses and weights that are not finite as well.
-
-        Raises:
-            ValueError: For images with NaN or outside the bounds and for
-                labels that name no class.
-        """
-        counts = faults.FaultCounts(*map(int, values))
-        needs_images = training and self._needs_images
-        faults.raise_for_faults(
-            counts, self._bounds, self.num_classes, where, needs_images
-        )
-        return counts

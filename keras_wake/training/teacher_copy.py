@@ -79,7 +79,7 @@ def bring_up_to_date(student: keras.Model, teacher: keras.Model) -> None:
     """Takes over attributes of the student that were set since the copy.
 
     Raises:
-        ValueError: If the two have other variables.
+        ValueError: If the two have different variables.
     """
     own, copied = (
         [(tuple(v.shape), v.dtype) for v in network.variables]
@@ -112,7 +112,7 @@ def check_same_function(
     values |= _values_for_zero_variables(student)
     images = probe_images(student, bounds)
     if not _compute_the_same(student, teacher, images, values):
-        raise _changed(student, "with the same weights, other logits")
+        raise _changed(student, "with the same weights, different logits")
 
 
 def _changed(student: keras.Model, how: str) -> ValueError:
@@ -124,7 +124,7 @@ def _changed(student: keras.Model, how: str) -> ValueError:
 
 
 def bring_over(source: keras.Model, network: keras.Model) -> None:
-    """Has `network` hold everything that `source` computes with.
+    """Copies everything that `source` computes with to `network`.
 
     Raises:
         ValueError: If the two share variables, or differ in their weights.
@@ -229,7 +229,10 @@ def _saved_and_loaded(classifier: keras.Model) -> keras.Model:
 
     It holds what layers save in addition to their weights.
     """
-    with tempfile.TemporaryDirectory() as folder, backend.alone():
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        backend.saving_in_one_process(),
+    ):
         path = pathlib.Path(folder, "classifier.keras")
         classifier.save(path)
         # It was made in this process, so it is as safe as the process is.

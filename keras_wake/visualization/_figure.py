@@ -11,7 +11,7 @@ from typing import Literal
 from typing import TYPE_CHECKING
 from typing import TypeAlias
 
-from keras_wake.checkpoint.files import written_aside
+from keras_wake.checkpoint.files import atomic_write
 from keras_wake.utils import validate
 from keras_wake.utils.types import Array
 
@@ -67,7 +67,7 @@ def save(figure: Figure, path: FilePath | None) -> Figure:
             f"{', '.join(FORMATS)}. Received: path={str(path)!r}."
         )
     target.parent.mkdir(parents=True, exist_ok=True)
-    with written_aside(target) as aside:
+    with atomic_write(target) as aside:
         figure.savefig(aside, format=suffix[1:], dpi=figure.dpi)
     return figure
 

@@ -117,7 +117,7 @@ def _windows_of(norm, shape=(10, 8, 3), epsilon=0.5, queries=40):
 def test_linf_starts_from_stripes_and_changes_squares():
     windows = _windows_of("linf")
     seed = SampleSeed(0, np.arange(20))
-    start = to_numpy(windows.start(seed.uniform(0, (windows.start_draws,))))
+    start = to_numpy(windows.start(seed.uniform(0, (windows.num_start_draws,))))
     assert start.shape == (20, 10, 8, 3)
     np.testing.assert_array_equal(np.unique(start), np.float32([-0.5, 0.5]))
     # Columns of one colour, of which all 24 are drawn.
@@ -125,7 +125,7 @@ def test_linf_starts_from_stripes_and_changes_squares():
     assert 0.4 < np.mean(start > 0) < 0.6
 
     for query in (1, 20, 39):
-        draws = seed.uniform(query, (windows.draws,))
+        draws = seed.uniform(query, (windows.num_draws,))
         delta = ops.zeros((20, 10, 8, 3))
         changed = to_numpy(windows.changed(delta, draws, query))
         side = windows.sides[query]
@@ -174,14 +174,14 @@ def _l2_step(delta, draws, side, epsilon):
 def test_an_l2_step_is_the_published_one(length):
     windows = _windows_of("l2")
     seed = SampleSeed(0, np.arange(20))
-    delta = windows.start(seed.uniform(0, (windows.start_draws,)))
+    delta = windows.start(seed.uniform(0, (windows.num_start_draws,)))
     assert tuple(delta.shape) == (20, 10, 8, 3)
     sizes = np.sqrt(np.sum(to_numpy(delta) ** 2, axis=(1, 2, 3)))
     np.testing.assert_allclose(sizes, 0.5, rtol=1e-4)
     # Of a shorter one, as after the bounds, the step spends the rest.
     delta = length * delta
     for query in (1, 10, 39):
-        draws = seed.uniform(query, (windows.draws,))
+        draws = seed.uniform(query, (windows.num_draws,))
         found = to_numpy(windows.changed(delta, draws, query))
         for image, before, drawn in zip(
             found, to_numpy(delta), to_numpy(draws), strict=True

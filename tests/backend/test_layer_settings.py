@@ -6,7 +6,7 @@ import weakref
 import keras
 import pytest
 
-from keras_wake.backend.layer_settings import layers_of_now
+from keras_wake.backend.layer_settings import layers_fingerprint
 from keras_wake.backend.layer_settings import PerModel
 
 
@@ -49,10 +49,10 @@ def test_a_function_in_the_place_of_another_is_seen():
     for _ in range(20):
         # Where the first one is freed, the next may take its address.
         layer.activation = lambda x: 2 * x
-        before = layers_of_now(network)
+        before = layers_fingerprint(network)
         layer.activation = None
         layer.activation = lambda x: 3 * x
-        assert layers_of_now(network) != before
+        assert layers_fingerprint(network) != before
 
 
 def test_keeps_no_model_alive():

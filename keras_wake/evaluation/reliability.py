@@ -89,7 +89,7 @@ def warn(
         )
 
 
-def of_clean_images(
+def findings_before_attacks(
     classifier: CompiledClassifier,
     samples: Samples,
     attacks: dict[str, Attack],
@@ -97,7 +97,10 @@ def of_clean_images(
     outputs: Array,
     again: Array,
 ) -> Iterator[Finding]:
-    """All checks before the attacks; logits of a few images come twice."""
+    """All checks before the attacks.
+
+    `outputs` and `again` are the logits of the same images in two passes.
+    """
     unusual = int((~np.isfinite(outputs)).any(axis=1).sum())
     if unusual:
         yield (
@@ -116,7 +119,7 @@ def of_clean_images(
             "Remove it (`activation=None` in the last layer).",
         )
     averaged = any(attack.eot_samples > 1 for attack in attacks.values())
-    if classifier.random and not averaged:
+    if classifier.has_random_outputs and not averaged:
         with np.errstate(invalid="ignore"):
             largest = float(np.nanmax(np.abs(outputs - again)))
         yield (
@@ -142,7 +145,7 @@ def of_clean_images(
     yield from _check_equal_losses(logits)
 
 
-def of_attacks(
+def findings_after_attacks(
     classifier: CompiledClassifier,
     samples: Samples,
     attacks: dict[str, Attack],
@@ -160,7 +163,7 @@ def of_attacks(
                 "`threat_model.project`.",
             )
     # With random outputs, images also fall by chance.
-    if checks and not classifier.random:
+    if checks and not classifier.has_random_outputs:
         yield from _check_black_box(attacks, progress, samples.labels.shape[1])
         yield from _check_steps(classifier, samples, attacks, progress, seed)
 
@@ -260,7 +263,7 @@ def _check_steps(
     progress: Progress,
     seed: int,
 ) -> Iterator[Finding]:
-    """Has the first attack that takes steps take twice as many.
+    """Gives the first attack that takes steps twice as many.
 
     On at most `PROBED_STEPS` of the images that it was run on, from the same
     random numbers. In a sweep it is the one with the largest radius at which
@@ -295,8 +298,8 @@ def _check_steps(
     if share > LARGEST_DROP and more >= FEWEST_IMAGES:
         yield (
             "not-converged",
-            f"With twice the steps, {list(attacks)[number]} breaks {more} of "
-            f"{len(rows)} images more ({100 * share:.1f} points). Its steps "
+            f"With twice the steps, {list(attacks)[number]} breaks {more} "
+            f"more of {len(rows)} images ({100 * share:.1f} points). Its steps "
             "are too few for this classifier, so that the accuracy under it "
             "is too high. Raise `steps`, or the step size.",
         )
