@@ -288,7 +288,7 @@ class _Search(Schedule):
             return
         if self._best_teacher:
             teacher.set_weights(self._best_teacher)
-        best = ", which is that of its best epoch" * (self._best >= 0)
+        best = ", which is that of its best epoch" if self._best >= 0 else ""
         warnings.warn(
             f"`fit` has ended before distillation began: {self.schedule!r} "
             "waits until the teacher has not become better in `patience` "

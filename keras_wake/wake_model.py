@@ -1,4 +1,4 @@
-"""`WakeModel`: what Keras calls, handed to the parts that do it.
+"""`WakeModel`: the methods that Keras calls, which pass the work to parts.
 
 `fit` checks what it is given, lets callbacks switch things on, and has Keras
 run. For each batch, Keras calls `train_step` of the backend's `Trainer`, which
@@ -103,14 +103,14 @@ class WakeModel(backend.Trainer):
     Example:
 
     ```python
-    classifier = keras_wake.models.PreActResNet18(num_classes=10)
-    model = keras_wake.WakeModel(
+    classifier = kw.models.PreActResNet18(num_classes=10)
+    model = kw.WakeModel(
         classifier,
-        attack=keras_wake.attacks.PGD(steps=10),
-        schedule=keras_wake.schedules.DistillationRamp(100, 110),
+        attack=kw.attacks.PGD(steps=10),
+        schedule=kw.schedules.DistillationRamp(100, 110),
     )
     model.compile(keras.optimizers.SGD(0.1, momentum=0.9))
-    model.fit(train, epochs=200, callbacks=[keras_wake.EMATeacher()])
+    model.fit(train, epochs=200, callbacks=[kw.EMATeacher()])
     model.robust_classifier.save("robust.keras")
     ```
     """
@@ -254,7 +254,7 @@ class WakeModel(backend.Trainer):
                 f"{self._why_no_head} For the validation pass, name it here: "
                 "`WakeModel(..., head='layer name')`."
             )
-        self.switches.attribution = True
+        self.switches.set_attribution(True)
 
     @property
     def teacher_in_use(self) -> bool:
@@ -380,15 +380,15 @@ class WakeModel(backend.Trainer):
         self._check(given)
         if self.compiled:  # Else Keras refuses to train.
             fit_checks.check_optimizer(self.optimizer, self.trainable_variables)
-        session = FitSession(self, given, fit_checks.data_settings(given))
+        callbacks = prepared_callbacks(given.get("callbacks"), self)
+        session = FitSession(self, given, callbacks)
         # What callbacks of an earlier `fit` have switched on may still be on.
         self.switches.reset()
         self._phase = "train"
         self._label_spec = fit_checks.label_spec(given.get("x"), given.get("y"))
         shard_arrays(self, given, training=True)
         fit_checks.set_shuffle(given)
-        given["callbacks"] = prepared_callbacks(given.get("callbacks"), self)
-        session.callbacks = tuple(given["callbacks"])
+        given["callbacks"] = callbacks
         self.session = session
         try:
             with session.running() as first_epoch:
@@ -396,12 +396,12 @@ class WakeModel(backend.Trainer):
                 return super().fit(**given)
         finally:
             self.session = None
-            self.switches.attribution = False
-            self.switches.pretrained = ()
+            self.switches.end_fit()
 
     def _check(self, given: dict[str, Any]) -> None:
         """Checks the classifier, and the data among the arguments."""
-        teacher_copy.bring_up_to_date(self.classifier, self.teacher)
+        copied = self.training_step.variables
+        teacher_copy.bring_up_to_date(self.classifier, self.teacher, copied)
         fit_checks.check(given, self.guard)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
@@ -429,7 +429,8 @@ class WakeModel(backend.Trainer):
             return super().evaluate(**given)
         finally:
             self.sync_variables()
-            self._phase, self.switches.attribution = phase, attribution
+            self._phase = phase
+            self.switches.set_attribution(attribution)
 
     def predict(self, *args: Any, **kwargs: Any) -> Any:
         """Logits of the student, as `keras.Model.predict`."""
@@ -489,9 +490,8 @@ class WakeModel(backend.Trainer):
     def make_test_function(self, force: bool = False) -> Any:
         """Compiles the test step, again if what it measures changed."""
         # Read here, because a step that is being compiled cannot.
-        with_teacher = self.teacher_in_use
-        self.evaluation_step.with_teacher = with_teacher
-        setting = (with_teacher, self.switches.attribution, self._label_spec)
+        teacher = self.evaluation_step.measure_teacher(self.teacher_in_use)
+        setting = (teacher, self.switches.attribution, self._label_spec)
         force = self._changed("test", setting) or force
         return super().make_test_function(force=force)
 
@@ -503,9 +503,8 @@ class WakeModel(backend.Trainer):
     def raise_for_faults(self, where: str) -> FaultCounts:
         """Raises for what the steps have counted, as the guard does."""
         (values,) = self.metric_values(self.input_faults)
-        return self.guard.raise_for_faults(
-            values, where, self._phase == "train"
-        )
+        training = self._phase == "train"
+        return self.guard.raise_for_faults(values, where, training)
 
     @property
     def losses(self) -> list[Any]:

@@ -65,8 +65,8 @@ class PGD(Attack):
     Example:
 
     ```python
-    classifier = keras_wake.models.SmallCNN()
-    attack = keras_wake.attacks.PGD("linf", epsilon=8/255, step_size=2/255)
+    classifier = kw.models.SmallCNN()
+    attack = kw.attacks.PGD("linf", epsilon=8/255, step_size=2/255)
     x = np.random.uniform(size=(8, 32, 32, 3)).astype("float32")
     y = np.arange(8)
     x_adv = attack(classifier, x, y, seed=0)  # (8, 32, 32, 3)

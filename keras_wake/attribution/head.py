@@ -110,9 +110,12 @@ def logits_and_features(
     """One forward pass in inference mode: logits (batch, K), g(x) (batch, n).
 
     It works for every kind of model, while a step is compiled, and in several
-    threads at once, because no layer of the model is changed: this call makes
-    its own copy of the head, which records its input.
+    threads at once, because no layer of the model is changed: where there is
+    no `_feature_extractor`, a copy of the head records its input.
     """
+    extractor = _feature_extractor(classifier, head)
+    if extractor is not None:
+        return extractor(x, training=False)
     recorded: list[Tensor] = []
 
     def recording(call: Callable) -> Callable:
@@ -136,6 +139,25 @@ def logits_and_features(
             f"{[tuple(features.shape) for features in recorded]}. {_HOW}"
         )
     return logits, recorded[0]
+
+
+def _feature_extractor(
+    classifier: keras.Model, head: keras.layers.Dense
+) -> keras.Model | None:
+    """A model of logits and features; `None` if Keras cannot make it.
+
+    It can for a Functional or Sequential model that calls the head once, in
+    itself and not in a model within it.
+    """
+    # A class of the user's may have a `call` of its own.
+    of_keras = type(classifier).__module__.startswith("keras.")
+    inputs = getattr(classifier, "inputs", None) or []
+    if not of_keras or len(inputs) != 1:
+        return None
+    try:
+        return keras.Model(inputs[0], [classifier.outputs[0], head.input])
+    except (AttributeError, ValueError):
+        return None
 
 
 def head_features(head: keras.layers.Dense) -> int:
@@ -167,8 +189,7 @@ def _replace_layers(value: Any, copies: dict[int, keras.layers.Layer]) -> Any:
 
     Only what leads to one of these layers is copied: nested models, containers,
     calls of Functional models. All else is shared with the original, variables
-    too. `keras.Model(classifier.inputs, head.input)` would not do for a
-    subclassed or a nested model.
+    too.
     """
     if isinstance(value, keras.layers.Layer):
         if id(value) in copies:

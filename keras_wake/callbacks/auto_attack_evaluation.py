@@ -73,7 +73,7 @@ class AutoAttackEvaluation(ReportingCallback):
     Example:
 
     ```python
-    robustness = keras_wake.callbacks.AutoAttackEvaluation(
+    robustness = kw.callbacks.AutoAttackEvaluation(
         (x_val, y_val), every=10, samples=100
     )
     model.fit(train, epochs=60, callbacks=[robustness])

@@ -94,8 +94,8 @@ class BackupAndRestore(keras.callbacks.Callback):
         validation_data=validation,
         epochs=200,
         callbacks=[
-            keras_wake.EMATeacher(decay=0.999),
-            keras_wake.BackupAndRestore("runs/1/backup"),
+            kw.EMATeacher(decay=0.999),
+            kw.BackupAndRestore("runs/1/backup"),
         ],
     )
     ```

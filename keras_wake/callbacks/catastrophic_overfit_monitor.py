@@ -59,7 +59,7 @@ class CatastrophicOverfitMonitor(WakeCallback):
     Example:
 
     ```python
-    monitor = keras_wake.callbacks.CatastrophicOverfitMonitor(
+    monitor = kw.callbacks.CatastrophicOverfitMonitor(
         every=50, action="rollback"
     )
     model.fit(train, epochs=30, callbacks=[monitor])

@@ -70,7 +70,7 @@ class CrossClassAttribution(ReportingCallback):
     Example:
 
     ```python
-    attribution = keras_wake.callbacks.CrossClassAttribution()
+    attribution = kw.callbacks.CrossClassAttribution()
     model.fit(train, validation_data=validation, callbacks=[attribution])
     print(attribution.cas, attribution.correlation.shape)
     ```

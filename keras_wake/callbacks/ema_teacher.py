@@ -65,7 +65,7 @@ class EMATeacher(TeacherAverage):
     Example:
 
     ```python
-    teacher = keras_wake.callbacks.EMATeacher(decay=0.999)
+    teacher = kw.callbacks.EMATeacher(decay=0.999)
     model.fit(train, epochs=200, callbacks=[teacher])
     model.robust_classifier.save("robust.keras")
     ```

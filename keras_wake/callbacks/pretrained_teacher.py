@@ -43,9 +43,9 @@ class PretrainedTeacher(WakeCallback):
         train,
         epochs=200,
         callbacks=[
-            keras_wake.PretrainedTeacher(robust, weight=0.6),
-            keras_wake.PretrainedTeacher(regular, weight=0.1),
-            keras_wake.StochasticWeightAveraging(start_epoch=55, data=images),
+            kw.PretrainedTeacher(robust, weight=0.6),
+            kw.PretrainedTeacher(regular, weight=0.1),
+            kw.StochasticWeightAveraging(start_epoch=55, data=images),
         ],
     )
     ```

@@ -41,7 +41,7 @@ class StochasticWeightAveraging(TeacherAverage):
     Example:
 
     ```python
-    average = keras_wake.StochasticWeightAveraging(
+    average = kw.StochasticWeightAveraging(
         start_epoch=55, data=splits.arrays("train")
     )
     model.fit(splits.train, epochs=200, callbacks=[average])

@@ -157,7 +157,7 @@ def check_labels(y: Any, num_classes: int | None = None) -> None:
         raise ValueError(
             "Labels must be class numbers of shape (batch,) or one-hot or "
             f"soft labels of shape (batch, {num_classes or 'K'}). Received: "
-            f"shape {shape}." + " Batch the data set." * (not shape)
+            f"shape {shape}." + ("" if shape else " Batch the data set.")
         )
     if not dtype.startswith(INTEGERS):
         raise TypeError(

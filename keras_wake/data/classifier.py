@@ -65,8 +65,7 @@ def check_classifier(classifier: Any, allow_probabilities: bool = False) -> int:
             f"The classifier {classifier.name!r} must return logits of shape "
             "(batch, K) with K ≥ 2 classes. Received: an output of shape "
             f"{found or type(logits).__name__}."
-            + hint
-            * (found[1:] in ((), (1,)) and bool(found))
+            + (hint if len(found) == 1 or found[1:] == (1,) else "")
         )
     values = ops.convert_to_numpy(ops.cast(logits, "float32"))
     closing = _closing_activation(classifier)
@@ -170,7 +169,8 @@ def _name_of(operation: keras.Operation) -> str:
     kind = type(operation)
     if isinstance(operation, keras.layers.Activation):
         return _activation_of(operation)
-    return kind.__name__.lower() * kind.__module__.startswith("keras.")
+    of_keras = kind.__module__.startswith("keras.")
+    return kind.__name__.lower() if of_keras else ""
 
 
 def _activation_of(operation: keras.Operation) -> str:

@@ -77,7 +77,8 @@ def warn_of(what: str, items: Sequence, then: str = "") -> None:
     """A warning with the first items, and how many more there are."""
     shown = "; ".join(map(str, items[:NAMES_IN_WARNING]))
     more = len(items) - NAMES_IN_WARNING
-    shown += f"; and {more} more" * (more > 0)
+    if more > 0:
+        shown += f"; and {more} more"
     warnings.warn(f"{what}: {shown}.{then}", stacklevel=3)
 
 

@@ -80,36 +80,36 @@ def load(
             the class names, and read as torchvision's `ImageFolder` reads
             them;
             or a name given to `keras_wake.datasets.register`.
-        data_dir: Folder of the data. Defaults to None, which for CIFAR is
+        data_dir: Folder of the data. Defaults to `None`, which for CIFAR is
             the folder of TensorFlow Datasets.
         batch_size: Images per batch, of all devices and processes together;
             the last one of a pass may be smaller. On JAX with several
-            devices it must be a multiple of their number. Defaults to 128.
+            devices it must be a multiple of their number. Defaults to `128`.
         validation_split: Part of the training data set aside for
             validation: a fraction below 1, or an integer number of images.
-            With 0 there are none. Defaults to 0.1.
+            With 0 there are none. Defaults to `0.1`.
         limit: Number of training images to use, of those that validation
-            leaves. Defaults to None, which is all.
-        test_limit: Number of test images to use. Defaults to None, all.
+            leaves. Defaults to `None`, which is all.
+        test_limit: Number of test images to use. Defaults to `None`, all.
         image_size: `(height, width)` to which images read from files are
-            resized. Defaults to None: they must all have one size.
+            resized. Defaults to `None`: they must all have one size.
         augment: "crop_flip", the published one (random crop after reflecting
             4 pixels at the edges, horizontal flip with probability 1/2),
-            "flip" or "none". Defaults to None: "none" for digits, else
+            "flip" or "none". Defaults to `None`: "none" for digits, else
             "crop_flip".
         cutmix: α of CutMix (Yun et al. 2019), above 0 (published: 1.0). In
             each training image a box is replaced by the same part of another
             one, and the labels are mixed in proportion: they are float32
             `(batch, num_classes)`, one-hot for validation and test, whose
-            images are not mixed. Defaults to None, for no CutMix.
+            images are not mixed. Defaults to `None`, for no CutMix.
         seed: Decides on samples, order, augmentation and CutMix, and to the
             same effect on every backend and for any batch size, number of
-            devices or processes. Defaults to 0.
+            devices or processes. Defaults to `0`.
         initial_epoch: Epoch of the first pass over the training images, for
             a resumed run to see what it would have seen without a break.
-            Defaults to 0.
+            Defaults to `0`.
         label_mode: "int" for int32 labels, "categorical" for one-hot
-            float32, in all three data sets. Defaults to None: "categorical"
+            float32, in all three data sets. Defaults to `None`: "categorical"
             with `cutmix`, else "int".
 
     Returns:

@@ -80,7 +80,7 @@ class Splits:
         Args:
             split: "train", "validation" or "test".
             limit: Number of images, a stratified part that is always the
-                same one. Defaults to None, which is all of them.
+                same one. Defaults to `None`, which is all of them.
 
         Returns:
             Images float32 `(N, height, width, channels)` in [0, 1] and labels

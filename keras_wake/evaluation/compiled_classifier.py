@@ -23,7 +23,6 @@ from keras_wake import backend
 from keras_wake.attacks import Attack
 from keras_wake.attacks.logits import CrossEntropy
 from keras_wake.attacks.logits import stateless_logits
-from keras_wake.backend._common import cut_gradients_are_zero
 from keras_wake.data.batches import iterate_checked
 from keras_wake.data.classifier import image_shape
 from keras_wake.utils import validate
@@ -180,7 +179,7 @@ class CompiledClassifier:
             logits = logits_of(x)
             return loss.values_and_total(logits)[1], logits
 
-        with cut_gradients_are_zero():
+        with backend.cut_gradients_are_zero():
             gradients, logits = backend.gradient_and_outputs(
                 total_loss, ops.convert_to_tensor(images)
             )
@@ -231,7 +230,7 @@ class CompiledClassifier:
         def perturbed(*tensors: Tensor) -> Tensor:
             x, labels, ids, seed, stage = tensors
             sample_seed = SampleSeed(seed, ids)
-            with cut_gradients_are_zero():
+            with backend.cut_gradients_are_zero():
                 return attack.perturb_stage(
                     self.model, x, labels, sample_seed, stage
                 )

@@ -53,9 +53,9 @@ class ReliabilityWarning(UserWarning):
     with warnings.catch_warnings():
         # Make a doubtful number an error.
         warnings.simplefilter(
-            "error", keras_wake.evaluation.ReliabilityWarning
+            "error", kw.evaluation.ReliabilityWarning
         )
-        report = keras_wake.evaluation.autoattack(classifier, test)
+        report = kw.evaluation.autoattack(classifier, test)
     ```
     """
 

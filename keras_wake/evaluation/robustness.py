@@ -129,11 +129,11 @@ def autoattack(
     Example:
 
     ```python
-    report = keras_wake.evaluation.autoattack(
+    report = kw.evaluation.autoattack(
         classifier, (x_test, y_test), epsilon=8/255, state="autoattack.npz"
     )
     print(report)
-    keras_wake.visualization.plot_robustness_report(report, path="robust.png")
+    kw.visualization.plot_robustness_report(report, path="robust.png")
     ```
     """
     listed, version = attack_list(version, attacks, norm, epsilon, bounds)
@@ -193,8 +193,8 @@ def robust_accuracy(
     Example:
 
     ```python
-    report = keras_wake.evaluation.robust_accuracy(
-        classifier, test, keras_wake.attacks.PGD(steps=20)
+    report = kw.evaluation.robust_accuracy(
+        classifier, test, kw.attacks.PGD(steps=20)
     )
     print(report.robust_accuracy, report.robust_interval)
     ```

@@ -138,11 +138,11 @@ def epsilon_sweep(
     Example:
 
     ```python
-    sweep = keras_wake.evaluation.epsilon_sweep(
+    sweep = kw.evaluation.epsilon_sweep(
         classifier, test, [0, 2/255, 4/255, 8/255, 16/255]
     )
     print(sweep)
-    keras_wake.visualization.plot_epsilon_sweep(sweep, path="sweep.png")
+    kw.visualization.plot_epsilon_sweep(sweep, path="sweep.png")
     ```
     """
     values = validate.floats(epsilons=epsilons).ravel()

@@ -18,7 +18,9 @@ def logits_of(**kwargs: Tensor) -> Tensor:
     values = ops.convert_to_tensor(values)
     shape = tuple(values.shape)
     if len(shape) != 2 or shape[1] == 1:
-        hint = " A single logit z is the pair (0, z)." * (shape[-1:] == (1,))
+        hint = ""
+        if shape[-1:] == (1,):
+            hint = " A single logit z is the pair (0, z)."
         raise ValueError(
             f"`{name}` must have shape (batch, K), with one logit for each of "
             f"K ≥ 2 classes. Received: shape {shape}.{hint}"

@@ -38,9 +38,9 @@ def reestimate_batch_norm(
     Example:
 
     ```python
-    network = keras_wake.models.PreActResNet18()
+    network = kw.models.PreActResNet18()
     x = np.random.uniform(size=(256, 32, 32, 3)).astype("float32")
-    keras_wake.models.reestimate_batch_norm(network, (x, np.zeros(256)))
+    kw.models.reestimate_batch_norm(network, (x, np.zeros(256)))
     ```
     """
     if not isinstance(network, keras.Model):

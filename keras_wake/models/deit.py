@@ -28,12 +28,12 @@ def DeiTTiny(
     distillation token of the backbone. Weights are random.
 
     Args:
-        num_classes: Number of logits, at least 2. Defaults to 10.
+        num_classes: Number of logits, at least 2. Defaults to `10`.
         input_shape: `(height, width, channels)` of an image, both sides
             multiples of `patch_size`. Defaults to `(32, 32, 3)`.
-        patch_size: Height and width of a patch. Defaults to 4.
-        num_layers: Number of transformer blocks. Defaults to 12.
-        num_heads: Attention heads, each 64 channels wide. Defaults to 3.
+        patch_size: Height and width of a patch. Defaults to `4`.
+        num_layers: Number of transformer blocks. Defaults to `12`.
+        num_heads: Attention heads, each 64 channels wide. Defaults to `3`.
         mean: Of the pixels, as for `PreActResNet18`.
         std: Of the pixels, like `mean`.
         name: Name of the model.
@@ -51,7 +51,7 @@ def DeiTTiny(
     Example:
 
     ```python
-    classifier = keras_wake.models.DeiTTiny(num_classes=10)
+    classifier = kw.models.DeiTTiny(num_classes=10)
     ```
     """
     num_classes = validate.integer(2, num_classes=num_classes)

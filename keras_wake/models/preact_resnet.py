@@ -33,10 +33,10 @@ def PreActResNet18(
     is PyTorch's: kernels uniform in ±1 / sqrt(fan_in).
 
     Args:
-        num_classes: Number of logits, at least 2. Defaults to 10.
+        num_classes: Number of logits, at least 2. Defaults to `10`.
         input_shape: `(height, width, channels)` of an image, both sides at
             least 8. Defaults to `(32, 32, 3)`.
-        width: Channels of the first stage, at least 1. Defaults to 64.
+        width: Channels of the first stage, at least 1. Defaults to `64`.
         mean: Mean of the pixels in [0, 1]: a number, or one per channel.
             Defaults to CIFAR-10's for three channels, else to 0.5.
         std: Standard deviation of the pixels in [0, 1], like `mean`.
@@ -62,7 +62,7 @@ def PreActResNet18(
     Example:
 
     ```python
-    classifier = keras_wake.models.PreActResNet18(num_classes=10, width=8)
+    classifier = kw.models.PreActResNet18(num_classes=10, width=8)
     logits = classifier(np.zeros((2, 32, 32, 3), "float32"))  # (2, 10)
     ```
     """

@@ -89,8 +89,8 @@ def load_pytorch_weights(
     ```python
     with torch.no_grad():
         logits = network.eval()(images)  # (8, 3, 32, 32), in PyTorch
-    classifier = keras_wake.models.PreActResNet18(num_classes=10)
-    keras_wake.models.load_pytorch_weights(
+    classifier = kw.models.PreActResNet18(num_classes=10)
+    kw.models.load_pytorch_weights(
         classifier, "model_best.pth", reference=(images, logits)
     )
     ```

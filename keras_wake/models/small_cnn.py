@@ -26,7 +26,7 @@ def SmallCNN(
     shows all the same.
 
     Args:
-        num_classes: Number of logits, at least 2. Defaults to 10.
+        num_classes: Number of logits, at least 2. Defaults to `10`.
         input_shape: `(height, width, channels)` of an image, both sides at
             least the product of `strides`. Defaults to `(32, 32, 3)`.
         widths: Channels of each convolution. Defaults to
@@ -47,7 +47,7 @@ def SmallCNN(
     Example:
 
     ```python
-    classifier = keras_wake.models.SmallCNN(
+    classifier = kw.models.SmallCNN(
         input_shape=(8, 8, 1), widths=(32, 64, 64), strides=(1, 2, 2)
     )
     ```

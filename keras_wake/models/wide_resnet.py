@@ -33,13 +33,13 @@ def WideResNet(
     the bias of the linear layer 0.
 
     Args:
-        num_classes: Number of logits, at least 2. Defaults to 10.
+        num_classes: Number of logits, at least 2. Defaults to `10`.
         input_shape: `(height, width, channels)` of an image, both sides at
             least 4. Defaults to `(32, 32, 3)`.
         depth: Number of layers with weights, without the convolutions of
-            the shortcuts: 10, 16, 22, 28, 34, ... Defaults to 28.
+            the shortcuts: 10, 16, 22, 28, 34, ... Defaults to `28`.
         widen_factor: Width of the blocks in multiples of 16, 32 and 64
-            channels, at least 1. Defaults to 10.
+            channels, at least 1. Defaults to `10`.
         mean: Of the pixels, as for `PreActResNet18`.
         std: Of the pixels, like `mean`.
         name: Name of the model.
@@ -56,7 +56,7 @@ def WideResNet(
     Example:
 
     ```python
-    classifier = keras_wake.models.WideResNet(depth=34, widen_factor=10)
+    classifier = kw.models.WideResNet(depth=34, widen_factor=10)
     ```
     """
     num_classes = validate.integer(2, num_classes=num_classes)

@@ -46,7 +46,7 @@ def robust_loss(
 
     Example:
 
-    >>> model = keras_wake.theory.SyntheticModel()
+    >>> model = kw.theory.SyntheticModel()
     >>> x, y = model.sample(20_000, seed=0)
     >>> loss, gradient = robust_loss((0.8, 0.2), x, y, epsilon=0.1)
     """
@@ -110,7 +110,7 @@ def monte_carlo_weights(
 
     Example:
 
-    >>> model = keras_wake.theory.SyntheticModel()
+    >>> model = kw.theory.SyntheticModel()
     >>> x, y = model.sample(20_000, seed=0)
     >>> w1, w2 = monte_carlo_weights(x, y, epsilon=0.1)
     """

@@ -163,8 +163,7 @@ class EvaluationStep:
             it shares.
         student_metrics, teacher_metrics: What is measured of each.
         attack: What makes the adversarial images.
-        with_teacher: Whether the teacher is evaluated, too. Set before a
-            step is compiled, which cannot read whether it is in use.
+        with_teacher: Whether the teacher is evaluated, too.
     """
 
     training: TrainingStep
@@ -172,6 +171,11 @@ class EvaluationStep:
     teacher_metrics: NetworkMetrics
     attack: Attack
     with_teacher: bool = False
+
+    def measure_teacher(self, with_teacher: bool) -> bool:
+        """Sets, before a step is compiled, whether it measures the teacher."""
+        self.with_teacher = with_teacher
+        return with_teacher
 
     @property
     def _networks(self) -> list[NetworkMetrics]:

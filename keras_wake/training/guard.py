@@ -132,6 +132,8 @@ class InputGuard(keras.callbacks.Callback):
         super().__init__()
         self._epoch = 0
         self._batches = 0
+        # Those of training, while an evaluation counts its own.
+        self._trained_batches = 0
         self._good: list[np.ndarray] = []
 
     def on_train_begin(self, logs: Any = None) -> None:

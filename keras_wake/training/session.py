@@ -13,6 +13,7 @@ from keras.callbacks import History
 
 from keras_wake.checkpoint import callback_states
 from keras_wake.schedules import Schedule
+from keras_wake.training.fit import data_settings
 from keras_wake.training.guard import InputGuard
 from keras_wake.utils.types import Dataset
 
@@ -46,6 +47,14 @@ class Switches:
     def reset(self) -> None:
         """Switches everything off."""
         self.averager, self.pretrained, self.attribution = None, (), False
+
+    def end_fit(self) -> None:
+        """Switches off what lasts no longer than a `fit`."""
+        self.pretrained, self.attribution = (), False
+
+    def set_attribution(self, on: bool) -> None:
+        """Sets whether evaluation measures attribution vectors."""
+        self.attribution = on
 
     def set_averager(self, averager: Any) -> None:
         """Sets the callback that averages the student into the teacher.
@@ -139,7 +148,7 @@ class FitSession:
     Args:
         model: The `WakeModel`.
         given: The arguments of `fit`, by name.
-        data_settings: How `fit` divides the data, for the record of a backup.
+        callbacks: The callbacks in their order.
 
     Attributes:
         epochs: Number of epochs at the end, as in `fit`.
@@ -148,14 +157,14 @@ class FitSession:
             of several that make up a run.
         has_validation: Whether there are validation data.
         data: The training data `(x, y)`, as given.
-        callbacks: The callbacks in their order.
+        data_settings: How `fit` divides the data, for the record of a backup.
     """
 
     def __init__(
         self,
         model: keras.Model,
         given: dict[str, Any],
-        data_settings: dict[str, Any],
+        callbacks: list[Callback],
     ) -> None:
         validation = given.get("validation_data") is not None
         self.model = model
@@ -164,8 +173,8 @@ class FitSession:
         self.initial_epoch_given = "initial_epoch" in given
         self.has_validation = validation or bool(given.get("validation_split"))
         self.data: tuple[Dataset, Any] = given.get("x"), given.get("y")
-        self.data_settings = data_settings
-        self.callbacks: tuple[Callback, ...] = ()
+        self.data_settings = data_settings(given)
+        self.callbacks = tuple(callbacks)
 
     @contextlib.contextmanager
     def running(self) -> Iterator[int]:

@@ -86,6 +86,8 @@ class TrainingStep:
     def __post_init__(self) -> None:
         self.loss = mean("loss")
         self.kd_weight_mean = mean("kd_weight")
+        # What the teacher is a copy of.
+        self.variables = tuple(self.student.variables)
         self._replica_state = _ReplicaState()
 
     @property

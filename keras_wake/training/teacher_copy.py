@@ -75,19 +75,23 @@ def copy_of(
     )
 
 
-def bring_up_to_date(student: keras.Model, teacher: keras.Model) -> None:
+def bring_up_to_date(
+    student: keras.Model,
+    teacher: keras.Model,
+    copied: tuple[keras.Variable, ...],
+) -> None:
     """Takes over attributes of the student that were set since the copy.
 
     Raises:
-        ValueError: If the two have different variables.
+        ValueError: If the student has other variables than `copied`, those
+            that it had when it was copied.
     """
-    own, copied = (
-        [(tuple(v.shape), v.dtype) for v in network.variables]
-        for network in (student, teacher)
-    )
-    if own != copied:
+    own = student.variables
+    if [*map(id, own)] != [*map(id, copied)]:
         raise _changed(
-            student, f"{len(own)} variables, and {len(copied)} before"
+            student,
+            f"{len(own)} variables, and {len(copied)} before, of which "
+            f"{len({*map(id, own)} & {*map(id, copied)})} are the same",
         )
     bring_over_attributes(student, teacher)
 

@@ -32,7 +32,7 @@ def _fail(
     hint: str = "",
     error: type[Exception] = ValueError,
 ) -> Exception:
-    kind = f" (of type {type(value).__name__})" * (error is TypeError)
+    kind = f" (of type {type(value).__name__})" if error is TypeError else ""
     text = f"`{name}` must be {expected}. Received: {name}={value!r}{kind}."
     return error(f"{text} {hint}".rstrip())
 
