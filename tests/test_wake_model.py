@@ -350,7 +350,7 @@ def test_a_head_that_is_not_found_is_refused_when_it_is_needed():
             verbose=0,
             callbacks=[kw.callbacks.CrossClassAttribution()],
         )
-    with pytest.raises(ValueError, match="must name one layer"):
+    with pytest.raises(ValueError, match="name of one layer"):
         wake(classifier=subclassed(), head="no_such_layer")
 
 

@@ -73,8 +73,9 @@ def find_head(
         fitting = [each for each in layers if head is each or head == each.name]
         if len(fitting) != 1:
             raise ValueError(
-                f"`head` must name one layer of {classifier.name!r}. Received: "
-                f"head={head!r}, the name of {len(fitting)}. Layers: "
+                f"`head` must be the name of one layer of {classifier.name!r}, "
+                f"or the layer itself. Received: head={head!r}, which fits "
+                f"{len(fitting)} of the layers "
                 f"{[layer.name for layer in layers[-20:]]}."
             )
         found = fitting[0]

@@ -92,8 +92,9 @@ class CatastrophicOverfitMonitor(WakeCallback):
         self.ratio = validate.in_range(0, 1, ratio=ratio)
         attacks = {"single_step": single_step, "multi_step": multi_step}
         for name, attack in attacks.items():
-            # A function of the same arguments is allowed, a class is not.
-            wrong = isinstance(attack, type) or not callable(attack)
+            # A function of the same arguments is allowed.
+            no_function = isinstance(attack, (type, keras.layers.Layer))
+            wrong = no_function or not callable(attack)
             if wrong and attack is not None:
                 raise TypeError(
                     f"`{name}` must be an attack such as "

@@ -14,6 +14,7 @@ import numpy as np
 from keras import ops
 
 from keras_wake.checkpoint.files import atomic_write
+from keras_wake.utils import validate
 from keras_wake.utils.types import Config
 from keras_wake.utils.types import Json
 from keras_wake.utils.types import Tensor
@@ -86,8 +87,9 @@ def read(path: pathlib.Path) -> tuple[Config, list[np.ndarray]]:
         if isinstance(error, OSError) and error.errno not in seek:
             raise
         raise ValueError(
-            f"The file {path} cannot be read: {error!r}. Delete it to start "
-            "from the beginning."
+            f"The file {path} cannot be read: "
+            f"{validate.reason(error).rstrip('.')}. Delete it to start from "
+            "the beginning."
         ) from error
 
 

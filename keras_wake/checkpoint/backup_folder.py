@@ -13,10 +13,19 @@ import numpy as np
 from keras_wake.checkpoint import archive
 from keras_wake.checkpoint import csv_rows
 from keras_wake.checkpoint.lock import FileLock
+from keras_wake.utils import validate
 from keras_wake.utils.types import Config
 
 # Its state and the values of the variables.
 Backup: TypeAlias = tuple[Config, list[np.ndarray]]
+# Entries of a backup that are used before all of it is checked.
+_TYPES = {
+    "epoch": int,
+    "epochs": int,
+    "stopped": bool,
+    "callbacks": list,
+    "settings": dict,
+}
 # Entries that backups of earlier versions may lack.
 _DEFAULTS: Config = {
     "epochs": sys.maxsize,
@@ -90,14 +99,16 @@ class BackupFolder:
             state, values = archive.read(path)
         except FileNotFoundError:  # Renamed in between.
             return None
-        epoch = state.get("epoch")
-        # For `isinstance`, True is an `int`.
-        if type(epoch) is not int or epoch < 1:
-            raise ValueError(
-                f"The file {path} is no backup of a run: its `epoch` is "
-                f"{epoch!r}. Delete it to start from the beginning."
-            )
-        return _DEFAULTS | state, values
+        state = _DEFAULTS | state
+        for name, kind in _TYPES.items():
+            value = state.get(name)
+            # For `isinstance`, True is an `int`.
+            if type(value) is not kind or state["epoch"] < 1:
+                raise ValueError(
+                    f"The file {path} is no backup of a run: its `{name}` is "
+                    f"{value!r}. Delete it to start from the beginning."
+                )
+        return state, values
 
     @contextlib.contextmanager
     def must_fit(self, what: str) -> Iterator[None]:
@@ -108,7 +119,7 @@ class BackupFolder:
         try:
             yield
         except Exception as error:
-            text = str(error) if type(error) is ValueError else repr(error)
+            text = validate.reason(error)
             raise ValueError(
                 f"The backup {self.newest} does not fit {what}: "
                 f"{text.rstrip('.')}. Is it that of another model or "

@@ -211,6 +211,11 @@ def class_folders(
                 f"{entry} is a link to {os.readlink(entry)!r}, which is not "
                 "there. Mount what it leads to, or remove the link."
             )
+        if entry.name.encode("utf-8", "replace").decode() != entry.name:
+            raise ValueError(
+                f"The name {entry.name!a} of a class in {folder} is not "
+                "UTF-8. Rename it."
+            )
     images = (*IMAGE_SUFFIXES, *OTHER_SUFFIXES)
     loose = [
         entry

@@ -212,6 +212,7 @@ def register(name: str, open_source: Opener) -> None:
 
     Raises:
         ValueError: If there is a data set of this name.
+        TypeError: If `name` is no text or `open_source` no function.
 
     Example:
 
@@ -230,6 +231,11 @@ def register(name: str, open_source: Opener) -> None:
     splits = kw.datasets.load("squares")
     ```
     """
+    if not isinstance(name, str) or not callable(open_source):
+        raise TypeError(
+            "`register` takes a name and a function (data_dir, image_size) "
+            f"-> Source. Received: {name!r} and {open_source!r}."
+        )
     if name in _OPENERS:
         raise ValueError(
             f"There is a data set of the name {name!r}. Choose another one "

@@ -34,9 +34,7 @@ def open_tiny_imagenet(data_dir: DataDir, image_size: ImageSize) -> Source:
     train, val = root / "train", root / "val"
     folders = class_folders(train, LAYOUT)
     wnids = [folder.name for folder in folders]
-    lines = _lines(val / "val_annotations.txt")
-    # From the names of the files in val/images to their wnids.
-    annotations = dict(line.split("\t")[:2] for line in lines if "\t" in line)
+    annotations = _annotations(val)
     check_classes(train, wnids, val, sorted(set(annotations.values())))
     test = shuffled(
         [val / "images" / name for name in annotations],
@@ -45,6 +43,29 @@ def open_tiny_imagenet(data_dir: DataDir, image_size: ImageSize) -> Source:
     names = _class_names(root / "words.txt", wnids)
     train_files = files_of(folders, wnids)
     return source_of_files(train_files, test, names, image_size, colour=True)
+
+
+def _annotations(val: pathlib.Path) -> dict[str, str]:
+    """From the names of the files in val/images to their wnids."""
+    path = val / "val_annotations.txt"
+    wnids = {}
+    for number, line in enumerate(_lines(path), 1):
+        name, tab, rest = line.partition("\t")
+        if not tab and name.strip():
+            raise ValueError(
+                f"Every line of {path} must hold a file name, a tab and a "
+                f"wnid. Received in line {number}: {line!r}."
+            )
+        if tab:
+            wnids[name] = rest.split("\t")[0].strip()
+    present = [path.name for path in (val / "images").glob("*")]
+    missing = sorted(set(wnids) - set(present))
+    if missing:
+        raise FileNotFoundError(
+            f"{len(missing)} image(s) that {path} names are not in "
+            f"{val / 'images'}, such as {missing[0]}. Unpack the archive again."
+        )
+    return wnids
 
 
 def _lines(path: pathlib.Path) -> list[str]:

@@ -242,7 +242,7 @@ class RobustnessReport(Report):
         """
         try:
             found = json.loads(text)
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise ValueError(
                 f"`text` must be what `to_json` has returned: {error}. Of a "
                 "file, pass `path.read_text()`."
@@ -258,6 +258,8 @@ class RobustnessReport(Report):
         """
         as_they_are = ("version", "norm", "epsilon", "seed", "batch_size")
         try:
+            if not isinstance(found, dict):
+                raise ValueError(f"it is a {type(found).__name__}")
             classes = found["classes"]
 
             def counts(key: str) -> Array:
@@ -289,7 +291,7 @@ class RobustnessReport(Report):
         except Exception as error:  # It may hold anything.
             raise ValueError(
                 "This is not the dictionary, or JSON, of a `RobustnessReport`: "
-                f"{error!r}."
+                f"{validate.reason(error)}."
             ) from error
 
     def __str__(self) -> str:

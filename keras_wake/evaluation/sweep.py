@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Sequence
 
 import keras
@@ -145,8 +146,12 @@ def epsilon_sweep(
     kw.visualization.plot_epsilon_sweep(sweep, path="sweep.png")
     ```
     """
-    values = validate.floats(epsilons=epsilons).ravel()
-    radii = sorted({validate.not_negative(epsilon=value) for value in values})
+    if not isinstance(epsilons, Iterable) or isinstance(epsilons, str):
+        raise TypeError(
+            "`epsilons` must be a list of radii such as `[0, 4/255, 8/255]`. "
+            f"Received: epsilons={epsilons!r}."
+        )
+    radii = sorted({validate.not_negative(epsilon=each) for each in epsilons})
     if not radii:
         raise ValueError("`epsilons` must hold at least one radius.")
     make, words = _maker(attack, norm, bounds)

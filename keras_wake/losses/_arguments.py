@@ -5,10 +5,12 @@ read no values, so that they add nothing to a compiled step.
 """
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_wake.data.arrays import one_hot_labels
 from keras_wake.utils import validate
+from keras_wake.utils.labels import int32_labels
 from keras_wake.utils.types import Tensor
 
 
@@ -52,6 +54,9 @@ def labels_and_logits(
     """
     name, values = validate.name_and_value(labels)
     logits = logits_of(logits=logits)
+    if not ops.is_tensor(values):
+        # In the int32 of JAX, 2³² + 1 would become class 1.
+        values = int32_labels(np.asarray(values))
     values = ops.convert_to_tensor(values)
     one_hot = one_hot_labels(values, logits.shape[-1])
     check_same_shape(**{name: one_hot, "logits": logits})

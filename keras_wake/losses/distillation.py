@@ -50,6 +50,7 @@ def distillation_loss(
     array([0.], dtype=float32)
     """
     temperature = check_temperature(temperature)
+    scale = validate.boolean(scale=scale)
     student = _arguments.logits_of(student_logits=student_logits)
     teacher = _arguments.logits_of(teacher_logits=teacher_logits)
     _arguments.check_same_shape(student_logits=student, teacher_logits=teacher)

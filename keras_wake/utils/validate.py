@@ -190,3 +190,10 @@ def names_of_classes(
             f"classes. Received {len(names)}: class_names={class_names!r}."
         )
     return names
+
+
+def reason(error: Exception) -> str:
+    """What an error says, as a part of a sentence of ours."""
+    if isinstance(error, KeyError):
+        return f"it has no {error}"
+    return str(error) or type(error).__name__

@@ -334,7 +334,7 @@ def test_a_missing_batch_axis_is_no_fault_of_the_labels(network, data, labels):
         ({"batch_size": 0}, ValueError, "`batch_size` must be at least 1"),
         ({"seed": 0.5}, TypeError, "`seed` must be an integer"),
         ({"head": "conv"}, ValueError, r"ends in Conv2D 'conv'.*head='layer"),
-        ({"head": "neck"}, ValueError, "head='neck', the name of 0"),
+        ({"head": "neck"}, ValueError, "head='neck', which fits 0"),
     ],
 )
 def test_refuses_bad_arguments(network, data, arguments, error, message):

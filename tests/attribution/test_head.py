@@ -157,9 +157,9 @@ def test_a_layer_that_two_models_share_has_one_name():
     [
         (
             "neck",
-            r"one layer of 'mine'.*name of 0.*\['head', 'hidden'\]",
+            r"one layer of 'mine'.*fits 0 of.*\['head', 'hidden'\]",
         ),
-        (layers.Dense(3, name="other"), "must name one layer of 'mine'.*other"),
+        (layers.Dense(3, name="other"), "one layer of 'mine'.*other"),
         (3, "one layer of 'mine'.*Received: head=3"),
     ],
 )
@@ -180,7 +180,7 @@ def test_refuses_a_name_that_two_layers_have():
 
     model = Twice()
     model(np.zeros((1, 4), "float32"))
-    with pytest.raises(ValueError, match=r"layer of 'mine'.*name of 2"):
+    with pytest.raises(ValueError, match=r"layer of 'mine'.*fits 2"):
         find_head(model, "head")
 
 

@@ -134,11 +134,24 @@ def test_what_is_missing_is_named(root, missing, message):
         load(root)
 
 
-def test_annotated_images_that_are_missing_are_skipped(root):
-    for number in (1, 5):
+def test_annotated_images_that_are_missing_are_named(root):
+    for number in (1, 4):
         (root / "val" / "images" / f"val_{number}.JPEG").unlink()
-    with pytest.warns(UserWarning, match=r"Skipped 2 .*val_\d\.JPEG.* No such"):
-        assert load(root).test_size == 4
+    message = r"2 image\(s\) .* are not in .*, such as val_1\.JPEG\. Unpack"
+    with pytest.raises(FileNotFoundError, match=message):
+        load(root)
+
+
+@pytest.mark.parametrize("line", ["val_0.JPEG n01000001", "val_0"])
+def test_annotations_that_make_no_sense(root, line):
+    edit(
+        root / "val/val_annotations.txt",
+        "val_0.JPEG\t",
+        f"{line}\nval_0.JPEG\t",
+    )
+    message = "file name, a tab and a wnid. Received in line 1: 'val_0"
+    with pytest.raises(ValueError, match=message):
+        load(root)
 
 
 def test_images_that_are_not_annotated_are_left_out(root):
@@ -155,7 +168,7 @@ def test_class_only_in_val(root):
 
 
 def test_annotations_that_name_no_image(root):
-    (root / "val" / "val_annotations.txt").write_text("val_0.JPEG n01000001\n")
+    (root / "val" / "val_annotations.txt").write_text("\n")
     with pytest.raises(ValueError, match="val has no class with images"):
         load(root)
 

@@ -141,6 +141,12 @@ def test_class_numbers_are_one_hot_labels(logits, one_hot, dtype, shape):
     )
 
 
+def test_a_label_of_64_bits_is_not_cut_off(logits):
+    # In the int32 of JAX, 2³² + 1 would be class 1.
+    labels = np.arange(7) % 4 + 2**32
+    assert np.isnan(backend.to_numpy(cross_entropy(labels, logits))).all()
+
+
 def test_a_number_that_no_class_has_gives_nan(logits):
     numbers = np.array([0, 1, 4, 3, -1, 1, 2])
     losses = np.asarray(cross_entropy(numbers, logits))
