@@ -66,5 +66,7 @@ def test_a_registered_data_set_loads_and_is_learned(brightness):
 def test_refuses_a_taken_name_and_an_unknown_one(brightness):
     with pytest.raises(ValueError, match="There is a data set of the name 'br"):
         kw.datasets.register("brightness", lambda data_dir, size: None)
+    with pytest.raises(TypeError, match=r"a name and a function.*5 and 5"):
+        kw.datasets.register(5, 5)
     with pytest.raises(ValueError, match=r"one of 'digits'.*'brightness'"):
         kw.datasets.load("new")
