@@ -256,7 +256,7 @@ class RobustnessReport(Report):
         Raises:
             ValueError: If `found` is something else.
         """
-        as_they_are = ("version", "norm", "epsilon", "seed", "batch_size")
+        names = "version norm epsilon seed batch_size date versions".split()
         try:
             if not isinstance(found, dict):
                 raise ValueError(f"it is a {type(found).__name__}")
@@ -266,9 +266,7 @@ class RobustnessReport(Report):
                 return np.array([entry[key] for entry in classes], "int64")
 
             report = cls(
-                **{name: found[name] for name in as_they_are},
-                date=found["date"],
-                versions=found["versions"],
+                **{name: found[name] for name in names},
                 counts=counts("samples"),
                 clean_counts=counts("clean"),
                 robust_counts=counts("robust"),
