@@ -123,10 +123,10 @@ def _float_pairs(
         for network in (student, teacher)
     )
     return [
-        (mean, value)
-        for mean, value in zip(copied, own, strict=True)
+        (of_teacher, of_student)
+        for of_teacher, of_student in zip(copied, own, strict=True)
         if keras.backend.is_float_dtype(
-            keras.backend.standardize_dtype(mean.dtype)
+            keras.backend.standardize_dtype(of_teacher.dtype)
         )
     ]
 

@@ -16,7 +16,7 @@ from keras_wake.callbacks._base import ReportingCallback
 from keras_wake.checkpoint.files import atomic_write
 from keras_wake.data.batches import checked_batch
 from keras_wake.data.classifier import image_shape
-from keras_wake.evaluation import reliability as reliability
+from keras_wake.evaluation import reliability
 from keras_wake.evaluation import ReliabilityWarning
 from keras_wake.evaluation import RobustnessReport
 from keras_wake.evaluation.compiled_classifier import CompiledClassifier

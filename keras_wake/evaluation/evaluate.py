@@ -13,7 +13,7 @@ import numpy as np
 from keras_wake._version import __version__
 from keras_wake.attacks import Attack
 from keras_wake.data.classifier import check_classifier
-from keras_wake.evaluation import reliability as reliability
+from keras_wake.evaluation import reliability
 from keras_wake.evaluation.compiled_classifier import collect
 from keras_wake.evaluation.compiled_classifier import CompiledClassifier
 from keras_wake.evaluation.compiled_classifier import Samples
