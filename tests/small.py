@@ -3,6 +3,9 @@
 `tests/` is on the path of every test: `from small import wake`.
 """
 
+import subprocess
+import sys
+
 import keras
 import numpy as np
 
@@ -89,3 +92,16 @@ class StopAfter(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if epoch == self.epoch:
             self.model.stop_training = True
+
+
+def output_of(*command, timeout=600, **options):
+    """What Python prints for a command, which has to end well."""
+    done = subprocess.run(
+        [sys.executable, *map(str, command)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        **options,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
