@@ -13,6 +13,7 @@ from keras_wake import attribution
 from keras_wake.attacks import PGD
 
 CLASSES = 4
+ATTACK = PGD(epsilon=0.2, steps=4, random_start=False)
 
 
 @pytest.fixture
@@ -41,57 +42,35 @@ def _cosines(vectors):
     )
 
 
-def _cas(matrix):
-    total = 0.0
-    for i in range(len(matrix)):
-        for j in range(len(matrix)):
-            if i != j and matrix[i, j] > 0:
-                total += matrix[i, j]
-    return total
+def assert_close(found, expected):
+    # Float32 features and sums against float64.
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.usefixtures("eagerly")
-@pytest.mark.parametrize(
-    "attack", [None, PGD(epsilon=0.2, steps=4, random_start=False)]
-)
-def test_equals_numpy(network, data, attack, class_vectors):
+@pytest.mark.parametrize("attack", [None, ATTACK])
+@pytest.mark.parametrize("batch_size", [1, 5, 128])
+def test_equals_numpy(network, data, attack, batch_size, class_vectors):
     x, y = data
     x_adv = x if attack is None else np.asarray(attack(network, x, y))
     expected = class_vectors(x_adv, y)
+    cosines = _cosines(expected)
     if attack is not None:
         # Otherwise an attack that is not passed on would go unseen.
         clean = _cosines(class_vectors(x, y))
-        assert np.max(np.abs(clean - _cosines(expected))) > 0.01
-    # Float32 features and sums against float64, here and below.
-    found = attribution.attribution_vectors(network, data, attack)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
-    matrix = attribution.correlation_matrix(network, data, attack)
-    np.testing.assert_allclose(matrix, _cosines(expected), atol=1e-5)
+        assert np.max(np.abs(clean - cosines)) > 0.01
+    given = {"attack": attack, "batch_size": batch_size}
+    found = attribution.attribution_vectors(network, data, **given)
+    assert_close(found, expected)
+    matrix = attribution.correlation_matrix(network, data, **given)
+    np.testing.assert_allclose(matrix, cosines, atol=1e-5)
     assert matrix.dtype == "float64" and matrix.shape == (CLASSES, CLASSES)
     np.testing.assert_array_equal(matrix, matrix.T)
     np.testing.assert_array_equal(np.diagonal(matrix), 1)
     score = attribution.cas(matrix)
-    assert score == pytest.approx(_cas(_cosines(expected)), abs=1e-5)
+    others = cosines[~np.eye(CLASSES, dtype=bool)]
+    assert score == pytest.approx(others[others > 0].sum(), abs=1e-5)
     assert 0 < score < CLASSES * (CLASSES - 1)
-
-
-def test_the_bias_takes_no_part(network, data):
-    expected = attribution.correlation_matrix(network, data)
-    head = network.get_layer("head")
-    head.set_weights([head.get_weights()[0], np.arange(4) * 10.0])
-    found = attribution.correlation_matrix(network, data)
-    np.testing.assert_array_equal(found, expected)
-
-
-@pytest.mark.usefixtures("eagerly")
-@pytest.mark.parametrize("batch_size", [1, 5])
-def test_does_not_depend_on_the_batch_size(network, data, batch_size):
-    attack = PGD(epsilon=0.1, steps=2, random_start=False)
-    expected = attribution.correlation_matrix(network, data, attack)
-    found = attribution.correlation_matrix(
-        network, data, attack, batch_size=batch_size
-    )
-    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -135,40 +114,31 @@ def test_networks_that_share_a_head_are_kept_apart(
     )
     assert attribution.find_head(halved) is attribution.find_head(network)
     found = attribution.attribution_vectors(halved, data)
-    expected = class_vectors(x * np.float32(0.5), y)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert_close(found, class_vectors(x * np.float32(0.5), y))
     # Nor does the one that is gone leave the shared head without a network.
     del halved
     gc.collect()
     found = attribution.attribution_vectors(network, data)
-    expected = class_vectors(x, y)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert_close(found, class_vectors(x, y))
 
 
 def test_runs_on_the_weights_of_now(network, data, class_vectors):
-    x, y = data
     attribution.attribution_vectors(network, data)
     rng = np.random.default_rng(5)
-    network.set_weights(
-        [rng.normal(size=w.shape) for w in network.get_weights()]
-    )
+    network.set_weights([rng.normal(size=w.shape) for w in network.weights])
     found = attribution.attribution_vectors(network, data)
-    expected = class_vectors(x, y)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert_close(found, class_vectors(*data))
 
 
 def test_does_not_keep_a_classifier_alive(data):
+    head = keras.layers.Dense(CLASSES)
     model = keras.Sequential(
-        [
-            keras.Input((5, 5, 2)),
-            keras.layers.Flatten(),
-            keras.layers.Dense(CLASSES),
-        ]
+        [keras.Input((5, 5, 2)), keras.layers.Flatten(), head]
     )
     attribution.attribution_vectors(model, data)
     reference = weakref.ref(model)
     assert reference() is not None
-    del model
+    del model, head
     gc.collect()
     assert reference() is None
 
@@ -177,16 +147,11 @@ def test_does_not_depend_on_the_order_or_scale_of_features():
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(5, 8))
     expected = _cosines(vectors)
-    matrix = attribution.cosine_matrix(vectors)
-    np.testing.assert_allclose(matrix, expected, atol=1e-14)
     shuffled = vectors[:, rng.permutation(8)]
-    np.testing.assert_allclose(
-        attribution.cosine_matrix(shuffled), expected, atol=1e-14
-    )
     scaled = vectors * np.array([1e-6, 0.5, 1, 3, 1e6])[:, None]
-    np.testing.assert_allclose(
-        attribution.cosine_matrix(scaled), expected, atol=1e-14
-    )
+    for given in (vectors, shuffled, scaled):
+        matrix = attribution.cosine_matrix(given)
+        np.testing.assert_allclose(matrix, expected, atol=1e-14)
     # A negative scale turns a class round: the invariance ends there.
     turned = attribution.cosine_matrix(vectors * [[-1], [1], [1], [1], [1]])
     np.testing.assert_allclose(turned[0, 1:], -expected[0, 1:], atol=1e-14)
@@ -194,26 +159,24 @@ def test_does_not_depend_on_the_order_or_scale_of_features():
 
 def test_cosines_stay_within_one():
     # Rounding of equal rows gives 1 + 2e-16 without a limit.
-    rows = np.repeat(np.random.default_rng(0).normal(size=(1, 7)), 50, axis=0)
-    matrix = attribution.cosine_matrix(
-        rows * np.random.default_rng(1).uniform(0.1, 10, (50, 1))
-    )
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(1, 7)) * rng.uniform(0.1, 10, (50, 1))
+    matrix = attribution.cosine_matrix(rows)
     assert matrix.max() == 1
     np.testing.assert_allclose(matrix, 1, atol=1e-14)
 
 
 def test_a_class_without_samples_is_nan_with_a_warning(network, data):
     x, y = data
-    kept = y != 2
+    without = x[y != 2], y[y != 2]
     with pytest.warns(UserWarning, match=r"1 of 4 classes.*Classes: \[2\]"):
-        matrix = attribution.correlation_matrix(network, (x[kept], y[kept]))
-    vectors = attribution.attribution_vectors(network, (x[kept], y[kept]))
-    np.testing.assert_array_equal(np.isnan(vectors).all(1), np.arange(4) == 2)
-    missing = np.zeros((4, 4), bool)
-    missing[2, :] = missing[:, 2] = True
-    np.testing.assert_array_equal(np.isnan(matrix), missing)
+        matrix = attribution.correlation_matrix(network, without)
+    vectors = attribution.attribution_vectors(network, without)
+    is_missing = np.arange(4) == 2
+    np.testing.assert_array_equal(np.isnan(vectors).all(1), is_missing)
     whole = attribution.correlation_matrix(network, data)
-    np.testing.assert_allclose(matrix[~missing], whole[~missing], atol=1e-5)
+    whole[is_missing | is_missing[:, None]] = np.nan
+    np.testing.assert_allclose(matrix, whole, atol=1e-5)
 
 
 @pytest.mark.parametrize("row", [0.0, np.nan, np.inf])
@@ -246,9 +209,17 @@ def test_cas_leaves_out_nan_with_a_warning():
         assert np.isnan(attribution.cas(np.full((3, 3), np.nan)))
 
 
-def test_refuses_arrays_of_the_wrong_shape():
+def test_refuses_arrays_of_the_wrong_shape_or_kind():
     with pytest.raises(ValueError, match=r"\(classes, features\).*\(3,\)"):
         attribution.cosine_matrix(np.ones(3))
+    with pytest.raises(
+        ValueError, match="`vectors` must be an array of numbers"
+    ):
+        attribution.cosine_matrix("vectors")
+    with pytest.raises(
+        ValueError, match="`matrix` must be an array of numbers"
+    ):
+        attribution.cas("matrix")
     for shape in ((2, 3), (3,), (2, 2, 2)):
         with pytest.raises(ValueError, match="`matrix` must be square"):
             attribution.cas(np.ones(shape))
@@ -269,6 +240,11 @@ def test_refuses_arrays_of_the_wrong_shape():
         ),
         (lambda x, y: (x * np.nan, y), ValueError, "13 image.*NaN"),
         (lambda x, y: (x, y.astype("float64")), TypeError, r"dtype float\d\d"),
+        (
+            lambda x, y: ([x[0], x[1][1:]], [0, 1]),
+            ValueError,
+            "all of one shape",
+        ),
     ],
 )
 def test_refuses_bad_data(network, data, change, error, message):
@@ -278,17 +254,17 @@ def test_refuses_bad_data(network, data, change, error, message):
 
 def test_clean_images_have_no_bounds(network, data, class_vectors):
     # Without an attack there is no threat model that could name them.
-    x, y = data
-    matrix = attribution.correlation_matrix(network, (x * 3 - 1, y))
-    expected = _cosines(class_vectors(x * 3 - 1, y))
-    np.testing.assert_allclose(matrix, expected, atol=1e-5)
+    wide = 3 * data[0] - 1, data[1]
+    matrix = attribution.correlation_matrix(network, wide)
+    np.testing.assert_allclose(
+        matrix, _cosines(class_vectors(*wide)), atol=1e-5
+    )
 
 
 def test_grey_levels_are_refused_unless_they_are_meant(
     network, data, class_vectors
 ):
-    x, y = data
-    grey = np.round(255 * x), y
+    grey = np.round(255 * data[0]), data[1]
     for analyse in (
         attribution.correlation_matrix,
         attribution.attribution_vectors,
@@ -298,20 +274,15 @@ def test_grey_levels_are_refused_unless_they_are_meant(
         with pytest.raises(ValueError, match=r"0 to 255\. Divide them by"):
             analyse(network, grey)
     found = attribution.attribution_vectors(network, grey, bounds=(0, 255))
-    expected = class_vectors(grey[0], y)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-2)
+    np.testing.assert_allclose(
+        found, class_vectors(*grey), rtol=1e-4, atol=1e-2
+    )
     with pytest.raises(ValueError, match=r"image.*outside"):
         attribution.class_report(network, grey, bounds=(0, 1))
     with pytest.raises(ValueError, match="those of the attack"):
         attribution.correlation_matrix(network, data, PGD(), bounds=(0, 2))
     with pytest.raises((TypeError, ValueError), match="`bounds` must"):
         attribution.correlation_matrix(network, data, bounds=5)
-
-
-def test_images_of_unequal_shapes_in_a_list_are_refused(network, data):
-    x, _ = data
-    with pytest.raises(ValueError, match="all of one shape"):
-        attribution.correlation_matrix(network, ([x[0], x[1][1:]], [0, 1]))
 
 
 @pytest.mark.parametrize("labels", [0, [0], np.zeros(5, "int32")])
@@ -332,6 +303,8 @@ def test_a_missing_batch_axis_is_no_fault_of_the_labels(network, data, labels):
         ({"attack": "pgd"}, TypeError, "`attack` must be an attack.*'pgd'"),
         ({"attack": PGD}, TypeError, "`attack` must be an attack.*class"),
         ({"batch_size": 0}, ValueError, "`batch_size` must be at least 1"),
+        ({"block_size": 0}, ValueError, "`block_size` must be at least 1"),
+        ({"mode": "sample"}, ValueError, r"'class', 'instance'.*mode='sample'"),
         ({"seed": 0.5}, TypeError, "`seed` must be an integer"),
         ({"head": "conv"}, ValueError, r"ends in Conv2D 'conv'.*head='layer"),
         ({"head": "neck"}, ValueError, "head='neck', which fits 0"),
@@ -358,20 +331,16 @@ def test_threads_that_analyse_one_network_find_what_one_alone_finds(
 
     with concurrent.futures.ThreadPoolExecutor(4) as threads:
         together = list(threads.map(matrix, range(8)))
-    alone = matrix(0)
-    for found in together:
-        # The same operations; TensorFlow may share them out otherwise.
-        np.testing.assert_allclose(found, alone, rtol=0, atol=1e-6)
+    # The same operations; TensorFlow may share them out otherwise.
+    np.testing.assert_allclose(together, [matrix(0)] * 8, rtol=0, atol=1e-6)
 
 
 @pytest.mark.usefixtures("eagerly")
-@pytest.mark.parametrize("mode", ["int8", "int4"])
-def test_a_quantised_network_has_a_matrix(network, data, mode):
+# The kernel is rounded, by 1/14 of its largest number at most.
+@pytest.mark.parametrize(("mode", "atol"), [("int8", 0.005), ("int4", 0.1)])
+def test_a_quantised_network_has_a_matrix(network, data, mode, atol):
     exact = attribution.correlation_matrix(network, data)
     network.get_layer("head").quantize(mode)
-    found = attribution.correlation_matrix(
-        network, data, attack=PGD(epsilon=1e-6, steps=1)
-    )
-    # The kernel is rounded, by 1/14 of its largest number at most.
-    tolerance = {"int8": 0.005, "int4": 0.1}[mode]
-    np.testing.assert_allclose(found, exact, rtol=0, atol=tolerance)
+    attack = PGD(epsilon=1e-6, steps=1)
+    found = attribution.correlation_matrix(network, data, attack)
+    np.testing.assert_allclose(found, exact, rtol=0, atol=atol)

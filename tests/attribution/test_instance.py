@@ -10,6 +10,7 @@ from keras_wake import attribution
 from keras_wake.attacks import PGD
 
 CLASSES = 4
+ATTACK = PGD(epsilon=0.2, steps=4, random_start=False)
 
 
 def brute_force(vectors, labels, num_classes):
@@ -18,13 +19,13 @@ def brute_force(vectors, labels, num_classes):
     matrix = np.full((num_classes, num_classes), np.nan)
     for i in set(labels.tolist()):
         for j in set(labels.tolist()):
-            largest = []
-            for x in vectors[labels == i]:
-                cosines = [
+            largest = [
+                max(
                     x @ other / np.sqrt((x @ x) * (other @ other))
                     for other in vectors[labels == j]
-                ]
-                largest.append(max(cosines))
+                )
+                for x in vectors[labels == i]
+            ]
             matrix[i, j] = sum(largest) / len(largest)
     return matrix
 
@@ -58,10 +59,8 @@ def test_takes_float32_lists_and_files(samples, tmp_path):
     small = vectors.astype("float32")
     before = small.copy()
     expected = brute_force(small, labels, CLASSES)
-    on_disk = np.memmap(
-        tmp_path / "vectors", "float32", mode="w+", shape=small.shape
-    )
-    on_disk[:] = small
+    small.tofile(tmp_path / "vectors")
+    on_disk = np.memmap(tmp_path / "vectors", "float32", "r", shape=(57, 6))
     for form in (small, on_disk, small.tolist()):
         found = attribution.instance_correlation(form, labels, block_size=10)
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-13)
@@ -100,9 +99,8 @@ def test_a_class_of_which_none_is_left_is_nan(samples):
         pytest.warns(UserWarning, match="samples have a zero"),
     ):
         found = attribution.instance_correlation(vectors, labels)
-    expected = np.zeros((4, 4), bool)
-    expected[1], expected[:, 1] = True, True
-    np.testing.assert_array_equal(np.isnan(found), expected)
+    one = np.arange(4) == 1
+    np.testing.assert_array_equal(np.isnan(found), one | one[:, None])
 
 
 @pytest.mark.parametrize(
@@ -153,9 +151,7 @@ def data():
 
 
 @pytest.mark.usefixtures("eagerly")
-@pytest.mark.parametrize(
-    "attack", [None, PGD(epsilon=0.2, steps=4, random_start=False)]
-)
+@pytest.mark.parametrize("attack", [None, ATTACK])
 def test_of_a_network_equals_numpy(network, data, attack, numpy_vectors):
     x, y = data
     seen = x
@@ -172,25 +168,16 @@ def test_of_a_network_equals_numpy(network, data, attack, numpy_vectors):
     matrix = attribution.correlation_matrix(
         network, data, attack, batch_size=5, mode="instance", block_size=4
     )
-    np.testing.assert_allclose(
-        matrix, brute_force(expected, y, CLASSES), atol=1e-5
-    )
+    expected = brute_force(expected, y, CLASSES)
+    np.testing.assert_allclose(matrix, expected, atol=1e-5)
     assert 0 < attribution.cas(matrix) <= CLASSES * (CLASSES - 1)
 
 
 def test_a_class_that_the_data_lack_has_its_row(network, data):
-    x, y = data
-    kept = y != CLASSES - 1
+    x, y = (array[data[1] < 3] for array in data)
     with pytest.warns(UserWarning, match="1 of 4 classes"):
         matrix = attribution.correlation_matrix(
-            network, (x[kept], y[kept]), mode="instance"
+            network, (x, y), mode="instance"
         )
-    assert matrix.shape == (CLASSES, CLASSES)
-    assert np.isnan(matrix[-1]).all() and not np.isnan(matrix[:-1, :-1]).any()
-
-
-def test_refuses_an_unknown_mode(network, data):
-    with pytest.raises(ValueError, match=r"'class', 'instance'.*mode='sample'"):
-        attribution.correlation_matrix(network, data, mode="sample")
-    with pytest.raises(ValueError, match="`block_size` must be at least 1"):
-        attribution.correlation_matrix(network, data, block_size=0)
+    last = np.arange(4) == 3
+    np.testing.assert_array_equal(np.isnan(matrix), last | last[:, None])

@@ -12,8 +12,7 @@ from keras_wake.theory import SyntheticModel
 
 MODEL = SyntheticModel(mu=1.5, sigma=0.8, weight_decay=0.7)
 BETA = 0.12
-NUM_SAMPLES = 5000
-X, Y = MODEL.sample(NUM_SAMPLES, seed=5)
+X, Y = MODEL.sample(5000, seed=5)
 # Below ε0 = 0.524, between it and ε1 = 0.627, and beyond.
 RADII = (0.1, 0.45, 0.58, 0.68)
 
@@ -43,25 +42,21 @@ def loss_in_loops(weights, x, y, epsilon, decay, beta):
 @pytest.mark.parametrize("weights", [(0.8, 0.3), (0.1, 2.0)])
 def test_loss_is_that_of_plain_loops(beta, weights):
     # Classes of different size: samples weigh the same.
-    x, y = X[::700], Y[::700]
-    x, y = x[:-3], y[:-3]
-    loss, _ = robust_loss(weights, x, y, 0.4, 0.7, beta)
-    expected = loss_in_loops(weights, x, y, 0.4, 0.7, beta)
+    given = weights, X[:-2100:700], Y[:-2100:700], 0.4, 0.7, beta
     # Rounding of float64.
-    assert loss == pytest.approx(expected, abs=1e-12)
+    expected = pytest.approx(loss_in_loops(*given), abs=1e-12)
+    assert robust_loss(*given)[0] == expected
 
 
 @pytest.mark.parametrize("beta", [0.0, BETA])
 def test_gradient_is_that_of_finite_differences(beta):
+    def loss(weights):
+        return robust_loss(weights, X, Y, 0.4, 0.7, beta)
+
     w = np.array([0.8, 0.3])
-
-    def value(w):
-        return robust_loss(w, X, Y, 0.4, 0.7, beta)[0]
-
-    _, gradient = robust_loss(w, X, Y, 0.4, 0.7, beta)
     # The loss is quadratic here, so that central differences are exact.
-    expected = optimize.approx_fprime(w, value, 1e-6)
-    np.testing.assert_allclose(gradient, expected, atol=1e-5)
+    expected = optimize.approx_fprime(w, lambda w: loss(w)[0], 1e-6)
+    np.testing.assert_allclose(loss(w)[1], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("beta", [0.0, BETA])
@@ -126,4 +121,4 @@ def test_samples_of_another_kind_are_refused_if_no_optimum_is_found():
 def test_bad_input_is_named(change, message):
     given = {"weights": (1, 1), "x": X, "y": Y, "epsilon": 0.1}
     with pytest.raises(ValueError, match=message):
-        robust_loss(**{**given, **change})
+        robust_loss(**given | change)

@@ -46,6 +46,12 @@ def test_three_ways_lead_to_the_same_weights(epsilon, beta):
     assert (trained[1] > 1e-5) == (closed[1] > 0)
 
 
+def classifier_of(weights, weight_decay=1.0):
+    classifier = synthetic_classifier(weight_decay)
+    classifier.set_weights([np.array(weights, "float32")])
+    return classifier
+
+
 @pytest.mark.usefixtures("eagerly")
 def test_pgd_leads_to_the_same_weights():
     classifier = synthetic_classifier(0.7)
@@ -64,11 +70,9 @@ def test_pgd_leads_to_the_same_weights():
 @pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize("weights", [(0.7, 0.4), (0.3, 1e-6)])
 def test_fgsm_finds_the_perturbation_of_lemma_2(weights):
-    classifier = synthetic_classifier()
-    classifier.set_weights([np.array(weights, "float32")])
     attack = kw.attacks.FGSM(epsilon=0.25, bounds=(-50, 50))
     x = X.astype("float32")
-    delta = ops.convert_to_numpy(attack(classifier, x, Y)) - x
+    delta = ops.convert_to_numpy(attack(classifier_of(weights), x, Y)) - x
     expected = np.stack([MODEL.worst_perturbation(0.25, y) for y in range(3)])
     # Adding to and subtracting from numbers below 50 in float32.
     np.testing.assert_allclose(delta, expected[Y], atol=1e-5)
@@ -83,13 +87,10 @@ def test_margin_loss(beta, classes):
     expected = []
     for row, label in zip(logits.astype("float64"), y, strict=True):
         others = np.delete(row, label)
-        expected.append(
-            (1 - beta) * (others.max() - row[label])
-            - beta / (classes - 1) * others.sum()
-        )
-    loss = MarginLoss(beta).loss(
-        np.eye(classes, dtype="float32")[y], {"adversarial": logits}
-    )
+        margin = others.max() - row[label]
+        expected.append((1 - beta) * margin - beta * others.mean())
+    labels = np.eye(classes, dtype="float32")[y]
+    loss = MarginLoss(beta).loss(labels, {"adversarial": logits})
     # Float32 against float64.
     np.testing.assert_allclose(
         ops.convert_to_numpy(loss), expected, rtol=1e-5, atol=1e-6
@@ -97,8 +98,7 @@ def test_margin_loss(beta, classes):
 
 
 def test_layer_is_equation_14_with_a_regulariser():
-    classifier = synthetic_classifier(weight_decay=0.6)
-    classifier.set_weights([np.array([2.0, 3.0], "float32")])
+    classifier = classifier_of((2.0, 3.0), weight_decay=0.6)
     logits = ops.convert_to_numpy(classifier(X[:50].astype("float32")))
     expected = kw.theory.logits_of(X[:50], (2.0, 3.0))
     # Float32 against float64.
@@ -108,8 +108,7 @@ def test_layer_is_equation_14_with_a_regulariser():
 
 
 def test_everything_is_saved_and_loaded(tmp_path):
-    classifier = synthetic_classifier(0.6)
-    classifier.set_weights([np.array([2.0, 3.0], "float32")])
+    classifier = classifier_of((2.0, 3.0), weight_decay=0.6)
     attack = kw.attacks.FGSM(epsilon=0.1, bounds=(-50, 50))
     model = kw.WakeModel(classifier, attack, MarginLoss(0.3))
     model.save(tmp_path / "model.keras")
@@ -124,10 +123,9 @@ def test_everything_is_saved_and_loaded(tmp_path):
 
 
 def test_constraint_keeps_weights_from_becoming_negative():
-    constrained = AtLeast(0.5)(ops.convert_to_tensor([-1.0, 0.4, 0.7]))
-    np.testing.assert_allclose(
-        ops.convert_to_numpy(constrained), [0.5, 0.5, 0.7], rtol=1e-6
-    )
+    found = AtLeast(0.5)(ops.convert_to_tensor([-1.0, 0.4, 0.7]))
+    found = ops.convert_to_numpy(found)
+    np.testing.assert_allclose(found, [0.5, 0.5, 0.7], rtol=1e-6)
 
 
 def test_refuses_weights_that_leave_the_attack_without_gradient():
@@ -141,10 +139,7 @@ def test_refuses_weights_that_leave_the_attack_without_gradient():
     [
         (lambda: MarginLoss(1.0), "label_smoothing=1.0"),
         (lambda: synthetic_classifier(0), "weight_decay=0"),
-        (
-            lambda: SyntheticLogits()(np.zeros((1, 5), "float32")),
-            r"6 features.*\(1, 5\)",
-        ),
+        (lambda: SyntheticLogits()(np.zeros((1, 5))), r"6 features.*\(1, 5\)"),
         (lambda: trained_weights(X, Y, 0.1, steps=0), "steps=0"),
         (lambda: trained_weights(X, Y, -0.1), "epsilon=-0.1"),
         (lambda: trained_weights(X[:, 1:], Y, 0.1), r"\(6000, 5\)"),

@@ -1,6 +1,5 @@
 """Files are whole or absent, and no figure touches pyplot's global state."""
 
-import dataclasses
 import importlib
 import sys
 
@@ -11,20 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 import keras_wake
-from keras_wake import attribution
+from keras_wake import visualization
 from keras_wake.attribution._examples import Example
 from keras_wake.attribution.report import SharedPair
-from keras_wake.theory import SyntheticModel
 from keras_wake.utils import validate
-from keras_wake.visualization import plot_adversarial_examples
-from keras_wake.visualization import plot_class_report
-from keras_wake.visualization import plot_comparison
-from keras_wake.visualization import plot_correlation_difference
-from keras_wake.visualization import plot_correlation_matrix
-from keras_wake.visualization import plot_correlation_strip
-from keras_wake.visualization import plot_history
-from keras_wake.visualization import plot_shared_pairs
-from keras_wake.visualization import plot_synthetic
 
 # Values may be lists or arrays.
 HISTORY = {"val_accuracy": np.array([0.1, 0.2])}
@@ -37,7 +26,7 @@ HISTORY = {"val_accuracy": np.array([0.1, 0.2])}
 def test_file_is_written_into_new_folders(tmp_path, suffix, start):
     path = tmp_path / "run" / "figures" / f"history{suffix}"
     before = pyplot.get_fignums()
-    figure = plot_history(HISTORY, path=path)
+    figure = visualization.plot_history(HISTORY, path=path)
     assert isinstance(figure, Figure) and figure.canvas.manager is None
     assert pyplot.get_fignums() == before
     assert path.read_bytes().startswith(start)
@@ -46,7 +35,7 @@ def test_file_is_written_into_new_folders(tmp_path, suffix, start):
 
 def test_interrupted_write_keeps_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "history.png"
-    plot_history(HISTORY, path=path)
+    visualization.plot_history(HISTORY, path=path)
     before = path.read_bytes()
 
     def fails(self, target, **kwargs):
@@ -55,7 +44,7 @@ def test_interrupted_write_keeps_the_old_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Figure, "savefig", fails)
     with pytest.raises(OSError, match="disk full"):
-        plot_history(HISTORY, path=path)
+        visualization.plot_history(HISTORY, path=path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
@@ -66,7 +55,7 @@ def test_import_does_without_matplotlib(monkeypatch):
     monkeypatch.setattr(keras_wake, "visualization", None)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     found = importlib.import_module("keras_wake.visualization")
-    assert found.plot_history is not plot_history
+    assert found.plot_history is not visualization.plot_history
     with pytest.raises(ImportError, match="matplotlib"):
         found.plot_history(HISTORY)
 
@@ -81,37 +70,33 @@ def test_import_does_without_matplotlib(monkeypatch):
 )
 def test_a_wrong_path_is_refused(tmp_path, path, error, message):
     with pytest.raises(error, match=message):
-        plot_history(HISTORY, path=path)
+        visualization.plot_history(HISTORY, path=path)
     folder = tmp_path / "figures.png"
     folder.mkdir()
     with pytest.raises(ValueError, match=r"file, no folder.*figures\.png"):
-        plot_history(HISTORY, path=folder)
+        visualization.plot_history(HISTORY, path=folder)
 
 
 # Two dollars would be a formula, a wrong one an error when it is drawn; the
 # last name is of a folder whose bytes are no UTF-8.
-ODD_NAMES = [r"$\nothing$", "5 $ or 6 $", "caf\udce9"]
-
-
 def test_odd_class_names_are_drawn_as_they_are(make_report):
+    odd = [r"$\nothing$", "5 $ or 6 $", "caf\udce9"]
     matrix = np.eye(3)
     matrix[2] = matrix[:, 2] = np.nan
     images = np.full((3, 4, 4, 1), 0.5)
     numbers = np.arange(3)
-    names = validate.list_of_names(ODD_NAMES)
-    report = make_report(names=names, matrix=matrix)
-    pair = SharedPair(
-        (0, 1), 0.5, (1, 1), ([Example(0, images[0], images[0])], [])
-    )
-    report = dataclasses.replace(report, pairs=[pair])
-    given = (images, images, numbers, numbers, numbers, ODD_NAMES)
+    names = validate.list_of_names(odd)
+    examples = ([Example(0, images[0], images[0])], [])
+    pair = SharedPair((0, 1), 0.5, (1, 1), examples)
+    report = make_report(names=names, matrix=matrix, pairs=[pair])
+    given = (images, images, numbers, numbers, numbers, odd)
     for figure in (
-        plot_correlation_matrix(matrix, ODD_NAMES),
-        plot_correlation_difference(matrix, matrix, ODD_NAMES),
-        plot_correlation_strip({1: matrix}, class_names=ODD_NAMES),
-        plot_class_report(report),
-        plot_shared_pairs(report),
-        plot_adversarial_examples(*given),
+        visualization.plot_correlation_matrix(matrix, odd),
+        visualization.plot_correlation_difference(matrix, matrix, odd),
+        visualization.plot_correlation_strip({1: matrix}, class_names=odd),
+        visualization.plot_class_report(report),
+        visualization.plot_shared_pairs(report),
+        visualization.plot_adversarial_examples(*given),
     ):
         figure.draw_without_rendering()
         texts = [
@@ -130,55 +115,7 @@ def test_odd_class_names_are_drawn_as_they_are(make_report):
 @pytest.mark.parametrize("names", [{"a", "b"}, {0: "a", 1: "b"}])
 def test_class_names_without_an_order_are_refused(names):
     with pytest.raises(TypeError, match="in the order of the classes"):
-        plot_correlation_matrix(np.eye(2), names)
+        visualization.plot_correlation_matrix(np.eye(2), names)
+    given = [np.zeros((2, 4, 4, 1))] * 2 + [[0, 1]] * 3
     with pytest.raises(TypeError, match="in the order of the classes"):
-        plot_adversarial_examples(
-            *[np.zeros((2, 4, 4, 1))] * 2, *[[0, 1]] * 3, class_names=names
-        )
-
-
-@pytest.mark.parametrize(
-    ("draw", "error", "message"),
-    [
-        (
-            lambda: plot_correlation_matrix(1j * np.eye(2)),
-            ValueError,
-            "`matrix` must be an array of numbers.*complex",
-        ),
-        (
-            lambda: plot_comparison({"a": HISTORY}, keys=5),
-            ValueError,
-            "`keys` a list with",
-        ),
-        (
-            lambda: plot_comparison({"a": HISTORY}, key=["val_cas"]),
-            ValueError,
-            "`key` must be a text",
-        ),
-        (
-            lambda: plot_correlation_strip(
-                {1: np.eye(2)}, robust_accuracy={1: "high"}
-            ),
-            TypeError,
-            "`robust_accuracy` must be a real number",
-        ),
-        (
-            lambda: plot_synthetic(SyntheticModel(), points=[1]),
-            TypeError,
-            "`points` must be a dictionary",
-        ),
-        (
-            lambda: attribution.cas("matrix"),
-            ValueError,
-            "`matrix` must be an array of numbers",
-        ),
-        (
-            lambda: attribution.cosine_matrix("vectors"),
-            ValueError,
-            "`vectors` must be an array of numbers",
-        ),
-    ],
-)
-def test_wrong_input_is_named(draw, error, message):
-    with pytest.raises(error, match=message):
-        draw()
+        visualization.plot_adversarial_examples(*given, class_names=names)

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from figure_texts import texts
 
 from keras_wake.utils.tables import shorten_all
-from keras_wake.visualization import _heat_map
 from keras_wake.visualization import plot_class_report
 from keras_wake.visualization import plot_correlation_difference
 from keras_wake.visualization import plot_correlation_matrix
@@ -26,10 +26,7 @@ def matrix(classes, missing=()):
     [
         (["cat", "a dog"], ["cat", "a dog"]),
         (LONG[8:10], ["vehicles…umber 8", "vehicles…umber 9"]),
-        (
-            ["n0000000017_an_object", "n0000000018_an_object"],
-            ["…7…", "…8…"],
-        ),
+        (["n0000000017_an_object", "n0000000018_an_object"], ["…7…", "…8…"]),
         (["x" * 40, "x" * 41], ["…", "…x"]),
         (["same " * 9] * 2, ["same sam…e same "] * 2),
     ],
@@ -45,27 +42,22 @@ def test_long_names_stay_apart(names, expected):
 def test_text_below_a_map_stays_in_the_figure(classes, plot, make_report):
     missing = range(1, classes, 2)
     values = matrix(classes, missing)
-    if plot == "report":
-        figure = plot_class_report(
-            make_report(classes, names=LONG[:classes], matrix=values)
-        )
-        panel = figure.axes[2]
+    names = LONG[:classes]
+    if plot == "matrix":
+        figure = plot_correlation_matrix(values, names)
+    elif plot == "difference":
+        figure = plot_correlation_difference(values, values, names)
     else:
-        arguments = (values,) if plot == "matrix" else (values, values)
-        draw = {
-            "matrix": plot_correlation_matrix,
-            "difference": plot_correlation_difference,
-        }[plot]
-        figure = draw(*arguments, class_names=LONG[:classes])
-        panel = figure.axes[0]
+        report = make_report(classes, names=names, matrix=values)
+        figure = plot_class_report(report)
+    panel = figure.axes[2 if plot == "report" else 0]
     figure.draw_without_rendering()
     box, whole = panel.xaxis.label.get_window_extent(), figure.bbox
     assert whole.x0 <= box.x0 and box.x1 <= whole.x1
     assert whole.y0 <= box.y0
     text = panel.get_xlabel().replace("\n", " ").replace("\xa0", " ")
     assert "no attribution (NaN) for vehicles…umber 1" in text
-    shown = text.count("umber")
-    assert f" and {len(missing) - shown} more" in text
+    assert f" and {len(missing) - text.count('umber')} more" in text
 
 
 @pytest.mark.parametrize(("classes", "look"), [(20, "hatched"), (21, "grey")])
@@ -78,9 +70,8 @@ def test_many_small_cells_are_not_hatched(classes, look):
     assert strip.get_supxlabel() == f"{look}: no attribution (NaN)"
     values = matrix(classes)
     values[1, 2] = np.nan
-    assert _heat_map.missing_text(values, LONG[:classes]) == (
-        f"{look}: 1 cells without a value (NaN)"
-    )
+    label = plot_correlation_matrix(values).axes[0].get_xlabel()
+    assert label.endswith(f"\n{look}: 1 cells without a value (NaN)")
 
 
 def test_colour_bar_tells_of_negative_values():
@@ -123,12 +114,12 @@ def test_long_names_of_a_strip_stand_at_the_rows():
     )
     figure.draw_without_rendering()
     first, second = figure.axes[:2]
-    assert first.get_yticklabels()[0].get_text() == "vehicles…umber 0"
+    assert texts(first.get_yticklabels())[0] == "vehicles…umber 0"
     for panel in (first, second):
-        assert not any(t.get_text() for t in panel.get_xticklabels())
+        assert not any(texts(panel.get_xticklabels()))
     # The title is close above the panels, which use the room there is.
     top = first.title.get_window_extent().y1
     gap = figure._suptitle.get_window_extent().y0 - top
     assert 0 <= gap < 0.25 * figure.dpi
     short = plot_correlation_strip({1: matrix(3)}).axes[0]
-    assert [t.get_text() for t in short.get_xticklabels()] == ["0", "1", "2"]
+    assert texts(short.get_xticklabels()) == ["0", "1", "2"]

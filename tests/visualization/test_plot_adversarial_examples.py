@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from figure_texts import texts
 
 from keras_wake.visualization import plot_adversarial_examples
 
@@ -28,25 +29,22 @@ def test_perturbation_is_magnified_around_mid_grey(channels):
     assert len(figure.axes) == 9
     # 0.5 / (8 / 255) = 15.9, rounded down so that nothing is cut off.
     assert figure.axes[3].get_ylabel() == "perturbation\n× 15"
-    shown = figure.axes[3].images[0].get_array()
-    delta = data["adversarial"][0] - data["images"][0]
-    expected = 0.5 + 15 * delta
-    np.testing.assert_allclose(
-        shown, expected[..., 0] if channels == 1 else expected, atol=1e-5
-    )
-    assert figure.axes[3].images[0].get_clim() == (0.0, 1.0)
+    shown = figure.axes[3].images[0]
+    expected = 0.5 + 15 * (data["adversarial"][0] - data["images"][0])
+    if channels == 1:
+        expected = expected[..., 0]
+    np.testing.assert_allclose(shown.get_array(), expected, atol=1e-5)
+    assert shown.get_clim() == (0.0, 1.0)
 
 
 def test_wrong_predictions_are_red_and_crossed():
     names = ["cat", "dog", "ship"]
-    figure = plot_adversarial_examples(**samples(), class_names=names)
-    titles = [panel.get_title() for panel in figure.axes[:3]]
+    axes = plot_adversarial_examples(**samples(), class_names=names).axes
+    titles = [panel.get_title() for panel in axes[:3]]
     assert titles == ["true: cat", "true: dog", "true: ship"]
-    clean = [panel.get_xlabel() for panel in figure.axes[:3]]
-    assert clean == names
-    attacked = [panel.xaxis.label for panel in figure.axes[6:]]
-    texts = [label.get_text() for label in attacked]
-    assert texts == ["cat", "✗ cat", "✗ cat"]
+    assert [panel.get_xlabel() for panel in axes[:3]] == names
+    attacked = [panel.xaxis.label for panel in axes[6:]]
+    assert texts(attacked) == ["cat", "✗ cat", "✗ cat"]
     colors = [label.get_color() for label in attacked]
     assert colors[0] == "black"
     assert colors[1] == colors[2] != "black"
@@ -57,8 +55,8 @@ def test_one_hot_labels_and_logits_are_understood():
     for key in ("labels", "predictions", "adversarial_predictions"):
         data[key] = 4.0 * np.eye(3)[data[key]]
     figure = plot_adversarial_examples(**data)
-    texts = [panel.get_xlabel() for panel in figure.axes[6:]]
-    assert texts == ["0", "✗ 0", "✗ 0"]
+    labels = [panel.get_xlabel() for panel in figure.axes[6:]]
+    assert labels == ["0", "✗ 0", "✗ 0"]
 
 
 @pytest.mark.parametrize("count, panels", [(1, 3), (8, 24), (11, 48)])

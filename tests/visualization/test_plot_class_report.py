@@ -4,11 +4,14 @@ import dataclasses
 
 import numpy as np
 import pytest
+from figure_texts import texts
 
 from keras_wake.attribution.report import Example
 from keras_wake.attribution.report import SharedPair
 from keras_wake.visualization import plot_class_report
 from keras_wake.visualization import plot_shared_pairs
+
+NAMES = ["cat", "dog", "ship"]
 
 
 def examples(count, shape=(4, 4, 3), value=0.5):
@@ -18,7 +21,7 @@ def examples(count, shape=(4, 4, 3), value=0.5):
 
 
 def test_shows_accuracies_confusion_and_correlation(make_report):
-    report = make_report(names=["cat", "dog", "ship"])
+    report = make_report(names=NAMES)
     above, left, right = plot_class_report(report).axes[:3]
     clean, robust = above.collections[1:]
     # The robust ones are on top, and do not cover the clean ones.
@@ -27,23 +30,17 @@ def test_shows_accuracies_confusion_and_correlation(make_report):
     np.testing.assert_allclose(clean.get_offsets()[:, 1], 1)
     assert "robust, 86.7 % over all samples" == robust.get_label()
     assert "clean, 100.0 % over all samples" == clean.get_label()
-    np.testing.assert_allclose(
-        left.images[0].get_array(), report.confusion / 10
-    )
+    (shown,) = left.images
+    np.testing.assert_allclose(shown.get_array(), report.confusion / 10)
     # The colours are for what is off the diagonal.
-    assert left.images[0].get_clim() == (0.0, 0.3)
+    assert shown.get_clim() == (0.0, 0.3)
     assert left.get_title() == "confusion under attack"
-    np.testing.assert_array_equal(
-        right.images[0].get_array(), report.correlation
-    )
-    assert right.images[0].get_clim() == (0.0, 1.0)
+    (shown,) = right.images
+    np.testing.assert_array_equal(shown.get_array(), report.correlation)
+    assert shown.get_clim() == (0.0, 1.0)
     assert right.get_title() == "correlation under attack, CAS 1.2"
     for panel in (above, left, right):
-        assert [label.get_text() for label in panel.get_xticklabels()] == [
-            "cat",
-            "dog",
-            "ship",
-        ]
+        assert texts(panel.get_xticklabels()) == NAMES
 
 
 def test_report_of_clean_images(make_report):
@@ -55,11 +52,10 @@ def test_report_of_clean_images(make_report):
 
 def test_class_without_samples_is_hatched(make_report):
     report = make_report()
-    for values in (report.clean_accuracy, report.robust_accuracy):
-        values[2] = np.nan
+    report.clean_accuracy[2] = report.robust_accuracy[2] = np.nan
     report.counts[2] = 0
     report.confusion[2] = 0
-    report.correlation[2], report.correlation[:, 2] = np.nan, np.nan
+    report.correlation[2] = report.correlation[:, 2] = np.nan
     left, right = plot_class_report(report).axes[1:3]
     assert "no samples of 2" in left.get_xlabel()
     assert np.ma.getmaskarray(left.images[0].get_array())[2].all()
@@ -79,7 +75,7 @@ def test_many_classes_are_thinned(classes, tmp_path, make_report):
     assert path.stat().st_size < 1e6
 
 
-def texts_of(figure):
+def headings(figure):
     """The lines above the images, row by row."""
     return [half.get_suptitle() for half in figure.subfigs]
 
@@ -90,9 +86,9 @@ def test_pairs_show_what_the_classifier_saw(make_report):
         SharedPair((0, 1), 0.6, (3, 0), (examples(3), [])),
         SharedPair((1, 2), 0.0, (1, 0), (examples(1), near)),
     ]
-    report = make_report(names=["cat", "dog", "ship"], pairs=pairs)
+    report = make_report(names=NAMES, pairs=pairs)
     figure = plot_shared_pairs(report)
-    assert texts_of(figure) == [
+    assert headings(figure) == [
         "cosine 0.60    cat → dog: 3 of 10",
         "dog → cat: 0 of 10",
         "cosine 0.00    dog → ship: 1 of 10",
@@ -102,16 +98,13 @@ def test_pairs_show_what_the_classifier_saw(make_report):
     assert len(shown) == 6
     for image in shown:
         np.testing.assert_array_equal(image.get_array(), 0.5)
-    words = [text.get_text() for panel in figure.axes for text in panel.texts]
+    words = [word for panel in figure.axes for word in texts(panel.texts)]
     assert words == ["no example"]
-    assert len(texts_of(plot_shared_pairs(report, pairs=1))) == 2
+    assert len(headings(plot_shared_pairs(report, pairs=1))) == 2
 
 
 def test_pairs_of_grey_images_beyond_the_unit_interval(make_report):
-    part = [
-        Example(0, np.zeros((4, 4, 1)), np.full((4, 4, 1), value))
-        for value in (-1.0, 0.0, 3.0)
-    ]
+    part = [examples(1, (4, 4, 1), value)[0] for value in (-1.0, 0.0, 3.0)]
     report = make_report(pairs=[SharedPair((0, 1), 0.6, (3, 0), (part, []))])
     figure = plot_shared_pairs(report)
     shown = [p.images[0].get_array() for p in figure.axes if p.images]

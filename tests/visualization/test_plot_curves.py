@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from figure_texts import texts
 
 from keras_wake.visualization import plot_comparison
 from keras_wake.visualization import plot_history
@@ -21,10 +22,7 @@ FULL = {
 def curves(figure):
     """All curves as {(panel, label): (epochs, values)}."""
     return {
-        (index, line.get_label()): (
-            list(line.get_xdata()),
-            list(line.get_ydata()),
-        )
+        (index, line.get_label()): tuple(map(list, line.get_data()))
         for index, panel in enumerate(figure.axes)
         for line in panel.get_lines()
         if not line.get_label().startswith("_")
@@ -34,46 +32,35 @@ def curves(figure):
 def test_all_keys_are_drawn_over_epochs_from_one():
     found = curves(plot_history(FULL))
     assert len(found) == 7
-    assert found[0, "teacher, robust"] == (
-        [1, 2, 3, 4],
-        FULL["val_teacher_robust_accuracy"],
-    )
-    assert found[1, "student, CAS"] == ([1, 2, 3, 4], FULL["val_cas"])
+    epochs, robust = [1, 2, 3, 4], FULL["val_teacher_robust_accuracy"]
+    assert found[0, "teacher, robust"] == (epochs, robust)
+    assert found[1, "student, CAS"] == (epochs, FULL["val_cas"])
 
 
 def test_legend_names_each_network_once():
     (legend,) = plot_history(FULL).legends
-    texts = [text.get_text() for text in legend.get_texts()]
-    assert "teacher, robust" in texts
-    assert not any("CAS" in text for text in texts)
-    only_student_above = {
-        "val_accuracy": [0.1, 0.2],
-        "val_teacher_cas": [1.0, 2.0],
-    }
-    (legend,) = plot_history(only_student_above).legends
-    texts = [text.get_text() for text in legend.get_texts()]
-    assert texts == ["student, clean", "teacher, CAS"]
-
-
-def test_one_epoch_is_visible():
-    (line,) = plot_history({"val_accuracy": [0.3]}).axes[0].get_lines()
-    assert line.get_marker() == "o"
+    assert "teacher, robust" in texts(legend.get_texts())
+    assert not any("CAS" in text for text in texts(legend.get_texts()))
+    (legend,) = plot_history(
+        {"val_accuracy": [0.1, 0.2], "val_teacher_cas": [1.0, 2.0]}
+    ).legends
+    assert texts(legend.get_texts()) == ["student, clean", "teacher, CAS"]
 
 
 def test_missing_keys_leave_out_curves_and_panels():
-    figure = plot_history({"val_accuracy": [0.2, 0.3]})
-    assert list(curves(figure)) == [(0, "student, clean")]
-    figure = plot_history({"val_cas": [1.0, 2.0]})
-    assert list(curves(figure)) == [(0, "student, CAS")]
+    for key, label in (("val_accuracy", "clean"), ("val_cas", "CAS")):
+        figure = plot_history({key: [0.3]})
+        assert list(curves(figure)) == [(0, f"student, {label}")]
+        # One epoch is visible.
+        (line,) = figure.axes[0].get_lines()
+        assert line.get_marker() == "o"
 
 
 @pytest.mark.parametrize("missing", [None, float("nan"), "", "NA", "nan"])
 def test_epochs_without_value_are_skipped(missing):
     history = {"val_accuracy": [missing, 0.3, missing, 0.5]}
-    assert curves(plot_history(history))[0, "student, clean"] == (
-        [2, 4],
-        [0.3, 0.5],
-    )
+    found = curves(plot_history(history))
+    assert found[0, "student, clean"] == ([2, 4], [0.3, 0.5])
 
 
 def test_validation_freq_places_the_values():
@@ -85,11 +72,10 @@ def test_validation_freq_places_the_values():
 
 
 def test_epochs_key_counts_from_one_and_epoch_key_from_zero():
-    values = {"val_accuracy": ["0.2", "0.4"]}
-    expected = ([11, 12], [0.2, 0.4])
     for epochs in ({"epochs": [11, 12]}, {"epoch": ["10", "11"]}):
-        found = curves(plot_history(epochs | values))
-        assert found[0, "student, clean"] == expected
+        history = {"val_accuracy": ["0.2", "0.4"], **epochs}
+        found = curves(plot_history(history))
+        assert found[0, "student, clean"] == ([11, 12], [0.2, 0.4])
 
 
 def test_rows_of_a_csv_file():
@@ -102,8 +88,7 @@ def test_rows_of_a_csv_file():
 
 def test_start_and_end_are_marked_in_both_panels():
     figure = plot_history(FULL, start_epoch=2, end_epoch=3)
-    texts = [text.get_text() for text in figure.axes[0].texts]
-    assert texts == ["$t_s$ = 2", "$t_e$ = 3"]
+    assert texts(figure.axes[0].texts) == ["$t_s$ = 2", "$t_e$ = 3"]
     for panel in figure.axes:
         marks = [
             line.get_xdata()[0]
@@ -111,12 +96,9 @@ def test_start_and_end_are_marked_in_both_panels():
             if line.get_label().startswith("_")
         ]
         assert marks == [2, 3]
-
-
-def test_marks_beyond_the_run_do_not_squeeze_it():
-    figure = plot_history(FULL, start_epoch=2, end_epoch=100)
-    assert figure.axes[0].get_xlim()[1] < 5
-    assert len(figure.axes[0].texts) == 1
+    # Marks beyond the run do not squeeze it.
+    panel = plot_history(FULL, start_epoch=2, end_epoch=100).axes[0]
+    assert panel.get_xlim()[1] < 5 and len(panel.texts) == 1
 
 
 @pytest.mark.parametrize(
@@ -154,21 +136,14 @@ def test_mean_and_range_over_seeds():
     np.testing.assert_allclose(at.get_ydata(), [0.2, 0.3, 0.15])
     np.testing.assert_allclose(wake.get_ydata(), [0.1, 0.2, 0.3])
     assert list(at.get_xdata()) == [1, 2, 3]
+    assert at.get_color() != wake.get_color()
+    assert at.get_linestyle() != wake.get_linestyle()
     (band,) = panel.collections
     corners = {tuple(p) for p in band.get_paths()[0].vertices.round(6)}
     assert {(1, 0.1), (1, 0.3), (3, 0.1), (3, 0.2)} <= corners
     (legend,) = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == [
-        "AT (mean and range of 2 runs)",
-        "WAKE",
-    ]
-
-
-def test_runs_differ_in_colour_and_line_style():
-    (panel,) = plot_comparison({"AT": AT, "WAKE": WAKE}).axes
-    at, wake = panel.get_lines()
-    assert at.get_color() != wake.get_color()
-    assert at.get_linestyle() != wake.get_linestyle()
+    expected = ["AT (mean and range of 2 runs)", "WAKE"]
+    assert texts(legend.get_texts()) == expected
 
 
 def test_one_panel_per_key_and_marks_in_all():
@@ -192,13 +167,9 @@ def test_seeds_are_averaged_over_the_epochs_that_all_have():
 
 
 def test_run_without_one_of_the_keys_is_left_out_of_that_panel():
-    standard = {"val_robust_accuracy": [0.0, 0.0]}
-    upper, lower = plot_comparison(
-        {"AT": AT, "standard": standard},
-        keys=["val_robust_accuracy", "val_cas"],
-    ).axes
-    assert len(upper.get_lines()) == 2
-    assert len(lower.get_lines()) == 1
+    runs = {"AT": AT, "standard": {"val_robust_accuracy": [0.0, 0.0]}}
+    figure = plot_comparison(runs, keys=["val_robust_accuracy", "val_cas"])
+    assert [len(panel.get_lines()) for panel in figure.axes] == [2, 1]
 
 
 @pytest.mark.parametrize(
@@ -209,9 +180,11 @@ def test_run_without_one_of_the_keys_is_left_out_of_that_panel():
         ({"AT": []}, {}, r"histories\['AT'\].*\[\]"),
         ({"AT": "run"}, {}, r"histories\['AT'\].*'run'"),
         ({"AT": AT}, {"key": "nope"}, "'nope'.*'val_cas'"),
+        ({"AT": AT}, {"key": ["val_cas"]}, "`key` must be a text"),
         ({"AT": AT, "x": {"loss": [1]}}, {}, r"histories\['x'\].*'loss'"),
         ({"AT": AT}, {"keys": "val_cas"}, "`keys`.*'val_cas'"),
         ({"AT": AT}, {"keys": []}, r"`keys`.*\[\]"),
+        ({"AT": AT}, {"keys": 5}, "`keys` a list with"),
         ({"AT": [*AT, {"loss": [1.0]}]}, {}, "Only 2 of the 3.*'AT'"),
         (
             {"AT": [{"val_cas": [1, None]}, {"val_cas": [None, 1]}]},

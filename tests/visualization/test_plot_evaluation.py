@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from figure_texts import texts
 
 from keras_wake.evaluation import AttackResult
 from keras_wake.evaluation import EpsilonSweep
@@ -11,26 +12,24 @@ from keras_wake.visualization import plot_epsilon_sweep
 from keras_wake.visualization import plot_robustness_report
 
 
-def make_report(left=(60, 50), findings=()):
-    """A report of 100 samples, 80 of them classified rightly."""
-    before, attacks = 80, []
-    for number, standing in enumerate(left):
-        attacks.append(
-            AttackResult(
-                name=f"attack {number}",
-                settings="",
-                epsilon=0.1,
-                attacked=before,
-                fell=before - standing,
-                accuracy=standing / 100,
-                interval=wilson_interval(standing, 100),
-                forward_passes=1,
-                backward_passes=1,
-                seconds=1.0,
-                note=None,
-            )
+def make_report(findings=()):
+    """100 samples: 80 classified rightly, 60 and 50 of them after attacks."""
+    attacks = [
+        AttackResult(
+            name=f"attack {number}",
+            settings="",
+            epsilon=0.1,
+            attacked=before,
+            fell=before - left,
+            accuracy=left / 100,
+            interval=wilson_interval(left, 100),
+            forward_passes=1,
+            backward_passes=1,
+            seconds=1.0,
+            note=None,
         )
-        before = standing
+        for number, (before, left) in enumerate([(80, 60), (60, 50)])
+    ]
     return RobustnessReport(
         version="custom",
         norm="linf",
@@ -42,7 +41,7 @@ def make_report(left=(60, 50), findings=()):
         passes_per_prediction=1,
         counts=np.array([100]),
         clean_counts=np.array([80]),
-        robust_counts=np.array([left[-1]]),
+        robust_counts=np.array([50]),
         attacks=tuple(attacks),
         findings=tuple(findings),
         date="",
@@ -50,16 +49,14 @@ def make_report(left=(60, 50), findings=()):
     )
 
 
-def make_sweep(norm="linf", accuracies=(0.8, 0.5, 0.0), width=1.0, findings=()):
+def make_sweep(norm="linf", width=1.0, findings=()):
     return EpsilonSweep(
         norm=norm,
         bounds=(0.0, width),
         attack="PGD()",
-        epsilons=tuple(width * n / 255 for n in range(len(accuracies))),
-        accuracies=accuracies,
-        intervals=tuple(
-            wilson_interval(round(100 * a), 100) for a in accuracies
-        ),
+        epsilons=tuple(width * n / 255 for n in range(3)),
+        accuracies=(0.8, 0.5, 0.0),
+        intervals=tuple(wilson_interval(n, 100) for n in (80, 50, 0)),
         samples=100,
         passes_per_prediction=1,
         seed=0,
@@ -73,26 +70,23 @@ def make_sweep(norm="linf", accuracies=(0.8, 0.5, 0.0), width=1.0, findings=()):
 def test_bars_are_what_is_left(tmp_path):
     path = tmp_path / "report.png"
     (panel,) = plot_robustness_report(make_report(), path=path).axes
-    bars = panel.patches
-    assert [bar.get_height() for bar in bars] == [0.8, 0.6, 0.5]
-    labels = [label.get_text() for label in panel.get_xticklabels()]
+    assert [bar.get_height() for bar in panel.patches] == [0.8, 0.6, 0.5]
+    labels = texts(panel.get_xticklabels())
     assert labels == ["clean", "attack 0", "attack 1"]
     whiskers = panel.collections[0].get_segments()
     for whisker, count in zip(whiskers, (80, 60, 50), strict=True):
         np.testing.assert_allclose(whisker[:, 1], wilson_interval(count, 100))
     assert panel.get_title().startswith("robust accuracy 50.0 %, linf")
-    assert [text.get_text() for text in panel.texts] == ["80.0", "60.0", "50.0"]
+    assert texts(panel.texts) == ["80.0", "60.0", "50.0"]
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
 def test_findings_stand_in_the_figure():
-    report = make_report(findings=[("softmax", "soft"), ("softmax", "again")])
+    soft, odd = ("softmax", "soft"), ("black-box", "odd")
+    report = make_report(findings=[soft, ("softmax", "again")])
     (panel,) = plot_robustness_report(report).axes
     assert panel.texts[-1].get_text() == "doubtful: softmax"
-    sweeps = {
-        "a": make_sweep(findings=[("softmax", "soft")]),
-        "b": make_sweep(findings=[("black-box", "odd")]),
-    }
+    sweeps = {"a": make_sweep(findings=[soft]), "b": make_sweep(findings=[odd])}
     (panel,) = plot_epsilon_sweep(sweeps).axes
     assert panel.texts[-1].get_text() == "doubtful: softmax, black-box"
 
@@ -110,15 +104,13 @@ def test_curve_is_the_sweep(tmp_path):
     assert panel.get_xlabel() == "epsilon, l2"
 
 
-def test_several_sweeps_have_a_legend():
-    figure = plot_epsilon_sweep({"AT": make_sweep(), "WAKE": make_sweep()})
-    assert [line.get_label() for line in figure.axes[0].lines] == ["AT", "WAKE"]
-    assert figure.legends
-
-
-def test_grey_levels_are_those_of_the_bounds():
+def test_several_sweeps_have_a_legend_and_the_grey_levels_of_their_bounds():
     sweeps = {"[0, 1]": make_sweep(), "[0, 255]": make_sweep(width=255)}
-    for line in plot_epsilon_sweep(sweeps).axes[0].lines:
+    figure = plot_epsilon_sweep(sweeps)
+    assert figure.legends
+    lines = figure.axes[0].lines
+    assert [line.get_label() for line in lines] == list(sweeps)
+    for line in lines:
         np.testing.assert_allclose(line.get_xdata(), [0, 1, 2])
     with pytest.raises(ValueError, match=r"Received: ranges 1, 255. Pass"):
         plot_epsilon_sweep(sweeps, in_grey_levels=False)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from figure_texts import texts
 
 from keras_wake.theory import SyntheticModel
 from keras_wake.visualization import plot_synthetic
@@ -22,51 +23,37 @@ def test_curves_are_the_closed_form():
     smoothed = found["$w_2^{\\mathrm{LS}}$, $\\beta$ = 0.2"]
     radii = plain.get_xdata()
     assert radii[0] == 0 and 0.49 < radii[-1] < 0.5
-    np.testing.assert_allclose(
-        plain.get_ydata(), np.maximum(0, (0.5 - 2 * radii) / 2), atol=1e-12
-    )
-    np.testing.assert_allclose(
-        smoothed.get_ydata(),
-        np.maximum(0, (1 - 0.8 * (2 * radii + 0.5)) / 2),
-        atol=1e-12,
-    )
+    expected = np.maximum(0, (0.5 - 2 * radii) / 2)
+    np.testing.assert_allclose(plain.get_ydata(), expected, atol=1e-12)
+    expected = np.maximum(0, (1 - 0.8 * (2 * radii + 0.5)) / 2)
+    np.testing.assert_allclose(smoothed.get_ydata(), expected, atol=1e-12)
 
 
-def marks(figure):
-    (panel,) = figure.axes
-    return [text.get_text() for text in panel.texts]
-
-
-def test_critical_radii_are_marked():
-    figure = plot_synthetic(MODEL, 0.2)
-    assert marks(figure) == [
-        "$\\varepsilon_0$ = 0.25",
-        "$\\varepsilon_1$ = 0.375",
-    ]
-    (panel,) = figure.axes
+def test_critical_radii_in_the_range_are_marked():
+    marks = ["$\\varepsilon_0$ = 0.25", "$\\varepsilon_1$ = 0.375"]
+    (panel,) = plot_synthetic(MODEL, 0.2).axes
+    assert texts(panel.texts) == marks
     vertical = [line.get_xdata() for line in panel.get_lines()[2:]]
     np.testing.assert_allclose(vertical, [[0.25, 0.25], [0.375, 0.375]])
-
-
-def test_a_critical_radius_out_of_range_is_not_marked():
-    assert marks(plot_synthetic(MODEL, 0.5)) == ["$\\varepsilon_0$ = 0.25"]
+    (panel,) = plot_synthetic(MODEL, 0.5).axes
+    assert texts(panel.texts) == marks[:1]
 
 
 def test_points_lie_where_they_were_found():
     figure = plot_synthetic(MODEL, 0.2, points={"Monte Carlo": POINTS})
     (panel,) = figure.axes
     drawn = [
-        (line.get_color(), line.get_xydata())
+        line
         for line in panel.get_lines()
         if line.get_linestyle() == "None" and len(line.get_xdata())
     ]
-    curves = panel.get_lines()[:2]
-    for column, ((color, points), curve) in enumerate(
-        zip(drawn, curves, strict=True), start=1
-    ):
-        assert color == curve.get_color()
-        np.testing.assert_array_equal(points, np.array(POINTS)[:, [0, column]])
-    names = [text.get_text() for text in panel.get_legend().get_texts()]
+    assert len(drawn) == 2
+    for column, line in enumerate(drawn, start=1):
+        curve = panel.get_lines()[column - 1]
+        assert line.get_color() == curve.get_color()
+        expected = np.array(POINTS)[:, [0, column]]
+        np.testing.assert_array_equal(line.get_xydata(), expected)
+    names = texts(panel.get_legend().get_texts())
     assert names[2:] == ["Monte Carlo"]
 
 
@@ -89,6 +76,7 @@ def test_kinds_of_points_differ_in_marker():
             r"points\['a'\].*\(P, 3\).*\(1, 2\)",
         ),
         (MODEL, {"points": {"a": "b"}}, ValueError, "`points`"),
+        (MODEL, {"points": [1]}, TypeError, "`points` must be a dictionary"),
         (MODEL, {"path": "figure.txt"}, ValueError, "figure.txt"),
     ],
 )
