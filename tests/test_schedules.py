@@ -7,68 +7,63 @@ import pytest
 from keras_wake.schedules import DistillationRamp
 
 
-def test_is_zero_then_rises_then_is_one():
-    ramp = DistillationRamp(start_epoch=100, end_epoch=110)
-    # t_s, t_s + 1, the middle, t_e − 1, t_e; epochs are counted from 1.
-    epochs = [1, 99, 100, 101, 105, 109, 110, 111, 200]
-    expected = [0, 0, 0, 0.1, 0.5, 0.9, 1, 1, 1]
+@pytest.mark.parametrize(
+    ("arguments", "epochs", "expected"),
+    [
+        # t_s, t_s + 1, the middle, t_e − 1, t_e; epochs are counted from 1.
+        (
+            {"start_epoch": 100, "end_epoch": 110},
+            [1, 99, 100, 101, 105, 109, 110, 111, 200],
+            [0, 0, 0, 0.1, 0.5, 0.9, 1, 1, 1],
+        ),
+        (
+            {"start_epoch": 2, "end_epoch": 6, "peak": 0.8, "final": 0.5},
+            [1, 2, 3, 4, 5, 6, 7],
+            [0, 0, 0.2, 0.4, 0.6, 0.5, 0.5],
+        ),
+        # Neighbouring epochs leave no ramp.
+        ({"start_epoch": 0, "end_epoch": 1}, [0, 1, 2], [0, 1, 1]),
+    ],
+)
+def test_is_zero_then_rises_to_its_peak_then_is_final(
+    arguments, epochs, expected
+):
+    ramp = DistillationRamp(**arguments)
     # Exact up to the last bit of a division in float64.
     np.testing.assert_allclose(
         [ramp(t) for t in epochs], expected, rtol=0, atol=1e-15
     )
 
 
-def test_peak_and_final_are_its_two_heights():
-    ramp = DistillationRamp(2, 6, peak=0.8, final=0.5)
-    np.testing.assert_allclose(
-        [ramp(t) for t in range(1, 8)],
-        [0, 0, 0.2, 0.4, 0.6, 0.5, 0.5],
-        rtol=0,
-        atol=1e-15,
-    )
-
-
-def test_neighbouring_epochs_leave_no_ramp():
-    ramp = DistillationRamp(0, 1)
-    assert [ramp(t) for t in (0, 1, 2)] == [0.0, 1.0, 1.0]
-
-
-@pytest.mark.parametrize(
-    ("epochs", "start", "end"),
-    [
-        (200, 100, 110),
-        (60, 30, 33),
-        (100, 50, 55),
-        (20, 10, 11),
+def test_default_of_a_run():
+    for epochs, expected in {
+        200: (100, 110),
+        60: (30, 33),
+        100: (50, 55),
+        20: (10, 11),
         # 55 % would not come after half.
-        (2, 1, 2),
-        (3, 1, 2),
-        (5, 2, 3),
-    ],
-)
-def test_default_of_a_run(epochs, start, end):
-    ramp = DistillationRamp.for_epochs(epochs, peak=0.5, final=0.9)
-    assert (ramp.start_epoch, ramp.end_epoch) == (start, end)
-    assert (ramp.peak, ramp.final) == (0.5, 0.9)
-    assert DistillationRamp.for_epochs(epochs).peak == 1.0
-
-
-def test_default_ends_within_the_run():
+        2: (1, 2),
+        3: (1, 2),
+        5: (2, 3),
+    }.items():
+        ramp = DistillationRamp.for_epochs(epochs, peak=0.5, final=0.9)
+        assert (ramp.start_epoch, ramp.end_epoch) == expected, epochs
+        assert (ramp.peak, ramp.final) == (0.5, 0.9)
     for epochs in range(2, 300):
         ramp = DistillationRamp.for_epochs(epochs)
         assert 1 <= ramp.start_epoch < ramp.end_epoch <= epochs, epochs
+        assert ramp.peak == 1.0
 
 
 def test_config_and_keras_serialisation():
-    ramp = DistillationRamp(3, 7, peak=0.6, final=0.4)
     config = {"start_epoch": 3, "end_epoch": 7, "peak": 0.6, "final": 0.4}
-    assert ramp.get_config() == config
-    assert DistillationRamp.from_config(config).get_config() == config
+    ramp = DistillationRamp(3, 7, peak=0.6, final=0.4)
     loaded = keras.saving.deserialize_keras_object(
         keras.saving.serialize_keras_object(ramp)
     )
     assert isinstance(loaded, DistillationRamp)
-    assert loaded.get_config() == config
+    for found in ramp, loaded, DistillationRamp.from_config(config):
+        assert found.get_config() == config
 
 
 @pytest.mark.parametrize(
@@ -91,13 +86,9 @@ def test_refuses_bad_arguments(arguments, error, message):
         DistillationRamp(*arguments)
 
 
-@pytest.mark.parametrize(
-    ("epochs", "error", "message"),
-    [
-        (1, ValueError, "`epochs` must be at least 2.*epochs=1"),
-        (10.0, TypeError, "`epochs` must be an integer"),
-    ],
-)
-def test_refuses_a_bad_number_of_epochs(epochs, error, message):
-    with pytest.raises(error, match=message):
-        DistillationRamp.for_epochs(epochs)
+def test_refuses_a_bad_number_of_epochs():
+    message = "`epochs` must be at least 2.*epochs=1"
+    with pytest.raises(ValueError, match=message):
+        DistillationRamp.for_epochs(1)
+    with pytest.raises(TypeError, match="`epochs` must be an integer"):
+        DistillationRamp.for_epochs(10.0)

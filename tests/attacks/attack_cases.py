@@ -1,5 +1,6 @@
 """Attacks that take little time, and a network for images of any shape."""
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -21,14 +22,46 @@ def quick_attacks(norm, epsilon, **settings):
     ]
 
 
+class SmoothNetwork:
+    """tanh(x A) B of flat pixels: in NumPy, and called, in `keras.ops`."""
+
+    def __init__(self, first, second):
+        self.first, self.second = first, second
+
+    def logits(self, x):
+        return np.tanh(x @ self.first) @ self.second
+
+    def gradient(self, x, weights):
+        """Of the weighted sum of the logits of one image, by its pixels."""
+        slope = 1 - np.tanh(x @ self.first) ** 2
+        return self.first @ ((self.second @ weights) * slope)
+
+    def __call__(self, x, training=False):
+        first, second = (
+            ops.convert_to_tensor(weight, "float32")
+            for weight in (self.first, self.second)
+        )
+        x = ops.reshape(x, (-1, len(self.first)))
+        return ops.matmul(ops.tanh(ops.matmul(x, first)), second)
+
+
 def tiny_network(features, classes, seed):
     """A function of images of any shape, with gradients of any size."""
     rng = np.random.default_rng(seed)
-    first = rng.normal(size=(features, 4)).astype("float32") * 3
-    second = rng.normal(size=(4, classes)).astype("float32") * 3
+    first = rng.normal(size=(features, 4)) * 3
+    return SmoothNetwork(first, rng.normal(size=(4, classes)) * 3)
 
-    def network(x, training=False):
-        x = ops.reshape(x, (-1, features))
-        return ops.matmul(ops.tanh(ops.matmul(x, first)), second)
 
-    return network
+def linear_classifier(kernel, bias):
+    """Logits x W + b of flat pixels, as a Keras model."""
+    model = keras.Sequential(
+        [keras.Input((kernel.shape[0],)), keras.layers.Dense(len(bias))]
+    )
+    model.set_weights([kernel, bias])
+    return model
+
+
+def norms(delta, norm):
+    """The size of each perturbation, in float64."""
+    flat = np.reshape(delta, (len(delta), -1)).astype("float64")
+    return np.linalg.norm(flat, 2 if norm == "l2" else np.inf, axis=1)

@@ -5,12 +5,17 @@ import math
 import keras
 import numpy as np
 import pytest
+from attack_cases import linear_classifier
+from attack_cases import norms
+from attack_cases import SmoothNetwork
 from keras import ops
 from keras.ops import convert_to_numpy as to_numpy
 from scipy import special
 
+from keras_wake import backend
 from keras_wake.attacks import APGD
 from keras_wake.attacks.apgd import checkpoints
+from keras_wake.losses import cross_entropy
 from keras_wake.utils.seeds import SampleSeed
 
 pytestmark = pytest.mark.usefixtures("eagerly")
@@ -29,102 +34,53 @@ def test_checkpoints_follow_the_formula(steps):
     assert found[0] >= 1 and found[-1] <= steps
 
 
-class NumPyAPGD:
+def numpy_apgd(loss, gradient, x, start, norm, epsilon, steps, rho=0.75):
     """Algorithm 1 of the paper for one image, in float64, as prose has it.
 
-    Args:
-        loss: Maps a point to its loss.
-        gradient: Maps a point to the gradient of the loss.
+    Returns the largest loss and the step sizes that were used.
     """
 
-    def __init__(self, loss, gradient, x, norm, epsilon, steps, rho=0.75):
-        self.loss, self.gradient = loss, gradient
-        self.x, self.norm, self.epsilon = x, norm, epsilon
-        self.steps, self.rho = steps, rho
-
-    def project(self, point):
-        delta = point - self.x
-        if self.norm == "linf":
-            delta = np.clip(delta, -self.epsilon, self.epsilon)
+    def step(point, eta):
+        direction = gradient(point)
+        if norm == "linf":
+            direction = np.sign(direction)
         else:
-            delta = delta * min(1, self.epsilon / np.linalg.norm(delta))
-        return np.clip(self.x + delta, 0, 1)
+            direction = direction / np.linalg.norm(direction)
+        return project(point + eta * direction)
 
-    def direction(self, point):
-        gradient = self.gradient(point)
-        if self.norm == "linf":
-            return np.sign(gradient)
-        return gradient / np.linalg.norm(gradient)
+    def project(point):
+        delta = point - x
+        if norm == "linf":
+            delta = np.clip(delta, -epsilon, epsilon)
+        else:
+            delta = delta * min(1, epsilon / np.linalg.norm(delta))
+        return np.clip(x + delta, 0, 1)
 
-    def run(self, start):
-        """The best point and the step sizes that were used."""
-        eta = 2 * self.epsilon
-        points, losses, etas = [start], [self.loss(start)], []
-        best, most = start, losses[0]
-        rises, since, last = 0, 0, (most, False)
-        for k in range(self.steps):
-            etas.append(eta)
-            now = points[-1]
-            new = self.project(now + eta * self.direction(now))
-            if k > 0:
-                before = points[-2]
-                new = self.project(
-                    now + 0.75 * (new - now) + 0.25 * (now - before)
-                )
-            points.append(new)
-            losses.append(self.loss(new))
-            rises += losses[-1] > losses[-2]
-            if losses[-1] > most:
-                best, most = new, losses[-1]
-            if k + 1 in checkpoints(self.steps):
-                few = rises < self.rho * (k + 1 - since)
-                stands = not last[1] and most <= last[0]
-                last = (most, few or stands)
-                if few or stands:
-                    eta /= 2
-                    points[-1], losses[-1] = best, most
-                rises, since = 0, k + 1
-        return best, most, etas
-
-
-class SmoothNetwork:
-    """tanh(x A) B with logits of any size, in NumPy and in `keras.ops`."""
-
-    def __init__(self, features=6, classes=4):
-        rng = np.random.default_rng(3)
-        self.first = rng.normal(0, 2, (features, 8))
-        self.second = rng.normal(0, 1, (8, classes))
-
-    def loss(self, x, y):
-        logits = np.tanh(x @ self.first) @ self.second
-        return special.logsumexp(logits) - logits[y]
-
-    def gradient(self, x, y):
-        hidden = np.tanh(x @ self.first)
-        error = special.softmax(hidden @ self.second)
-        error[y] -= 1
-        return self.first @ ((self.second @ error) * (1 - hidden**2))
-
-    def evaluate(self, x, y):
-        """What `APGD._search` takes; nothing counts as misclassified."""
-        first, second = (
-            ops.convert_to_tensor(w, "float32")
-            for w in (self.first, self.second)
-        )
-        one_hot = ops.one_hot(y, second.shape[1])
-
-        def evaluate(delta, number):
-            hidden = ops.tanh(ops.matmul(x + delta, first))
-            logits = ops.matmul(hidden, second)
-            loss = ops.logsumexp(logits, axis=-1) - ops.sum(
-                one_hot * logits, axis=-1
-            )
-            error = ops.softmax(logits) - one_hot
-            inner = ops.matmul(error, ops.transpose(second))
-            gradient = ops.matmul(inner * (1 - hidden**2), ops.transpose(first))
-            return loss, ops.zeros_like(loss, "bool"), gradient
-
-        return evaluate
+    eta = 2 * epsilon
+    points, losses, etas = [start], [loss(start)], []
+    best, most = start, losses[0]
+    rises, since, last = 0, 0, (most, False)
+    for k in range(steps):
+        etas.append(eta)
+        now = points[-1]
+        new = step(now, eta)
+        if k > 0:
+            before = points[-2]
+            new = project(now + 0.75 * (new - now) + 0.25 * (now - before))
+        points.append(new)
+        losses.append(loss(new))
+        rises += losses[-1] > losses[-2]
+        if losses[-1] > most:
+            best, most = new, losses[-1]
+        if k + 1 in checkpoints(steps):
+            few = rises < rho * (k + 1 - since)
+            stands = not last[1] and most <= last[0]
+            last = (most, few or stands)
+            if few or stands:
+                eta /= 2
+                points[-1], losses[-1] = best, most
+            rises, since = 0, k + 1
+    return most, etas
 
 
 @pytest.mark.parametrize(
@@ -132,50 +88,51 @@ class SmoothNetwork:
 )
 @pytest.mark.parametrize("steps", [5, 12, 30])
 def test_equals_the_description(norm, epsilon, steps):
-    network = SmoothNetwork()
+    rng = np.random.default_rng(3)
+    first = rng.normal(0, 2, (6, 8))
+    network = SmoothNetwork(first, rng.normal(0, 1, (8, 4)))
     rng = np.random.default_rng(steps)
-    images = 25
-    x = rng.random((images, 6)).astype("float32")
-    y = rng.integers(0, 4, images)
+    x = rng.random((25, 6)).astype("float32")
+    y = rng.integers(0, 4, 25)
     attack = APGD(norm, epsilon, steps)
-    start = to_numpy(
-        attack.threat_model.random_on_sphere(
-            ops.convert_to_tensor(x), SampleSeed(0, np.arange(images))
+    images = ops.convert_to_tensor(x)
+
+    def evaluate(delta, number):
+        """What `APGD._search` takes; nothing counts as misclassified."""
+        losses = cross_entropy(y, network(images + delta))
+        gradient = backend.gradient(
+            lambda d: ops.sum(cross_entropy(y, network(images + d))), delta
         )
-    )
-    found = x + to_numpy(
-        attack._search(
-            network.evaluate(ops.convert_to_tensor(x), y),
-            ops.convert_to_tensor(start),
-            ops.convert_to_tensor(x),
-        )
-    )
+        return losses, ops.zeros_like(losses, "bool"), gradient
+
+    seed = SampleSeed(0, np.arange(25))
+    start = attack.threat_model.random_on_sphere(images, seed)
+    found = x + to_numpy(attack._search(evaluate, start, images))
     halved = 0
-    for i in range(images):
-        reference = NumPyAPGD(
-            lambda point, y=y[i]: network.loss(point, y),
-            lambda point, y=y[i]: network.gradient(point, y),
+    for i, one_hot in enumerate(np.eye(4)[y]):
+
+        def loss(point, i=i):
+            logits = network.logits(point)
+            return special.logsumexp(logits) - logits[y[i]]
+
+        def gradient(point, one_hot=one_hot):
+            error = special.softmax(network.logits(point)) - one_hot
+            return network.gradient(point, error)
+
+        most, etas = numpy_apgd(
+            loss,
+            gradient,
             x[i].astype("float64"),
+            x[i] + to_numpy(start)[i].astype("float64"),
             norm,
             epsilon,
             steps,
         )
-        _, most, etas = reference.run(x[i] + start[i].astype("float64"))
         halved += len(set(etas)) > 1
         # Float32 against float64: what is near to an optimum is flat.
-        assert network.loss(found[i].astype("float64"), y[i]) == pytest.approx(
-            most, abs=2e-4
-        )
+        assert loss(found[i].astype("float64")) == pytest.approx(most, abs=2e-4)
     # Otherwise the halving would not be tested.
-    assert halved > images / 3
-
-
-def _linear(kernel, bias):
-    model = keras.Sequential(
-        [keras.Input((kernel.shape[0],)), keras.layers.Dense(len(bias))]
-    )
-    model.set_weights([kernel, bias])
-    return model
+    assert halved > 25 / 3
 
 
 @pytest.mark.parametrize(
@@ -192,15 +149,14 @@ def test_finds_the_optimum_of_a_linear_model(norm, loss):
     # the images right, so that the search does not end early.
     rng = np.random.default_rng(0)
     kernel = rng.normal(size=(10, 2)).astype("float32")
-    classifier = _linear(kernel, np.float32([6.0, 0.0]))
+    classifier = linear_classifier(kernel, np.float32([6.0, 0.0]))
     x = rng.uniform(0.4, 0.6, (5, 10)).astype("float32")
     y = np.zeros(5, "int32")
     w = (kernel[:, 1] - kernel[:, 0]).astype("float64")
-    epsilon = 0.3
-    delta = epsilon * (np.sign(w) if norm == "linf" else w / np.linalg.norm(w))
-    expected = x + delta
+    direction = np.sign(w) if norm == "linf" else w / np.linalg.norm(w)
+    expected = x + 0.3 * direction
     assert expected.min() > 0 and expected.max() < 1
-    attack = APGD(norm, epsilon, steps=40, loss=loss)
+    attack = APGD(norm, 0.3, steps=40, loss=loss)
     found = to_numpy(attack(classifier, x, y, seed=0))
     np.testing.assert_allclose(found, expected, atol=1e-3)
     margin = to_numpy(classifier(found)) @ [-1, 1]
@@ -212,7 +168,7 @@ def test_finds_the_optimum_of_a_linear_model(norm, loss):
 def test_goes_into_the_corner_of_the_box():
     rng = np.random.default_rng(1)
     kernel = rng.normal(size=(10, 2)).astype("float32")
-    classifier = _linear(kernel, np.float32([20.0, 0.0]))
+    classifier = linear_classifier(kernel, np.float32([20.0, 0.0]))
     # Of an image that sure, the cross-entropy is 0 in float32.
     attack = APGD(epsilon=0.4, steps=20, loss="dlr")
     x = rng.random((5, 10)).astype("float32")
@@ -228,26 +184,22 @@ def test_starts_on_the_sphere(norm):
     x = np.zeros((50, 4, 5, 2), "float32")
     seed = SampleSeed(0, np.arange(50))
     start = to_numpy(attack.threat_model.random_on_sphere(x, seed))
-    flat = start.reshape(50, -1)
-    size = np.linalg.norm(flat, 2 if norm == "l2" else np.inf, axis=1)
-    np.testing.assert_allclose(size, 0.2, rtol=1e-5)
+    np.testing.assert_allclose(norms(start, norm), 0.2, rtol=1e-5)
     # In all directions: the mean of 50 × 40 of them is near 0.
-    assert abs(flat.mean()) < 4 * flat.std() / math.sqrt(flat.size)
-    assert len(np.unique(flat)) > 1900
-
-
-@pytest.mark.parametrize("classes", [2, 3, 4, 12])
-@pytest.mark.parametrize("loss", LOSSES)
-def test_counts_its_stages_and_passes(classes, loss):
-    attack = APGD(steps=7, loss=loss, restarts=2)
-    targets = min(9, classes - 1) if loss == "dlr_targeted" else 1
-    assert attack.stages_for(classes) == 2 * targets
-    chosen = int(loss == "dlr_targeted")
-    assert attack.passes(classes) == (8 + chosen, 8)
+    assert abs(start.mean()) < 4 * start.std() / math.sqrt(start.size)
+    assert len(np.unique(start)) > 1900
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_calls_the_classifier_as_often_as_it_says(loss):
+def test_counts_its_stages_and_passes(loss):
+    attack = APGD(epsilon=0.1, steps=7, loss=loss, restarts=2)
+    targeted = int(loss == "dlr_targeted")
+    for classes in (2, 3, 4, 12):
+        targets = min(9, classes - 1) if targeted else 1
+        assert attack.stages_for(classes) == 2 * targets
+        assert attack.passes(classes) == (8 + targeted, 8)
+    if keras.backend.backend() == "jax":
+        return  # A loop is traced, and its calls cannot be counted.
     calls = []
 
     def network(x, training=False):
@@ -256,15 +208,15 @@ def test_calls_the_classifier_as_often_as_it_says(loss):
         logits = ops.convert_to_tensor(np.float32([[9, 0, 1, 2]]))
         return ops.matmul(x, ops.ones((3, 4))) * 1e-3 + logits
 
-    attack = APGD(epsilon=0.1, steps=5, loss=loss)
-    x = ops.convert_to_tensor(np.full((2, 3), 0.5, "float32"))
-    labels = ops.one_hot(np.zeros(2, "int32"), 4)
     # Eagerly, so that what is called is counted, and not what is traced.
     attack.run_stage(
-        network, x, labels, SampleSeed(0, [0, 1]), ops.zeros((), "int32")
+        network,
+        ops.full((2, 3), 0.5),
+        ops.one_hot(np.zeros(2, "int32"), 4),
+        SampleSeed(0, [0, 1]),
+        ops.zeros((), "int32"),
     )
-    if keras.backend.backend() != "jax":  # There a loop is always traced.
-        assert len(calls) == attack.passes(4)[0]
+    assert len(calls) == 8 + targeted
 
 
 class NoisyWeights(keras.layers.Layer):
@@ -285,26 +237,22 @@ class NoisyWeights(keras.layers.Layer):
         return ops.matmul(x, self.w + self.size * noise) + bias
 
 
-def noisy_classifier(size):
-    keras.utils.set_random_seed(2)
-    return keras.Sequential([keras.Input((300,)), NoisyWeights(size)])
-
-
 def test_averages_over_passes_that_draw_anew():
     x = np.full((4, 300), 0.5, np.float32)
-    y = np.zeros(4, "int32")
-    quiet, noisy = noisy_classifier(0.0), noisy_classifier(0.1)
 
-    def signs(classifier, samples):
+    def signs(noise, samples):
+        keras.utils.set_random_seed(2)
+        network = keras.Sequential([keras.Input((300,)), NoisyWeights(noise)])
         attack = APGD(epsilon=1e-3, steps=1, eot_samples=samples)
-        return np.sign(to_numpy(attack(classifier, x, y, seed=0)) - x)
+        x_adv = attack(network, x, np.zeros(4, "int32"), seed=0)
+        return np.sign(to_numpy(x_adv) - x)
 
-    right = signs(quiet, 1)
-    np.testing.assert_array_equal(signs(quiet, 3), right)
+    right = signs(0.0, 1)
+    np.testing.assert_array_equal(signs(0.0, 3), right)
     # The noise of one pass is twice as large as the weights, that of the mean
     # over 60 passes a quarter of them.
-    assert np.mean(signs(noisy, 1) == right) < 0.75
-    assert np.mean(signs(noisy, 60) == right) > 0.85
+    assert np.mean(signs(0.1, 1) == right) < 0.75
+    assert np.mean(signs(0.1, 60) == right) > 0.85
 
 
 def test_says_what_it_does_with_few_classes():

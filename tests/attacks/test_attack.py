@@ -10,6 +10,7 @@ import weakref
 import keras
 import numpy as np
 import pytest
+from attack_cases import norms
 from attack_cases import quick_attacks
 from attack_cases import tiny_network
 from hypothesis import example
@@ -18,6 +19,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from keras import ops
 from keras.ops import convert_to_numpy as to_numpy
+from small import data
+from small import network
+from small import wake
 
 import keras_wake as kw
 from keras_wake.attacks import APGD
@@ -26,6 +30,7 @@ from keras_wake.attacks import FAB
 from keras_wake.attacks import FGSM
 from keras_wake.attacks import PGD
 from keras_wake.attacks import Square
+from keras_wake.attacks import StagedAttack
 from keras_wake.evaluation.compiled_classifier import CompiledClassifier
 from keras_wake.utils.seeds import SampleSeed
 
@@ -42,10 +47,8 @@ def test_no_attack_leaves_its_threat_model(classifier, images, labels, norm):
     escape = Escape(norm, epsilon=0.25, bounds=(0.0, 1.0))
     x_adv = np.asarray(escape(classifier, images, labels, seed=0))
     assert x_adv.min() == 0 and x_adv.max() == 1
-    delta = (x_adv.astype("float64") - images).reshape(len(images), -1)
-    size = np.linalg.norm(delta, 2 if norm == "l2" else np.inf, axis=1)
-    assert size.max() <= 0.25 + 1e-6
-    assert size.max() > 0.2
+    size = norms(x_adv.astype("float64") - images, norm)
+    assert 0.2 < size.max() <= 0.25 + 1e-6
 
 
 @settings(max_examples=20, deadline=None, derandomize=True)
@@ -84,33 +87,27 @@ def test_stays_inside_ball_and_bounds(
     x[rng.random(x.shape) < 0.2] = high
     x = x.astype("float32")
     labels = np.eye(classes, dtype="float32")[rng.integers(0, classes, batch)]
-    network = tiny_network(int(np.prod(shape)), classes, seed)
+    classifier = tiny_network(int(np.prod(shape)), classes, seed)
+    ids = SampleSeed(seed, np.arange(batch))
+    stage %= attack.stages_for(classes)
 
-    x_adv = to_numpy(
-        attack.perturb_stage(
-            network,
-            x,
-            labels,
-            SampleSeed(seed, np.arange(batch)),
-            stage % attack.stages_for(classes),
-        )
-    )
+    x_adv = to_numpy(attack.perturb_stage(classifier, x, labels, ids, stage))
 
     assert x_adv.shape == x.shape and x_adv.dtype == "float32"
     assert np.isfinite(x_adv).all()
     assert x_adv.min() >= np.float32(low) - 1e-6
     assert x_adv.max() <= np.float32(high) + 1e-6
-    delta = (x_adv.astype("float64") - x).reshape(batch, -1)
-    size = np.linalg.norm(delta, 2 if norm == "l2" else np.inf, axis=1)
+    size = norms(x_adv.astype("float64") - x, norm)
     # Relative above 1, where float32 itself is no finer.
     assert size.max() <= attack.epsilon + 1e-6 * max(1, epsilon, high)
 
 
-def test_an_attack_must_define_run(classifier, images, labels):
-    with pytest.raises(
-        TypeError, match=r"`Attack` must define `run\(classifier, x, labels, se"
-    ):
+def test_an_attack_must_define_its_run_or_its_stage(classifier, images, labels):
+    message = r"`Attack` must define `run\(classifier, x, labels, se"
+    with pytest.raises(TypeError, match=message):
         Attack()(classifier, images, labels)
+    with pytest.raises(TypeError, match=r"must define `run_stage\("):
+        StagedAttack().run_stage(None, images, None, None, 0)
 
 
 def test_all_forms_of_labels_agree(classifier, images, labels):
@@ -132,19 +129,17 @@ def test_all_forms_of_labels_agree(classifier, images, labels):
         np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float64"])
-def test_takes_images_of_any_float(classifier, images, labels, dtype):
+def test_takes_images_of_any_float_in_lists_and_in_any_number(
+    classifier, images, labels
+):
     attack = PGD(epsilon=0.1, steps=2, random_start=False)
     # What float16 can hold, all three can.
     images = images.astype("float16")
-    expected = attack(classifier, images.astype("float32"), labels)
-    found = attack(classifier, images.astype(dtype), labels)
-    assert keras.backend.standardize_dtype(found.dtype) == "float32"
-    np.testing.assert_array_equal(found, expected)
-
-
-def test_takes_lists_and_batches_of_any_size(classifier, images, labels):
-    attack = PGD(epsilon=0.1, steps=1)
+    expected = to_numpy(attack(classifier, images.astype("float32"), labels))
+    for dtype in "float16", "float64":
+        found = attack(classifier, images.astype(dtype), labels)
+        assert keras.backend.standardize_dtype(found.dtype) == "float32"
+        np.testing.assert_array_equal(found, expected)
     for size in (10, 3, 1, 7):
         x_adv = attack(classifier, images[:size].tolist(), labels[:size])
         assert tuple(x_adv.shape) == (size, 6, 6, 1)
@@ -175,30 +170,23 @@ def test_rounding_at_the_bounds_is_no_error(classifier, images, labels):
 
 
 def dense_classifier():
-    keras.utils.set_random_seed(0)
-    return keras.Sequential(
-        [
-            keras.Input((6, 6, 1)),
-            keras.layers.Flatten(),
-            keras.layers.Dense(8, activation="relu"),
-            keras.layers.Dense(3),
-        ]
-    )
+    return network(lambda: [keras.layers.Dense(8, "relu")], shape=(6, 6, 1))
 
 
-def test_runs_on_the_weights_and_layers_of_now(images, labels):
+def test_runs_on_the_weights_and_layers_of_now_as_its_copies_do(images, labels):
     classifier = dense_classifier()
-    attack = PGD("l2", epsilon=0.5, steps=2, random_start=False)
-    before = np.asarray(attack(classifier, images, labels))
+    attack = PGD("l2", epsilon=0.5, steps=2)
+    before = np.asarray(attack(classifier, images, labels, seed=2))
     kernel, bias = classifier.layers[-1].get_weights()
     classifier.layers[-1].set_weights([kernel[:, ::-1], bias])
     for tanh in (False, True):
         if tanh:
             classifier.layers[1].activation = keras.activations.tanh
-        after = np.asarray(attack(classifier, images, labels))
-        fresh = copy.deepcopy(attack)(classifier, images, labels)
+        after = np.asarray(attack(classifier, images, labels, seed=2))
         assert np.max(np.abs(after - before)) > 0.01
-        np.testing.assert_array_equal(after, fresh)
+        for fresh in copy.deepcopy(attack), pickle.loads(pickle.dumps(attack)):
+            again = fresh(classifier, images, labels, seed=2)
+            np.testing.assert_array_equal(after, again)
         before = after
 
 
@@ -249,15 +237,6 @@ def test_every_setting_is_in_the_config(attack):
     assert set(config) == {*inspect.signature(type(attack)).parameters}
     for name in config:
         assert config[name] != usual[name], name
-
-
-def test_copies_of_a_used_attack_do_the_same(classifier, images, labels):
-    attack = PGD(epsilon=0.1, steps=2)
-    expected = attack(classifier, images, labels, seed=2)
-    for found in (copy.deepcopy(attack), pickle.loads(pickle.dumps(attack))):
-        np.testing.assert_array_equal(
-            found(classifier, images, labels, seed=2), expected
-        )
 
 
 def test_repr_is_what_makes_it_again():
@@ -335,12 +314,7 @@ def test_refuses_bad_batches(
         (APGD, {"loss": "ce"}, ValueError, "`loss` must be one of 'cross_ent"),
         (APGD, {"restarts": 0}, ValueError, "`restarts` must be at least 1"),
         (APGD, {"target_classes": 0}, ValueError, "`target_classes` must be"),
-        (
-            APGD,
-            {"rho": 1.1},
-            ValueError,
-            r"`rho` must be between 0 and .*1\.1",
-        ),
+        (APGD, {"rho": 1.1}, ValueError, r"`rho` must be between 0 and .*1\.1"),
         (APGD, {"eot_samples": 0}, ValueError, "`eot_samples` must be at lea"),
         (FAB, {"steps": 0}, ValueError, "`steps` must be at least 1.*steps=0"),
         (FAB, {"restarts": 0}, ValueError, "`restarts` must be at least 1"),
@@ -356,19 +330,6 @@ def test_refuses_bad_batches(
 def test_refuses_bad_arguments(kind, arguments, error, message):
     with pytest.raises(error, match=message):
         kind(**arguments)
-
-
-@pytest.mark.parametrize(
-    ("seed", "error", "message"),
-    [
-        (1.5, TypeError, r"`seed` must be an integer.*seed=1\.5"),
-        (True, TypeError, "`seed` must be an integer.*True"),
-        (-1, ValueError, "`seed` must be at least 0.*seed=-1"),
-    ],
-)
-def test_refuses_a_bad_seed(classifier, images, labels, seed, error, message):
-    with pytest.raises(error, match=message):
-        PGD(steps=1)(classifier, images, labels, seed=seed)
 
 
 def test_refuses_what_is_no_classifier(classifier, images, labels):
@@ -391,40 +352,49 @@ def test_the_settings_are_fixed():
     assert (attack.steps, attack.epsilon) == (3, 0.1)
 
 
-def test_a_seed_that_would_be_another_is_refused():
-    seed = 2**32
-    network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
-    data = np.full((2, 4), 0.5, "float32"), np.array([0, 1])
+@pytest.mark.parametrize(
+    ("seed", "error", "message"),
+    [
+        (1.5, TypeError, r"`seed` must be an integer.*seed=1\.5"),
+        (True, TypeError, "`seed` must be an integer.*True"),
+        (-1, ValueError, "`seed` must be at least 0.*seed=-1"),
+        # It would be another one in 32 bits.
+        (2**32, ValueError, "`seed` must be below 2"),
+    ],
+)
+def test_refuses_a_bad_seed(seed, error, message):
+    classifier, pair = network(shape=(4,)), data(2, shape=(4,))
+    start = FGSM(random_start=True)
     for call in (
-        lambda: FGSM(random_start=True)(network, *data, seed=seed),
-        lambda: Square()(network, *data, seed=seed),
-        lambda: kw.WakeModel(network, FGSM(), seed=seed),
-        lambda: kw.evaluation.robust_accuracy(network, data, FGSM(), seed=seed),
-        lambda: kw.callbacks.AutoAttackEvaluation(data, seed=seed),
+        lambda: start(classifier, *pair, seed=seed),
+        lambda: Square()(classifier, *pair, seed=seed),
+        lambda: kw.WakeModel(classifier, FGSM(), seed=seed),
+        lambda: kw.evaluation.robust_accuracy(
+            classifier, pair, FGSM(), seed=seed
+        ),
+        lambda: kw.callbacks.AutoAttackEvaluation(pair, seed=seed),
         lambda: kw.attribution.correlation_matrix(
-            network, data, FGSM(), seed=seed
+            classifier, pair, FGSM(), seed=seed
         ),
     ):
-        with pytest.raises(ValueError, match="`seed` must be below 2"):
+        with pytest.raises(error, match=message):
             call()
 
 
 def test_no_two_seeds_are_the_same():
-    network = keras.Sequential([keras.Input((9,)), keras.layers.Dense(3)])
-    x, y = np.full((2, 9), 0.5, "float32"), np.array([0, 1])
+    classifier, (x, y) = network(shape=(9,)), data(2, shape=(9,))
     attack = PGD(epsilon=0.1, step_size=0.001, steps=1)
-    compiled = CompiledClassifier(network, 2)
+    compiled = CompiledClassifier(classifier, 2)
     labels, ids = np.eye(3, dtype="float32")[y], np.int32([1, 2])
     called, evaluated = [], []
     for seed in (0, 2**31, 2**32 - 1):
-        called.append(to_numpy(attack(network, x, y, seed=seed)))
+        called.append(to_numpy(attack(classifier, x, y, seed=seed)))
         evaluated.append(compiled.attack(attack, x, labels, ids, seed))
     for found in (called, evaluated):
         for one, other in ((0, 1), (0, 2), (1, 2)):
             assert np.abs(found[one] - found[other]).max() > 0.01
     # The largest one goes through a step of training and one of evaluation.
-    model = kw.WakeModel(network, attack, seed=2**32 - 1)
-    model.compile("sgd")
+    model = wake(classifier, attack, seed=2**32 - 1)
     model.fit(x, y, validation_data=(x, y), verbose=0)
 
 
@@ -432,13 +402,12 @@ def test_no_two_seeds_are_the_same():
     keras.backend.backend() != "tensorflow", reason="TensorFlow traces."
 )
 def test_several_attacks_do_not_count_as_retracing(caplog):
-    network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
-    x, y = np.full((2, 4), 0.5, "float32"), [0, 1]
+    classifier, (x, y) = network(shape=(4,)), data(2, shape=(4,))
     logger = logging.getLogger("tensorflow")
     logger.addHandler(caplog.handler)
     try:
         for _ in range(6):
-            FGSM(epsilon=0.1)(network, x, y)
+            FGSM(epsilon=0.1)(classifier, x, y)
     finally:
         logger.removeHandler(caplog.handler)
     assert "retracing" not in caplog.text

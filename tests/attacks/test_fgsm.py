@@ -1,8 +1,8 @@
 """FGSM against its closed form for a linear classifier."""
 
-import keras
 import numpy as np
 import pytest
+from attack_cases import linear_classifier
 from scipy import special
 
 from keras_wake import WakeModel
@@ -15,17 +15,13 @@ FEATURES = 12
 
 @pytest.fixture
 def linear():
-    model = keras.Sequential(
-        [keras.Input((FEATURES,)), keras.layers.Dense(3, name="head")]
-    )
     rng = np.random.default_rng(0)
-    model.set_weights([rng.normal(size=(FEATURES, 3)), rng.normal(size=3)])
-    return model
+    return linear_classifier(rng.normal(size=(FEATURES, 3)), rng.normal(size=3))
 
 
 @pytest.fixture
 def vectors():
-    return np.random.default_rng(1).random((6, FEATURES)).astype("float32")
+    return np.random.default_rng(1).random((6, FEATURES), np.float32)
 
 
 def _gradient(linear, x, labels):
@@ -40,18 +36,14 @@ def _gradient(linear, x, labels):
 def test_equals_the_closed_form(linear, vectors, norm, soft):
     labels = np.eye(3)[[0, 1, 2, 0, 1, 2]]
     if soft:
-        labels = 0.9 * labels + 0.1 * np.random.default_rng(2).dirichlet(
-            np.ones(3), size=6
-        )
+        others = np.random.default_rng(2).dirichlet(np.ones(3), size=6)
+        labels = 0.9 * labels + 0.1 * others
     gradient = _gradient(linear, vectors, labels)
-    epsilon = 0.3
-    if norm == "linf":
-        delta = epsilon * np.sign(gradient)
-    else:
-        length = np.linalg.norm(gradient, axis=1, keepdims=True)
-        delta = epsilon * gradient / length
-    expected = np.clip(vectors + delta, 0, 1)
-    found = FGSM(norm, epsilon)(linear, vectors, labels)
+    direction = np.sign(gradient)
+    if norm == "l2":
+        direction = gradient / np.linalg.norm(gradient, axis=1, keepdims=True)
+    expected = np.clip(vectors + 0.3 * direction, 0, 1)
+    found = FGSM(norm, 0.3)(linear, vectors, labels)
     # Float32 against float64.
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
@@ -72,13 +64,10 @@ def test_equals_the_closed_form_from_a_random_start(linear, vectors):
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-def test_defaults_are_one_whole_step_from_the_image():
+def test_defaults_and_the_published_preset_of_fast_at():
     attack = FGSM(epsilon=0.1)
     assert (attack.steps, attack.step_size) == (1, 0.1)
     assert not attack.random_start
-
-
-def test_fast_at_is_the_published_preset():
     attack = FGSM.fast_at()
     assert (attack.norm, attack.epsilon) == ("linf", 8 / 255)
     assert (attack.steps, attack.step_size) == (1, 10 / 255)

@@ -6,6 +6,8 @@ import pytest
 from keras import ops
 from keras.ops import convert_to_numpy as to_numpy
 from scipy import stats
+from small import data
+from small import network
 
 from keras_wake import backend
 from keras_wake.attacks import FGSM
@@ -15,94 +17,67 @@ from keras_wake.utils.seeds import CounterSeed
 SETTINGS = {"linf": (0.1, 0.03), "l2": (0.6, 0.2)}
 
 
-def _without_dropout(classifier):
-    """The same layers: dropout draws other masks in PyTorch."""
-    kept = [
-        layer
-        for layer in classifier.layers
-        if not isinstance(layer, keras.layers.Dropout)
-    ]
-    return keras.Sequential([keras.Input(classifier.input_shape[1:]), *kept])
+def _torch_pgd(classifier, x, y, norm, epsilon, step_size, steps, training):
+    """PGD on the `classifier` fixture, in PyTorch, in float64."""
+    reason = "the reference is written in PyTorch"
+    torch = pytest.importorskip("torch", reason=reason)
 
+    def weights(name):
+        values = classifier.get_layer(name).get_weights()
+        return [torch.tensor(value, dtype=torch.float64) for value in values]
 
-class TorchTwin:
-    """The `classifier` fixture and PGD on it, in PyTorch, in float64."""
+    kernel, kernel_bias = weights("conv")
+    gamma, beta, mean, variance = weights("norm")
+    head, head_bias = weights("head")
 
-    def __init__(self, classifier):
-        reason = "the reference is written in PyTorch"
-        self.torch = pytest.importorskip("torch", reason=reason)
-
-        def weights(name):
-            return [
-                self.torch.tensor(weight, dtype=self.torch.float64)
-                for weight in classifier.get_layer(name).get_weights()
-            ]
-
-        self.conv, self.conv_bias = weights("conv")
-        self.norm = weights("norm")
-        self.head, self.head_bias = weights("head")
-
-    def logits(self, x, training):
-        functional = self.torch.nn.functional
-        gamma, beta, mean, variance = self.norm
-        x = functional.conv2d(
+    def logits(x):
+        x = torch.nn.functional.conv2d(
             x.permute(0, 3, 1, 2),
-            self.conv.permute(3, 2, 0, 1),
-            self.conv_bias,
+            kernel.permute(3, 2, 0, 1),
+            kernel_bias,
             padding=1,
         )
-        x = functional.batch_norm(
-            x,
-            mean.clone(),
-            variance.clone(),
-            gamma,
-            beta,
-            training=training,
-            eps=1e-5,
+        running = mean.clone(), variance.clone()
+        x = torch.nn.functional.batch_norm(
+            x, *running, gamma, beta, training=training, eps=1e-5
         )
-        x = self.torch.relu(x).mean((2, 3))
-        return x @ self.head + self.head_bias
+        return torch.relu(x).mean((2, 3)) @ head + head_bias
 
-    def pgd(self, x, y, norm, epsilon, step_size, steps, training=False):
-        torch = self.torch
-        x = torch.tensor(x, dtype=torch.float64)
-        y = torch.tensor(y, dtype=torch.int64)
-        x_adv = x.clone()
-        for _ in range(steps):
-            x_adv.requires_grad_(True)
-            loss = torch.nn.functional.cross_entropy(
-                self.logits(x_adv, training), y, reduction="sum"
-            )
-            (gradient,) = torch.autograd.grad(loss, x_adv)
-            with torch.no_grad():
-                if norm == "linf":
-                    delta = x_adv + step_size * gradient.sign() - x
-                    delta = delta.clamp(-epsilon, epsilon)
-                else:
-                    length = gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-                    delta = x_adv + step_size * gradient / length - x
-                    delta = torch.renorm(delta, 2, 0, epsilon)
-                x_adv = (x + delta).clamp(0, 1)
-        return x_adv.detach().numpy()
+    x = torch.tensor(x, dtype=torch.float64)
+    y = torch.tensor(y, dtype=torch.int64)
+    x_adv = x.clone()
+    for _ in range(steps):
+        x_adv.requires_grad_(True)
+        loss = torch.nn.functional.cross_entropy(
+            logits(x_adv), y, reduction="sum"
+        )
+        (gradient,) = torch.autograd.grad(loss, x_adv)
+        with torch.no_grad():
+            if norm == "linf":
+                delta = x_adv + step_size * gradient.sign() - x
+                delta = delta.clamp(-epsilon, epsilon)
+            else:
+                length = gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+                delta = x_adv + step_size * gradient / length - x
+                delta = torch.renorm(delta, 2, 0, epsilon)
+            x_adv = (x + delta).clamp(0, 1)
+    return x_adv.detach().numpy()
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("training", [False, True])
 def test_equals_pytorch(classifier, images, labels, norm, training):
     if training:
-        classifier = _without_dropout(classifier)
-    epsilon, step_size = SETTINGS[norm]
-    attack = PGD(
-        norm, epsilon, step_size, 7, random_start=False, training=training
-    )
-    expected = TorchTwin(classifier).pgd(
-        images, labels, norm, epsilon, step_size, 7, training
-    )
+        # Dropout draws other masks in PyTorch.
+        classifier.layers[3].rate = 0
+    settings = (norm, *SETTINGS[norm], 7)
+    attack = PGD(*settings, random_start=False, training=training)
+    expected = _torch_pgd(classifier, images, labels, *settings, training)
     found = to_numpy(attack(classifier, images, labels))
     # The images reach the ball and the bounds, else less would be tested.
     assert np.any(expected == 0) and np.any(expected == 1)
     size = to_numpy(attack.threat_model.size(expected - images))
-    assert np.max(size) > 0.999 * epsilon
+    assert np.max(size) > 0.999 * attack.epsilon
     # Float32 against float64 over seven steps. For linf a sign that flips
     # would be an error of the step size, for l2 the gradient is divided by
     # its norm.
@@ -171,26 +146,36 @@ def test_a_zero_gradient_leaves_the_start(images, labels):
     grey = np.full_like(images, 0.5)
     for norm in ("linf", "l2"):
         attack = PGD(norm, epsilon=0.2, steps=3)
-        start, x_adv = map(
-            to_numpy,
-            (
-                attack.threat_model.random_perturbation(grey, CounterSeed(1)),
-                attack.perturb(constant, grey, one_hot, CounterSeed(1)),
-            ),
-        )
+        draw = attack.threat_model.random_perturbation
+        start = to_numpy(draw(grey, CounterSeed(1)))
+        x_adv = attack.perturb(constant, grey, one_hot, CounterSeed(1))
         assert np.max(np.abs(start)) > 0.01
         # Rounding of x + δ.
         np.testing.assert_allclose(x_adv, grey + start, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("norm", "epsilon", "step_size"),
+    # Section 7 of the source: eight and two grey levels, 128 and 16 in l2.
+    [("linf", 8 / 255, 2 / 255), ("l2", 128 / 255, 16 / 255)],
+)
+def test_the_defaults_are_the_published_ones(norm, epsilon, step_size):
+    for attack, steps in (PGD(norm), 10), (PGD.for_evaluation(PGD(norm)), 20):
+        assert attack.random_start and not attack.training
+        assert attack.bounds == (0.0, 1.0)
+        assert attack.epsilon == pytest.approx(epsilon, rel=1e-12)
+        assert attack.step_size == pytest.approx(step_size, rel=1e-12)
+        assert attack.steps == steps
+
+
 def test_evaluation_keeps_the_threat_model():
     linf = PGD.for_evaluation(FGSM(epsilon=0.2, bounds=(-1, 1)))
+    assert type(linf) is PGD and linf.random_start and not linf.training
     assert (linf.norm, linf.epsilon, linf.bounds) == ("linf", 0.2, (-1.0, 1.0))
     assert (linf.steps, linf.step_size) == (20, 0.05)
     l2 = PGD.for_evaluation(PGD("l2", 128 / 255), steps=50)
     assert (l2.norm, l2.epsilon, l2.steps) == ("l2", 128 / 255, 50)
     assert l2.step_size == 16 / 255
-    assert type(linf) is PGD and linf.random_start and not linf.training
 
 
 @pytest.mark.usefixtures("eagerly")
@@ -205,37 +190,19 @@ def test_refuses_a_length_that_the_images_do_not_have(
         attack(classifier, images, labels)
 
 
-@pytest.mark.parametrize(
-    ("norm", "epsilon", "step_size"),
-    # Section 7 of the source: eight and two grey levels, 128 and 16 in l2.
-    [("linf", 8 / 255, 2 / 255), ("l2", 128 / 255, 16 / 255)],
-)
-def test_the_defaults_are_the_published_ones(norm, epsilon, step_size):
-    attack = PGD(norm)
-    assert attack.random_start and not attack.training
-    assert attack.bounds == (0.0, 1.0)
-    assert attack.epsilon == pytest.approx(epsilon, rel=1e-12)
-    assert attack.step_size == pytest.approx(step_size, rel=1e-12)
-    assert attack.steps == 10
-    evaluation = PGD.for_evaluation(attack)
-    assert evaluation.step_size == pytest.approx(step_size, rel=1e-12)
-    assert evaluation.steps == 20
+def test_puts_the_halves_of_a_batch_together():
+    for images in 1, 2, 7:
+        x = ops.reshape(ops.arange(images * 3, dtype="float32"), (images, 3))
+        y, sizes = ops.arange(images, dtype="float32"), []
 
+        def add(x, y, sizes=sizes):
+            sizes.append(len(x))
+            return x + y[:, None]
 
-@pytest.mark.parametrize("images", [1, 2, 7])
-def test_puts_the_halves_of_a_batch_together(images):
-    x = ops.reshape(ops.arange(images * 3, dtype="float32"), (images, 3))
-    y = ops.arange(images, dtype="float32")
-    sizes = []
-
-    def add(x, y):
-        sizes.append(len(x))
-        return x + y[:, None]
-
-    sums = backend.side_by_side(add, x, y)
-    np.testing.assert_array_equal(sums, x + y[:, None])
-    # oneDNN fails on a batch without images.
-    assert min(sizes) > 0
+        sums = backend.side_by_side(add, x, y)
+        np.testing.assert_array_equal(sums, x + y[:, None])
+        # oneDNN fails on a batch without images.
+        assert min(sizes) > 0
 
 
 class Cut(keras.layers.Layer):
@@ -250,46 +217,30 @@ class Cut(keras.layers.Layer):
     reason="JAX has a gradient of 0 where there is none",
 )
 def test_says_that_a_classifier_has_no_gradient():
-    classifier = keras.Sequential(
-        [
-            keras.Input((4, 4, 1)),
-            Cut(),
-            keras.layers.Flatten(),
-            keras.layers.Dense(3),
-        ]
-    )
-    x = np.full((2, 4, 4, 1), 0.5, "float32")
+    classifier, (x, y) = network(lambda: [Cut()]), data(2)
     with pytest.raises(ValueError, match="no gradient with respect to"):
-        PGD(epsilon=0.1)(classifier, x, np.array([0, 1]))
-
-
-COUNT = 200
-
-
-def kl_start(norm, epsilon, classifier, x, seed=0):
-    """δ_0 of the divergence: with steps of length 0 the attack stays there."""
-    attack = PGD(norm, epsilon, step_size=0.0, steps=1, loss="kl")
-    labels = np.zeros(len(x), "int32")
-    return to_numpy(attack(classifier, x, labels, seed=seed)) - x
+        PGD(epsilon=0.1)(classifier, x, y)
 
 
 @pytest.mark.usefixtures("eagerly")
-@pytest.mark.parametrize(("norm", "epsilon"), [("linf", 0.03), ("l2", 0.5)])
-def test_kl_start_is_gaussian_of_the_published_size(norm, epsilon, classifier):
-    # In the middle of [0, 1], so that nothing is clipped.
-    x = np.full((COUNT, 6, 6, 1), 0.5, "float32")
-    found = kl_start(norm, epsilon, classifier, x).ravel()
-    # 7200 values: 4 standard errors of the deviation are 3.4 %.
-    assert found.std() == pytest.approx(1e-3, rel=0.034)
-    assert abs(found.mean()) < 4 * 1e-3 / np.sqrt(found.size)
-    assert stats.kstest(found / 1e-3, "norm").pvalue > 1e-3
-    other = kl_start(norm, epsilon, classifier, x, seed=1).ravel()
-    assert abs(np.corrcoef(found, other)[0, 1]) < 0.1
+def test_kl_start_is_gaussian_of_the_published_size(classifier):
+    def start(norm, epsilon, value, seed=0):
+        """δ_0: with steps of length 0 the attack stays there."""
+        attack = PGD(norm, epsilon, step_size=0.0, steps=1, loss="kl")
+        x = np.full((200, 6, 6, 1), value, "float32")
+        labels = np.zeros(len(x), "int32")
+        return (to_numpy(attack(classifier, x, labels, seed)) - x).ravel()
 
-
-@pytest.mark.usefixtures("eagerly")
-def test_kl_start_is_clipped_to_the_ball_and_to_the_pixels(classifier):
-    x = np.zeros((COUNT, 6, 6, 1), "float32")
-    found = kl_start("linf", 5e-4, classifier, x)
+    for norm, epsilon in ("linf", 0.03), ("l2", 0.5):
+        # In the middle of [0, 1], so that nothing is clipped.
+        found = start(norm, epsilon, 0.5)
+        # 7200 values: 4 standard errors of the deviation are 3.4 %.
+        assert found.std() == pytest.approx(1e-3, rel=0.034)
+        assert abs(found.mean()) < 4 * 1e-3 / np.sqrt(found.size)
+        assert stats.kstest(found / 1e-3, "norm").pvalue > 1e-3
+        other = start(norm, epsilon, 0.5, seed=1)
+        assert abs(np.corrcoef(found, other)[0, 1]) < 0.1
+    # Clipped to the ball and to the pixels.
+    found = start("linf", 5e-4, 0.0)
     assert found.min() == 0
     assert found.max() == pytest.approx(5e-4, rel=1e-4)

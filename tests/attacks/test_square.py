@@ -3,8 +3,12 @@
 import keras
 import numpy as np
 import pytest
+from attack_cases import linear_classifier
+from attack_cases import norms
+from attack_cases import tiny_network
 from keras import ops
 from keras.ops import convert_to_numpy as to_numpy
+from small import network
 
 from keras_wake.attacks import Square
 from keras_wake.attacks import square_windows
@@ -27,18 +31,13 @@ def test_the_schedule_is_stretched_to_the_queries():
 
 @pytest.mark.parametrize("queries", [5000, 12_000])
 def test_the_schedule_of_the_standard_is_not_stretched(queries):
-    side = 32
     # The published p, which a query decides on by its number alone.
-    expected = []
-    for query in range(queries):
-        p = 0.8
-        for last in (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000):
-            p = p / 2 if query > last else p
-        expected.append(max(round(np.sqrt(p * side * side)), 1))
+    later = np.arange(queries)[:, None] >= PUBLISHED[1:]
+    sides = np.sqrt(0.8 / 2 ** later.sum(axis=1) * 32 * 32)
     attack = Square(queries=queries)
     assert not attack.stretch_schedule
-    windows = attack._windows((side, side, 3))
-    np.testing.assert_array_equal(windows.sides, expected)
+    windows = attack._windows((32, 32, 3))
+    np.testing.assert_array_equal(windows.sides, np.maximum(sides.round(), 1))
 
 
 def test_the_schedule_is_that_of_torchattacks():
@@ -78,13 +77,10 @@ def test_a_smooth_window_follows_its_formula(side):
     expected = np.zeros((side, side))
     upper = side // 2
     for sign, first, rows in ((1, 0, upper), (-1, upper, side - upper)):
-        bump = np.zeros((rows, side))
+        row, column = np.ogrid[:rows, :side]
+        away = np.maximum(abs(row - rows // 2), abs(column - side // 2))
         last = max(rows, side) // 2
-        for row, column in np.ndindex(rows, side):
-            away = max(abs(row - rows // 2), abs(column - side // 2))
-            bump[row, column] = sum(
-                1 / (m + 1) ** 2 for m in range(away, last + 1)
-            )
+        bump = sum((away <= m) / (m + 1) ** 2 for m in range(last + 1))
         if rows:
             bump /= np.linalg.norm(bump)
         expected[first : first + rows] = sign * bump
@@ -94,28 +90,8 @@ def test_a_smooth_window_follows_its_formula(side):
     )
 
 
-def test_a_placed_window_is_where_it_is_drawn():
-    place = np.float32([[0.0, 0.0], [0.999, 0.999], [0.5, 0.2]])
-    values = np.arange(1, 10, dtype="float32").reshape(3, 3)
-    side = ops.convert_to_tensor(3, "int32")
-    window = square_windows.Placed(ops.convert_to_tensor(place), side, 6, 8)
-    filled = to_numpy(window.filled(ops.convert_to_tensor(values)))
-    # Of 4 rows and 6 columns that it can begin at.
-    for image, (row, column) in zip(
-        filled, ((0, 0), (3, 5), (2, 1)), strict=True
-    ):
-        expected = np.zeros((6, 8), "float32")
-        expected[row : row + 3, column : column + 3] = values
-        np.testing.assert_array_equal(image[..., 0], expected)
-    np.testing.assert_array_equal(to_numpy(window.mask), filled > 0)
-
-
-def _windows_of(norm, shape=(10, 8, 3), epsilon=0.5, queries=40):
-    return Square(norm, epsilon, queries)._windows(shape)
-
-
 def test_linf_starts_from_stripes_and_changes_squares():
-    windows = _windows_of("linf")
+    windows = Square("linf", 0.5, queries=40)._windows((10, 8, 3))
     seed = SampleSeed(0, np.arange(20))
     start = to_numpy(windows.start(seed.uniform(0, (windows.num_start_draws,))))
     assert start.shape == (20, 10, 8, 3)
@@ -172,77 +148,68 @@ def _l2_step(delta, draws, side, epsilon):
 
 @pytest.mark.parametrize("length", [1.0, 0.7])
 def test_an_l2_step_is_the_published_one(length):
-    windows = _windows_of("l2")
+    windows = Square("l2", 0.5, queries=40)._windows((10, 8, 3))
     seed = SampleSeed(0, np.arange(20))
     delta = windows.start(seed.uniform(0, (windows.num_start_draws,)))
     assert tuple(delta.shape) == (20, 10, 8, 3)
-    sizes = np.sqrt(np.sum(to_numpy(delta) ** 2, axis=(1, 2, 3)))
-    np.testing.assert_allclose(sizes, 0.5, rtol=1e-4)
+    np.testing.assert_allclose(norms(to_numpy(delta), "l2"), 0.5, rtol=1e-4)
     # Of a shorter one, as after the bounds, the step spends the rest.
     delta = length * delta
     for query in (1, 10, 39):
         draws = seed.uniform(query, (windows.num_draws,))
         found = to_numpy(windows.changed(delta, draws, query))
-        for image, before, drawn in zip(
-            found, to_numpy(delta), to_numpy(draws), strict=True
-        ):
-            expected = _l2_step(
-                np.float64(before), drawn, windows.sides[query], 0.5
+        side = windows.sides[query]
+        expected = [
+            _l2_step(np.float64(before), drawn, side, 0.5)
+            for before, drawn in zip(
+                to_numpy(delta), to_numpy(draws), strict=True
             )
-            # Float32 against float64; seen: 5e-8.
-            np.testing.assert_allclose(image, expected, atol=1e-6)
+        ]
+        # Float32 against float64; seen: 5e-8.
+        np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_calls_the_classifier_once_for_each_query():
+    attack = Square(epsilon=0.1, queries=17)
+    assert attack.passes(10) == (17, 0)
+    if keras.backend.backend() == "jax":
+        pytest.skip("a loop is traced, and its calls cannot be counted")
     calls = []
 
-    def network(x, training=False):
+    def counted(x, training=False):
         calls.append(len(x))
         total = ops.sum(x, axis=(1, 2, 3))[:, None]
         # Class 0 by far, whatever x is.
         return ops.concatenate([total + 100, total], axis=1)
 
-    x = ops.convert_to_tensor(np.full((2, 5, 5, 1), 0.5, "float32"))
+    x = ops.full((2, 5, 5, 1), 0.5)
     labels = ops.one_hot(np.zeros(2, "int32"), 2)
-    attack = Square(epsilon=0.1, queries=17)
-    assert attack.passes(10) == (17, 0)
-    seed = SampleSeed(0, [0, 1])
-    stage = ops.zeros((), "int32")
-    if keras.backend.backend() == "jax":
-        pytest.skip("a loop is traced, and its calls cannot be counted")
-    attack.run_stage(network, x, labels, seed, stage)
+    run = SampleSeed(0, [0, 1]), ops.zeros((), "int32")
+    attack.run_stage(counted, x, labels, *run)
     assert calls == [2] * 17
 
     # And ends when all are misclassified: here, by the first query.
     calls.clear()
-    attack.run_stage(network, x, 1 - labels, seed, stage)
+    attack.run_stage(counted, x, 1 - labels, *run)
     assert calls == [2]
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_comes_near_the_optimum_of_a_linear_model(norm):
-    rng = np.random.default_rng(0)
-    weights = rng.normal(size=(5, 5, 1)).astype("float32")
-
-    classifier = keras.Sequential(
-        [
-            keras.Input((5, 5, 1)),
-            keras.layers.Flatten(),
-            keras.layers.Dense(2),
-        ]
-    )
+    weights = np.random.default_rng(0).normal(size=25).astype("float32")
+    kernel = np.stack([0 * weights, weights], axis=1)
     # The bias keeps the images right, so that the search does not end early.
-    kernel = np.stack([0 * weights.ravel(), weights.ravel()], axis=1)
-    classifier.set_weights([kernel, np.float32([50, 0])])
+    head = linear_classifier(kernel, np.float32([50, 0]))
+    classifier = keras.Sequential(
+        [keras.Input((5, 5, 1)), keras.layers.Flatten(), head]
+    )
     x = np.full((4, 5, 5, 1), 0.5, "float32")
     epsilon = {"linf": 0.1, "l2": 0.5}[norm]
     # So few queries see small windows only if the schedule is stretched.
     attack = Square(norm, epsilon, queries=400, stretch_schedule=True)
     found = attack(classifier, x, np.zeros(4, "int32"), seed=0)
-    gained = np.sum((to_numpy(found) - x) * weights, axis=(1, 2, 3))
-    dual = (
-        np.sum(np.abs(weights)) if norm == "linf" else np.linalg.norm(weights)
-    )
+    gained = (to_numpy(found) - x).reshape(4, 25) @ weights
+    dual = np.linalg.norm(weights, 1 if norm == "linf" else 2)
     share = {"linf": 0.95, "l2": 0.7}[norm]
     assert np.all(gained <= epsilon * dual * (1 + 1e-5))
     assert np.all(gained >= share * epsilon * dual)
@@ -251,37 +218,32 @@ def test_comes_near_the_optimum_of_a_linear_model(norm):
 def test_takes_channels_first(monkeypatch):
     rng = np.random.default_rng(0)
     x = rng.random((3, 6, 5, 2)).astype("float32")
-    weights = rng.normal(size=(6, 5, 2, 3)).astype("float32").reshape(60, 3)
+    tiny = tiny_network(60, 3, 0)
 
-    def network(x, training=False):
-        return ops.matmul(ops.reshape(x, (-1, 60)), weights)
+    def channels_first(x, training=False):
+        return tiny(ops.transpose(x, (0, 2, 3, 1)))
 
-    def network_first(x, training=False):
-        return network(ops.transpose(x, (0, 2, 3, 1)))
-
-    labels = np.eye(3, dtype="float32")[np.argmax(to_numpy(network(x)), axis=1)]
+    labels = np.eye(3, dtype="float32")[np.argmax(to_numpy(tiny(x)), axis=1)]
     attack = Square("l2", 0.2, queries=10)
     seed = SampleSeed(0, np.arange(3))
-    expected = to_numpy(attack.perturb(network, x, labels, seed))
+    expected = to_numpy(attack.perturb(tiny, x, labels, seed))
     monkeypatch.setattr(
         keras.config, "image_data_format", lambda: "channels_first"
     )
-    first = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
-    found = to_numpy(attack.perturb(network_first, first, labels, seed))
+    first = x.transpose(0, 3, 1, 2).copy()
+    found = to_numpy(attack.perturb(channels_first, first, labels, seed))
     np.testing.assert_allclose(found.transpose(0, 2, 3, 1), expected, atol=1e-5)
 
 
 @pytest.mark.usefixtures("eagerly")
 def test_refuses_what_has_no_windows():
-    classifier = keras.Sequential([keras.Input((12,)), keras.layers.Dense(3)])
+    classifier = network(shape=(12,))
     x = np.full((2, 12), 0.5, "float32")
     # Misclassified images would end the search before the first window.
     labels = np.argmax(to_numpy(classifier(x)), axis=1)
     with pytest.raises(
         ValueError,
-        match=(
-            r"windows of images and needs images of shape \(batch, height, "
-            r"width, channels\), or .*Received: images of shape \(12,\)"
-        ),
+        match=r"windows of images and needs images of shape \(batch, height, "
+        r"width, channels\), or .*Received: images of shape \(12,\)",
     ):
         Square(queries=3)(classifier, x, labels, seed=0)

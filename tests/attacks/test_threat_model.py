@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from attack_cases import norms
 from scipy import stats
 
 from keras_wake.attacks import ThreatModel
@@ -32,9 +33,8 @@ def test_linf_start_is_uniform_in_the_cube():
 
 def test_l2_start_has_a_uniform_radius_and_an_isotropic_direction():
     delta = _draw("l2", 0.7, (20000, 1, 3, 1)).reshape(20000, 3)
-    radii = np.linalg.norm(delta, axis=1)
-    result = stats.kstest(radii, "uniform", (0, 0.7))
-    assert result.pvalue > SIGNIFICANCE
+    radii = norms(delta, "l2")
+    assert stats.kstest(radii, "uniform", (0, 0.7)).pvalue > SIGNIFICANCE
     direction = delta / radii[:, None]
     # On the sphere in three dimensions each coordinate is uniform
     # (Archimedes), along any axis.
@@ -52,20 +52,15 @@ def test_a_start_stays_within_the_bounds():
     assert 0.4 < delta.max() <= 0.5
 
 
-def test_linf_projects_onto_ball_and_bounds():
-    threat = ThreatModel("linf", 0.25)
+def test_projects_onto_ball_and_bounds():
     images = np.array([[0.5, 0.125, 0.875, 0.5]], "float32")
     delta = np.array([[0.375, -0.375, 0.25, 0.125]], "float32")
-    projected = threat.project(delta, images)
+    projected = ThreatModel("linf", 0.25).project(delta, images)
     # Exact: all values are binary fractions.
     np.testing.assert_array_equal(projected, [[0.25, -0.125, 0.125, 0.125]])
-
-
-def test_l2_projects_onto_ball_and_bounds():
-    threat = ThreatModel("l2", 1.0, bounds=(-1.0, 1.0))
     images = np.array([[0.0, 0.0], [0.0, 0.0], [0.75, 0.0]], "float32")
     delta = np.array([[3.0, 4.0], [0.3, 0.4], [3.0, -4.0]], "float32")
-    projected = threat.project(delta, images)
+    projected = ThreatModel("l2", 1.0, (-1.0, 1.0)).project(delta, images)
     # The last: (0.6, −0.8) after the ball, then cut off at 1 − 0.75. The
     # tolerance is float32's.
     np.testing.assert_allclose(
@@ -83,14 +78,10 @@ def test_steepest_has_norm_one_and_leaves_a_zero_gradient():
 
 def test_size_is_the_norm_of_each_sample():
     delta = np.random.default_rng(0).normal(size=(3, 2, 4, 1))
-    flat = delta.reshape(3, 8)
-    for norm, order in (("linf", np.inf), ("l2", 2)):
+    for norm in "linf", "l2":
+        found = ThreatModel(norm).size(delta.astype("float32"))
         # Float32 against float64.
-        np.testing.assert_allclose(
-            ThreatModel(norm).size(delta.astype("float32")),
-            np.linalg.norm(flat, order, axis=1),
-            rtol=1e-6,
-        )
+        np.testing.assert_allclose(found, norms(delta, norm), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -108,11 +99,7 @@ def test_size_is_the_norm_of_each_sample():
             r"`epsilon` must be between 0 and 1\. Received: epsilon=-0\.1",
         ),
         ({"epsilon": 8}, ValueError, r"between 0 and 1.*epsilon=8\..*8/255"),
-        (
-            {"epsilon": 2.5, "bounds": (-1, 1)},
-            ValueError,
-            r"between 0 and 2\.",
-        ),
+        ({"epsilon": 2.5, "bounds": (-1, 1)}, ValueError, r"between 0 and 2\."),
         ({"norm": "l2", "epsilon": -1}, ValueError, "must be at least 0"),
         ({"epsilon": math.nan}, ValueError, "`epsilon` must be finite"),
         ({"norm": "l2", "epsilon": math.inf}, ValueError, "must be finite"),
@@ -123,18 +110,20 @@ def test_size_is_the_norm_of_each_sample():
             ValueError,
             r"`bounds` must be two ascending numbers.*\(1\.0, 0\.0\)",
         ),
-        ({"bounds": (0.5, 0.5)}, ValueError, "two ascending numbers"),
-        ({"bounds": (0.0, math.nan)}, ValueError, "two ascending numbers"),
-        ({"bounds": (0, 1, 2)}, ValueError, "two ascending numbers"),
-        ({"bounds": 1.0}, ValueError, "two ascending numbers"),
-        ({"bounds": None}, ValueError, "two ascending numbers"),
-        ({"bounds": "01"}, ValueError, "two ascending numbers"),
-        ({"bounds": (False, True)}, ValueError, "two ascending numbers"),
     ],
 )
 def test_refuses_bad_arguments(arguments, error, message):
     with pytest.raises(error, match=message):
         ThreatModel(**arguments)
+
+
+@pytest.mark.parametrize(
+    "bounds",
+    [(0.5, 0.5), (0.0, math.nan), (0, 1, 2), 1.0, None, "01", (False, True)],
+)
+def test_refuses_bounds_that_are_not_two_ascending_numbers(bounds):
+    with pytest.raises(ValueError, match="`bounds` must be two ascending numb"):
+        ThreatModel(bounds=bounds)
 
 
 def test_the_whole_range_is_allowed():

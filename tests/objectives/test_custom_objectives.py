@@ -4,22 +4,12 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from small import data
+from small import fit
+from small import network
+from small import wake
 
 import keras_wake as kw
-
-SHAPE = (4, 4, 1)
-
-
-def network(seed=0):
-    keras.utils.set_random_seed(seed)
-    return keras.Sequential(
-        [keras.Input(SHAPE), keras.layers.Flatten(), keras.layers.Dense(3)]
-    )
-
-
-def data(count=8):
-    x = np.random.default_rng(0).random((count, *SHAPE), np.float32)
-    return x, np.arange(count, dtype="int32") % 3
 
 
 class Squares(kw.objectives.Objective):
@@ -36,27 +26,17 @@ class Squares(kw.objectives.Objective):
         return losses if self.reduce is None else self.reduce(losses)
 
 
-def fit(objective, *callbacks, **kwargs):
-    classifier = network()
-    attack = kw.attacks.FGSM(epsilon=0.05)
-    model = kw.WakeModel(classifier, attack, objective)
-    model.compile(keras.optimizers.SGD(0.1))
-    model.fit(
-        *data(),
-        batch_size=8,
-        epochs=1,
-        verbose=0,
-        callbacks=list(callbacks),
-        **kwargs,
-    )
-    return classifier.get_weights()
+def train(objective, *callbacks, **arguments):
+    model = wake(objective=objective, eval_attack=None)
+    fit(model, *callbacks, count=8, batch_size=8, **arguments)
+    return model.classifier.get_weights()
 
 
 def test_a_loss_per_sample_trains_on_its_mean():
-    (kernel, bias), (x, y) = network().get_weights(), data()
+    (kernel, bias), (x, y) = network().get_weights(), data(8)
     flat = x.reshape(len(x), -1)
     errors = 2 * (flat @ kernel + bias - np.eye(3)[y]) / len(x)
-    found = fit(Squares())
+    found = train(Squares())
     # One step of SGD at 0.1, in float32.
     np.testing.assert_allclose(found[0], kernel - 0.1 * flat.T @ errors, 1e-4)
     np.testing.assert_allclose(found[1], bias - 0.1 * errors.sum(0), 1e-4)
@@ -77,9 +57,8 @@ def test_a_loss_of_another_shape_is_refused(reduce, received, partner):
     # has images; two values cannot be told from the batch where that is open.
     if received == r"shape \(2,\)" and keras.backend.backend() == "tensorflow":
         pytest.skip("The size of a batch is not known when it is traced.")
-    kwargs, callbacks = {}, []
-    if partner == "weights":
-        kwargs["sample_weight"] = np.ones(8, "float32")
+    weights = np.ones(8, "float32") if partner == "weights" else None
+    callbacks = []
     if partner == "teacher":
         callbacks.append(kw.PretrainedTeacher(network(seed=1), 0.5))
     with pytest.raises(
@@ -87,7 +66,7 @@ def test_a_loss_of_another_shape_is_refused(reduce, received, partner):
         match=r"`Squares` must have one value per sample, shape \((8|batch),\)"
         rf"\. Received: {received}.*Reduce it over the classes",
     ):
-        fit(Squares(reduce), *callbacks, **kwargs)
+        train(Squares(reduce), *callbacks, sample_weight=weights)
 
 
 def test_a_loss_that_reads_other_images_is_refused():
@@ -96,9 +75,9 @@ def test_a_loss_that_reads_other_images_is_refused():
         match=r"`Squares` reads the adversarial logits, and its `inputs` do "
         r"not name them\. Received: inputs=\('clean',\)",
     ):
-        fit(Squares(reads="adversarial"))
+        train(Squares(reads="adversarial"))
     with pytest.raises(KeyError, match="other"):  # Not what is meant here.
-        fit(Squares(reads="other"))
+        train(Squares(reads="other"))
 
 
 @pytest.mark.parametrize("around", [lambda o: o, kw.objectives.AWP])

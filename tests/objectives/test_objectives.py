@@ -7,46 +7,36 @@ from scipy import special
 
 from keras_wake import objectives
 
+NAMED = [
+    ("at", objectives.AdversarialTraining, ("adversarial",)),
+    ("standard", objectives.Standard, ("clean",)),
+]
 
-@pytest.mark.parametrize(
-    ("name", "kind", "inputs"),
-    [
-        ("at", objectives.AdversarialTraining, ("adversarial",)),
-        ("standard", objectives.Standard, ("clean",)),
-    ],
-)
-def test_are_found_by_name(name, kind, inputs):
+
+@pytest.mark.parametrize(("name", "kind", "inputs"), NAMED)
+def test_are_found_by_name_and_restored_from_their_config(name, kind, inputs):
     objective = objectives.get(name)
-    assert type(objective) is kind
     assert objective.name == name and objective.inputs == inputs
     assert objectives.get(objective) is objective
-
-
-@pytest.mark.parametrize("name", ["at", "standard"])
-def test_loss_is_cross_entropy_of_the_images_it_names(name):
-    rng = np.random.default_rng(0)
-    logits = {
-        kind: rng.normal(size=(5, 3)).astype("float32")
-        for kind in ("clean", "adversarial")
-    }
-    labels = rng.dirichlet(np.ones(3), 5).astype("float32")
-    objective = objectives.get(name)
-    seen = logits[objective.inputs[0]].astype("float64")
-    expected = -(labels * special.log_softmax(seen, axis=1)).sum(1)
-    # Float32 against float64.
-    np.testing.assert_allclose(
-        objective.loss(labels, logits), expected, rtol=1e-5
-    )
-
-
-@pytest.mark.parametrize("name", ["at", "standard"])
-def test_config_and_keras_serialisation(name):
-    objective = objectives.get(name)
-    again = type(objective).from_config(objective.get_config())
+    again = kind.from_config(objective.get_config())
     loaded = keras.saving.deserialize_keras_object(
         keras.saving.serialize_keras_object(objective)
     )
-    assert type(again) is type(loaded) is type(objective)
+    assert type(objective) is type(again) is type(loaded) is kind
+
+
+@pytest.mark.parametrize(("name", "kind", "inputs"), NAMED)
+def test_loss_is_cross_entropy_of_the_images_it_names(name, kind, inputs):
+    rng = np.random.default_rng(0)
+    logits = {
+        images: rng.normal(size=(5, 3)).astype("float32")
+        for images in ("clean", "adversarial")
+    }
+    labels = rng.dirichlet(np.ones(3), 5).astype("float32")
+    seen = logits[inputs[0]].astype("float64")
+    expected = -(labels * special.log_softmax(seen, axis=1)).sum(1)
+    # Float32 against float64.
+    np.testing.assert_allclose(kind().loss(labels, logits), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("identifier", ["robust", "", 1, None, object])
