@@ -22,6 +22,12 @@ def data(count=12, seed=0, shape=SHAPE):
     return x, np.arange(count, dtype="int32") % CLASSES
 
 
+def patterns(count=12, seed=0):
+    """Images of one pattern for each class under noise, which can be learnt."""
+    x, y = data(count, seed)
+    return 0.5 * data(CLASSES, seed=9)[0][y] + 0.5 * x, y
+
+
 def network(hidden=list, shape=SHAPE, seed=0, name=None):
     """A linear head on flat pixels, after the layers that `hidden` makes.
 
@@ -40,6 +46,19 @@ def network(hidden=list, shape=SHAPE, seed=0, name=None):
     )
 
 
+@keras.saving.register_keras_serializable(package="keras_wake_tests")
+class Subclassed(keras.Model):
+    """A linear classifier that does not say how its layers are connected."""
+
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.flatten = keras.layers.Flatten()
+        self.logits = keras.layers.Dense(CLASSES, name="logits")
+
+    def call(self, x):
+        return self.logits(self.flatten(x))
+
+
 def wake(classifier=None, attack=FGSM, optimizer=None, **arguments):
     """A compiled model that is evaluated under the attack of its training."""
     arguments = {"eval_attack": attack, **arguments}
@@ -48,10 +67,10 @@ def wake(classifier=None, attack=FGSM, optimizer=None, **arguments):
     return model
 
 
-def fit(model, *callbacks, count=12, **arguments):
-    """Trains on `data(count)` in its order, and returns the `History`."""
+def fit(model, *callbacks, count=12, images=data, **arguments):
+    """Trains on `images(count)` in its order, and returns the `History`."""
     arguments = {"shuffle": False, "verbose": 0, **arguments}
-    return model.fit(*data(count), callbacks=list(callbacks), **arguments)
+    return model.fit(*images(count), callbacks=list(callbacks), **arguments)
 
 
 def assert_same(values, others):

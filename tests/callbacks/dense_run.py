@@ -1,36 +1,26 @@
-"""A small network on small images, for tests of what a callback does."""
+"""A network of two layers under PGD, for tests of what a callback does."""
 
 import keras
-import numpy as np
+import small
 
 import keras_wake as kw
 
-SHAPE = (4, 4, 1)
 PGD = kw.attacks.PGD(epsilon=0.1, steps=2, random_start=False)
 
 
 def data(seed=0, count=21):
-    rng = np.random.default_rng(seed)
-    x = rng.random((count, *SHAPE), np.float32)
-    return x, np.arange(count, dtype="int32") % 3
+    return small.data(count, seed)
 
 
 def wake(attack=PGD, policy=None):
-    keras.utils.set_random_seed(0)
-    classifier = keras.Sequential(
-        [
-            keras.Input(SHAPE),
-            keras.layers.Flatten(),
-            keras.layers.Dense(8, activation="elu", dtype=policy),
-            keras.layers.Dense(3, dtype="float32"),
-        ]
+    network = small.network(
+        lambda: [keras.layers.Dense(8, activation="elu", dtype=policy)]
     )
-    model = kw.WakeModel(classifier, attack, eval_attack=attack)
-    model.compile(keras.optimizers.SGD(0.3, momentum=0.9))
-    return model
+    optimizer = keras.optimizers.SGD(0.3, momentum=0.9)
+    return small.wake(network, attack, optimizer)
 
 
-def fit(model, callbacks, epochs=4, **kwargs):
-    return model.fit(
-        *data(), epochs=epochs, verbose=0, callbacks=callbacks, **kwargs
-    ).history
+def fit(model, *callbacks, epochs=4, **arguments):
+    """Trains on `data()`; the logs of all epochs."""
+    arguments = {"count": 21, "epochs": epochs, **arguments}
+    return small.fit(model, *callbacks, **arguments).history

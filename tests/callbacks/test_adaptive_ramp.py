@@ -5,38 +5,20 @@ import warnings
 import keras
 import numpy as np
 import pytest
+import small
+from small import assert_same
+from small import data
+from small import StopAfter
 
 import keras_wake as kw
 
-SHAPE = (4, 4, 1)
 KEY = "val_teacher_robust_accuracy"
 eagerly = pytest.mark.usefixtures("eagerly")
 
 
-def data(count=16):
-    rng = np.random.default_rng(0)
-    x = rng.random((count, *SHAPE), np.float32)
-    return x, np.arange(count, dtype="int32") % 3
-
-
-def wake(**kwargs):
-    keras.utils.set_random_seed(0)
-    classifier = keras.Sequential(
-        [
-            keras.Input(SHAPE),
-            keras.layers.Flatten(),
-            keras.layers.Dense(3),
-        ]
-    )
-    attack = kw.attacks.FGSM(epsilon=0.05)
-    model = kw.WakeModel(
-        classifier,
-        attack,
-        eval_attack=attack,
-        schedule=kw.schedules.AdaptiveRamp(**kwargs),
-    )
-    model.compile(keras.optimizers.SGD(0.2))
-    return model
+def wake(**settings):
+    schedule = kw.schedules.AdaptiveRamp(**settings)
+    return small.wake(optimizer=keras.optimizers.SGD(0.2), schedule=schedule)
 
 
 class Pretend(keras.callbacks.Callback):
@@ -55,35 +37,22 @@ class Pretend(keras.callbacks.Callback):
             logs[KEY] = self.accuracies[epoch]
 
 
-class After(keras.callbacks.Callback):
-    """Notes λ_t once the teacher callback has set it."""
-
-    def on_train_begin(self, logs=None):
-        self.weights = []
-
-    def on_epoch_begin(self, epoch, logs=None):
-        weight = keras.ops.convert_to_numpy(self.model.kd_weight)
-        self.weights.append(float(weight))
-
-
 def fit(model, accuracies, teacher, *callbacks, epochs=None, first=0):
-    pretend, after = Pretend(accuracies), After()
-    model.fit(
-        *data(),
+    """What `Pretend` has copied, and λ_t of each epoch."""
+    pretend, weights = Pretend(accuracies), []
+    # After the teacher callback, which sets it.
+    after = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda *_: weights.append(float(model.kd_weight))
+    )
+    small.fit(
+        *(model, pretend, teacher, after, *callbacks),
+        count=16,
         batch_size=8,
         epochs=epochs or len(accuracies),
         initial_epoch=first,
         validation_data=data(8),
-        verbose=0,
-        shuffle=False,
-        callbacks=[pretend, teacher, after, *callbacks],
     )
-    return pretend, after.weights
-
-
-def assert_same(weights, others):
-    for value, other in zip(weights, others, strict=True):
-        np.testing.assert_array_equal(value, other)
+    return pretend, weights
 
 
 def test_freezes_the_best_teacher_and_begins_the_ramp():
@@ -109,9 +78,9 @@ def test_freezes_the_best_teacher_and_begins_the_ramp():
 
 @eagerly
 def test_epochs_without_validation_do_not_count():
-    model = wake(patience=1, length=1)
     teacher = kw.EMATeacher(decay=0.5)
-    _, weights = fit(model, [0.3, None, None, 0.2, None, 0.1], teacher)
+    accuracies = [0.3, None, None, 0.2, None, 0.1]
+    _, weights = fit(wake(patience=1, length=1), accuracies, teacher)
     assert teacher.ramp.start_epoch == 4
     assert weights == [0, 0, 0, 0, 1, 1]
 
@@ -136,43 +105,31 @@ may_never_begin = pytest.mark.filterwarnings(
 
 
 @eagerly
-def test_teacher_that_rises_to_the_end_is_never_frozen():
-    model = wake(patience=2)
-    teacher = kw.EMATeacher(decay=0.5)
+@pytest.mark.parametrize(
+    ("patience", "accuracies", "stopped", "best"),
+    [
+        # A teacher that rises to the end is never frozen.
+        (2, [0.1, 0.2, 0.3, 0.4], None, 4),
+        (3, [0.1, 0.4, 0.3, 0.2], None, 2),
+        (3, [0.1, 0.4, 0.3, 0.2, 0.5], 4, 2),
+        # The ramp is found in the last epoch.
+        (1, [0.1, 0.4, 0.3], None, 2),
+    ],
+)
+def test_best_teacher_is_put_back_where_the_ramp_never_began(
+    patience, accuracies, stopped, best
+):
+    model, teacher = wake(patience=patience), kw.EMATeacher(decay=0.5)
+    last = stopped or len(accuracies)
+    stop = StopAfter(last - 1) if stopped else keras.callbacks.Callback()
     with pytest.warns(UserWarning, match=NEVER):
-        seen, weights = fit(model, [0.1, 0.2, 0.3, 0.4], teacher)
-    assert teacher.ramp is None and set(weights) == {0.0}
-    assert_same(model.robust_classifier.get_weights(), seen.teachers[4])
-
-
-@eagerly
-@pytest.mark.parametrize("stopped", [False, True])
-def test_best_teacher_is_put_back_where_the_ramp_never_began(stopped):
-    class Stop(keras.callbacks.Callback):
-        def on_epoch_end(self, epoch, logs=None):
-            self.model.stop_training = stopped and epoch == 3
-
-    model = wake(patience=3)
-    teacher = kw.EMATeacher(decay=0.5)
-    with pytest.warns(UserWarning, match=NEVER):
-        seen, weights = fit(
-            model,
-            [0.1, 0.4, 0.3, 0.2, 0.5],
-            teacher,
-            Stop(),
-            epochs=5 if stopped else 4,
-        )
-    assert len(weights) == 4 and teacher.ramp is None
-    assert np.abs(seen.teachers[4][0] - seen.teachers[2][0]).max() > 1e-4
-    assert_same(model.robust_classifier.get_weights(), seen.teachers[2])
-
-
-@eagerly
-def test_a_ramp_that_is_found_in_the_last_epoch_is_a_warning():
-    model = wake(patience=1)
-    with pytest.warns(UserWarning, match=NEVER):
-        seen, _ = fit(model, [0.1, 0.4, 0.3], kw.EMATeacher(decay=0.5))
-    assert_same(model.robust_classifier.get_weights(), seen.teachers[2])
+        seen, weights = fit(model, accuracies, teacher, stop)
+    assert weights == [0.0] * last
+    assert teacher.ramp is None or patience == 1
+    if best < last:
+        moved = seen.teachers[last][0] - seen.teachers[best][0]
+        assert np.abs(moved).max() > 1e-4
+    assert_same(model.robust_classifier.get_weights(), seen.teachers[best])
 
 
 @eagerly
@@ -219,14 +176,6 @@ def test_another_callback_thaws_the_teacher_with_a_warning():
         fit(model, accuracies, kw.EMATeacher(decay=0.5), first=3)
 
 
-def test_repr_names_the_settings():
-    ramp = kw.schedules.AdaptiveRamp(2, 5, 0.5)
-    assert repr(ramp) == (
-        "AdaptiveRamp(patience=2, length=5, peak=0.5, final=1.0, "
-        "latest_start=None)"
-    )
-
-
 @eagerly
 @may_never_begin
 def test_a_run_that_was_broken_off_goes_on(tmp_path):
@@ -243,14 +192,18 @@ def test_a_run_that_was_broken_off_goes_on(tmp_path):
 
 def test_needs_validation_images():
     with pytest.raises(ValueError, match=r"`fit` has none\. Pass `validation"):
-        wake().fit(*data(), verbose=0, callbacks=[kw.EMATeacher()])
+        small.fit(wake(), kw.EMATeacher())
 
 
-def test_is_saved_with_the_model(tmp_path):
+def test_repr_and_file_keep_the_settings(tmp_path):
     model = wake(patience=2, length=6, latest_start=9)
     model.save(tmp_path / "wake.keras")
     loaded = keras.models.load_model(tmp_path / "wake.keras")
     assert loaded.schedule.get_config() == model.schedule.get_config()
+    assert repr(kw.schedules.AdaptiveRamp(2, 5, 0.5)) == (
+        "AdaptiveRamp(patience=2, length=5, peak=0.5, final=1.0, "
+        "latest_start=None)"
+    )
 
 
 @pytest.mark.parametrize(

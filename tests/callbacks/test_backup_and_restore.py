@@ -8,69 +8,35 @@ import warnings
 import keras
 import numpy as np
 import pytest
+import small
+from small import assert_same
+from small import Interrupt
+from small import StopAfter
 
 import keras_wake as kw
 from keras_wake.checkpoint import archive
 from keras_wake.checkpoint import snapshot
 
 eagerly = pytest.mark.usefixtures("eagerly")
-SHAPE = (4, 4, 1)
 EPOCHS = 5
 
 
-def arrays(seed=0):
-    rng = np.random.default_rng(seed)
-    labels = np.arange(21, dtype="int32") % 3
-    patterns = np.random.default_rng(9).random((3, *SHAPE))
-    x = 0.5 * patterns[labels] + 0.5 * rng.random((21, *SHAPE))
-    return x.astype("float32"), labels
-
-
-def wake(units=8, schedule=None):
-    keras.utils.set_random_seed(0)
-    classifier = keras.Sequential(
-        [
-            keras.Input(SHAPE),
-            keras.layers.Flatten(),
-            keras.layers.Dense(units, activation="elu"),
+def wake(schedule=None):
+    network = small.network(
+        lambda: [
+            keras.layers.Dense(8, activation="elu"),
             # Its random state is part of a run; PyTorch's own, without seed.
             keras.layers.Dropout(0.25),
-            keras.layers.Dense(3),
         ]
     )
     attack = kw.attacks.PGD(epsilon=0.1, steps=1)
-    model = kw.WakeModel(
-        classifier, attack, eval_attack=attack, schedule=schedule
-    )
-    model.compile(keras.optimizers.SGD(0.2, momentum=0.9))
-    return model
+    optimizer = keras.optimizers.SGD(0.2, momentum=0.9)
+    return small.wake(network, attack, optimizer, schedule=schedule)
 
 
-def fit(model, callbacks, epochs=EPOCHS, **kwargs):
-    return model.fit(
-        *arrays(),
-        batch_size=7,
-        shuffle=False,
-        epochs=epochs,
-        verbose=0,
-        callbacks=callbacks,
-        **kwargs,
-    )
-
-
-class Interrupt(keras.callbacks.Callback):
-    """Ctrl-C in the middle of an epoch."""
-
-    def __init__(self, epoch):
-        super().__init__()
-        self.epoch = epoch
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.now = epoch
-
-    def on_train_batch_end(self, batch, logs=None):
-        if self.now == self.epoch and batch == 1:
-            raise KeyboardInterrupt
+def fit(model, *callbacks, epochs=EPOCHS, **arguments):
+    arguments = {"count": 21, "batch_size": 7, "epochs": epochs, **arguments}
+    return small.fit(model, *callbacks, images=small.patterns, **arguments)
 
 
 class Counter(keras.callbacks.Callback):
@@ -97,11 +63,10 @@ class Counter(keras.callbacks.Callback):
 def a_run(folder, interrupted_in=None):
     """One process of a run: its model, history and callbacks."""
     model = wake(schedule=kw.schedules.DistillationRamp(1, 3))
+    backup = kw.BackupAndRestore(folder / "backup", delete_checkpoint=False)
     callbacks = {
         # First in the list, and restored last all the same.
-        "backup": kw.BackupAndRestore(
-            folder / "backup", delete_checkpoint=False
-        ),
+        "backup": backup,
         "teacher": kw.EMATeacher(0.5),
         "attribution": kw.CrossClassAttribution(),
         "monitor": kw.CatastrophicOverfitMonitor(
@@ -125,12 +90,14 @@ def a_run(folder, interrupted_in=None):
         "counter": Counter(),
     }
     listed = list(callbacks.values())
-    validation = {"validation_data": arrays(1)}
+    validation = small.patterns(21, seed=1)
     if interrupted_in is not None:
+        # In the middle of an epoch.
+        listed.append(Interrupt(interrupted_in, batch=1))
         with pytest.raises(KeyboardInterrupt):
-            fit(model, [*listed, Interrupt(interrupted_in)], **validation)
+            fit(model, *listed, validation_data=validation)
         return None
-    return model, fit(model, listed, **validation), callbacks
+    return model, fit(model, *listed, validation_data=validation), callbacks
 
 
 @pytest.fixture(scope="module")
@@ -141,11 +108,6 @@ def runs(tmp_path_factory):
     a_run(broken, interrupted_in=2)
     a_run(broken, interrupted_in=3)
     return {"broken": (broken, *a_run(broken)), "whole": (whole, *a_run(whole))}
-
-
-def assert_same(values, others):
-    for value, other in zip(values, others, strict=True):
-        np.testing.assert_array_equal(value, other)
 
 
 def test_weights_optimizer_counters_and_random_states(runs):
@@ -170,9 +132,7 @@ def test_matrices_of_all_epochs(runs):
     found, expected = (runs[n][3]["attribution"] for n in ("broken", "whole"))
     assert [entry["epoch"] for entry in found.history] == [1, 2, 3, 4, 5]
     for entry, other in zip(found.history, expected.history, strict=True):
-        assert entry.keys() == other.keys()
-        for key, value in entry.items():
-            np.testing.assert_array_equal(value, other[key])
+        np.testing.assert_equal(dict(entry), dict(other))
     np.testing.assert_array_equal(found.correlation, expected.correlation)
     assert found.teacher_cas == expected.teacher_cas
 
@@ -183,13 +143,14 @@ def test_states_of_the_other_callbacks(runs):
     monitor, other = found["monitor"], expected["monitor"]
     assert monitor.history == other.history
     assert_same(monitor._good, other._good)
-    assert found["best"].best == expected["best"].best
-    for name in ("best", "wait", "best_epoch", "stopped_epoch"):
-        value = getattr(found["stopping"], name)
-        assert value == getattr(expected["stopping"], name)
-    for name in ("best", "wait", "cooldown_counter"):
-        value = getattr(found["plateau"], name)
-        assert value == getattr(expected["plateau"], name)
+    for key, names in (
+        ("best", ["best"]),
+        ("stopping", ["best", "wait", "best_epoch", "stopped_epoch"]),
+        ("plateau", ["best", "wait", "cooldown_counter"]),
+    ):
+        for name in names:
+            value = getattr(found[key], name)
+            assert value == getattr(expected[key], name)
 
 
 def test_no_row_is_lost_or_written_twice(runs):
@@ -206,11 +167,8 @@ def test_one_file_is_left_and_nothing_unfinished(runs):
             *("written.csv", "appended.csv"),
             # Each matrix once, beside the backup.
             "matrices",
-            *(
-                f"{name}_epoch_{epoch:04d}.npy"
-                for name in ("correlation", "teacher_correlation")
-                for epoch in range(1, EPOCHS + 1)
-            ),
+            *(f"correlation_epoch_000{n}.npy" for n in (1, 2, 3, 4, 5)),
+            *(f"teacher_correlation_epoch_000{n}.npy" for n in (1, 2, 3, 4, 5)),
         }
 
 
@@ -230,7 +188,7 @@ def test_backup_of_a_finished_run_stays_under_another_name(tmp_path):
     folder = tmp_path / "backup"
 
     def start(model, epochs):
-        return fit(model, [[kw.BackupAndRestore(folder)]], epochs)
+        return fit(model, [kw.BackupAndRestore(folder)], epochs=epochs)
 
     model = wake()
     first = start(model, 2)
@@ -256,65 +214,59 @@ def test_backup_of_a_finished_run_stays_under_another_name(tmp_path):
     assert longer.history["loss"][:2] == first.history["loss"]
     assert [path.name for path in folder.iterdir()] == ["finished.npz"]
     # Keras would go on with epoch 3 here, too.
-    assert fit(again, [], epochs=1).epoch == [0]
+    assert fit(again, epochs=1).epoch == [0]
 
 
 @eagerly
 def test_run_that_a_callback_has_stopped_has_ended(tmp_path):
-    class Stop(keras.callbacks.Callback):
-        def on_epoch_end(self, epoch, logs=None):
-            self.model.stop_training = epoch == 0
-
-    fit(wake(), [Stop(), kw.BackupAndRestore(tmp_path)], epochs=3)
+    fit(wake(), StopAfter(0), kw.BackupAndRestore(tmp_path), epochs=3)
     with pytest.warns(UserWarning, match="was stopped by a callback"):
-        log = fit(wake(), [Stop(), kw.BackupAndRestore(tmp_path)], epochs=3)
+        backup = kw.BackupAndRestore(tmp_path)
+        log = fit(wake(), StopAfter(0), backup, epochs=3)
     assert log.epoch == [0]
     # It had no time, and has now.
     backup = kw.BackupAndRestore(tmp_path, delete_checkpoint=False)
-    assert fit(wake(), [backup], epochs=3).epoch == [0, 1, 2]
+    assert fit(wake(), backup, epochs=3).epoch == [0, 1, 2]
 
 
 @eagerly
 def test_works_in_a_callback_list(tmp_path):
     backup = kw.BackupAndRestore(tmp_path, delete_checkpoint=False)
-    model = wake()
-    callbacks = keras.callbacks.CallbackList([backup], add_history=True)
-    fit(model, callbacks, epochs=1)
-    model = wake()
-    callbacks = keras.callbacks.CallbackList([backup], add_history=True)
-    assert fit(model, callbacks, epochs=2).epoch == [0, 1]
+    for epochs in (1, 2):
+        listed = keras.callbacks.CallbackList([backup], add_history=True)
+        options = {"epochs": epochs, "verbose": 0, "callbacks": listed}
+        history = wake().fit(*small.data(), **options)
+    assert history.epoch == [0, 1]
 
 
 @eagerly
 def test_run_that_was_stopped_goes_on_with_another_stopper(tmp_path):
-    def start(folder, *more, epochs=4, **arguments):
+    def start(folder, patience=1, epochs=4):
         stopping = keras.callbacks.EarlyStopping(
-            monitor="kd_weight", mode="max", **{"patience": 1, **arguments}
+            monitor="kd_weight", mode="max", patience=patience or 0
         )
         # As if killed after the last epoch, before `fit` ended.
         backup = kw.BackupAndRestore(folder, delete_checkpoint=False)
-        given = [*(() if "none" in more else (stopping,)), backup]
-        return fit(wake(), given, epochs=epochs), stopping
+        given = [stopping, backup] if patience else [backup]
+        return fit(wake(), *given, epochs=epochs), stopping
 
     first = tmp_path / "first"
     assert start(first)[0].epoch == [0, 1]
     with pytest.warns(UserWarning, match="nothing is left to train"):
         assert start(first)[0].epoch == [0, 1]
-    for number, (more, arguments, epochs) in enumerate(
-        (
-            # It goes on to wait, and has waited for one epoch.
-            ((), {"patience": 2}, [0, 1, 2]),
-            (("none",), {}, [0, 1, 2, 3]),
-            ((), {"epochs": 5}, [0, 1, 2]),
-        )
+    for patience, epochs, expected in (
+        # It goes on to wait, and has waited for one epoch.
+        (2, 4, [0, 1, 2]),
+        (None, 4, [0, 1, 2, 3]),
+        (1, 5, [0, 1, 2]),
     ):
-        folder = shutil.copytree(first, tmp_path / str(number))
+        folder = shutil.copytree(first, tmp_path / f"{patience} {epochs}")
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            log, stopping = start(folder, *more, **arguments)
-        assert log.epoch == epochs
+            log, stopping = start(folder, patience, epochs)
+        assert log.epoch == expected
         assert not any("nothing is left" in str(w.message) for w in caught)
-        if not more:
+        if patience:
             # In the epoch after the others.
             assert stopping.stopped_epoch == 2
 
@@ -332,7 +284,7 @@ def test_monitor_that_stopped_the_run_stops_it_again():
 def test_what_a_kill_leaves_is_not_taken_for_a_backup(tmp_path):
     backup = kw.BackupAndRestore(tmp_path, delete_checkpoint=False)
     (tmp_path / "unfinished_backup.npz").write_bytes(b"half a fi")
-    assert fit(wake(), [backup], epochs=1).epoch == [0]
+    assert fit(wake(), backup, epochs=1).epoch == [0]
     assert [path.name for path in tmp_path.iterdir()] == ["backup.npz"]
 
 
@@ -375,7 +327,7 @@ def test_full_disk_keeps_the_last_backup_and_the_run(
 
     backup = kw.BackupAndRestore(tmp_path, delete_checkpoint=False)
     with pytest.warns(UserWarning) as caught:
-        assert fit(wake(), [Look(), backup], epochs=4).epoch == [*range(4)]
+        assert fit(wake(), Look(), backup, epochs=4).epoch == [*range(4)]
     assert found == [1, 1, 1]
     assert archive.read(tmp_path / "backup.npz")[0]["epoch"] == 4
     messages = [str(w.message) for w in caught if "backup" in str(w.message)]
@@ -386,12 +338,17 @@ def test_full_disk_keeps_the_last_backup_and_the_run(
         assert "An earlier one stays. Training goes on" in message
 
 
-def test_folder_that_cannot_be_written_is_an_error_at_once(tmp_path):
+def test_folder_that_cannot_be_used_is_an_error_at_once(tmp_path):
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file" / "backup"):
         with pytest.raises(OSError, match="Backups cannot be written to"):
-            fit(wake(), [kw.BackupAndRestore(folder)], epochs=2)
+            fit(wake(), kw.BackupAndRestore(folder), epochs=2)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    with pytest.raises(ValueError, match="`backup_dir` must be the name"):
+        kw.BackupAndRestore("")
+    for folder in (None, 5, b"backup", ["backup"]):
+        with pytest.raises(TypeError, match="`backup_dir` must be a path"):
+            kw.BackupAndRestore(folder)
 
 
 @eagerly
@@ -401,34 +358,27 @@ def test_state_that_cannot_be_stored_is_refused(tmp_path):
             return {"begun": object()}
 
     with pytest.raises(TypeError, match=r"to be backed up. Received: <object"):
-        fit(wake(), [Odd(), kw.BackupAndRestore(tmp_path)], epochs=1)
+        fit(wake(), Odd(), kw.BackupAndRestore(tmp_path), epochs=1)
 
 
 @eagerly
 def test_augmentation_goes_on_where_it_was(tmp_path):
     seen = []
 
-    class Watch(keras.callbacks.Callback):
-        def on_epoch_begin(self, epoch, logs=None):
-            seen.append((epoch, self.model.session.data[0].epoch_counter.epoch))
-
     def start(epochs, first=0):
         data = kw.datasets.load(
             "digits", limit=30, batch_size=15, initial_epoch=first
         )
-        keras.utils.set_random_seed(0)
-        attack = kw.attacks.FGSM(epsilon=0.1)
-        small = kw.models.SmallCNN(10, (8, 8, 1), widths=(4,), strides=(2,))
-        model = kw.WakeModel(small, attack, eval_attack=attack)
-        model.compile(keras.optimizers.SGD(0.1))
+        cnn = kw.models.SmallCNN(10, (8, 8, 1), widths=(4,), strides=(2,))
+        model = small.wake(cnn)
         backup = kw.BackupAndRestore(tmp_path, delete_checkpoint=False)
-        model.fit(
-            data.train,
-            epochs=epochs,
-            shuffle=False,
-            verbose=0,
-            callbacks=[backup, Watch()],
+        watch = keras.callbacks.LambdaCallback(
+            on_epoch_begin=lambda epoch, logs: seen.append(
+                (epoch, model.session.data[0].epoch_counter.epoch)
+            )
         )
+        options = {"epochs": epochs, "shuffle": False, "verbose": 0}
+        model.fit(data.train, callbacks=[backup, watch], **options)
 
     start(2, first=5)
     start(3)
@@ -436,23 +386,10 @@ def test_augmentation_goes_on_where_it_was(tmp_path):
 
 
 def test_other_models_are_refused(tmp_path):
-    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
-    model.compile("sgd", "mse")
+    model = small.network()
+    model.compile("sgd", "sparse_categorical_crossentropy")
     with pytest.raises(TypeError, match=r"keras\.callbacks\.BackupAndRestore"):
-        model.fit(
-            np.ones((2, 2)),
-            np.ones((2, 2)),
-            verbose=0,
-            callbacks=[kw.BackupAndRestore(tmp_path)],
-        )
-
-
-def test_folder_that_is_no_path_is_refused():
-    with pytest.raises(ValueError, match="`backup_dir` must be the name"):
-        kw.BackupAndRestore("")
-    for folder in (None, 5, b"backup", ["backup"]):
-        with pytest.raises(TypeError, match="`backup_dir` must be a path"):
-            kw.BackupAndRestore(folder)
+        fit(model, kw.BackupAndRestore(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["wake.keras", "wake.weights.h5"])

@@ -5,18 +5,17 @@ import warnings
 import keras
 import numpy as np
 import pytest
+import small
+from small import assert_same
 
 import keras_wake as kw
 
-COUNT = 20
 GOOD, BAD = (0.9, 0.8), (0.9, 0.1)
 eagerly = pytest.mark.usefixtures("eagerly")
 
 
 def data():
-    rng = np.random.default_rng(0)
-    x = rng.random((COUNT, 1, 1, 3), np.float32)
-    return x, (np.arange(COUNT) % 3).astype("int32")
+    return small.data(20, shape=(1, 1, 3))
 
 
 def wake(steps_per_execution=1):
@@ -50,21 +49,14 @@ class Scripted:
 
 def scripted(*accuracies, **kwargs):
     single, multi = zip(*accuracies, strict=True)
-    return kw.callbacks.CatastrophicOverfitMonitor(
+    return kw.CatastrophicOverfitMonitor(
         single_step=Scripted(single), multi_step=Scripted(multi), **kwargs
     )
 
 
-def fit(model, callbacks, epochs=1):
-    x, y = data()
-    return model.fit(
-        x,
-        y,
-        batch_size=5,
-        epochs=epochs,
-        verbose=0,
-        callbacks=callbacks,
-    )
+def fit(model, *callbacks, epochs=1):
+    options = {"batch_size": 5, "epochs": epochs, "verbose": 0}
+    return model.fit(*data(), callbacks=list(callbacks), **options)
 
 
 @pytest.fixture(scope="module")
@@ -87,21 +79,15 @@ def test_rule(model, single, multi, thresholds, collapsed):
     monitor = scripted((single, multi), **thresholds)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        logs = fit(model, [monitor]).history
+        logs = fit(model, monitor).history
     messages = [str(w.message) for w in caught]
     assert any("Catastrophic" in m for m in messages) == collapsed
     assert monitor.collapsed == collapsed
-    assert monitor.history == [
-        {
-            "epoch": 1,
-            "step": 4,
-            "single_step_accuracy": single,
-            "multi_step_accuracy": multi,
-            "collapsed": collapsed,
-        }
-    ]
-    assert logs["single_step_accuracy"] == [single]
-    assert logs["multi_step_accuracy"] == [multi]
+    measured = {"single_step_accuracy": single, "multi_step_accuracy": multi}
+    place = {"epoch": 1, "step": 4}
+    assert monitor.history == [{**place, **measured, "collapsed": collapsed}]
+    for key, value in measured.items():
+        assert logs[key] == [value]
 
 
 def test_warn_says_it_once_and_goes_on(model):
@@ -111,39 +97,31 @@ def test_warn_says_it_once_and_goes_on(model):
         match=r"in epoch 2, step 8: accuracy on 20 training images is 90.0% "
         r"under one step and 10.0% under PGD\. A smaller epsilon",
     ) as caught:
-        history = fit(model, [monitor], epochs=4)
+        history = fit(model, monitor, epochs=4)
     assert sum("Catastrophic" in str(w.message) for w in caught) == 1
     assert history.epoch == [0, 1, 2, 3]
-    assert [entry["collapsed"] for entry in monitor.history] == [
-        False,
-        True,
-        True,
-        False,
-    ]
+    collapsed = [entry["collapsed"] for entry in monitor.history]
+    assert collapsed == [False, True, True, False]
     # The next fit starts anew.
     monitor.single_step.accuracies = [0.9]
     monitor.multi_step.accuracies = [0.8]
-    fit(model, [monitor])
+    fit(model, monitor)
     assert not monitor.collapsed
     assert len(monitor.history) == 1
 
 
-def test_stop(model):
-    monitor = scripted(GOOD, BAD, action="stop")
-    with pytest.warns(UserWarning, match=r"under PGD\. Training stops\."):
-        history = fit(model, [monitor], epochs=5)
-    assert history.epoch == [0, 1]
-
-
-class Recorder(keras.callbacks.Callback):
-    """Copies everything that training changes, after every epoch."""
-
-    def __init__(self):
-        super().__init__()
-        self.states = []
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.states.append(state(self.model))
+@pytest.mark.parametrize(
+    ("accuracies", "action", "message"),
+    [
+        ([GOOD, BAD], "stop", r"under PGD\. Training stops\."),
+        ([BAD], "rollback", "No check before was good"),
+    ],
+)
+def test_ends_the_run(model, accuracies, action, message):
+    monitor = scripted(*accuracies, action=action)
+    with pytest.warns(UserWarning, match=message):
+        history = fit(model, monitor, epochs=5)
+    assert history.epoch == list(range(len(accuracies)))
 
 
 def state(model):
@@ -153,97 +131,72 @@ def state(model):
 
 @eagerly
 def test_rollback_restores_student_teacher_and_optimiser():
-    model = wake()
-    recorder = Recorder()
+    model, states = wake(), []
+    recorder = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: states.append(state(model))
+    )
     monitor = scripted(GOOD, GOOD, BAD, action="rollback")
-    with pytest.warns(
-        UserWarning, match=r"back to those of epoch 2, step 8\. Training stops"
-    ):
-        history = fit(
-            model,
-            [kw.callbacks.EMATeacher(0.5), recorder, monitor],
-            epochs=5,
-        )
+    message = r"back to those of epoch 2, step 8\. Training stops"
+    with pytest.warns(UserWarning, match=message):
+        history = fit(model, kw.EMATeacher(0.5), recorder, monitor, epochs=5)
     assert history.epoch == [0, 1, 2]
     after = state(model)
-    for value, good in zip(after, recorder.states[1], strict=True):
-        np.testing.assert_array_equal(value, good)
+    assert_same(after, states[1])
     assert int(model.optimizer.iterations) == 8 == int(model.teacher_updates)
     # It went on from there, so there was something to take back.
-    moved = [
-        np.abs(value - bad).max() > 0
-        for value, bad in zip(after, recorder.states[2], strict=True)
-    ]
-    kernels = {id(model.classifier.weights[0]), id(model.teacher.weights[0])}
-    assert all(
-        changed
-        for variable, changed in zip(model.variables, moved, strict=False)
-        if id(variable) in kernels
-    )
-
-
-def test_rollback_without_a_good_check_says_so(model):
-    monitor = scripted(BAD, action="rollback")
-    with pytest.warns(UserWarning, match="No check before was good"):
-        history = fit(model, [monitor], epochs=3)
-    assert history.epoch == [0]
+    places = {id(variable): n for n, variable in enumerate(model.variables)}
+    for network in (model.classifier, model.teacher):
+        at = places[id(network.weights[0])]
+        assert np.abs(after[at] - states[2][at]).max() > 0
 
 
 def test_every_n_steps_stops_within_the_epoch(model):
     # Four steps an epoch: checks after steps 3, 6 and 9.
     monitor = scripted(GOOD, GOOD, BAD, every=3, action="stop")
     with pytest.warns(UserWarning, match="in epoch 3, step 9"):
-        history = fit(model, [monitor], epochs=5)
+        history = fit(model, monitor, epochs=5)
     assert [e["step"] for e in monitor.history] == [3, 6, 9]
     assert history.epoch == [0, 1, 2]
     assert history.history["multi_step_accuracy"] == [0.8, 0.8, 0.1]
 
 
-@pytest.mark.skipif(
-    keras.backend.backend() == "torch", reason="Keras refuses it on PyTorch"
-)
-def test_interval_longer_than_the_run_is_told(model):
-    monitor = kw.CatastrophicOverfitMonitor(every=1000)
-    with pytest.warns(UserWarning, match="has made no check.*every=1000"):
-        fit(model, [monitor])
-    assert monitor.history == []
-
-
-@pytest.mark.skipif(
+not_on_torch = pytest.mark.skipif(
     keras.backend.backend() == "torch",
     reason="Keras refuses steps_per_execution on PyTorch",
 )
+
+
+@not_on_torch
+def test_interval_longer_than_the_run_is_told(model):
+    monitor = kw.CatastrophicOverfitMonitor(every=1000)
+    with pytest.warns(UserWarning, match="has made no check.*every=1000"):
+        fit(model, monitor)
+    assert monitor.history == []
+
+
+@not_on_torch
 def test_every_n_steps_with_several_steps_a_call():
     monitor = scripted(*[GOOD] * 4, every=3)
-    fit(wake(steps_per_execution=2), [monitor], epochs=4)
+    fit(wake(steps_per_execution=2), monitor, epochs=4)
     # A call ends after every second step; the first that is due counts.
     assert [e["step"] for e in monitor.history] == [4, 8, 12, 16]
 
 
-def dataset(x, y):
-    tf = pytest.importorskip("tensorflow")
-    return tf.data.Dataset.from_tensor_slices((x, y)).batch(5)
-
-
 @eagerly
 @pytest.mark.parametrize(
-    ("form", "labels"),
-    [
-        ("arrays", "int"),
-        ("arrays", "column"),
-        ("tf.data", "one_hot"),
-        ("given", "int"),
-    ],
+    "form, labels",
+    [("array", "int"), ("array", "column"), ("tf", "1-hot"), ("given", "int")],
 )
 def test_takes_the_first_images_from_every_form_of_data(model, form, labels):
     x, y = data()
-    y = {"int": y, "column": y[:, None], "one_hot": np.eye(3, dtype="f")[y]}[
-        labels
-    ]
+    one_hot = np.eye(3, dtype="float32")[y]
+    y = {"int": y, "column": y[:, None], "1-hot": one_hot}[labels]
     monitor = scripted((0.5, 0.75), samples=8)
     arguments = {"x": x, "y": y, "batch_size": 5}
-    if form == "tf.data":
-        arguments = {"x": dataset(x, y)}
+    if form == "tf":
+        tf = pytest.importorskip("tensorflow")
+        dataset = tf.data.Dataset.from_tensor_slices((x, y))
+        arguments = {"x": dataset.batch(5)}
     if form == "given":
         monitor.data = (x[10:], y[10:])
         x = x[10:]
@@ -255,28 +208,19 @@ def test_takes_the_first_images_from_every_form_of_data(model, form, labels):
 
 
 def test_a_generator_is_not_used_up(model):
-    def generator():
-        yield data()
-
-    batches = generator()
+    batches = (batch for batch in [data()])
     with pytest.raises(ValueError, match=r"gives each only once.*data=\(x, y"):
         model.fit(batches, verbose=0, callbacks=[scripted(GOOD)])
 
 
 def test_default_attacks_are_in_the_threat_model_of_training():
-    model = kw.WakeModel(
-        wake().classifier, kw.attacks.FGSM("l2", 0.5, random_start=True)
-    )
-    model.compile("sgd")
-    monitor = kw.callbacks.CatastrophicOverfitMonitor()
-    monitor.set_model(model)
-    assert monitor._single.get_config() == (
-        kw.attacks.FGSM("l2", 0.5).get_config()
-    )
-    expected = kw.attacks.PGD(
-        "l2", 0.5, 0.5 / 8, steps=10, loss="cross_entropy"
-    )
-    assert monitor._multi.get_config() == expected.get_config()
+    monitor = kw.CatastrophicOverfitMonitor()
+    attack = kw.attacks.FGSM("l2", 0.5, random_start=True)
+    monitor.set_model(small.wake(attack=attack, eval_attack=None))
+    single = kw.attacks.FGSM("l2", 0.5)
+    multi = kw.attacks.PGD("l2", 0.5, 0.5 / 8, steps=10, loss="cross_entropy")
+    assert monitor._single.get_config() == single.get_config()
+    assert monitor._multi.get_config() == multi.get_config()
 
 
 @pytest.mark.parametrize(
@@ -295,12 +239,12 @@ def test_default_attacks_are_in_the_threat_model_of_training():
 )
 def test_refuses(arguments, error, message):
     with pytest.raises(error, match=message):
-        kw.callbacks.CatastrophicOverfitMonitor(**arguments)
+        kw.CatastrophicOverfitMonitor(**arguments)
 
 
 def test_refuses_empty_data(model):
     with pytest.raises(ValueError, match="The data set is empty"):
-        fit(model, [kw.callbacks.CatastrophicOverfitMonitor(data=[])])
+        fit(model, kw.CatastrophicOverfitMonitor(data=[]))
 
 
 # A real collapse ----------------------------------------------------------
@@ -314,18 +258,13 @@ def digits():
     return images, y[:1400].astype("int32")
 
 
-def sgd(rate):
-    return keras.optimizers.SGD(rate, momentum=0.9)
-
-
-def train_on_digits(classifier, attack, epochs, optimizer, **kwargs):
+def train_on_digits(classifier, attack, epochs, rate, **kwargs):
     """Trains on real digits, watched as by default."""
     model = kw.WakeModel(classifier, attack)
-    model.compile(optimizer)
-    monitor = kw.callbacks.CatastrophicOverfitMonitor(**kwargs)
-    x, y = digits()
+    model.compile(keras.optimizers.SGD(rate, momentum=0.9))
+    monitor = kw.CatastrophicOverfitMonitor(**kwargs)
     model.fit(
-        x, y, batch_size=64, epochs=epochs, verbose=0, callbacks=[monitor]
+        *digits(), batch_size=64, epochs=epochs, verbose=0, callbacks=[monitor]
     )
     return monitor
 
@@ -341,20 +280,12 @@ def robust():
             keras.layers.BatchNormalization(momentum=0.9),
             keras.layers.ReLU(),
         ]
-    classifier = keras.Sequential(
-        [
-            keras.Input((8, 8, 1)),
-            *layers,
-            keras.layers.Flatten(),
-            keras.layers.Dense(10),
-        ]
-    )
+    head = [keras.layers.Flatten(), keras.layers.Dense(10)]
+    classifier = keras.Sequential([keras.Input((8, 8, 1)), *layers, *head])
     attack = kw.attacks.PGD(epsilon=EPSILON, steps=7)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="Catastrophic")
-        monitor = train_on_digits(
-            classifier, attack, epochs=8, optimizer=sgd(0.05)
-        )
+        monitor = train_on_digits(classifier, attack, epochs=8, rate=0.05)
     return classifier, monitor
 
 
@@ -389,7 +320,7 @@ def test_sees_a_real_collapse(robust):
     attack = kw.attacks.FGSM(epsilon=EPSILON)
     with pytest.warns(UserWarning, match="Catastrophic overfitting in epoch"):
         monitor = train_on_digits(
-            network, attack, epochs=15, optimizer=sgd(0.1), action="stop"
+            network, attack, epochs=15, rate=0.1, action="stop"
         )
     assert monitor.history[-1]["collapsed"]
     # An attack of more steps than that of the monitor tells the same of both
@@ -408,7 +339,7 @@ def test_goes_back_from_a_real_collapse(robust):
     attack = kw.attacks.FGSM(epsilon=EPSILON)
     with pytest.warns(UserWarning, match="weights are back to those of epoch"):
         monitor = train_on_digits(
-            classifier, attack, epochs=15, optimizer=sgd(0.1), action="rollback"
+            classifier, attack, epochs=15, rate=0.1, action="rollback"
         )
     assert len(monitor.history) < 15
     good, bad = monitor.history[-2:]

@@ -13,6 +13,9 @@ from dense_run import data
 from dense_run import fit
 from dense_run import PGD as ATTACK
 from dense_run import wake
+from small import network
+from small import Subclassed
+from small import wake as small_wake
 
 import keras_wake as kw
 
@@ -28,26 +31,20 @@ def test_own_data_is_measured_and_logged_every_n_epochs(tmp_path):
         other, attack, every=2, path=tmp_path, class_names=["a", "b", "c"]
     )
     seen = []
-    history = fit(
-        model,
-        [
-            kw.EMATeacher(0.5),
-            attribution,
-            # Those that come after it find its keys in the logs.
-            keras.callbacks.LambdaCallback(
-                on_epoch_end=lambda epoch, logs: seen.append(dict(logs))
-            ),
-        ],
+    # Those that come after it find its keys in the logs.
+    later = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: seen.append(dict(logs))
     )
+    history = fit(model, kw.EMATeacher(0.5), attribution, later)
     assert [entry["epoch"] for entry in attribution.history] == [2, 4]
     assert ["val_cas" in logs for logs in seen] == [False, True, False, True]
     assert history["val_cas"] == [e["cas"] for e in attribution.history]
     last = attribution
-    for network, matrix, score in (
+    for each, matrix, score in (
         (model.classifier, last.correlation, last.cas),
         (model.teacher, last.teacher_correlation, last.teacher_cas),
     ):
-        expected = kw.attribution.correlation_matrix(network, other, attack)
+        expected = kw.attribution.correlation_matrix(each, other, attack)
         # The same function on the same images.
         np.testing.assert_allclose(matrix, expected, atol=1e-6)
         assert score == pytest.approx(kw.attribution.cas(expected), abs=1e-5)
@@ -72,8 +69,11 @@ def test_a_figure_that_fails_is_a_warning(tmp_path):
     spoiler = keras.callbacks.LambdaCallback(on_epoch_begin=block)
     with pytest.warns(UserWarning, match="could not be drawn.*goes on"):
         with pytest.warns(UserWarning, match="stays in memory.*Training goes"):
-            callbacks = [attribution, spoiler]
-            history = fit(wake(), callbacks, 1, validation_data=data(1))
+            history = fit(
+                *(wake(), attribution, spoiler),
+                epochs=1,
+                validation_data=data(1),
+            )
     assert history["val_cas"] == pytest.approx([attribution.cas], abs=1e-5)
     np.testing.assert_array_equal(
         attribution.history[0]["correlation"],
@@ -81,24 +81,12 @@ def test_a_figure_that_fails_is_a_warning(tmp_path):
     )
 
 
-@pytest.mark.parametrize("path", [5, "", b"f", __file__])
-def test_a_wrong_path_is_refused_at_once(path):
-    with pytest.raises((TypeError, ValueError), match="`path` must"):
-        kw.CrossClassAttribution(path=path)
-
-
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     blocked = tmp_path / "a_file"
     blocked.write_text("not a folder")
     below = kw.CrossClassAttribution(path=blocked / "folder")
     with pytest.raises(ValueError, match=r"files can be written to.*a_file"):
-        fit(wake(), [below], epochs=1, validation_data=data(1))
-
-
-@pytest.mark.parametrize("names", [{"a", "b", "c"}, {"a": 0, "b": 1, "c": 2}])
-def test_class_names_without_an_order_are_refused(names):
-    with pytest.raises(TypeError, match="in the order of the classes"):
-        kw.CrossClassAttribution(class_names=names)
+        fit(wake(), below, epochs=1, validation_data=data(1))
 
 
 @eagerly
@@ -112,37 +100,33 @@ def test_matrices_are_written_once_and_read_when_asked_for(tmp_path):
         return [kw.EMATeacher(0.5), first, second, keeper]
 
     whole = callbacks()[:3]
-    fit(wake(), whole, epochs=3, validation_data=data(1))
-    broken = callbacks()
-    fit(wake(), broken, epochs=2, validation_data=data(1))
+    fit(wake(), *whole, epochs=3, validation_data=data(1))
+    fit(wake(), *callbacks(), epochs=2, validation_data=data(1))
     written = (backup / "matrices" / "correlation_epoch_0001.npy").stat()
     # Of an epoch after the backup, from a run that was killed in it.
     stale = backup / "matrices_2" / "teacher_correlation_epoch_0003.npy"
     stale.write_bytes(b"half a file")
     again = callbacks()
-    fit(wake(), again, epochs=3, validation_data=data(1))
+    fit(wake(), *again, epochs=3, validation_data=data(1))
     for found, expected in zip(again[1:3], whole[1:], strict=True):
         assert [entry["epoch"] for entry in found.history] == [1, 2, 3]
         for entry, other in zip(found.history, expected.history, strict=True):
             assert isinstance(other, dict)
-            assert set(entry) == set(other)
-            for key, value in other.items():
-                np.testing.assert_array_equal(entry[key], value)
+            np.testing.assert_equal(dict(entry), dict(other))
             assert entry["correlation"].dtype == np.float32
         # What stays in memory does not grow with the matrices.
         assert "matrix in" in repr(found.history)
-    assert len(list((backup / "matrices").iterdir())) == 6
-    assert len(list((backup / "matrices_2").iterdir())) == 6
+    for name in ("matrices", "matrices_2"):
+        assert len(list((backup / name).iterdir())) == 6
     now = (backup / "matrices" / "correlation_epoch_0001.npy").stat()
     assert now.st_mtime_ns == written.st_mtime_ns
-    state = repr(again[1].get_state())
-    assert "array" not in state
+    assert "array" not in repr(again[1].get_state())
 
 
 @eagerly
 def test_a_matrix_that_is_gone_or_of_another_run_is_said_to_be(tmp_path):
     callback = kw.CrossClassAttribution(path=tmp_path)
-    fit(wake(), [callback], epochs=3, validation_data=data(1))
+    fit(wake(), callback, epochs=3, validation_data=data(1))
     first, second, third = callback.history
     files = sorted((tmp_path / "matrices").iterdir())
     files[0].unlink()
@@ -178,27 +162,24 @@ def test_many_classes_in_memory_are_warned_of(monkeypatch, tmp_path):
     monkeypatch.setattr(name, 2)
     with pytest.warns(UserWarning, match=r"stay in memory.*path=") as caught:
         callback = kw.CrossClassAttribution()
-        fit(wake(), [callback], epochs=2, validation_data=data(1))
+        fit(wake(), callback, epochs=2, validation_data=data(1))
     assert sum("stay in memory" in str(w.message) for w in caught) == 1
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*stay in memory")
         kept = kw.CrossClassAttribution(path=tmp_path)
-        fit(wake(), [kept], epochs=1, validation_data=data(1))
+        fit(wake(), kept, epochs=1, validation_data=data(1))
 
 
 def test_a_class_without_samples_is_nan_and_warned_of_once():
     x, y = data(1)
     present = y != 1
     attribution = kw.CrossClassAttribution()
+    kept = x[present], y[present]
     with pytest.warns(UserWarning, match="1 of 3 classes have no") as caught:
-        validation = x[present], y[present]
-        history = fit(
-            wake(), [attribution], epochs=2, validation_data=validation
-        )
+        history = fit(wake(), attribution, epochs=2, validation_data=kept)
     assert sum("have no samples" in str(w.message) for w in caught) == 1
     matrix = attribution.correlation
-    assert np.isnan(matrix[1]).all()
-    assert np.isnan(matrix[:, 1]).all()
+    assert np.isnan(matrix[1]).all() and np.isnan(matrix[:, 1]).all()
     pair = matrix[0, 2]
     assert np.isfinite(pair)
     # In the compiled step as in NumPy: what is missing adds nothing.
@@ -210,7 +191,7 @@ def test_a_class_without_samples_is_nan_and_warned_of_once():
 @eagerly
 def test_validating_every_other_epoch_measures_every_other_epoch():
     attribution = kw.CrossClassAttribution()
-    fit(wake(), [attribution], validation_data=data(1), validation_freq=2)
+    fit(wake(), attribution, validation_data=data(1), validation_freq=2)
     assert [entry["epoch"] for entry in attribution.history] == [2, 4]
 
 
@@ -219,35 +200,29 @@ def test_refuses_fit_without_validation():
     with pytest.raises(
         ValueError, match=r"`fit` has none. Pass `validation_data=`"
     ):
-        fit(wake(), [kw.CrossClassAttribution()])
+        fit(wake(), kw.CrossClassAttribution())
     # A split of the training data is a validation as well.
     attribution = kw.CrossClassAttribution()
-    fit(wake(), [attribution], epochs=1, validation_split=0.5)
+    fit(wake(), attribution, epochs=1, validation_split=0.5)
     assert attribution.cas is not None
 
 
-def test_refuses_what_has_no_use_and_a_bad_interval():
-    with pytest.raises(ValueError, match=r"`head` are for `data`.*PGD\("):
-        kw.CrossClassAttribution(attack=ATTACK)
-    with pytest.raises(ValueError, match="`head` are for `data`"):
-        kw.CrossClassAttribution(head="logits")
-    with pytest.raises(ValueError, match="`every` must be at least 1"):
-        kw.CrossClassAttribution(every=0)
-    generator = (batch for batch in [data()])
-    with pytest.raises(ValueError, match=r"more than once.*generator"):
-        kw.CrossClassAttribution(data=generator)
-
-
-class Subclassed(keras.Model):
-    """A classifier whose head cannot be found."""
-
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.flatten = keras.layers.Flatten()
-        self.logits = keras.layers.Dense(3, name="logits")
-
-    def call(self, x):
-        return self.logits(self.flatten(x))
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        *(("path", value, "`path` must") for value in (5, "", b"f", __file__)),
+        ("class_names", {"a", "b", "c"}, "in the order of the classes"),
+        ("class_names", {"a": 0, "b": 1}, "in the order of the classes"),
+        ("attack", ATTACK, r"`head` are for `data`.*PGD\("),
+        ("head", "logits", "`head` are for `data`"),
+        ("every", 0, "`every` must be at least 1"),
+        ("data", (batch for batch in [data()]), "more than once.*generator"),
+    ],
+)
+def test_refuses(name, value, message):
+    errors = {"path": (TypeError, ValueError), "class_names": TypeError}
+    with pytest.raises(errors.get(name, ValueError), match=message):
+        kw.CrossClassAttribution(**{name: value})
 
 
 @eagerly
@@ -257,17 +232,10 @@ def test_a_named_head_serves_student_and_teacher(where):
     classifier = Subclassed()
     classifier(data()[0])
     head = "logits" if where != "layer" else classifier.logits
-    model = kw.WakeModel(
-        classifier,
-        ATTACK,
-        eval_attack=ATTACK,
-        head="logits" if where == "model" else None,
-    )
-    model.compile(keras.optimizers.SGD(0.3))
-    callback = kw.CrossClassAttribution(
-        data=data(), head=None if where == "model" else head
-    )
-    fit(model, [kw.EMATeacher(0.5), callback], epochs=2)
+    of_model, of_callback = (head, None) if where == "model" else (None, head)
+    model = small_wake(classifier, ATTACK, head=of_model)
+    callback = kw.CrossClassAttribution(data=data(), head=of_callback)
+    fit(model, kw.EMATeacher(0.5), callback, epochs=2)
     expected = kw.attribution.correlation_matrix(
         model.teacher, data(), ATTACK, head=model.teacher.logits
     )
@@ -278,23 +246,15 @@ def test_a_named_head_serves_student_and_teacher(where):
 @eagerly
 @pytest.mark.parametrize("given", [False, True])
 def test_no_attribution_at_all_is_not_the_best_score(given):
-    network = keras.Sequential(
-        [
-            keras.Input((4,)),
-            keras.layers.Dense(3, kernel_initializer="zeros"),
-            keras.layers.ReLU(),
-            keras.layers.Dense(4, name="head"),
-        ]
-    )
-    model = kw.WakeModel(network, kw.attacks.FGSM(epsilon=0.1), "standard")
+    def dead():
+        zero = keras.layers.Dense(3, kernel_initializer="zeros")
+        return [zero, keras.layers.ReLU()]
+
+    model = kw.WakeModel(network(dead), ATTACK, "standard")
     model.compile(keras.optimizers.SGD(0.0))
-    x = np.random.default_rng(0).random((8, 4), np.float32)
-    y = np.arange(8, dtype="int32") % 4
-    callback = kw.CrossClassAttribution(data=(x, y) if given else None)
-    with pytest.warns(UserWarning, match="4 of 4 classes"):
-        log = model.fit(
-            x, y, validation_data=(x, y), verbose=0, callbacks=[callback]
-        ).history
+    callback = kw.CrossClassAttribution(data=data() if given else None)
+    with pytest.warns(UserWarning, match="3 of 3 classes"):
+        log = fit(model, callback, epochs=1, validation_data=data())
     assert np.isnan(log["val_cas"]).all() and np.isnan(callback.cas)
 
 
@@ -311,8 +271,7 @@ def test_cas_of_many_classes_is_computed_at_the_end_of_a_pass(monkeypatch):
     )
     callback = kw.CrossClassAttribution()
     history = fit(
-        wake(),
-        [kw.EMATeacher(0.5), callback, watcher],
+        *(wake(), kw.EMATeacher(0.5), callback, watcher),
         epochs=2,
         validation_data=data(1),
         validation_batch_size=8,

@@ -9,35 +9,32 @@ import warnings
 import keras
 import numpy as np
 import pytest
+import small
+from small import data
+from small import fit
+from small import wake
 
 import keras_wake as kw
 from keras_wake.models import reestimate_batch_norm
 
-SHAPE = (4, 4, 1)
 EPSILON = 1e-3
 eagerly = pytest.mark.usefixtures("eagerly")
 
 
 def network():
     """Two batch norms, so that the second sees the first's batch statistics."""
-    keras.utils.set_random_seed(0)
-    return keras.Sequential(
-        [
-            keras.Input(SHAPE),
-            keras.layers.Flatten(),
+    return small.network(
+        lambda: [
             keras.layers.BatchNormalization(epsilon=EPSILON, momentum=0.9),
             keras.layers.Dense(5, name="hidden"),
             keras.layers.BatchNormalization(epsilon=EPSILON, momentum=0.7),
             keras.layers.ReLU(),
-            keras.layers.Dense(3),
         ]
     )
 
 
-def data(count=13):
-    rng = np.random.default_rng(0)
-    x = rng.random((count, *SHAPE), np.float32)
-    return x, (np.arange(count) % 3).astype("int32")
+def ramped(start, end):
+    return wake(schedule=kw.schedules.DistillationRamp(start, end))
 
 
 def batches(x, y, size=5):
@@ -86,14 +83,13 @@ def assert_equal(values, expected):
 
 def test_reestimate_is_the_mean_over_one_pass():
     model = network()
-    x, y = data()
+    x, y = data(13)
     weights = model.trainable_weights
     before = [np.asarray(w) for w in weights]
     # Thirteen images: the last batch of three counts less than five.
     reestimate_batch_norm(model, batches(x, y))
     assert_equal(statistics(model), statistics_by_hand(model, x, 5))
-    for value, other in zip(weights, before, strict=True):
-        np.testing.assert_array_equal(value, other)
+    small.assert_same(weights, before)
     assert [layer.momentum for layer in norms(model)] == [0.9, 0.7]
 
 
@@ -121,29 +117,11 @@ class AtValidation(keras.callbacks.Callback):
 
 @eagerly
 def test_statistics_are_fresh_in_every_validation_and_at_the_end():
-    x, y = data()
-    model = kw.WakeModel(
-        network(),
-        kw.attacks.FGSM(epsilon=0.1),
-        eval_attack=kw.attacks.FGSM(epsilon=0.1),
-        schedule=kw.schedules.DistillationRamp(1, 3),
-    )
-    model.compile(keras.optimizers.SGD(0.1))
+    x, y = data(13)
+    model = wake(network(), schedule=kw.schedules.DistillationRamp(1, 3))
+    teacher = kw.EMATeacher(0.5, batch_norm="reestimate", data=batches(x, y))
     callback = AtValidation(x)
-    model.fit(
-        x,
-        y,
-        epochs=4,
-        batch_size=13,
-        validation_data=(x, y),
-        verbose=0,
-        callbacks=[
-            kw.callbacks.EMATeacher(
-                0.5, batch_norm="reestimate", data=batches(x, y)
-            ),
-            callback,
-        ],
-    )
+    fit(model, teacher, callback, count=13, epochs=4, validation_data=(x, y))
     assert len(callback.seen) == 4
     for seen, expected in callback.seen:
         assert_equal(seen, expected)
@@ -180,64 +158,37 @@ def test_refuses(arguments, error, message):
 
 @eagerly
 def test_a_second_fit_continues_the_schedule_or_warns():
-    model = kw.WakeModel(
-        network(),
-        kw.attacks.PGD(epsilon=0.1, steps=1),
-        schedule=kw.schedules.DistillationRamp(1, 3),
-    )
-    model.compile(keras.optimizers.SGD(0.1))
+    model = ramped(1, 3)
 
-    def fit(**kwargs):
-        return model.fit(
-            *data(), callbacks=[kw.EMATeacher(0.5)], verbose=0, **kwargs
-        ).history["kd_weight"]
+    def weights(**epochs):
+        return fit(model, kw.EMATeacher(0.5), **epochs).history["kd_weight"]
 
-    assert fit(epochs=3) == [0.0, 0.5, 1.0]
+    assert weights(epochs=3) == [0.0, 0.5, 1.0]
     updates = int(model.teacher_updates)
-    assert fit(epochs=5, initial_epoch=3) == [1.0, 1.0]
+    assert weights(epochs=5, initial_epoch=3) == [1.0, 1.0]
     assert int(model.teacher_updates) == updates
     with pytest.warns(UserWarning, match=r"starts again at epoch 1"):
-        assert fit(epochs=2) == [0.0, 0.5]
+        assert weights(epochs=2) == [0.0, 0.5]
     assert int(model.teacher_updates) > updates
 
 
 @eagerly
 def test_the_first_of_several_calls_may_end_before_the_ramp(recwarn):
-    model = kw.WakeModel(
-        network(),
-        kw.attacks.PGD(epsilon=0.1, steps=1),
-        schedule=kw.schedules.DistillationRamp(2, 3),
-    )
-    model.compile(keras.optimizers.SGD(0.1))
-    teacher = kw.EMATeacher()
+    model, teacher = ramped(2, 3), kw.EMATeacher()
     weights = [
-        model.fit(
-            *data(),
-            initial_epoch=first,
-            epochs=first + 1,
-            callbacks=[teacher],
-            verbose=0,
-        ).history["kd_weight"][0]
+        fit(model, teacher, initial_epoch=first, epochs=first + 1).history
         for first in (0, 1, 2)
     ]
-    assert weights == [0.0, 0.0, 1.0]
+    assert [log["kd_weight"] for log in weights] == [[0.0], [0.0], [1.0]]
     assert not [w for w in recwarn if "distillation" in str(w.message)]
 
 
 @eagerly
 @pytest.mark.parametrize(("epochs", "warned"), [(1, True), (2, False)])
 def test_a_ramp_beyond_the_last_epoch_is_a_warning(epochs, warned):
-    model = kw.WakeModel(
-        network(),
-        kw.attacks.PGD(epsilon=0.1, steps=1),
-        schedule=kw.schedules.DistillationRamp(1, 3),
-    )
-    model.compile(keras.optimizers.SGD(0.1))
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always", UserWarning)
-        model.fit(
-            *data(), epochs=epochs, callbacks=[kw.EMATeacher()], verbose=0
-        )
+        fit(ramped(1, 3), kw.EMATeacher(), epochs=epochs)
     texts = [str(w.message) for w in seen if w.category is UserWarning]
     expected = (
         "`fit` ends with epoch 1, before distillation begins: "

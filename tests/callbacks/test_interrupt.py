@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from dense_run import data
 from dense_run import wake
-
-eagerly = pytest.mark.usefixtures("eagerly")
+from small import assert_same
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +44,11 @@ def batches():
     return {"x": x, "y": y, "batch_size": 5, "verbose": 0}
 
 
+def assert_finite(model):
+    for weights in model.get_weights():
+        assert np.isfinite(weights).all()
+
+
 @pytest.mark.parametrize("at", [1, 4])
 def test_model_is_whole_after_ctrl_c(at):
     model = wake()
@@ -52,8 +56,7 @@ def test_model_is_whole_after_ctrl_c(at):
     with pytest.raises(KeyboardInterrupt):
         model.fit(**batches(), epochs=2, callbacks=[CtrlC(at)])
     assert signal.getsignal(signal.SIGINT) is handler
-    for weights in model.get_weights():
-        assert np.isfinite(weights).all()
+    assert_finite(model)
     # It can be used, and trained further, from where it was.
     steps = int(keras.ops.convert_to_numpy(model.train_steps))
     assert steps <= 6
@@ -61,7 +64,7 @@ def test_model_is_whole_after_ctrl_c(at):
     assert int(keras.ops.convert_to_numpy(model.train_steps)) == steps + 6
 
 
-@eagerly
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize("name", ["predict", "evaluate"])
 def test_model_is_whole_after_ctrl_c_in_predict_and_evaluate(name):
     model = wake()
@@ -72,8 +75,7 @@ def test_model_is_whole_after_ctrl_c_in_predict_and_evaluate(name):
         del data["y"]
     with pytest.raises(KeyboardInterrupt):
         getattr(model, name)(**data, callbacks=[CtrlC(4)])
-    for value, other in zip(model.get_weights(), before, strict=True):
-        np.testing.assert_array_equal(value, other)
+    assert_same(model.get_weights(), before)
     assert model.predict(data["x"], verbose=0).shape == (30, 3)
 
 
@@ -103,5 +105,4 @@ def test_ctrl_c_in_the_moment_after_a_step_was_started(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         model.fit(**batches())
     assert int(keras.ops.convert_to_numpy(model.train_steps)) == 1
-    for weights in model.get_weights():
-        assert np.isfinite(weights).all()
+    assert_finite(model)

@@ -3,9 +3,10 @@
 import keras
 import numpy as np
 import pytest
-from dense_run import data
-from dense_run import SHAPE
 from dense_run import wake
+from small import assert_same
+from small import fit as small_fit
+from small import SHAPE
 
 import keras_wake as kw
 from keras_wake.checkpoint import archive
@@ -16,8 +17,7 @@ eagerly = pytest.mark.usefixtures("eagerly")
 
 
 def fit(model, *callbacks, **kwargs):
-    arguments = {"batch_size": 7, "shuffle": False, "verbose": 0, **kwargs}
-    return model.fit(*data(), callbacks=list(callbacks), **arguments)
+    return small_fit(model, *callbacks, count=21, batch_size=7, **kwargs)
 
 
 class Explode(keras.callbacks.Callback):
@@ -35,12 +35,6 @@ class Explode(keras.callbacks.Callback):
         self.good = snapshot.take(self.model)
 
 
-def assert_back(model, good):
-    for value, expected in zip(snapshot.take(model), good, strict=True):
-        np.testing.assert_array_equal(value, expected)
-        assert np.isfinite(value).all()
-
-
 def test_stops_in_the_step_and_goes_back_an_epoch(tmp_path):
     model, explode = wake(), Explode(2)
     backup = kw.BackupAndRestore(tmp_path, delete_checkpoint=False)
@@ -51,11 +45,11 @@ def test_stops_in_the_step_and_goes_back_an_epoch(tmp_path):
     assert "back to what they were when epoch 3 began." in message
     # The rate is again what it was then.
     assert "a learning rate that is too high (it is 0.3;" in message
-    assert_back(model, explode.good)
+    assert_same(snapshot.take(model), explode.good)
+    assert all(np.isfinite(value).all() for value in explode.good)
     state, values = archive.read(tmp_path / "backup.npz")
     assert state["epoch"] == 2
-    for value, good in zip(values, explode.good, strict=True):
-        np.testing.assert_array_equal(value, good)
+    assert_same(values, explode.good)
     # The next call starts with a clean slate.
     model.optimizer.learning_rate.assign(0.1)
     assert fit(model, epochs=1).epoch == [0]
@@ -67,8 +61,7 @@ def test_first_epoch_goes_back_to_the_start():
     start = [value.copy() for value in model.get_weights()]
     with pytest.raises(FloatingPointError, match="were when epoch 1 began"):
         fit(model, Explode(0), initial_epoch=0)
-    for value, good in zip(model.get_weights(), start, strict=True):
-        np.testing.assert_array_equal(value, good)
+    assert_same(model.get_weights(), start)
 
 
 def test_update_that_ruins_the_weights_of_a_finite_loss(tmp_path):
@@ -100,10 +93,7 @@ def test_update_that_ruins_the_weights_of_a_finite_loss(tmp_path):
     assert names == [f"{step}.weights.h5" for step in steps]
     good = wake()
     good.load_weights(tmp_path / "1-3.weights.h5")
-    for value, other in zip(
-        model.get_weights(), good.get_weights(), strict=True
-    ):
-        np.testing.assert_array_equal(value, other)
+    assert_same(model.get_weights(), good.get_weights())
 
 
 @eagerly

@@ -6,51 +6,32 @@ What the student learns from one is compared in `training/test_methods.py`.
 import keras
 import numpy as np
 import pytest
+from small import data
+from small import fit
+from small import network
+from small import SHAPE
+from small import wake
 
 import keras_wake as kw
 
-SHAPE = (4, 4, 1)
 eagerly = pytest.mark.usefixtures("eagerly")
 
 
-def network(shape=SHAPE, seed=0):
-    keras.utils.set_random_seed(seed)
-    return keras.Sequential(
-        [keras.Input(shape), keras.layers.Flatten(), keras.layers.Dense(3)]
+def test_must_be_one_model():
+    message = (
+        r"`teacher` must be a built `keras\.Model`.*load_model\(path\)`"
+        r"\. Received: teacher="
     )
-
-
-def wake(classifier=None):
-    attack = kw.attacks.FGSM(epsilon=0.05)
-    model = kw.WakeModel(classifier or network(), attack)
-    model.compile(keras.optimizers.SGD(0.1))
-    return model
-
-
-def fit(model, *teachers):
-    x = np.random.default_rng(0).random((8, *SHAPE), np.float32)
-    y = np.arange(8, dtype="int32") % 3
-    return model.fit(x, y, verbose=0, callbacks=list(teachers))
-
-
-@pytest.mark.parametrize("given", ["robust.keras", None, network])
-def test_must_be_a_model(given):
-    with pytest.raises(
-        TypeError,
-        match=r"`teacher` must be a built `keras\.Model`.*load_model\(path\)`"
-        r"\. Received: teacher=",
-    ):
-        kw.PretrainedTeacher(given, 0.5)
-
-
-def test_a_wake_model_is_two():
+    for given in ("robust.keras", None, network):
+        with pytest.raises(TypeError, match=message):
+            kw.PretrainedTeacher(given, 0.5)
     with pytest.raises(TypeError, match=r"holds two.*`\.robust_classifier`"):
         kw.PretrainedTeacher(wake(), 0.5)
 
 
 @pytest.mark.parametrize("shape", [(4, 4, 3), (5, 4, 1), (16,)])
 def test_must_take_the_images_of_the_student(shape):
-    teacher = kw.PretrainedTeacher(network(shape), 0.5)
+    teacher = kw.PretrainedTeacher(network(shape=shape), 0.5)
     with pytest.raises(
         ValueError, match=r"images of the student\. Received: .*\(4, 4, 1\)"
     ):
@@ -59,13 +40,9 @@ def test_must_take_the_images_of_the_student(shape):
 
 @eagerly
 def test_may_take_images_of_any_size():
-    layers = keras.layers
+    pooling = keras.layers.GlobalAveragePooling2D()
     anything = keras.Sequential(
-        [
-            keras.Input((None, None, 1)),
-            layers.GlobalAveragePooling2D(),
-            layers.Dense(3),
-        ]
+        [keras.Input((None, None, 1)), pooling, keras.layers.Dense(3)]
     )
     log = fit(wake(), kw.PretrainedTeacher(anything, 0.5)).history
     assert log["kd_weight"] == [0.5]
@@ -74,12 +51,10 @@ def test_may_take_images_of_any_size():
 @eagerly
 def test_must_not_share_variables_with_the_student():
     student = network()
-    head = keras.layers.Dense(3)
-    other = keras.Sequential([*student.layers[:-1], head])
-    other.build((None, *SHAPE))
-    shared = keras.Sequential(
-        [keras.Input(SHAPE), keras.layers.Flatten(), student.layers[-1]]
-    )
+    flatten, head = student.layers
+    images = keras.Input(SHAPE)
+    other = keras.Sequential([images, flatten, keras.layers.Dense(3)])
+    shared = keras.Sequential([images, keras.layers.Flatten(), head])
     fit(wake(student), kw.PretrainedTeacher(other, 0.5))  # It shares none.
     with pytest.raises(
         ValueError,
@@ -119,15 +94,14 @@ def test_a_high_temperature_compares_the_logits(policy):
     rng = np.random.default_rng(1)
     for network_ in (student, teacher):
         network_.set_weights([rng.normal(0, 1, (16, 3)), rng.normal(0, 1, 3)])
-    x = np.random.default_rng(0).random((8, *SHAPE), np.float32)
-    pixels = x.reshape(8, 16).astype("float64")
+    pixels = data(8)[0].reshape(8, 16).astype("float64")
     before, (kernel, bias) = student.get_weights()[0], teacher.get_weights()
     difference = pixels @ (before - kernel) + student.get_weights()[1] - bias
     centred = difference - difference.mean(axis=1, keepdims=True)
 
     model = kw.WakeModel(student, None, "standard", temperature=1e6)
     model.compile(keras.optimizers.SGD(1.0))
-    log = fit(model, kw.PretrainedTeacher(teacher, 1.0)).history
+    log = fit(model, kw.PretrainedTeacher(teacher, 1.0), count=8).history
     # Logits in float16 are rounded to 0.002.
     tolerance = 1e-4 if policy == "float32" else 1e-2
     loss = np.var(difference, axis=1).mean() / 2

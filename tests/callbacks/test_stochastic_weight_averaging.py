@@ -3,38 +3,26 @@
 import keras
 import numpy as np
 import pytest
+import small
+from small import assert_same
+from small import patterns
 
 import keras_wake as kw
 
-SHAPE = (4, 4, 1)
 eagerly = pytest.mark.usefixtures("eagerly")
 
 
-def data(count=24):
-    rng = np.random.default_rng(0)
-    y = rng.integers(0, 3, count)
-    patterns = rng.random((3, *SHAPE))
-    x = 0.6 * patterns[y] + 0.4 * rng.random((count, *SHAPE))
-    return x.astype("float32"), y.astype("int32")
-
-
 def wake(batch_norm=False):
-    keras.utils.set_random_seed(0)
-    norm = [keras.layers.BatchNormalization()] if batch_norm else []
-    classifier = keras.Sequential(
-        [
-            keras.Input(SHAPE),
-            keras.layers.Conv2D(4, 3),
-            *norm,
-            keras.layers.ReLU(),
-            keras.layers.Flatten(),
-            keras.layers.Dense(3),
-        ]
-    )
-    attack = kw.attacks.FGSM(epsilon=0.05)
-    model = kw.WakeModel(classifier, attack, eval_attack=attack)
-    model.compile(keras.optimizers.SGD(0.2, momentum=0.9))
-    return model
+    def hidden():
+        yield keras.layers.Reshape(small.SHAPE)
+        yield keras.layers.Conv2D(4, 3)
+        if batch_norm:
+            yield keras.layers.BatchNormalization()
+        yield keras.layers.ReLU()
+        yield keras.layers.Flatten()
+
+    optimizer = keras.optimizers.SGD(0.2, momentum=0.9)
+    return small.wake(small.network(hidden), optimizer=optimizer)
 
 
 class Weights(keras.callbacks.Callback):
@@ -49,30 +37,17 @@ class Weights(keras.callbacks.Callback):
         self.teachers.append(self.model.teacher.get_weights())
 
 
-def fit(model, *callbacks, epochs=5, **kwargs):
-    x, y = data()
-    return model.fit(
-        x,
-        y,
-        batch_size=8,
-        epochs=epochs,
-        shuffle=False,
-        verbose=0,
-        callbacks=list(callbacks),
-        **kwargs,
-    ).history
+def fit(model, *callbacks, epochs=5, **arguments):
+    arguments = {"count": 24, "batch_size": 8, "epochs": epochs, **arguments}
+    return small.fit(model, *callbacks, images=patterns, **arguments).history
 
 
 @pytest.mark.parametrize("validate", [False, True])
 def test_average_is_the_mean_of_the_epochs(validate):
     model, weights = wake(), Weights()
     average = kw.StochasticWeightAveraging(start_epoch=3)
-    history = fit(
-        model,
-        average,
-        weights,
-        **({"validation_data": data(12)} if validate else {}),
-    )
+    validation = patterns() if validate else None
+    history = fit(model, average, weights, validation_data=validation)
     for last in (2, 3, 4):
         for n, value in enumerate(weights.teachers[last]):
             seen = [student[n] for student in weights.students[2 : last + 1]]
@@ -86,7 +61,7 @@ def test_average_is_the_mean_of_the_epochs(validate):
         return
     # From the third epoch on the average is validated, and as it is then.
     assert len(history[key]) == 3
-    logs = model.evaluate(*data(12), verbose=0, return_dict=True)
+    logs = model.evaluate(*patterns(), verbose=0, return_dict=True)
     assert logs["teacher_robust_accuracy"] == history[key][-1]
     assert "kd_weight" in history and set(history["kd_weight"]) == {0.0}
 
@@ -103,21 +78,14 @@ def test_average_that_never_begins_is_told():
 @eagerly
 def test_batch_norm_statistics_are_those_of_the_data():
     model = wake(batch_norm=True)
-    x, _ = data()
-    average = kw.StochasticWeightAveraging(2, data=data())
+    average = kw.StochasticWeightAveraging(2, data=patterns(24))
     fit(model, average, epochs=3)
-    convolution, norm = model.teacher.layers[:2]
-    out = keras.ops.convert_to_numpy(convolution(x)).astype("float64")
-    np.testing.assert_allclose(
-        keras.ops.convert_to_numpy(norm.moving_mean),
-        out.mean((0, 1, 2)),
-        atol=1e-5,
-    )
-    np.testing.assert_allclose(
-        keras.ops.convert_to_numpy(norm.moving_variance),
-        out.var((0, 1, 2)),
-        rtol=1e-4,
-    )
+    convolution, norm = model.teacher.layers[2:4]
+    out = keras.ops.convert_to_numpy(convolution(patterns(24)[0]))
+    out = out.astype("float64")
+    mean, variance = norm.get_weights()[2:]
+    np.testing.assert_allclose(mean, out.mean((0, 1, 2)), atol=1e-5)
+    np.testing.assert_allclose(variance, out.var((0, 1, 2)), rtol=1e-4)
     with pytest.raises(ValueError, match="needs training images"):
         fit(wake(batch_norm=True), kw.StochasticWeightAveraging(2))
 
@@ -128,16 +96,9 @@ def test_a_run_that_was_broken_off_goes_on(tmp_path):
     fit(whole, kw.StochasticWeightAveraging(2), weights)
     for epochs in (3, 5):
         model = wake()
-        fit(
-            model,
-            kw.StochasticWeightAveraging(2),
-            kw.BackupAndRestore(tmp_path, delete_checkpoint=False),
-            epochs=epochs,
-        )
-    for value, other in zip(
-        model.get_weights(), whole.get_weights(), strict=True
-    ):
-        np.testing.assert_array_equal(value, other)
+        backup = kw.BackupAndRestore(tmp_path, delete_checkpoint=False)
+        fit(model, kw.StochasticWeightAveraging(2), backup, epochs=epochs)
+    assert_same(model.get_weights(), whole.get_weights())
 
 
 @eagerly
@@ -148,12 +109,6 @@ def test_refuses_what_it_cannot_do():
         kw.StochasticWeightAveraging(1).set_model(keras.Sequential())
     with pytest.raises(ValueError, match="A model has one average"):
         fit(wake(), kw.StochasticWeightAveraging(1), kw.EMATeacher())
-    model = wake()
-    scheduled = kw.WakeModel(
-        model.classifier,
-        model.attack,
-        schedule=kw.schedules.DistillationRamp(1, 2),
-    )
-    scheduled.compile("sgd")
+    scheduled = small.wake(schedule=kw.schedules.DistillationRamp(1, 2))
     with pytest.raises(ValueError, match="distils from a running average"):
         fit(scheduled, kw.StochasticWeightAveraging(1))

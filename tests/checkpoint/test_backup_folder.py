@@ -2,17 +2,16 @@
 
 import json
 import os
-import pathlib
 import zipfile
 
 import keras
 import numpy as np
 import pytest
+import small
+from small import Interrupt
 
 import keras_wake as kw
 from keras_wake.checkpoint import archive
-
-SHAPE = (4, 4, 1)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -21,39 +20,20 @@ def module_eagerly(without_compiling):
         yield
 
 
-def wake():
-    keras.utils.set_random_seed(0)
-    classifier = keras.Sequential(
-        [keras.Input(SHAPE), keras.layers.Flatten(), keras.layers.Dense(3)]
-    )
-    attack = kw.attacks.FGSM(epsilon=0.05)
-    model = kw.WakeModel(classifier, attack, eval_attack=attack)
-    model.compile(keras.optimizers.SGD(0.1))
-    return model
-
-
-def fit(folder, *callbacks, epochs=2, **arguments):
-    return wake().fit(
-        np.ones((6, *SHAPE), "float32"),
-        np.arange(6) % 3,
+def fit(folder, *callbacks, epochs=2):
+    backup = kw.BackupAndRestore(folder)
+    return small.fit(
+        *(small.wake(), *callbacks, backup),
+        count=6,
         batch_size=3,
-        verbose=0,
         epochs=epochs,
-        callbacks=[*callbacks, kw.BackupAndRestore(folder)],
-        **arguments,
     )
 
 
-class KillAfter(keras.callbacks.Callback):
+def killed(folder, *callbacks, after):
     """What a kill leaves: rows are written, and the backup is not."""
-
-    def __init__(self, epoch):
-        super().__init__()
-        self.epoch = epoch
-
-    def on_epoch_end(self, epoch, logs=None):
-        if epoch == self.epoch:
-            raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        fit(folder, *callbacks, Interrupt(after))
 
 
 def logger(path):
@@ -70,20 +50,18 @@ def test_row_of_a_run_that_was_killed_before_its_first_backup(tmp_path, older):
     if older:
         log.write_text(older)
     for _ in range(2):
-        with pytest.raises(KeyboardInterrupt):
-            fit(folder, logger(log), KillAfter(0))
+        killed(folder, logger(log), after=0)
         assert os.listdir(folder) == ["lock"]
     fit(folder, logger(log))
     assert log.read_text().startswith(older)
-    expected = epochs_in(pathlib.Path(log))[: older.count("\n")]
-    assert epochs_in(log) == [*(expected or ["epoch"]), "0", "1"]
+    rows = ["epoch", "0", "1"] if older else ["epoch"]
+    assert epochs_in(log) == [*rows, "0", "1"]
     assert os.listdir(folder) == ["finished.npz"]
 
 
 def test_rows_of_another_run_stay(tmp_path):
     log, folder = tmp_path / "log.csv", tmp_path / "backup"
-    with pytest.raises(KeyboardInterrupt):
-        fit(folder, logger(log), KillAfter(0))
+    killed(folder, logger(log), after=0)
     fit(tmp_path / "other", logger(log))
     with pytest.warns(UserWarning, match="rows that may belong to another"):
         fit(folder, logger(log))
@@ -98,8 +76,7 @@ def test_rows_of_another_run_stay(tmp_path):
 
 def test_log_with_a_line_of_the_user_is_kept(tmp_path):
     log, folder = tmp_path / "log.csv", tmp_path / "backup"
-    with pytest.raises(KeyboardInterrupt):
-        fit(folder, logger(log), KillAfter(1))
+    killed(folder, logger(log), after=1)
     before = "# my notes\n" + log.read_text()
     log.write_text(before)
     with pytest.warns(UserWarning, match=r"log\.csv has rows that may"):
@@ -128,8 +105,7 @@ def test_two_runs_in_one_folder_are_refused(tmp_path):
     assert inner == [0, 1]
     assert os.listdir(tmp_path / "backup") == ["finished.npz"]
     # Given back also where `fit` has raised.
-    with pytest.raises(KeyboardInterrupt):
-        fit(tmp_path / "other", KillAfter(1))
+    killed(tmp_path / "other", after=1)
     assert os.listdir(tmp_path / "other") == ["backup.npz"]
     fit(tmp_path / "other")
 
@@ -138,16 +114,19 @@ def test_two_runs_in_one_folder_are_refused(tmp_path):
 def finished(tmp_path_factory):
     """The arrays of a backup."""
     folder = tmp_path_factory.mktemp("finished")
-    stopping = keras.callbacks.EarlyStopping(monitor="loss", patience=9)
-    fit(folder, stopping, epochs=1)
+    start(folder)
     with np.load(folder / "finished.npz") as file:
         return dict(file)
 
 
-def restart(folder, arrays):
-    np.savez(folder / "finished.npz", **arrays)
+def start(folder):
     stopping = keras.callbacks.EarlyStopping(monitor="loss", patience=9)
     fit(folder, stopping, epochs=1)
+
+
+def restart(folder, arrays):
+    np.savez(folder / "finished.npz", **arrays)
+    start(folder)
 
 
 def edited(arrays, *place, value):
@@ -206,7 +185,7 @@ def test_any_edited_part_is_one_clear_error(finished, tmp_path, place, value):
 
 
 def test_values_of_other_shapes_are_refused(finished, tmp_path):
-    model = wake()
+    model = small.wake()
     for name, value in finished.items():
         # A scalar is not a list of one, and nothing is no value.
         for other in (value.reshape(1, *value.shape), value[..., None][:0]):

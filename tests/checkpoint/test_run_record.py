@@ -6,15 +6,17 @@ import shutil
 import keras
 import numpy as np
 import pytest
+import small
+from small import assert_same
+from small import SHAPE
 
 import keras_wake as kw
 from keras_wake.checkpoint import archive
 from keras_wake.checkpoint import run_record
 from keras_wake.training import fit as fit_checks
 
-SHAPE = (4, 4, 1)
-X = np.random.default_rng(0).random((6, *SHAPE)).astype("float32")
-Y = np.arange(6, dtype="int32") % 3
+SGD = keras.optimizers.SGD
+PGD = kw.attacks.PGD(epsilon=0.1, steps=1)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -24,37 +26,33 @@ def module_eagerly(without_compiling):
 
 
 def network(activation="elu", rate=0.25, units=8, momentum=0.9, more=()):
-    keras.utils.set_random_seed(0)
-    return keras.Sequential(
-        [
-            keras.Input(SHAPE),
-            keras.layers.Flatten(),
+    return small.network(
+        lambda: [
             keras.layers.Dense(units, activation=activation),
             keras.layers.BatchNormalization(momentum=momentum),
             keras.layers.Dropout(rate),
             *more,
-            keras.layers.Dense(3),
         ]
     )
 
 
-def wake(classifier=None, optimizer=None, **arguments):
-    attack = kw.attacks.PGD(epsilon=0.1, steps=1)
-    arguments = {"attack": attack, "eval_attack": attack, **arguments}
-    model = kw.WakeModel(classifier or network(), **arguments)
-    model.compile(optimizer or keras.optimizers.SGD(0.2, momentum=0.9))
-    return model
+def wake(classifier=None, optimizer=None, attack=PGD, **arguments):
+    arguments = {"eval_attack": PGD, **arguments}
+    optimizer = optimizer or SGD(0.2, momentum=0.9)
+    return small.wake(classifier or network(), attack, optimizer, **arguments)
 
 
-def fit(model, folder, *callbacks, epochs=1, batch_size=3, **arguments):
+def with_sgd(rate=0.2, **arguments):
+    return wake(optimizer=SGD(rate, **{"momentum": 0.9, **arguments}))
+
+
+def fit(model, folder, *callbacks, batch_size=3, **arguments):
     backup = kw.BackupAndRestore(folder, delete_checkpoint=False)
-    arguments = {"x": X, "y": Y, "batch_size": batch_size, **arguments}
-    return model.fit(
-        **arguments, epochs=epochs, verbose=0, callbacks=[*callbacks, backup]
-    )
+    arguments = {"count": 6, "batch_size": batch_size, **arguments}
+    return small.fit(model, *callbacks, backup, **arguments)
 
 
-def callbacks(decay=0.9, path="best.keras", **arguments):
+def callbacks(decay=0.9, **arguments):
     return [
         kw.EMATeacher(decay),
         keras.callbacks.ReduceLROnPlateau(monitor="loss", **arguments),
@@ -92,81 +90,67 @@ def test_the_same_script_is_told_nothing(folder):
     assert told(folder, wake()) == ""
 
 
-SGD = keras.optimizers.SGD
-OTHER_SETTINGS = {
-    "rate": (
-        {"optimizer": lambda: SGD(0.05, momentum=0.9)},
-        "learning_rate: 0.2 in the backup, 0.05 in this script",
-    ),
-    "momentum": (
-        {"optimizer": lambda: SGD(0.2, momentum=0.5)},
-        "SGD momentum: 0.9 in the backup, 0.5 in this script",
-    ),
-    "no momentum": (
-        {"optimizer": lambda: SGD(0.2)},
-        "SGD momentum: 0.9 in the backup, 0 in this script",
-    ),
-    "no dropout": (
-        {"classifier": lambda: network(rate=0)},
-        "`rate` of layer 4 (Dropout): 0.25 in the backup, 0 in this script",
-    ),
-    "weight decay": (
-        {"optimizer": lambda: SGD(0.2, momentum=0.9, weight_decay=0.01)},
-        "SGD weight_decay: None in the backup, 0.01 in this script",
-    ),
-    "attack of evaluation": (
-        {"eval_attack": lambda: kw.attacks.FGSM(epsilon=0.1)},
-        "eval_attack: PGD {",
-    ),
-    "attack": (
-        {"attack": lambda: kw.attacks.PGD(epsilon=0.2, steps=1)},
-        "'epsilon': 0.1,",
-    ),
-    "seed": ({"seed": lambda: 4}, "seed: 0 in the backup, 4 in this script"),
-    "scale": (
-        {"scale_distillation": lambda: False},
-        "scale_distillation: True in the backup, False in this script",
-    ),
-    "dropout": (
-        {"classifier": lambda: network(rate=0.5)},
-        "`rate` of layer 4 (Dropout): 0.25 in the backup, 0.5 in this script",
-    ),
-    "batch norm": (
-        {"classifier": lambda: network(momentum=0.8)},
-        "`momentum` of layer 3 (BatchNormalization): 0.9 in the backup, "
-        "0.8 in this script",
-    ),
-}
+def differs(name, old, new):
+    return f"{name}: {old} in the backup, {new} in this script"
 
 
-@pytest.mark.parametrize("name", OTHER_SETTINGS)
-def test_settings_are_those_of_the_script(folder, name):
-    arguments, message = OTHER_SETTINGS[name]
-    model = wake(**{key: make() for key, make in arguments.items()})
-    found = told(folder, model)
+def assert_only(found, message):
     assert "was made with other settings" in found and message in found
     assert found.count(" in the backup, ") == found.count("; ") + 1 == 1
-    if name == "rate":
-        assert rate_of(model) == pytest.approx(0.05)
+
+
+DROPOUT = "`rate` of layer 4 (Dropout)"
+NORM = "`momentum` of layer 3 (BatchNormalization)"
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "make"),
+    [
+        ("learning_rate", 0.2, 0.05, lambda: with_sgd(0.05)),
+        ("SGD momentum", 0.9, 0.5, lambda: with_sgd(momentum=0.5)),
+        ("SGD momentum", 0.9, 0, lambda: wake(optimizer=SGD(0.2))),
+        ("SGD weight_decay", None, 0.01, lambda: with_sgd(weight_decay=0.01)),
+        ("seed", 0, 4, lambda: wake(seed=4)),
+        (
+            "scale_distillation",
+            True,
+            False,
+            lambda: wake(scale_distillation=False),
+        ),
+        (DROPOUT, 0.25, 0.5, lambda: wake(network(rate=0.5))),
+        (DROPOUT, 0.25, 0, lambda: wake(network(rate=0))),
+        (NORM, 0.9, 0.8, lambda: wake(network(momentum=0.8))),
+    ],
+)
+def test_settings_are_those_of_the_script(folder, name, old, new, make):
+    model = make()
+    assert_only(told(folder, model), differs(name, old, new))
+    rate = new if name == "learning_rate" else 0.2
+    assert rate_of(model) == pytest.approx(rate)
+
+
+def test_attacks_are_those_of_the_script(folder):
+    found = told(folder, wake(eval_attack=kw.attacks.FGSM(epsilon=0.1)))
+    assert_only(found, "eval_attack: PGD {")
+    found = told(folder, wake(attack=kw.attacks.PGD(epsilon=0.2, steps=1)))
+    assert_only(found, "'epsilon': 0.1,")
 
 
 def test_batch_size_and_callbacks_are_those_of_the_script(folder):
-    assert "batch_size: 3 in the backup, 2 in this script" in told(
-        folder, wake(), batch_size=2
-    )
-    assert (
-        "`EMATeacher(decay=)`: 0.9 in the backup, 0.5 in this script"
-        in told(folder, wake(), *callbacks(decay=0.5))
-    )
-    assert (
-        "`ReduceLROnPlateau(factor=)`: 0.1 in the backup, 0.5 in this script"
-        in told(folder, wake(), *callbacks(factor=0.5))
-    )
-    found = told(folder, wake(), callbacks()[1])
-    assert "Differing: `EMATeacher` is missing in this script." in found
+    plateau = "`ReduceLROnPlateau(factor=)`"
     nan = keras.callbacks.TerminateOnNaN()
-    found = told(folder, wake(), *callbacks(), nan)
-    assert "Differing: no `TerminateOnNaN` of the backup clearly" in found
+    for message, given in (
+        (differs("`EMATeacher(decay=)`", 0.9, 0.5), callbacks(decay=0.5)),
+        (differs(plateau, 0.1, 0.5), callbacks(factor=0.5)),
+        ("Differing: `EMATeacher` is missing in this script.", callbacks()[1:]),
+        (
+            "Differing: no `TerminateOnNaN` of the backup clearly",
+            [*callbacks(), nan],
+        ),
+    ):
+        assert message in told(folder, wake(), *given)
+    found = told(folder, wake(), batch_size=2)
+    assert differs("batch_size", 3, 2) in found
 
 
 class Halve(keras.callbacks.Callback):
@@ -188,26 +172,22 @@ def test_rate_that_a_callback_has_moved_goes_on(tmp_path):
     model = wake()
     kw.BackupAndRestore(tmp_path).restore(model)
     assert rate_of(model) == pytest.approx(0.025)
-    model = wake(optimizer=SGD(0.4, momentum=0.9))
+    model = with_sgd(0.4)
     kw.BackupAndRestore(tmp_path).restore(model)
-    with pytest.warns(
-        UserWarning,
-        match="learning_rate: 0.2 in the backup, 0.4 in this script",
-    ):
+    with pytest.warns(UserWarning, match=differs("learning_rate", 0.2, 0.4)):
         fit(model, tmp_path, Halve(), epochs=4)
     assert rate_of(model) == pytest.approx(0.2)
 
 
 def test_schedule_takes_the_place_of_a_rate_and_back(folder, tmp_path):
     schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.5)
-    model = wake(optimizer=SGD(schedule, momentum=0.9))
-    with pytest.warns(
-        UserWarning, match=r"learning_rate: 0\.2 in the backup, Expon"
-    ):
+    model = with_sgd(schedule)
+    message = r"learning_rate: 0\.2 in the backup, Expon"
+    with pytest.warns(UserWarning, match=message):
         fit(model, folder, *callbacks()[:1], epochs=2)
     # Four steps of the schedule, two of them before.
     assert rate_of(model) == pytest.approx(0.1 * 0.5**0.4)
-    model = wake(optimizer=SGD(0.3, momentum=0.9))
+    model = with_sgd(0.3)
     found = told(folder, model, *callbacks()[:1], epochs=2)
     assert "in the backup, 0.3 in this script" in found
     assert rate_of(model) == pytest.approx(0.3)
@@ -225,52 +205,53 @@ class Scaled(keras.layers.Layer):
         return {**super().get_config(), "factor": self._factor}
 
 
-def functional(last="relu", factor=2.0, same=False, scale=1.0, rescale=None):
+ONE = np.float32(1)
+
+
+def functional(last="relu", factor=2.0, same=False, scale=1.0, rescale=ONE):
     inputs = keras.Input(SHAPE)
     first = keras.layers.Flatten()(inputs)
     second = keras.layers.Dense(16)(first)
     added = keras.layers.Add()([second, second] if same else [first, second])
     outputs = getattr(keras.ops, last)(added * factor)
-    outputs = keras.layers.Rescaling(
-        np.float32(1) if rescale is None else rescale
-    )(Scaled(scale)(outputs))
+    outputs = keras.layers.Rescaling(rescale)(Scaled(scale)(outputs))
     return keras.Model(inputs, keras.layers.Dense(3)(outputs))
 
 
-OTHER_NETWORKS = {
-    "operation": (
-        lambda: functional("silu"),
-        "operation 6 of the network is `Relu` in the backup and `Silu` in",
-    ),
-    "constant": (
-        lambda: functional(factor=3.0),
-        "operation 5 of the network (Multiply) takes other inputs in this",
-    ),
-    "connection": (
-        lambda: functional(same=True),
-        "operation 4 of the network (Add) takes other inputs in this",
-    ),
-    "only in get_config": (
-        lambda: functional(scale=3.0),
-        "`factor` of layer 4 (Scaled): 1 in the backup, 3 in this",
-    ),
-    "number of NumPy": (
-        lambda: functional(rescale=np.float32(3)),
-        "`scale` of layer 5 (Rescaling): 1 in the backup, 3 in this",
-    ),
-    "array": (
-        lambda: functional(rescale=np.ones(16)),
-        "`scale` of layer 5 (Rescaling): 1 in the backup, [1.0, 1.0,",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", OTHER_NETWORKS)
-def test_operations_connections_and_any_setting_are_compared(name):
-    make, message = OTHER_NETWORKS[name]
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            {"last": "silu"},
+            "operation 6 of the network is `Relu` in the backup and `Silu` in",
+        ),
+        (
+            {"factor": 3.0},
+            "operation 5 of the network (Multiply) takes other inputs in this",
+        ),
+        (
+            {"same": True},
+            "operation 4 of the network (Add) takes other inputs in this",
+        ),
+        # What only `get_config` tells.
+        (
+            {"scale": 3.0},
+            "`factor` of layer 4 (Scaled): 1 in the backup, 3 in this",
+        ),
+        (
+            {"rescale": np.float32(3)},
+            "`scale` of layer 5 (Rescaling): 1 in the backup, 3 in this",
+        ),
+        (
+            {"rescale": np.ones(16)},
+            "`scale` of layer 5 (Rescaling): 1 in the backup, [1.0, 1.0,",
+        ),
+    ],
+)
+def test_operations_connections_and_any_setting_are_compared(changed, message):
     saved, same, current = (
-        run_record.run_record(wake(each()), [], {})
-        for each in (functional, functional, make)
+        run_record.run_record(wake(functional(**each)), [], {})
+        for each in ({}, {}, changed)
     )
     assert run_record.refusals(saved, same) == []
     (found,) = run_record.refusals(saved, current)
@@ -310,82 +291,63 @@ def scaled(**arguments):
 
 
 def test_settings_of_own_parts_wrappers_and_data():
-    def differences(old, new):
-        return run_record.differences(*(
-            {
-                "settings": run_record.settings_of(model),
-                "record": run_record.run_record(
-                    model, [], fit_checks.data_settings(data)
-                ),
-            }
-            for model, data in (old, new)
-        ), {})  # fmt: skip
+    x, y = small.data(6)
 
-    data = {"x": X, "y": Y}
+    def state(model, **data):
+        data = fit_checks.data_settings({"x": x, "y": y, **data})
+        record = run_record.run_record(model, [], data)
+        return {"settings": run_record.settings_of(model), "record": record}
+
     frozen = network()
     frozen.layers[1].trainable = False
-    assert differences((wake(), data), (wake(), data)) == []
-    for old, new, message in (
-        (
-            (wake(), data),
-            (wake(frozen), data),
-            "`trainable` of layer 2 (Dense): True in the backup, False in",
-        ),
-        (
-            (wake(), data),
-            (wake(), {"x": X[:3], "y": Y[:3]}),
-            "images: 6 in the backup, 3 in this script",
-        ),
-        (
-            (wake(), data),
-            (wake(), {**data, "sample_weight": np.ones(6)}),
-            "sample_weight: False in the backup, True in this script",
-        ),
-        (
-            (wake(eval_attack=Shift(0.01)), data),
-            (wake(eval_attack=Shift(0.02)), data),
-            "eval_attack: Shift {",
-        ),
-        (
-            (wake(optimizer=scaled()), data),
-            (wake(optimizer=scaled(dynamic_growth_steps=3)), data),
-            "LossScaleOptimizer(SGD) dynamic_growth_steps: 2000 in the backup",
-        ),
-    ):
-        (found,) = differences(old, new)
-        assert found.startswith(message)
-    rates = [
-        run_record.run_record(wake(optimizer=SGD(Constant(r))), [], {})
-        for r in (0.1, 0.2)
+    old = state(wake())
+    shifts = [state(wake(eval_attack=Shift(size))) for size in (0.01, 0.02)]
+    growths = [
+        state(wake(optimizer=scaled(dynamic_growth_steps=steps)))
+        for steps in (2000, 3)
     ]
-    assert "{'rate': 0.1}" in rates[0]["learning_rate"]
-    assert "{'rate': 0.2}" in rates[1]["learning_rate"]
+    weighted = state(wake(), sample_weight=np.ones(6))
+    of_dense = "`trainable` of layer 2 (Dense)"
+    of_scaling = "LossScaleOptimizer(SGD) dynamic_growth_steps"
+    assert run_record.differences(old, state(wake()), {}) == []
+    for pair, message in (
+        ((old, state(wake(frozen))), differs(of_dense, True, False)),
+        ((old, state(wake(), x=x[:3], y=y[:3])), differs("images", 6, 3)),
+        ((old, weighted), differs("sample_weight", False, True)),
+        (shifts, "eval_attack: Shift {"),
+        (growths, f"{of_scaling}: 2000 in the backup"),
+    ):
+        (found,) = run_record.differences(*pair, {})
+        assert found.startswith(message)
+    for rate in (0.1, 0.2):
+        model = wake(optimizer=SGD(Constant(rate)))
+        record = run_record.run_record(model, [], {})
+        assert f"{{'rate': {rate}}}" in record["learning_rate"]
 
 
-OTHER_MODELS = {
-    "activation": (
-        {"classifier": lambda: network(activation="relu")},
-        r"`activation` of layer 2 \(Dense\): elu in the backup, relu in",
-    ),
-    "layers": (
-        {"classifier": lambda: network(more=[keras.layers.ReLU()])},
-        "layer 5 is `Dense` in the backup and `ReLU` in this script",
-    ),
-    "shape": (
-        {"classifier": lambda: network(units=9)},
-        r"`units` of layer 2 \(Dense\): 8 in the backup, 9 in this",
-    ),
-    "optimizer": (
-        {"optimizer": lambda: keras.optimizers.RMSprop(0.2, momentum=0.9)},
-        "the optimizer is SGD in the backup and RMSprop in this script",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", OTHER_MODELS)
-def test_backup_of_another_model_is_refused(folder, tmp_path, name):
-    arguments, message = OTHER_MODELS[name]
-    model = wake(**{key: make() for key, make in arguments.items()})
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: wake(network(activation="relu")),
+            r"`activation` of layer 2 \(Dense\): elu in the backup, relu in",
+        ),
+        (
+            lambda: wake(network(more=[keras.layers.ReLU()])),
+            "layer 5 is `Dense` in the backup and `ReLU` in this script",
+        ),
+        (
+            lambda: wake(network(units=9)),
+            r"`units` of layer 2 \(Dense\): 8 in the backup, 9 in this",
+        ),
+        (
+            lambda: wake(optimizer=keras.optimizers.RMSprop(0.2, momentum=0.9)),
+            "the optimizer is SGD in the backup and RMSprop in this script",
+        ),
+    ],
+)
+def test_backup_of_another_model_is_refused(folder, tmp_path, make, message):
+    model = make()
     log = tmp_path / "log.csv"
     log.write_text("epoch,loss\n0,1.5\n")
     logger = keras.callbacks.CSVLogger(log)
@@ -398,32 +360,20 @@ def test_backup_of_another_model_is_refused(folder, tmp_path, name):
     # Nothing was touched: no log, no backup, no weight.
     assert log.read_text() == "epoch,loss\n0,1.5\n"
     assert (folder / "backup.npz").read_bytes() == content
-    for value, other in zip(model.get_weights(), before, strict=True):
-        np.testing.assert_array_equal(value, other)
-
-
-def values_of(model):
-    # The optimizer's come last; `Dropout` has random states in between.
-    return [
-        keras.ops.convert_to_numpy(v)
-        for v in (*model.classifier.weights, *model.teacher.weights)
-    ]
-
-
-def assert_same(old, new):
-    for value, other in zip(old, new, strict=True):
-        np.testing.assert_array_equal(value, other)
+    assert_same(model.get_weights(), before)
 
 
 def test_dropout_and_momentum_that_are_switched_on_begin_anew(tmp_path):
     old = wake(network(rate=0), optimizer=SGD(0.2))
     fit(old, tmp_path, *callbacks())
-    model = wake(optimizer=SGD(0.2, momentum=0.9))
+    model = wake()
     found = told(tmp_path, model)
-    assert "`rate` of layer 4 (Dropout): 0 in the backup, 0.25 in" in found
-    assert "SGD momentum: 0 in the backup, 0.9 in this script" in found
+    assert differs(DROPOUT, 0, 0.25) in found
+    assert differs("SGD momentum", 0, 0.9) in found
     assert "variables of the optimizer that begin anew: 6" in found
-    assert_same(values_of(old), values_of(model))
+    for name in ("classifier", "teacher"):
+        before, after = getattr(old, name), getattr(model, name)
+        assert_same(before.get_weights(), after.get_weights())
     assert int(model.optimizer.iterations) == 2
     for momentum in model.optimizer.momentums:
         assert not np.any(keras.ops.convert_to_numpy(momentum))
@@ -477,21 +427,16 @@ def test_optimizer_that_scales_the_loss(tmp_path):
     assert float(model.optimizer.dynamic_scale) == 2
 
 
-@pytest.fixture
-def edit(folder):
+@contextlib.contextmanager
+def edited(folder):
     """Changes the state in the backup, as if it had been written so."""
-
-    @contextlib.contextmanager
-    def edit():
-        state, values = archive.read(folder / "backup.npz")
-        yield state
-        archive.write(folder / "backup.npz", state, values)
-
-    return edit
+    state, values = archive.read(folder / "backup.npz")
+    yield state
+    archive.write(folder / "backup.npz", state, values)
 
 
-def test_optimizer_of_an_older_backup_is_not_taken_apart(folder, edit):
-    with edit() as state:
+def test_optimizer_of_an_older_backup_is_not_taken_apart(folder):
+    with edited(folder) as state:
         del state["record"]["variables"]
     assert told(folder, wake()) == ""
     message = "does not fit.*It has 30 values for 24 variables"
@@ -499,29 +444,29 @@ def test_optimizer_of_an_older_backup_is_not_taken_apart(folder, edit):
         fit(wake(optimizer=SGD(0.2)), folder, epochs=2)
 
 
-def test_backup_of_an_older_version_cannot_be_compared(folder, edit):
-    with edit() as state:
+def test_backup_of_an_older_version_cannot_be_compared(folder):
+    with edited(folder) as state:
         for name in ("record", "epochs", "stopped"):
             del state[name]
         for name in ("eval_attack", "scale_distillation"):
             del state["settings"][name]
-    model = wake(optimizer=SGD(0.05, momentum=0.9))
+    model = with_sgd(0.05)
     found = told(folder, model)
     assert "written by an older keras-wake" in found
     assert "cannot be compared" in found
     assert rate_of(model) == pytest.approx(0.2)
 
 
-def test_settings_of_a_layer_in_two_dictionaries(folder, edit):
+def test_settings_of_a_layer_in_two_dictionaries(folder):
     """As earlier versions wrote them."""
-    with edit() as state:
+    with edited(folder) as state:
         for layer in state["record"]["layers"]:
             layer["more"] = {"trainable": layer["given"].pop("trainable")}
     assert told(folder, wake()) == ""
 
 
-def test_backup_of_another_backend_draws_other_masks(folder, edit):
-    with edit() as state:
+def test_backup_of_another_backend_draws_other_masks(folder):
+    with edited(folder) as state:
         assert state["record"]["backend"] == keras.backend.backend()
         state["record"]["backend"] = "numpy"
     found = told(folder, wake())
@@ -564,8 +509,8 @@ def test_state_goes_to_the_callback_that_was_given_the_same(tmp_path):
         fit(wake(), folder, other, low, second)
     assert second.best == 9 and other.value == ["y", 0]
     (found,) = (str(w.message) for w in caught if "Diff" in str(w.message))
-    assert "`ModelCheckpoint` is missing in this script" in found
-    assert "`Remembers` is missing in this script" in found
+    for name in ("ModelCheckpoint", "Remembers"):
+        assert f"`{name}` is missing in this script" in found
 
     # None of both is clearly this one.
     other = Remembers("z")
@@ -579,10 +524,8 @@ def test_state_goes_to_the_callback_that_was_given_the_same(tmp_path):
     third = checkpoint("b.keras", "high")
     with pytest.warns(UserWarning) as caught:
         fit(wake(), folder, low, first[0], third, *own)
-    assert any(
-        "of the best model (high: 9) is missing" in str(w.message)
-        for w in caught
-    )
+    message = "of the best model (high: 9) is missing"
+    assert any(message in str(w.message) for w in caught)
     assert third.best is None
 
 
@@ -601,6 +544,5 @@ def test_callbacks_that_would_run_twice_are_refused(tmp_path):
 
 
 def test_model_that_is_not_compiled_is_told_so(tmp_path):
-    attack = kw.attacks.FGSM(epsilon=0.1)
     with pytest.raises(ValueError, match="compile"):
-        fit(kw.WakeModel(network(), attack), tmp_path)
+        fit(kw.WakeModel(network(), PGD), tmp_path)

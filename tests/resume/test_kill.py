@@ -5,7 +5,6 @@ TensorFlow. There, all backends compute the same bits each time, so nothing is
 tolerated.
 """
 
-import functools
 import json
 import os
 import pathlib
@@ -63,18 +62,16 @@ class Run:
         assert code in (None, 0), self.log.read_text()[-3000:]
         return code is None
 
-    def wait_for(self, condition, every=0.02):
+    def wait_for(self, condition, every=0.02, at_most=float("inf")):
         """Seconds until the condition held, or until it ended."""
-        while self.running() and not condition():
+        end = self.begin + at_most
+        while self.running() and not condition() and time.monotonic() <= end:
             time.sleep(every)
         return time.monotonic() - self.begin
 
     def has_trained(self):
         """Whether an epoch has ended, with its backup."""
         return "/step - " in self.log.read_text()
-
-    def has_trained_or_is_at(self, moment):
-        return time.monotonic() > moment or self.has_trained()
 
     def evaluates(self):
         return "Evaluating on" in self.log.read_text()
@@ -108,8 +105,7 @@ def killed(run_dir, started, epoch):
     for moment in moments:
         run = Run(run_dir)
         if moment == "start":
-            end = run.begin + rng.uniform(0, started)
-            run.wait_for(functools.partial(run.has_trained_or_is_at, end))
+            run.wait_for(run.has_trained, at_most=rng.uniform(0, started))
         else:
             run.wait_for(run.has_trained)
             time.sleep(rng.uniform(0, epoch))
@@ -117,7 +113,7 @@ def killed(run_dir, started, epoch):
             run.wait_for(run.writes, every=0.0005)
         assert run.running(), "The run was over before the last kill."
         run.kill()
-        seen.append(state(run_dir, moment, run))
+        seen.append(state(run_dir, moment))
         print(f"{time.monotonic() - run.begin:6.1f} s {seen[-1]}", flush=True)
     run = Run(run_dir)
     run.process.wait()
@@ -125,19 +121,15 @@ def killed(run_dir, started, epoch):
     return seen
 
 
-def state(run_dir, moment, run):
+def state(run_dir, moment):
     """What a kill left behind, each file of which must be whole."""
-    record = json.loads(read(run_dir / "record.json") or '{"epochs": []}')
-    backup = run_dir / "backup" / "backup.npz"
-    saved = archive.read(backup)[0]["epoch"] if backup.exists() else 0
-    unfinished = [path.name for path in run_dir.rglob("unfinished_*")]
-    lines = run.log.read_text().splitlines()
+    record, backup = run_dir / "record.json", run_dir / "backup" / "backup.npz"
+    epochs = json.loads(record.read_text())["epochs"] if record.exists() else []
     return {
         "moment": moment,
-        "last line": lines[-1][:20] if lines else "",
-        "record": len(record["epochs"]),
-        "backup": saved,
-        "unfinished": unfinished,
+        "record": len(epochs),
+        "backup": archive.read(backup)[0]["epoch"] if backup.exists() else 0,
+        "unfinished": [path.name for path in run_dir.rglob("unfinished_*")],
     }
 
 
@@ -148,10 +140,6 @@ def within(run_dir, state):
     if isinstance(state, list):
         return [within(run_dir, item) for item in state]
     return state.replace(str(run_dir), "") if isinstance(state, str) else state
-
-
-def read(path):
-    return path.read_text() if path.exists() else None
 
 
 @pytest.fixture(scope="module")
@@ -200,10 +188,7 @@ def test_weights_and_states_of_callbacks_are_the_same_bits(runs):
         assert name == other
         if name == "KeepRecord":  # The time is another one.
             state, wanted = state["epochs"], wanted["epochs"]
-        np.testing.assert_equal(
-            within(killed, state),
-            within(whole, wanted),
-        )
+        np.testing.assert_equal(within(killed, state), within(whole, wanted))
     (matrices,) = (
         state["history"]
         for name, state in found["callbacks"]
