@@ -173,3 +173,13 @@ def classifier():
         [rng.normal(0, 1, (4, NUM_CLASSES)), rng.normal(0, 1, NUM_CLASSES)]
     )
     return model
+
+
+@pytest.fixture
+def shard(monkeypatch):
+    """Sets the process, the processes and the devices that share the data."""
+
+    def set_shard(*values):
+        monkeypatch.setattr("keras_wake.backend.data_shard", lambda: values)
+
+    return set_shard

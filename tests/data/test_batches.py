@@ -1,13 +1,15 @@
-"""The checks of data sets and batches, and their messages."""
+"""The checks of data sets, batches and arrays, and their messages."""
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_wake.data.batches import checked_batch
+from keras_wake.data.arrays import one_hot_labels
 from keras_wake.data.batches import iterate_batches
 from keras_wake.data.batches import iterate_checked
+
+MISSING = r"Labels are missing: the data must yield \(x, y\)"
 
 
 @pytest.fixture
@@ -33,12 +35,16 @@ class Batches(keras.utils.PyDataset):
         return self.x[part], self.y[part]
 
 
+def in_tensorflow(x, y):
+    return tf.data.Dataset.from_tensor_slices((x, y)).batch(3)
+
+
 @pytest.mark.parametrize(
     "form",
     [
         lambda x, y: (x, y),
         lambda x, y: [tf.constant(x), tf.constant(y)],
-        lambda x, y: tf.data.Dataset.from_tensor_slices((x, y)).batch(3),
+        in_tensorflow,
         lambda x, y: [[x[i : i + 3], y[i : i + 3]] for i in (0, 3, 6)],
         lambda x, y: ((x[i : i + 3], y[i : i + 3], None) for i in (0, 3, 6)),
         Batches,
@@ -52,82 +58,106 @@ def test_batches_of_every_kind_of_data(arrays, form):
         np.testing.assert_array_equal(np.concatenate(part), whole)
 
 
-def test_a_data_set_without_end_is_refused(arrays):
-    endless = tf.data.Dataset.from_tensor_slices(arrays).batch(3).repeat()
-    with pytest.raises(ValueError, match=r"never ends.*data.take\(n\)"):
-        next(iterate_checked(endless, 3, (0, 1)))
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_checked_batches_are_float32_and_one_hot(arrays, dtype):
+    x = keras.ops.cast(arrays[0], dtype)
+    y = arrays[1]
+    numbers = [y.astype(kind) for kind in ("int8", "uint8", "int32", "int64")]
+    columns = [part[:, None] for part in numbers]
+    one_hot = np.eye(3)[y]
+    for given in (*numbers, *columns, one_hot, one_hot.astype("int64")):
+        ((images, labels),) = iterate_checked((x, given), 3, (0, 1))
+        for part in images, labels:
+            assert keras.backend.standardize_dtype(part.dtype) == "float32"
+        np.testing.assert_array_equal(images, keras.ops.cast(x, "float32"))
+        np.testing.assert_array_equal(labels, np.eye(3)[y])
 
 
-def test_weights_that_are_no_numbers_are_refused(arrays):
-    x, y = arrays
-    with pytest.raises(ValueError, match="weights of a batch are NaN"):
-        list(iterate_batches([(x, y, np.full(len(x), np.nan))]))
-
-
-@pytest.mark.parametrize("dtype", ["int64", "uint64"])
-def test_labels_that_do_not_fit_are_no_classes(arrays, dtype):
-    x, y = arrays
-    with pytest.raises(ValueError, match="label"):
-        checked_batch(x, y.astype(dtype) + 2**32, 3, (0, 1), "here")
-
-
-def test_checked_batches_are_float32_and_one_hot(arrays):
-    x, y = arrays
-    ((images, labels),) = iterate_checked((x.astype("float64"), y), 3, (0, 1))
-    assert keras.backend.standardize_dtype(images.dtype) == "float32"
-    np.testing.assert_array_equal(images, x)
-    np.testing.assert_array_equal(labels, np.eye(3)[y])
+def test_soft_labels_stay_and_a_label_out_of_range_is_zeros():
+    soft = np.array([[0.25, 0.75], [1, 0]])
+    np.testing.assert_array_equal(one_hot_labels(soft, 2), soft)
+    labels = one_hot_labels(np.array([-1, 3, 2]), 3)
+    np.testing.assert_array_equal(labels, [[0, 0, 0], [0, 0, 0], [0, 0, 1]])
 
 
 @pytest.mark.parametrize(
-    ("change", "error", "message"),
+    ("change", "message"),
     [
-        (
-            lambda x, y: (x[:0], y[:0]),
-            ValueError,
-            "data set is empty.*no batch",
-        ),
-        (lambda x, y: [], ValueError, "The data set is empty"),
-        (
-            lambda x, y: (
-                tf.data.Dataset.from_tensor_slices((x, y)).batch(3).take(0)
-            ),
-            ValueError,
-            "The data set is empty",
-        ),
+        (lambda x, y: (x[:0], y[:0]), "data set is empty.*no batch"),
+        (lambda x, y: [], "The data set is empty"),
+        (lambda x, y: in_tensorflow(x, y).take(0), "The data set is empty"),
         (
             lambda x, y: (x, y[:6]),
-            ValueError,
             "must have the same length. Received: 7 images and 6 labels",
         ),
-        (lambda x, y: [(x[:2], y)], ValueError, "2 images and 7 labels"),
-        (lambda x, y: [(x[:0], y[:0])], ValueError, "size of batch 1 is 0"),
+        (lambda x, y: [(x[:2], y)], "2 images and 7 labels"),
+        (lambda x, y: [(x[:, 0], y)], r"shape \(batch, \.\.\.\)"),
+        (lambda x, y: [(x[0, 0], y)], r"shape \(batch, \.\.\.\)"),
+        (
+            lambda x, y: [(x, np.eye(4)[y])],
+            r"class numbers of shape \(batch,\) or one-hot or soft labels of "
+            r"shape \(batch, 3\)\. Received: shape \(7, 4\)",
+        ),
+        (lambda x, y: [(x, y[0])], r"Received: shape \(\)"),
+        (
+            lambda x, y: [(x, np.zeros((7, 3, 1)))],
+            r"Received: shape \(7, 3, 1\)",
+        ),
+        (lambda x, y: [(x[:0], y[:0])], "size of batch 1 is 0"),
+        (lambda x, y: (x, None), MISSING),
+        (lambda x, y: [(x, None)], MISSING),
+        (lambda x, y: [(x, y), (x, y + 1)], "label.*of batch 2"),
+        (lambda x, y: [(x, y), (x + 1, y)], "image.*of batch 2"),
+        (lambda x, y: [(x, y + 2**32)], "label"),
+        (lambda x, y: [(x, y.astype("uint64") + 2**32)], "label"),
+        (lambda x, y: [(x, y, np.nan * x[:, 0])], "weights of a batch are NaN"),
+        (
+            lambda x, y: in_tensorflow(x, y).repeat(),
+            r"never ends.*data.take\(n\)",
+        ),
+    ],
+)
+def test_refuses_bad_data(arrays, change, message):
+    with pytest.raises(ValueError, match=message):
+        list(iterate_checked(change(*arrays), 3, (0.0, 1.0)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
         (
             lambda x, y: 7,
-            TypeError,
             r"`data` must be a pair of arrays \(x, y\) or yield batches "
             r"\(images, labels\)\. Received: int",
         ),
+        (lambda x, y: x, "Received: a ndarray that yields a ndarray"),
+        (lambda x, y: (x, 1), "Labels must be one .*Received: int"),
+        (lambda x, y: [{"x": x}], "a list that yields a dict"),
+        (lambda x, y: [(x,)], "a list that yields a tuple"),
+        (lambda x, y: iter([1, 2]), "a list_iterator that yields a int"),
+        (lambda x, y: [(None, y)], "Images must be one .*Received: NoneType"),
+        (lambda x, y: [({"image": 1}, y)], "Images must be .*Received: dict"),
         (
-            lambda x, y: x,
-            TypeError,
-            "Received: a ndarray that yields a ndarray",
+            lambda x, y: [(x, y.astype("float64"))],
+            r"Labels of shape \(7,\) are class numbers and must be integers\. "
+            r'Received: dtype float64\. Convert them: `y\.astype\("int32"\)`',
         ),
-        (lambda x, y: (x, 1), TypeError, "Labels must be one .*Received: int"),
-        (lambda x, y: (x, None), ValueError, "Labels are missing"),
-        (lambda x, y: [{"x": x}], TypeError, "a list that yields a dict"),
-        (lambda x, y: [(x,)], TypeError, "a list that yields a tuple"),
-        (
-            lambda x, y: iter([1, 2]),
-            TypeError,
-            "a list_iterator that yields a int",
-        ),
-        (lambda x, y: [(x, None)], ValueError, "Labels are missing"),
-        (lambda x, y: [(None, y)], TypeError, "Images must be one tensor"),
-        (lambda x, y: [(x, y), (x, y + 1)], ValueError, "label.*of batch 2"),
-        (lambda x, y: [(x, y), (x + 1, y)], ValueError, "image.*of batch 2"),
+        (lambda x, y: [(x, np.float32(y[:, None]))], "dtype float32"),
+        (lambda x, y: [(x, y > 0)], "must be integers.*dtype bool"),
     ],
 )
-def test_refuses_bad_data(arrays, change, error, message):
-    with pytest.raises(error, match=message):
+def test_refuses_data_of_a_wrong_type(arrays, change, message):
+    with pytest.raises(TypeError, match=message):
         list(iterate_checked(change(*arrays), 3, (0.0, 1.0)))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "int64", "bool"])
+def test_refuses_images_that_are_not_floats(arrays, dtype):
+    x, y = arrays
+    message = (
+        "Images must be floating-point numbers within the bounds of the "
+        rf"threat model, \[0, 1\] by default\. Received: dtype {dtype}\. "
+        r'Convert them: `x\.astype\("float32"\) / 255`'
+    )
+    with pytest.raises(TypeError, match=message):
+        list(iterate_checked((x.astype(dtype), y), 3, (0, 1)))

@@ -9,14 +9,12 @@ from keras_wake.data.classifier import check_classifier
 from keras_wake.data.classifier import image_shape
 
 
-def _dense(units=3, activation=None, size=4):
-    return keras.Sequential(
-        [
-            keras.Input((size,), name="pixels"),
-            layers.Dense(units, activation=activation),
-        ],
-        name="mine",
-    )
+def _sequential(*parts):
+    return keras.Sequential(list(parts), name="mine")
+
+
+def _dense(units=3, activation=None):
+    return _sequential(keras.Input((4,)), layers.Dense(units, activation))
 
 
 class Subclassed(keras.Model):
@@ -62,8 +60,8 @@ def test_every_kind_of_model_is_accepted():
         (subclassed, 3),
         (_with_preprocessor(None), 3),
         (preprocessing, 3),
-        (keras.Sequential([_dense(4, "relu"), layers.Dense(3)]), 3),
-        (keras.Sequential([_dense(3), layers.Activation("linear")]), 3),
+        (_sequential(_dense(4, "relu"), layers.Dense(3)), 3),
+        (_sequential(_dense(3), layers.Activation("linear")), 3),
         (_closed(keras.ops.log_softmax), 3),
     ):
         assert check_classifier(model) == classes
@@ -76,13 +74,11 @@ def test_a_classifier_that_is_all_zeros_returns_logits():
 
 
 def test_checking_leaves_the_classifier_as_it_was():
-    model = keras.Sequential(
-        [
-            keras.Input((4,)),
-            layers.BatchNormalization(),
-            layers.Dropout(0.5),
-            layers.Dense(3),
-        ]
+    model = _sequential(
+        keras.Input((4,)),
+        layers.BatchNormalization(),
+        layers.Dropout(0.5),
+        layers.Dense(3),
     )
     before = [np.copy(np.asarray(v)) for v in model.variables]
     check_classifier(model)
@@ -91,10 +87,9 @@ def test_checking_leaves_the_classifier_as_it_was():
 
 
 def _two_inputs(kind):
-    first, second = keras.Input((4,), name="a"), keras.Input((4,), name="b")
-    outputs = layers.Dense(3)(layers.Add()([first, second]))
-    inputs = {"a": first, "b": second}
-    inputs = inputs if kind is dict else [first, second]
+    inputs = {name: keras.Input((4,), name=name) for name in "ab"}
+    outputs = layers.Dense(3)(layers.Add()(list(inputs.values())))
+    inputs = inputs if kind is dict else list(inputs.values())
     return keras.Model(inputs, outputs, name="mine")
 
 
@@ -128,158 +123,110 @@ def _cast(x):
     return keras.ops.cast(x, "float32")
 
 
+def test_refuses_what_is_no_model():
+    for value, received in (
+        ("resnet", r"'resnet' \(of type str\)"),
+        (layers.Dense(3), ".*of type Dense"),
+        (None, ".*of type NoneType"),
+        (Subclassed, ".*of type type"),
+    ):
+        with pytest.raises(
+            TypeError,
+            match=r"`classifier` must be a `keras\.Model` that maps images to "
+            rf"logits\. Received: {received}",
+        ):
+            check_classifier(value)
+
+
 @pytest.mark.parametrize(
-    ("make", "error", "message"),
+    ("make", "message"),
     [
         (
-            lambda: "resnet",
-            TypeError,
-            r"`classifier` must be a `keras\.Model` that maps images to "
-            r"logits\. Received: 'resnet' \(of type str\)",
-        ),
-        (lambda: layers.Dense(3), TypeError, "of type Dense"),
-        (lambda: None, TypeError, "of type NoneType"),
-        (lambda: Subclassed, TypeError, "of type type"),
-        (
-            lambda: keras.Sequential([layers.Dense(3)], name="mine"),
-            ValueError,
+            lambda: _sequential(layers.Dense(3)),
             "'mine' is not built yet. Call it on a batch of images, or `build`",
         ),
-        (Subclassed, ValueError, "'mine' is not built yet"),
+        (Subclassed, "'mine' is not built yet"),
         (
             lambda: _two_inputs(list),
-            ValueError,
             r"'mine' must take one batch of images.*\(None, 4\), \(None, 4\)",
         ),
-        (
-            lambda: _two_inputs(dict),
-            ValueError,
-            "'mine' must take one batch of images",
-        ),
+        (lambda: _two_inputs(dict), "'mine' must take one batch of images"),
         (
             _two_outputs,
-            ValueError,
             r"'mine' must return logits of shape \(batch, K\).*of shape list",
         ),
         (
-            lambda: keras.Sequential(
-                [keras.Input((4, 4, 1)), layers.Conv2D(3, 1)], name="mine"
-            ),
-            ValueError,
+            lambda: _sequential(keras.Input((4, 4, 1)), layers.Conv2D(3, 1)),
             r"logits of shape \(batch, K\).*an output of shape \(4, 4, 4, 3\)",
         ),
         (
             lambda: _dense(1),
-            ValueError,
             r"K ≥ 2 classes.*of shape \(4, 1\)\. For two classes, end it in "
             r"two logits, `Dense\(2\)` without a sigmoid",
         ),
-        (lambda: _dense(1, "sigmoid"), ValueError, "two logits"),
+        (lambda: _dense(1, "sigmoid"), "two logits"),
         (
             lambda: _dense(3, "softmax"),
-            ValueError,
             "'mine' returns probabilities, not logits.*sum to 1. Remove the "
             r"softmax \(`activation=None`",
         ),
         (
-            lambda: keras.Sequential([_dense(), layers.Softmax()]),
-            ValueError,
+            lambda: _sequential(_dense(), layers.Softmax()),
             "returns probabilities",
         ),
-        (
-            lambda: keras.Sequential([_dense(), layers.Activation("sigmoid")]),
-            ValueError,
-            "returns the sigmoid of its logits",
-        ),
-        (
-            lambda: keras.Sequential([keras.Input((4,)), _dense(3, "sigmoid")]),
-            ValueError,
-            "returns the sigmoid of its logits",
-        ),
-        (
-            lambda: keras.Sequential(
-                [keras.Input((4,)), _dense(3, "relu"), layers.Dropout(0.1)]
-            ),
-            ValueError,
-            "returns the relu of its logits",
-        ),
-        (
-            lambda: keras.Sequential([_dense(3), layers.ReLU()]),
-            ValueError,
-            "returns the relu of its logits",
-        ),
-        (
-            lambda: _closed_by_a_shared_relu(),
-            ValueError,
-            "returns the relu of its logits",
-        ),
-        (
-            lambda: _closed(keras.ops.sigmoid),
-            ValueError,
-            "returns the sigmoid of its logits",
-        ),
-        (
-            lambda: _closed(keras.ops.relu, layers.Flatten(), _cast),
-            ValueError,
-            "returns the relu of its logits",
-        ),
-        (
-            lambda: _closed(keras.activations.relu6, layers.Reshape((3,))),
-            ValueError,
-            "returns the relu6 of its logits",
-        ),
-        (
-            lambda: keras.Sequential(
-                [
-                    _dense(3, "sigmoid"),
-                    layers.Activation("linear"),
-                    keras.Sequential([layers.Identity(), layers.Dropout(0.1)]),
-                ]
-            ),
-            ValueError,
-            "returns the sigmoid of its logits",
-        ),
-        (
-            lambda: keras.Sequential(
-                [keras.Sequential([_dense(3), layers.ReLU()]), layers.Flatten()]
-            ),
-            ValueError,
-            "returns the relu of its logits",
-        ),
-        (_with_preprocessor, ValueError, r"'mine' has a preprocessor.*None`"),
+        (_with_preprocessor, r"'mine' has a preprocessor.*None`"),
         (
             lambda: _with_preprocessor(layers.Rescaling(1 / 255)),
-            ValueError,
             "'mine' has a preprocessor",
         ),
         (
             _fixed_batch,
-            ValueError,
             r"could not be called on 4 images of shape \(4, 4, 1\).*any size",
         ),
     ],
 )
-def test_refuses_what_is_no_classifier(make, error, message):
-    with pytest.raises(error, match=message):
+def test_refuses_what_is_no_classifier(make, message):
+    with pytest.raises(ValueError, match=message):
         check_classifier(make())
+
+
+def test_refuses_an_activation_that_closes_the_logits():
+    pixels = keras.Input((4,))
+    kept = keras.Sequential([layers.Identity(), layers.Dropout(0.1)])
+    linear = layers.Activation("linear")
+    for name, model in (
+        ("sigmoid", _sequential(_dense(), layers.Activation("sigmoid"))),
+        ("sigmoid", _sequential(pixels, _dense(3, "sigmoid"))),
+        ("sigmoid", _sequential(_dense(3, "sigmoid"), linear, kept)),
+        ("sigmoid", _closed(keras.ops.sigmoid)),
+        ("relu", _sequential(_dense(), layers.ReLU())),
+        ("relu", _sequential(pixels, _dense(3, "relu"), layers.Dropout(0.1))),
+        (
+            "relu",
+            _sequential(_sequential(_dense(), layers.ReLU()), layers.Flatten()),
+        ),
+        ("relu", _closed_by_a_shared_relu()),
+        ("relu", _closed(keras.ops.relu, layers.Flatten(), _cast)),
+        ("relu6", _closed(keras.activations.relu6, layers.Reshape((3,)))),
+    ):
+        message = f"returns the {name} of its logits"
+        with pytest.raises(ValueError, match=message):
+            check_classifier(model)
 
 
 def test_refuses_an_input_of_integers():
     images = keras.Input((4, 4, 1), dtype="uint8")
-    x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(images))
-    classifier = keras.Model(images, keras.layers.Dense(3)(x))
+    x = layers.Flatten()(layers.Rescaling(1 / 255)(images))
+    classifier = keras.Model(images, layers.Dense(3)(x))
     with pytest.raises(ValueError, match=r"no gradient.*input of dtype uint8"):
         check_classifier(classifier)
 
 
 def test_rank_is_that_of_the_classifier():
-    model = keras.Sequential(
-        [
-            keras.Input((None, 5, 1)),
-            layers.GlobalAveragePooling2D(),
-            layers.Dense(2),
-        ],
-        name="mine",
+    model = _sequential(
+        keras.Input((None, 5, 1)),
+        layers.GlobalAveragePooling2D(),
+        layers.Dense(2),
     )
     image_shape(model).check(np.zeros((2, 4, 5, 1)))
     with pytest.raises(

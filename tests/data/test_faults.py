@@ -6,41 +6,36 @@ import pytest
 from keras_wake.data.faults import count_faults
 from keras_wake.data.faults import raise_for_faults
 
-
-def _faults_of(x, labels=None, bounds=(0.0, 1.0)):
-    x = np.asarray(x, "float32")
-    if labels is None:
-        labels = np.tile([1.0, 0.0], (len(x), 1))
-    labels = np.asarray(labels, "float32")
-    return np.asarray(count_faults(x, labels, bounds)).tolist()
-
-
-def test_counts_each_faulty_sample_once():
-    nan, inf = np.nan, np.inf
-    x = [[0, 1], [nan, 2], [inf, 0], [-0.5, 0.5], [0.5, 1.5], [-1, 2]]
-    assert _faults_of(x) == [2, 3, 0]
-    assert _faults_of(x, bounds=(-1, 2)) == [2, 0, 0]
+ANY_RANK = np.full((3, 2, 2, 2), 0.5)
+ANY_RANK[1, 0, 1, 1] = np.nan
+ANY_RANK[2, 1, 1, 0] = 7
+# Each faulty sample counts once.
+FAULTY = [[0, 1], [np.nan, 2], [np.inf, 0], [-0.5, 0.5], [0.5, 1.5], [-1, 2]]
+ROUNDED = [[-3e-8, 1 + 1e-7], [-9e-7, 1.0], [0, 1 + 9e-7]]
 
 
-def test_rounding_is_no_fault():
-    assert (
-        _faults_of([[-3e-8, 1 + 1e-7], [-9e-7, 1.0], [0, 1 + 9e-7]]) == [0] * 3
-    )
-    assert _faults_of([[-2e-6, 0], [0, 1 + 2e-6]]) == [0, 2, 0]
+@pytest.mark.parametrize(
+    ("x", "bounds", "faults"),
+    [
+        (FAULTY, (0, 1), [2, 3, 0]),
+        (FAULTY, (-1, 2), [2, 0, 0]),
+        (ROUNDED, (0, 1), [0, 0, 0]),
+        ([[-2e-6, 0], [0, 1 + 2e-6]], (0, 1), [0, 2, 0]),
+        (ANY_RANK, (0, 1), [1, 1, 0]),
+    ],
+)
+def test_counts_images(x, bounds, faults):
+    labels = np.tile(np.float32([1, 0]), (len(x), 1))
+    found = np.asarray(count_faults(np.float32(x), labels, bounds))
+    assert found.tolist() == faults
 
 
 def test_counts_labels_that_name_no_class():
     good = [[1, 0], [0.25, 0.75], [0.5004, 0.5]]
     bad = [[0, 0], [1, 1], [-0.5, 1.5], [np.nan, 1], [0.9, 0.0]]
-    x = np.full((8, 2), 0.5)
-    assert _faults_of(x, good + bad) == [0, 0, 5]
-
-
-def test_counts_images_of_any_rank():
-    x = np.full((3, 2, 2, 2), 0.5)
-    x[1, 0, 1, 1] = np.nan
-    x[2, 1, 1, 0] = 7
-    assert _faults_of(x) == [1, 1, 0]
+    x = np.full((8, 2), 0.5, "float32")
+    found = np.asarray(count_faults(x, np.float32(good + bad), (0, 1)))
+    assert found.tolist() == [0, 0, 5]
 
 
 @pytest.mark.parametrize(
@@ -62,8 +57,4 @@ def test_counts_images_of_any_rank():
 def test_faults_are_named(faults, message):
     with pytest.raises(ValueError, match=message):
         raise_for_faults(faults, (-1, 0.5), 10, "of batch 4")
-
-
-def test_no_fault_is_no_error():
-    none = np.zeros(3)
-    assert raise_for_faults(none, (0, 1), 10, "of batch 1") is None
+    assert raise_for_faults(np.zeros(3), (-1, 0.5), 10, "of batch 4") is None

@@ -5,9 +5,9 @@ import zlib
 import keras
 import numpy as np
 import pytest
+from small import data
+from small import wake
 
-import keras_wake as kw
-from keras_wake import backend
 from keras_wake.data.sharding import shard_arrays
 from keras_wake.data.sharding import ShardedArrays
 
@@ -22,16 +22,6 @@ class Processes:
         return [value, *self.others]
 
 
-@pytest.fixture
-def shard(monkeypatch):
-    """Sets what `backend.data_shard` says."""
-
-    def set_shard(*values):
-        monkeypatch.setattr(backend, "data_shard", lambda: values)
-
-    return set_shard
-
-
 def arrays(count):
     x = np.arange(count, dtype=np.float32)[:, np.newaxis]
     return x, np.arange(count)
@@ -42,8 +32,8 @@ def passes(shard, processes, devices, *args):
     parts = []
     for process in range(processes):
         shard(process, processes, devices)
-        data = ShardedArrays(*args)
-        parts.append([data[index] for index in range(len(data))])
+        mine = ShardedArrays(*args)
+        parts.append([mine[index] for index in range(len(mine))])
     return [
         tuple(map(np.concatenate, zip(*batches, strict=True)))
         for batches in zip(*parts, strict=True)
@@ -55,13 +45,10 @@ def test_training_leaves_an_uneven_rest_out(shard, processes, devices):
     found = passes(shard, processes, devices, arrays(22), 8, True)
     multiple = processes * devices
     total = 22 // multiple * multiple
-    sizes = [len(x) for x, _ in found]
-    assert sizes == [8, 8, total - 16]
-    np.testing.assert_array_equal(
-        np.concatenate([y for _, y in found]), np.arange(total)
-    )
-    for x, y in found:
-        np.testing.assert_array_equal(x[:, 0], y)
+    assert [len(x) for x, _ in found] == [8, 8, total - 16]
+    x, y = map(np.concatenate, zip(*found, strict=True))
+    np.testing.assert_array_equal(y, np.arange(total))
+    np.testing.assert_array_equal(x[:, 0], y)
 
 
 @pytest.mark.parametrize(("processes", "devices"), [(2, 1), (1, 2), (2, 2)])
@@ -80,51 +67,44 @@ def test_evaluation_fills_the_last_batch_up_without_weight(
     np.testing.assert_array_equal(x[:, 0], y)
 
 
-def test_every_pass_has_an_order_of_its_own_that_all_processes_share(shard):
+def test_every_pass_of_training_has_an_order_that_all_processes_share(shard):
     def epochs(process):
         shard(process, 2, 1)
         seeds = iter((1, 2))
-        data = ShardedArrays(arrays(16), 4, True, lambda: next(seeds))
+        batches = ShardedArrays(arrays(17), 4, True, lambda: next(seeds))
         return [
-            np.concatenate([data[index][1] for index in range(len(data))])
+            np.concatenate([batches[index][1] for index in range(4)])
             for _ in range(2)
         ]
 
     one, two = epochs(0), epochs(1)
     for mine, other in zip(one, two, strict=True):
-        assert sorted([*mine, *other]) == list(range(16))
+        # The devices cannot divide the last image evenly.
+        assert len(mine) == len(other) == 8
+        assert len({*mine, *other}) == 16
     assert not np.array_equal(one[0], one[1])
 
 
 def test_replaces_the_arrays_of_fit(shard):
     shard(1, 2, 1)
     x, y = arrays(10)
-    mine = np.array([8, _checksum(y[:8])], np.int32)
-    rest = np.array([2, _checksum(y[8:])], np.int32)
+    sent = []
 
     class Model(Processes):
         def of_all_processes(self, value):
-            np.testing.assert_array_equal(value, expected.pop(0))
+            sent.append(value.tolist())
             return [value, value]
 
-    expected = [mine, rest]
-    given = {
-        "x": x,
-        "y": y,
-        "batch_size": 4,
-        "shuffle": False,
-        "validation_split": 0.2,
-        "epochs": 3,
-    }
+    given = {"x": x, "y": y, "batch_size": 4, "shuffle": False}
+    given |= {"validation_split": 0.2, "epochs": 3}
     shard_arrays(Model(), given, training=True)
     assert set(given) == {"x", "shuffle", "epochs", "validation_data"}
     np.testing.assert_array_equal(given["x"][0][1], [2, 3])
     np.testing.assert_array_equal(given["validation_data"][0][1], [9])
-    assert not expected
-
-
-def _checksum(labels):
-    return zlib.crc32(labels.tobytes()) & 0x7FFFFFFF
+    assert sent == [
+        [len(part), zlib.crc32(part.tobytes()) & 0x7FFFFFFF]
+        for part in (y[:8], y[8:])
+    ]
 
 
 def test_leaves_data_sets_and_one_device_alone(shard):
@@ -134,31 +114,21 @@ def test_leaves_data_sets_and_one_device_alone(shard):
     shard_arrays(Processes(), given, training=True)
     assert given["x"] is x and given["y"] is y
 
-    class Own(keras.utils.PyDataset):
-        def __len__(self):
-            return 1
-
-        def __getitem__(self, index):
-            return x, y
-
-    own = Own()
+    own = keras.utils.PyDataset()
     shard(0, 2, 1)
     given = {"x": own}
     shard_arrays(Processes(), given, training=True)
     assert given == {"x": own}
 
 
-def test_parts_instead_of_the_whole_are_refused(shard):
+def test_what_cannot_be_shared_is_refused(shard):
     shard(0, 2, 1)
     x, y = arrays(6)
     other = Processes(np.array([5, 123], np.int32))
+    # A part instead of the whole.
     with pytest.raises(ValueError, match=r"same arrays.*lengths \[6, 5\]"):
         shard_arrays(other, {"x": x, "y": y}, training=True)
-
-
-def test_unequal_lengths_and_uneven_batches_are_refused(shard):
     shard(0, 1, 2)
-    x, y = arrays(6)
     with pytest.raises(ValueError, match="same length"):
         shard_arrays(Processes(), {"x": x, "y": y[:5]}, training=False)
     given = {"x": x, "y": y, "batch_size": 3}
@@ -170,16 +140,8 @@ def test_unequal_lengths_and_uneven_batches_are_refused(shard):
 
 
 def test_fit_and_evaluate_on_arrays_that_cannot_be_divided(shard, eagerly):
-    keras.utils.set_random_seed(0)
-    classifier = keras.Sequential(
-        [keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(3)]
-    )
-    attack = kw.attacks.FGSM(epsilon=0.05, random_start=False)
-    model = kw.WakeModel(classifier, attack, eval_attack=attack)
-    model.compile(keras.optimizers.SGD(0.1))
-    rng = np.random.default_rng(0)
-    x = rng.random((21, 4, 4, 1), np.float32)
-    y = rng.integers(0, 3, 21)
+    model = wake()
+    x, y = data(21)
     alone = model.evaluate(x, y, verbose=0, return_dict=True)
     shard(0, 1, 2)
     found = model.evaluate(x, y, batch_size=8, verbose=0, return_dict=True)

@@ -1,4 +1,4 @@
-"""Small images, and their batches as lists."""
+"""Small images, their files, and their batches as lists."""
 
 import keras
 import numpy as np
@@ -57,3 +57,24 @@ def assert_same_batches(first, second):
         for part, other_part in zip(batch, other, strict=True):
             assert np.asarray(part).dtype == np.asarray(other_part).dtype
             np.testing.assert_array_equal(part, other_part)
+
+
+def sizes_of(splits):
+    return splits.train_size, splits.validation_size, splits.test_size
+
+
+def labelled(splits):
+    """Of each image of all splits, by its bytes: is it for test, its label."""
+    return {
+        image.tobytes(): (name == "test", label)
+        for name in ("train", "validation", "test")
+        for image, label in zip(*splits.arrays(name), strict=True)
+    }
+
+
+def write_image(path, seed, side=8, mode="RGB"):
+    image_module = pytest.importorskip("PIL.Image")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 256, (side, side, 3), np.uint8)
+    image_module.fromarray(pixels).convert(mode).save(path)

@@ -9,7 +9,6 @@ from image_batches import random_data
 from image_batches import SIZE
 from image_batches import training
 
-from keras_wake import backend
 from keras_wake import datasets
 from keras_wake.datasets.numpy_pipeline import ImageBatches
 from keras_wake.datasets.numpy_pipeline import TrainingBatches
@@ -25,24 +24,11 @@ def one_by_one(batches):
     return [batches[index] for index in range(len(batches))]
 
 
-@pytest.fixture
-def shard(monkeypatch):
-    """Sets what `backend.data_shard` says."""
-
-    def set_shard(*values):
-        monkeypatch.setattr(backend, "data_shard", lambda: values)
-
-    return set_shard
-
-
-def test_a_batch_does_not_depend_on_the_order_of_access():
+def test_batches_do_not_depend_on_the_order_of_access_and_end():
     (expected,) = epochs(1)
     batches = training()
     for index in (3, 1, 0, 2, 3):
         assert_same_batches([batches[index]], [expected[index]])
-
-
-def test_there_is_nothing_beyond_the_end():
     for batches in (training(), ImageBatches(random_data(), 16, None)):
         for index in (4, -1):
             with pytest.raises(IndexError, match="There are 4 batches"):
@@ -81,7 +67,7 @@ def test_pinned_epoch_holds_for_single_batches_at_once():
         assert_same_batches(one_by_one(batches), second)
 
 
-def test_state_of_the_counter():
+def test_the_counter_is_restored():
     batches, other = training(), training()
     list(batches)
     other[0]
@@ -152,15 +138,14 @@ def test_shares_of_training(shard, size, processes, devices, cutmix):
     data = random_data(size)
     whole = list(training(data, **arguments))
     multiple = processes * devices
+    count = -(-(size - size % multiple) // 16)
     shares = []
     for process in range(processes):
         shard(process, processes, devices)
         batches = training(data, **arguments)
         shares.append(list(batches))
-        assert len(batches) == len(shares[-1])
-    lengths = {len(share) for share in shares}
-    assert lengths == {-(-(size - size % multiple) // 16)}
-    for index in range(lengths.pop()):
+        assert len(batches) == len(shares[-1]) == count
+    for index in range(count):
         parts = [share[index] for share in shares]
         assert len({part[0].shape for part in parts}) == 1
         assert len(parts[0][1]) % devices == 0
@@ -205,11 +190,9 @@ def test_shares_of_evaluation(shard, size, processes, devices, num_classes):
         np.testing.assert_array_equal(together[0][:count], images)
         np.testing.assert_array_equal(together[1][:count], labels)
         assert len(together[1]) == -(-count // multiple) * multiple
-        for image, label in zip(
-            *(p[count:] for p in together[:2]), strict=True
-        ):
-            np.testing.assert_array_equal(image, images[0])
-            np.testing.assert_array_equal(label, labels[0])
+        for position in range(count, len(together[1])):
+            np.testing.assert_array_equal(together[0][position], images[0])
+            np.testing.assert_array_equal(together[1][position], labels[0])
         if len(together) == 3:
             assert together[2].dtype == np.float32
             padding = len(together[2]) - count
@@ -217,22 +200,17 @@ def test_shares_of_evaluation(shard, size, processes, devices, num_classes):
 
 
 def test_shares_that_are_not_even_are_refused(shard):
-    batches, evaluation = training(), ImageBatches(random_data(), 16, None)
+    both = training(), ImageBatches(random_data(), 16, None)
     # Known only after the data sets are made.
     shard(0, 2, 3)
     message = (
         r"multiple of 6, because 2 process\(es\) with 3 device\(s\) each .*"
         r"Received: batch_size=16\."
     )
-    for action in (
-        lambda: len(batches),
-        lambda: next(iter(batches)),
-        lambda: batches[0],
-        lambda: len(evaluation),
-        lambda: evaluation[0],
-    ):
-        with pytest.raises(ValueError, match=message):
-            action()
+    for batches in both:
+        for use in (len, lambda each: each[0], lambda each: next(iter(each))):
+            with pytest.raises(ValueError, match=message):
+                use(batches)
     shard(0, 1, 32)
     with pytest.raises(ValueError, match="multiple of 32"):
         len(batches)

@@ -13,6 +13,7 @@ from image_batches import on_tensorflow
 from image_batches import random_data
 from image_batches import SIZE
 from image_batches import training
+from small import assert_same
 
 from keras_wake import datasets
 from keras_wake.datasets.augmentation import augmentation_draws
@@ -35,19 +36,16 @@ def test_each_pass_has_every_image_once_in_another_order():
     assert [len(labels) for _, labels in first] == [16, 16, 16, 2]
     for each in (first, second):
         assert sorted(labels_of(each)) == list(range(SIZE))
-    assert list(labels_of(first)) != list(labels_of(second))
     assert list(labels_of(first)) != list(range(SIZE))
+    # The epoch decides, and the seed.
+    assert_same_batches(first, listed(training()))
+    for other in (second, listed(training(seed=1))):
+        assert list(labels_of(first)) != list(labels_of(other))
 
 
 def test_without_augmentation_images_belong_to_their_labels():
     images, labels = joined(training(augment="none"))
     np.testing.assert_array_equal(images, floats(random_data())[labels])
-
-
-def test_seed_decides():
-    first, same, other = map(listed, (training(), training(), training(seed=1)))
-    assert_same_batches(first, same)
-    assert list(labels_of(first)) != list(labels_of(other))
 
 
 @pytest.mark.parametrize("cutmix", [None, 1.0])
@@ -57,8 +55,7 @@ def test_an_image_depends_on_seed_and_epoch_alone(cutmix):
         joined(training(batch_size=n, num_classes=SIZE, cutmix=cutmix))
         for n in (16, 8)
     )
-    for part, other in zip(whole, halved, strict=True):
-        np.testing.assert_array_equal(part, other)
+    assert_same(whole, halved)
 
 
 def test_every_augmented_image_is_a_reflected_crop_or_its_mirror_image():
@@ -155,10 +152,14 @@ def test_resumed_run_sees_the_batches_of_the_uninterrupted_one():
 
 
 def test_a_pass_given_up_does_not_count():
+    # A data set outlives its splits.
     train = load().train
+    gc.collect()
     for _ in range(3):
         next(iter(train))
-    assert_same_batches(listed(train), listed(load().train))
+    first, second = (listed(train) for _ in range(2))
+    assert_same_batches(first, listed(load().train))
+    assert list(labels_of(first)) != list(labels_of(second))
 
 
 def test_set_epoch_fixes_the_epoch():
@@ -171,13 +172,6 @@ def test_set_epoch_fixes_the_epoch():
         splits.set_epoch(-1)
 
 
-def test_data_sets_outlive_the_splits():
-    train = load().train
-    gc.collect()
-    first, second = (listed(train) for _ in range(2))
-    assert list(labels_of(first)) != list(labels_of(second))
-
-
 @pytest.mark.parametrize("initial_epoch", [0, 2])
 def test_fit_sees_the_epochs_in_their_order(initial_epoch):
     seen = []
@@ -188,10 +182,9 @@ def test_fit_sees_the_epochs_in_their_order(initial_epoch):
             seen.append(keras.ops.convert_to_numpy(images))
         return images
 
-    class ForgetBuilding(keras.callbacks.Callback):
-        def on_train_begin(self, logs=None):
-            seen.clear()
-
+    forget_building = keras.callbacks.LambdaCallback(
+        on_train_begin=lambda logs: seen.clear()
+    )
     layers = keras.layers
     model = keras.Sequential(
         [layers.Lambda(keep), layers.Flatten(), layers.Dense(10)]
@@ -204,7 +197,7 @@ def test_fit_sees_the_epochs_in_their_order(initial_epoch):
         initial_epoch=initial_epoch,
         shuffle=False,
         verbose=0,
-        callbacks=[ForgetBuilding()],
+        callbacks=[forget_building],
     )
     train = load(augment="flip").train
     expected = [images for _ in range(3) for images, _ in listed(train)]

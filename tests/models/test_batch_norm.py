@@ -3,9 +3,10 @@
 The values are compared in `tests/callbacks/test_ema_teacher.py`.
 """
 
-import keras
 import numpy as np
 import pytest
+from small import assert_same
+from small import wake
 
 import keras_wake as kw
 from keras_wake.models import reestimate_batch_norm
@@ -40,8 +41,7 @@ def test_bad_images_leave_the_network_as_it_was(classifier, x, message):
     before = classifier.get_weights()
     with pytest.raises(ValueError, match=message):
         reestimate_batch_norm(classifier, batches(images(), x))
-    for now, then in zip(classifier.get_weights(), before, strict=True):
-        np.testing.assert_array_equal(now, then)
+    assert_same(classifier.get_weights(), before)
     assert classifier.get_layer("norm").momentum == 0.99
 
 
@@ -66,10 +66,8 @@ def test_other_bounds(classifier):
 def test_a_teacher_is_estimated_within_the_bounds_of_the_attack(
     classifier, labels, callback
 ):
-    attack = kw.attacks.FGSM(epsilon=0.1, bounds=(-1.0, 1.0))
     x = images(10, low=-1.0)
-    model = kw.WakeModel(classifier, attack)
-    model.compile(keras.optimizers.SGD(0.1))
+    model = wake(classifier, kw.attacks.FGSM(epsilon=0.1, bounds=(-1.0, 1.0)))
     model.fit(x, labels, verbose=0, callbacks=[callback((x, labels))])
     statistics = model.teacher.get_layer("norm").get_weights()[2]
     assert np.isfinite(statistics).all()

@@ -6,10 +6,14 @@ import keras
 import numpy as np
 import pytest
 from scipy.special import erf
+from small import data
+from small import wake
+from torch_twins import logits_of
 
 import keras_wake as kw
 
 ATTACK = kw.attacks.PGD(epsilon=8 / 255, steps=2)
+X, Y = data(seed=2, shape=(8, 8, 3))
 
 
 def needs_keras_hub():
@@ -32,16 +36,6 @@ def tiny(**arguments):
     return classifier
 
 
-def images_and_labels(count=12):
-    rng = np.random.default_rng(2)
-    x = rng.random((count, 8, 8, 3), dtype=np.float32)
-    return x, np.arange(count, dtype="int32") % 3
-
-
-def logits_of(classifier, x):
-    return keras.ops.convert_to_numpy(classifier(x, training=False))
-
-
 def layer_norm(x, weights, name):
     centred = x - x.mean(-1, keepdims=True)
     scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6)
@@ -50,25 +44,16 @@ def layer_norm(x, weights, name):
 
 def features_in_numpy(classifier, x):
     """The class token after the last layer norm, in float64."""
-    weights = {
-        weight.path.partition("/")[2]: keras.ops.convert_to_numpy(weight)
-        for weight in classifier.get_layer("backbone").weights
-    }
-    weights = {
-        # Up to the layer of the backbone that comes first in the path.
-        key.partition("backbone/")[2] or key: value.astype("float64")
-        for key, value in weights.items()
-    }
-    embedding = {
-        key.rpartition("/")[2]: value
-        for key, value in weights.items()
-        if "transformer" not in key
-    }
-    blocks = {
-        key[key.index("transformer") :]: value
-        for key, value in weights.items()
-        if "transformer" in key
-    }
+    embedding, blocks = {}, {1: {}, 2: {}}
+    for weight in classifier.get_layer("backbone").weights:
+        value = keras.ops.convert_to_numpy(weight).astype("float64")
+        name, _, key = weight.path.partition("transformer_block_")[2].partition(
+            "/"
+        )
+        if name:
+            blocks[int(name)][key] = value
+        else:
+            embedding[weight.path.rpartition("/")[2]] = value
     x = (x - (0.4914, 0.4822, 0.4465)) / (0.2471, 0.2435, 0.2616)
     # Patches of 2x2 pixels, row by row.
     patches = x.reshape(-1, 4, 2, 4, 2, 3).transpose(0, 1, 3, 2, 4, 5)
@@ -81,12 +66,7 @@ def features_in_numpy(classifier, x):
     ]
     tokens.append(patches @ kernel + embedding["bias"])
     z = np.concatenate(tokens, axis=1) + embedding["position_embedding"]
-    for number in (1, 2):
-        block = {
-            key.partition("/")[2]: value
-            for key, value in blocks.items()
-            if key.startswith(f"transformer_block_{number}/")
-        }
+    for block in blocks.values():
         y = layer_norm(z, block, "ln_1")
         query, key, value = (
             np.einsum("btc,chd->bhtd", y, block[f"mha/{name}/kernel"])
@@ -112,19 +92,18 @@ def features_in_numpy(classifier, x):
 
 def test_equals_the_formulas_and_the_head_is_found():
     classifier = tiny()
-    x, y = images_and_labels()
-    features = features_in_numpy(classifier, x.astype("float64"))
+    features = features_in_numpy(classifier, X.astype("float64"))
     head = kw.attribution.find_head(classifier)
     assert head is classifier.get_layer("head")
     kernel, bias = (w.astype("float64") for w in head.get_weights())
     expected = features @ kernel + bias
     assert np.ptp(expected, axis=0).min() > 0.05
     # Logits of order 1, two blocks in float32.
-    np.testing.assert_allclose(logits_of(classifier, x), expected, atol=1e-4)
+    np.testing.assert_allclose(logits_of(classifier, X), expected, atol=1e-4)
 
-    matrix = kw.attribution.correlation_matrix(classifier, (x, y))
+    matrix = kw.attribution.correlation_matrix(classifier, (X, Y))
     vectors = np.stack(
-        [features[y == k].mean(0) * kernel[:, k] for k in range(3)]
+        [features[Y == k].mean(0) * kernel[:, k] for k in range(3)]
     )
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     np.testing.assert_allclose(matrix, vectors @ vectors.T, atol=1e-4)
@@ -134,10 +113,8 @@ def test_full_size_has_the_parameters_of_deit_tiny():
     needs_keras_hub()
     classifier = kw.models.DeiTTiny()
     width, mlp, tokens = 192, 768, 8 * 8 + 2
-    linear = (
-        4 * (width * width + width) + 2 * width * mlp + mlp + width
-    )  # Query, key, value and output; then up and down again.
-    block = linear + 2 * 2 * width
+    # Query, key, value and output; then up and down again; two layer norms.
+    block = 4 * width * (width + 1) + 2 * width * mlp + mlp + width + 4 * width
     embedding = (4 * 4 * 3 + 1) * width + 2 * width + tokens * width
     head = 10 * (width + 1)
     expected = embedding + 12 * block + 2 * width + head
@@ -149,35 +126,33 @@ def test_full_size_has_the_parameters_of_deit_tiny():
 
 def test_is_cloned_and_saved(tmp_path):
     classifier = tiny(mean=0.5, std=0.25)
-    x, _ = images_and_labels()
-    expected = logits_of(classifier, x)
+    expected = logits_of(classifier, X)
     clone = keras.models.clone_model(classifier)
-    assert np.abs(logits_of(clone, x) - expected).max() > 0.01
+    assert np.abs(logits_of(clone, X) - expected).max() > 0.01
     clone.set_weights(classifier.get_weights())
     classifier.save(tmp_path / "deit.keras")
     loaded = keras.saving.load_model(tmp_path / "deit.keras")
     for copy in (clone, loaded):
-        np.testing.assert_allclose(logits_of(copy, x), expected, atol=1e-6)
+        np.testing.assert_allclose(logits_of(copy, X), expected, atol=1e-6)
 
 
 def test_trains_with_wake(tmp_path):
-    x, y = images_and_labels()
-    classifier = tiny(num_layers=1)
-    model = kw.WakeModel(
-        classifier,
+    schedule = kw.schedules.DistillationRamp(1, 2, final=0.5)
+    model = wake(
+        tiny(num_layers=1),
         ATTACK,
-        eval_attack=ATTACK,
-        schedule=kw.schedules.DistillationRamp(1, 2, final=0.5),
+        keras.optimizers.SGD(0.05, momentum=0.9),
+        schedule=schedule,
     )
-    model.compile(keras.optimizers.SGD(0.05, momentum=0.9))
+    callbacks = [kw.EMATeacher(decay=0.5), kw.CrossClassAttribution()]
     history = model.fit(
-        x,
-        y,
+        X,
+        Y,
         batch_size=6,
         epochs=2,
-        validation_data=(x, y),
+        validation_data=(X, Y),
         verbose=0,
-        callbacks=[kw.EMATeacher(decay=0.5), kw.CrossClassAttribution()],
+        callbacks=callbacks,
     ).history
     assert history["kd_weight"] == [0.0, 0.5]
     assert np.isfinite(history["loss"]).all()
@@ -186,24 +161,20 @@ def test_trains_with_wake(tmp_path):
     model.robust_classifier.save(tmp_path / "robust.keras")
     loaded = keras.saving.load_model(tmp_path / "robust.keras")
     np.testing.assert_allclose(
-        logits_of(loaded, x), logits_of(model.teacher, x), atol=1e-6
+        logits_of(loaded, X), logits_of(model.teacher, X), atol=1e-6
     )
 
 
-def test_missing_keras_hub_is_named(monkeypatch):
+def test_missing_package_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "keras_hub", None)
     with pytest.raises(ImportError, match=r"pip install keras-wake\[hub\]"):
         kw.models.DeiTTiny()
-
-
-def test_what_keras_hub_itself_lacks_is_named(tmp_path, monkeypatch):
+    # What KerasHub itself lacks.
     monkeypatch.delitem(sys.modules, "keras_hub", raising=False)
     (tmp_path / "keras_hub.py").write_text("import a_missing_package")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(
-        ImportError,
-        match=r"could not be imported: No module named 'a_missing_package'",
-    ):
+    message = "could not be imported: No module named 'a_missing_package'"
+    with pytest.raises(ImportError, match=message):
         kw.models.DeiTTiny()
 
 
@@ -234,13 +205,9 @@ def test_refuses_bad_arguments(arguments, error, message):
 
 def test_a_task_with_a_preprocessor_is_refused():
     hub = pytest.importorskip("keras_hub")
+    sizes = {"hidden_dim": 8, "intermediate_dim": 8, "image_shape": (8, 8, 3)}
     backbone = hub.models.DeiTBackbone(
-        image_shape=(8, 8, 3),
-        patch_size=4,
-        num_layers=1,
-        num_heads=2,
-        hidden_dim=8,
-        intermediate_dim=8,
+        patch_size=4, num_layers=1, num_heads=2, **sizes
     )
     converter = hub.layers.DeiTImageConverter(image_size=(8, 8), scale=1 / 255)
     task = hub.models.DeiTImageClassifier(

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from small import wake
 
 import keras_wake as kw
 
@@ -14,6 +15,9 @@ keras_cv = pytest.importorskip(
 )
 
 CLASSES = 3
+BYTES = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), np.uint8)
+IMAGES = np.float32(BYTES / 255)
+LABELS = np.arange(16, dtype="int32") % CLASSES
 ATTACK = kw.attacks.PGD(epsilon=8 / 255, steps=2)
 
 
@@ -36,13 +40,7 @@ def wrapped_backbone():
     return keras.Model(images, keras.layers.Dense(CLASSES, name="head")(x))
 
 
-def bytes_and_labels(count=16):
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
-    return images, np.arange(count, dtype="int32") % CLASSES
-
-
-def augmented(images, labels, batch_size=8):
+def augmented(images, labels):
     """Flips, RandAugment and CutMix, in [0, 1] with mixed labels."""
     flip = keras_cv.layers.RandomFlip("horizontal", seed=1)
     randaugment = keras_cv.layers.RandAugment(
@@ -58,22 +56,20 @@ def augmented(images, labels, batch_size=8):
         batch = cutmix(randaugment(flip(batch, training=True)), training=True)
         return tf.clip_by_value(batch["images"], 0, 1), batch["labels"]
 
-    data = tf.data.Dataset.from_tensor_slices((images, labels))
-    return data.batch(batch_size).map(augment)
+    dataset = tf.data.Dataset.from_tensor_slices((images, labels))
+    return dataset.batch(8).map(augment)
 
 
 def test_head_is_found_and_the_matrix_is_that_of_the_features():
     classifier = wrapped_backbone()
     head = kw.attribution.find_head(classifier)
     assert head is classifier.get_layer("head")
-    images, labels = bytes_and_labels()
-    x = (images / 255).astype("float32")
-    matrix = kw.attribution.correlation_matrix(classifier, (x, labels))
-    features = keras.Model(classifier.input, head.input)(x, training=False)
+    matrix = kw.attribution.correlation_matrix(classifier, (IMAGES, LABELS))
+    features = keras.Model(classifier.input, head.input)(IMAGES, training=False)
     features = features.numpy().astype("float64")
     kernel = head.kernel.numpy()
     vectors = np.stack(
-        [features[labels == k].mean(0) * kernel[:, k] for k in range(CLASSES)]
+        [features[LABELS == k].mean(0) * kernel[:, k] for k in range(CLASSES)]
     )
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     # Cosines of float32 features.
@@ -81,29 +77,23 @@ def test_head_is_found_and_the_matrix_is_that_of_the_features():
 
 
 def test_trains_with_wake_on_augmented_images(tmp_path):
-    images, labels = bytes_and_labels()
-    data = augmented(images, labels)
-    x, y = (np.concatenate(part) for part in zip(*data, strict=True))
+    batches = augmented(BYTES, LABELS)
+    x, y = (np.concatenate(part) for part in zip(*batches, strict=True))
     assert x.min() >= 0 and x.max() <= 1
     np.testing.assert_allclose(y.sum(axis=1), 1, atol=1e-6)
     # CutMix has mixed classes, and the images are no longer what they were.
     assert ((y > 0.01).sum(axis=1) > 1).any()
-    assert np.abs(x - images / 255).max() > 0.1
+    assert np.abs(x - IMAGES).max() > 0.1
 
     classifier = wrapped_backbone()
     start = classifier.get_weights()
-    model = kw.WakeModel(
-        classifier,
-        ATTACK,
-        eval_attack=ATTACK,
-        schedule=kw.schedules.DistillationRamp(1, 2, final=0.5),
-    )
-    model.compile(keras.optimizers.SGD(0.05, momentum=0.9))
-    validation = ((images / 255).astype("float32"), labels)
+    schedule = kw.schedules.DistillationRamp(1, 2, final=0.5)
+    optimizer = keras.optimizers.SGD(0.05, momentum=0.9)
+    model = wake(classifier, ATTACK, optimizer, schedule=schedule)
     attribution = kw.CrossClassAttribution()
     history = model.fit(
-        data,
-        validation_data=validation,
+        batches,
+        validation_data=(IMAGES, LABELS),
         epochs=2,
         verbose=0,
         callbacks=[kw.EMATeacher(decay=0.5), attribution],
@@ -113,11 +103,8 @@ def test_trains_with_wake_on_augmented_images(tmp_path):
     assert attribution.correlation.shape == (CLASSES, CLASSES)
     assert history["val_cas"][-1] == pytest.approx(attribution.cas)
     for network in (model.classifier, model.teacher):
-        weights = network.get_weights()
-        changes = [
-            np.abs(new - old).max()
-            for new, old in zip(weights, start, strict=True)
-        ]
+        pairs = zip(network.get_weights(), start, strict=True)
+        changes = [np.abs(new - old).max() for new, old in pairs]
         assert np.isfinite(changes).all()
         # All but the biases of convolutions before batch norm, which have
         # no gradient.
@@ -126,7 +113,7 @@ def test_trains_with_wake_on_augmented_images(tmp_path):
     model.robust_classifier.save(tmp_path / "robust.keras")
     loaded = keras.saving.load_model(tmp_path / "robust.keras")
     np.testing.assert_allclose(
-        loaded(validation[0], training=False),
-        model.teacher(validation[0], training=False),
+        loaded(IMAGES, training=False),
+        model.teacher(IMAGES, training=False),
         atol=1e-6,
     )

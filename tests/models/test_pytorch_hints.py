@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from torch_twins import assert_refused
 from torch_twins import import_torch
 from torch_twins import preact_resnet18
 from torch_twins import wide_resnet
@@ -30,9 +31,7 @@ def residual(blocks, width=4, classes=10, plain=False, bottleneck=False):
 
 
 def message_of(state, network=SMALL):
-    with pytest.raises(ValueError, match="does not fit") as error:
-        load_pytorch_weights(network, state)
-    return str(error.value)
+    return assert_refused(network, state, "does not fit")
 
 
 @pytest.mark.parametrize(
@@ -79,19 +78,16 @@ def test_names_depth_and_width_of_real_state_dicts():
     assert expected in message_of(state, other)
 
 
-def test_says_nothing_of_what_it_does_not_know():
-    assert "looks like" not in message_of({"a.weight": np.zeros((2, 2))})
-
-
 def test_several_state_dicts_in_one_file():
     several = {name: residual(BASIC[0]) for name in ("last", "best")}
-    with pytest.raises(
-        ValueError, match=r"several state dicts, under 'last', 'best'\. Choose"
-    ):
+    message = r"several state dicts, under 'last', 'best'\. Choose"
+    with pytest.raises(ValueError, match=message):
         load_pytorch_weights(SMALL, several)
 
 
-def test_second_names_of_published_code_are_left_out():
+def test_says_nothing_of_what_does_not_matter_or_is_not_known():
+    assert "looks like" not in message_of({"a.weight": np.zeros((2, 2))})
+    # Second names of published code.
     state = {**residual(BASIC[0]), "model_preact_hl1.1.weight": np.zeros(1)}
     state["sub_block1.layer.0.bn1.weight"] = np.zeros(1)
     message = message_of(state)

@@ -5,8 +5,10 @@ import sys
 import keras
 import numpy as np
 import pytest
+from torch_twins import assert_refused
 from torch_twins import import_torch
 from torch_twins import logits_in_float64
+from torch_twins import logits_of
 from torch_twins import preact_resnet18
 from torch_twins import synthetic_state
 from torch_twins import varied_images
@@ -31,13 +33,13 @@ def narrow(**kwargs):
     return kw.models.PreActResNet18(3, (16, 16, 3), width=4, **kwargs)
 
 
+def ten_classes(width=2):
+    return kw.models.PreActResNet18(10, (8, 8, 3), width=width)
+
+
 def load_without_reference(classifier, checkpoint):
     with pytest.warns(UserWarning, match=r"does not specify .*`reference="):
         load_pytorch_weights(classifier, checkpoint)
-
-
-def logits_of(classifier, images):
-    return keras.ops.convert_to_numpy(classifier(images, training=False))
 
 
 def assert_equal_logits(classifier, twin):
@@ -47,11 +49,6 @@ def assert_equal_logits(classifier, twin):
     np.testing.assert_allclose(
         logits_of(classifier, images), expected, atol=TOLERANCE
     )
-
-
-def arrays(state):
-    """A state dict in NumPy."""
-    return {key: tensor.numpy() for key, tensor in state.items()}
 
 
 def test_preact_resnet18_of_full_size_and_its_attribution(tmp_path):
@@ -120,12 +117,14 @@ def test_checkpoint_without_last_batch_norm():
     load_without_reference(classifier, twin.state_dict())
     assert_equal_logits(classifier, twin)
 
-    with pytest.raises(ValueError, match=r"Missing: bn\.weight \(32,\)") as e:
-        load_pytorch_weights(narrow(), twin.state_dict())
-    assert "PreActResNet18(3, width=4, final_norm=False)" in str(e.value)
-    with pytest.raises(ValueError, match=r"Left over: bn\.weight") as error:
-        load_pytorch_weights(classifier, random_twin().state_dict())
-    assert "`PreActResNet18(3, width=4)`" in str(error.value)
+    message = assert_refused(
+        narrow(), twin.state_dict(), r"Missing: bn\.weight \(32,\)"
+    )
+    assert "PreActResNet18(3, width=4, final_norm=False)" in message
+    message = assert_refused(
+        classifier, random_twin().state_dict(), r"Left over: bn\.weight"
+    )
+    assert "`PreActResNet18(3, width=4)`" in message
 
 
 def test_wide_resnet_of_trades(tmp_path):
@@ -156,7 +155,7 @@ def test_half_precision_on_file():
 
 
 def test_arrays_need_no_torch(monkeypatch):
-    classifier = kw.models.PreActResNet18(width=2, input_shape=(8, 8, 3))
+    classifier = ten_classes()
     state = synthetic_state(classifier)
     monkeypatch.setitem(sys.modules, "torch", None)
     load_without_reference(classifier, state)
@@ -174,15 +173,12 @@ def test_arrays_need_no_torch(monkeypatch):
 
 
 def test_nothing_is_loaded_where_something_does_not_fit():
-    classifier = kw.models.PreActResNet18(width=2, input_shape=(8, 8, 3))
+    classifier = ten_classes()
     state = synthetic_state(classifier)
-    before = classifier.get_weights()
     del state["layer3.1.bn2.running_var"]
     state["fc.weight"] = state["linear.weight"]
     state["conv1.weight"] = np.zeros((64, 3, 3, 3), "float32")
-    with pytest.raises(ValueError, match="does not fit") as error:
-        load_pytorch_weights(classifier, state)
-    message = str(error.value)
+    message = assert_refused(classifier, state, "does not fit")
     assert "Missing: layer3.1.bn2.running_var (8,). " in message
     assert "Left over: fc.weight (10, 16). " in message
     assert (
@@ -190,23 +186,22 @@ def test_nothing_is_loaded_where_something_does_not_fit():
         in message
     )
     assert "final_norm" not in message
-    for now, then in zip(classifier.get_weights(), before, strict=True):
-        np.testing.assert_array_equal(now, then)
+    linear = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    state = {"linear.weight": np.zeros((2, 4))}
+    assert_refused(linear, state, r"Missing: dense.*\.weight \(2, 4\)")
 
 
 def test_long_lists_are_cut():
     classifier = kw.models.SmallCNN(widths=(4,) * 5)
-    state = synthetic_state(
-        kw.models.PreActResNet18(width=2, input_shape=(8, 8, 3))
+    state = synthetic_state(ten_classes())
+    assert_refused(classifier, state, r"Left over: .*; and \d+ more\. ")
+    # A network of another width.
+    message = assert_refused(
+        ten_classes(),
+        synthetic_state(ten_classes(width=4)),
+        r"and \d+ more\. .*`PreActResNet18\(10, width=4\)`",
     )
-    with pytest.raises(ValueError, match=r"Left over: .*; and \d+ more\. "):
-        load_pytorch_weights(classifier, state)
-
-
-def test_network_of_another_kind_is_refused():
-    classifier = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
-    with pytest.raises(ValueError, match=r"Missing: dense.*\.weight \(2, 4\)"):
-        load_pytorch_weights(classifier, {"linear.weight": np.zeros((2, 4))})
+    assert message.count(", not (") == 10
 
 
 def test_bad_arguments():
@@ -215,23 +210,11 @@ def test_bad_arguments():
         load_pytorch_weights("model.pth", classifier)
     with pytest.raises(TypeError, match=r"module\.state_dict\(\).*type list"):
         load_pytorch_weights(classifier, [1, 2])
+    model = kw.WakeModel(classifier, kw.attacks.PGD())
+    with pytest.raises(TypeError, match=r"holds two.*`\.classifier`"):
+        load_pytorch_weights(model, synthetic_state(classifier))
     with pytest.raises(TypeError, match="type Linear"):
         load_pytorch_weights(classifier, import_torch().nn.Linear(1, 1))
-
-
-def test_file_that_could_run_code_is_refused(tmp_path):
-    torch = import_torch()
-    torch.save(torch.nn.Linear(1, 1), tmp_path / "whole.pth")
-    with pytest.raises(ValueError, match=r"weights_only=False") as error:
-        load_pytorch_weights(kw.models.SmallCNN(), tmp_path / "whole.pth")
-    assert "PyTorch says" in str(error.value)
-    assert "\x1b" not in str(error.value)  # No colours.
-
-
-def test_missing_file_is_named(tmp_path):
-    import_torch()
-    with pytest.raises(FileNotFoundError, match=r"no_such\.pth"):
-        load_pytorch_weights(kw.models.SmallCNN(), tmp_path / "no_such.pth")
 
 
 @pytest.mark.parametrize(
@@ -247,7 +230,7 @@ def test_a_wrapper_that_normalises_must_agree(names):
     mean, std, prefix = names
     values = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.25)}
     twin = random_twin()
-    state = {prefix + k: v for k, v in arrays(twin.state_dict()).items()}
+    state = {prefix + k: v.numpy() for k, v in twin.state_dict().items()}
     state[mean] = np.float32(values["mean"]).reshape(1, 3, 1, 1)
     state[std] = np.float32(values["std"])
     classifier = narrow(**values)
@@ -256,54 +239,31 @@ def test_a_wrapper_that_normalises_must_agree(names):
     np.testing.assert_array_equal(
         kernel.transpose(3, 2, 0, 1), state[f"{prefix}conv1.weight"]
     )
-    other = narrow(mean=values["mean"])
-    before = other.get_weights()
-    with pytest.raises(
-        ValueError, match=r"by std=\[0\.2, 0\.3, 0\.25\], and .* by std=\[0\.2"
-    ):
-        load_pytorch_weights(other, state)
-    for now, then in zip(other.get_weights(), before, strict=True):
-        np.testing.assert_array_equal(now, then)
-
-
-def test_a_network_of_another_width_is_refused_in_short():
-    state = synthetic_state(
-        kw.models.PreActResNet18(width=4, input_shape=(8, 8, 3))
-    )
-    classifier = kw.models.PreActResNet18(width=2, input_shape=(8, 8, 3))
-    with pytest.raises(
-        ValueError, match=r"and \d+ more\. .*`PreActResNet18\(10, width=4\)`"
-    ) as error:
-        load_pytorch_weights(classifier, state)
-    assert str(error.value).count(", not (") == 10
+    message = r"by std=\[0\.2, 0\.3, 0\.25\], and .* by std=\[0\.2"
+    assert_refused(narrow(mean=values["mean"]), state, message)
 
 
 @pytest.mark.parametrize("value", [np.nan, -np.inf])
 def test_weights_that_are_not_finite_are_refused(value):
-    classifier = kw.models.PreActResNet18(width=2, input_shape=(8, 8, 3))
+    classifier = ten_classes()
     state = synthetic_state(classifier)
     state["layer2.1.conv1.weight"][0, 0, 0, 0] = value
-    before = classifier.get_weights()
-    with pytest.raises(ValueError, match=r"In: layer2\.1\.conv1\.weight\. "):
-        load_pytorch_weights(classifier, state)
-    for now, then in zip(classifier.get_weights(), before, strict=True):
-        np.testing.assert_array_equal(now, then)
+    assert_refused(classifier, state, r"In: layer2\.1\.conv1\.weight\. ")
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"e", b"garbage", b"<html>not found</html>", b"\x80\x02"]
-)
-def test_a_file_that_cannot_be_read_is_named(tmp_path, content):
-    import_torch()
-    path = tmp_path / "model_best.pth"
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"model_best\.pth") as error:
-        load_pytorch_weights(kw.models.SmallCNN(), path)
-    assert "PyTorch says: " in str(error.value)
-
-
-def test_a_wake_model_is_two_networks():
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    torch = import_torch()
     classifier = kw.models.SmallCNN()
-    model = kw.WakeModel(classifier, kw.attacks.PGD())
-    with pytest.raises(TypeError, match=r"holds two.*`\.classifier`"):
-        load_pytorch_weights(model, synthetic_state(classifier))
+    path = tmp_path / "model_best.pth"
+    with pytest.raises(FileNotFoundError, match=r"model_best\.pth"):
+        load_pytorch_weights(classifier, path)
+    html = b"<html>not found</html>"
+    for content in (b"", b"e", b"garbage", html, b"\x80\x02"):
+        path.write_bytes(content)
+        message = assert_refused(classifier, path, r"model_best\.pth")
+        assert "PyTorch says: " in message
+    # A file that could run code.
+    torch.save(torch.nn.Linear(1, 1), path)
+    message = assert_refused(classifier, path, r"weights_only=False")
+    assert "PyTorch says" in message
+    assert "\x1b" not in message  # No colours.

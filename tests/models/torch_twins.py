@@ -7,6 +7,9 @@ that people share.
 import keras
 import numpy as np
 import pytest
+from small import assert_same
+
+from keras_wake.models import load_pytorch_weights
 
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD = (0.2471, 0.2435, 0.2616)
@@ -135,19 +138,40 @@ def wide_resnet(depth, widen_factor, num_classes=10, unused_block=False):
     return Twin()
 
 
-def synthetic_state(classifier, low=0.5, high=1.5):
-    """Random arrays in the published layout, made without PyTorch."""
-    rng = np.random.default_rng(0)
+def published_state(classifier, value_of):
+    """`value_of` each weight, by its name and axes in the published layout."""
     state = {}
     for layer in classifier.layers:
         for weight in layer.weights:
-            shape = tuple(weight.shape)
+            value = value_of(weight)
             if weight.name == "kernel":
-                shape = shape[:-3:-1] + shape[:-2]
+                value = np.moveaxis(value, (-1, -2), (0, 1))
             key = f"{layer.name.replace('_', '.')}.{SUFFIXES[weight.name]}"
             key = key.replace(".shortcut.", ".shortcut.0.")
-            state[key] = rng.uniform(low, high, shape).astype("float32")
+            state[key] = np.ascontiguousarray(value)
     return state
+
+
+def synthetic_state(classifier, low=0.5, high=1.5):
+    """Random arrays in the published layout, made without PyTorch."""
+    rng = np.random.default_rng(0)
+    return published_state(
+        classifier,
+        lambda weight: rng.uniform(low, high, weight.shape).astype("float32"),
+    )
+
+
+def logits_of(classifier, images, training=False):
+    return keras.ops.convert_to_numpy(classifier(images, training=training))
+
+
+def assert_refused(classifier, checkpoint, message, **arguments):
+    """With a `ValueError`, whose text it returns, and no weight changed."""
+    before = [np.array(weight) for weight in classifier.get_weights()]
+    with pytest.raises(ValueError, match=message) as error:
+        load_pytorch_weights(classifier, checkpoint, **arguments)
+    assert_same(classifier.get_weights(), before)
+    return str(error.value)
 
 
 # Random batch norm, because at its defaults it would hide mistakes. Variances
@@ -191,20 +215,10 @@ def varied_images(*shape):
 def copy_to_torch(classifier, twin):
     """Copies every weight by name; what is left over is an error."""
     torch = import_torch()
-    state = {}
-    for layer in classifier.layers:
-        for weight in layer.weights:
-            value = keras.ops.convert_to_numpy(weight)
-            if weight.name == "kernel":
-                value = value.transpose(
-                    (3, 2, 0, 1) if value.ndim == 4 else (1, 0)
-                )
-            parts = layer.name.split("_")
-            key = ".".join([*parts, SUFFIXES[weight.name]])
-            state[key.replace(".shortcut.", ".shortcut.0.")] = torch.tensor(
-                np.ascontiguousarray(value)
-            )
-    missing, unexpected = twin.load_state_dict(state, strict=False)
+    state = published_state(classifier, keras.ops.convert_to_numpy)
+    missing, unexpected = twin.load_state_dict(
+        {key: torch.tensor(value) for key, value in state.items()}, strict=False
+    )
     assert not unexpected
     assert all(name.endswith("num_batches_tracked") for name in missing)
 

@@ -18,20 +18,14 @@ def _draw(*arguments):
     return np.asarray(keras.random.uniform((4,), seed=CounterSeed(*arguments)))
 
 
-def test_repeats_itself_for_the_same_seed_and_counter():
+def test_seed_counter_and_draw_decide():
     np.testing.assert_array_equal(_draw(1, 2), _draw(1, 2))
-
-
-def test_differs_with_seed_counter_and_draw():
     seed = CounterSeed(1, 0)
     draws = [np.asarray(keras.random.uniform((4,), seed=seed)) for _ in "abc"]
     draws += [_draw(1, 1), _draw(1, 2), _draw(2, 0), _draw(0, 1)]
     assert len({tuple(draw) for draw in draws}) == len(draws)
-
-
-def test_has_no_variable():
     # A variable made inside a compiled step would be an error.
-    assert not hasattr(CounterSeed(1), "state")
+    assert not hasattr(seed, "state")
 
 
 def _uniform(seed, ids, counter, shape=(50,)):
@@ -55,19 +49,11 @@ def _mixed(first, second):
 def test_numbers_of_samples_are_the_hash_on_every_backend(seed):
     # In Python's own integers.
     ids = [0, 1, 12345, 2**31 - 1]
+    keys = [_mixed(_mixed(seed, sample), 7) for sample in ids]
+    positions = [_murmur(position * 0x9E3779B1) for position in range(6)]
     expected = [
-        [
-            (
-                _murmur(
-                    _murmur(position * 0x9E3779B1)
-                    ^ _mixed(_mixed(seed, sample), 7)
-                )
-                >> 8
-            )
-            / 2**24
-            for position in range(6)
-        ]
-        for sample in ids
+        [(_murmur(position ^ key) >> 8) / 2**24 for position in positions]
+        for key in keys
     ]
     found = _uniform(seed, ids, 7, (2, 3))
     assert found.dtype == "float32" and found.shape == (4, 2, 3)
@@ -85,16 +71,14 @@ def test_numbers_of_samples_do_not_depend_on_the_batch():
 def test_numbers_of_samples_differ_in_everything():
     draws = [
         _uniform(seed, [sample], counter)
-        for seed in (0, 1)
-        for sample in (0, 1)
-        for counter in (0, 1)
+        for seed, sample, counter in itertools.product((0, 1), repeat=3)
     ]
     draws.append(to_numpy(SampleSeed(0, [0]).substream(1).uniform(0, (50,))))
     for one, another in itertools.combinations(draws, 2):
         assert not np.intersect1d(one, another).size
 
 
-def test_numbers_of_samples_are_uniform_and_independent():
+def test_numbers_of_samples_are_independent_and_uniform_or_normal():
     numbers = _uniform(0, np.arange(200), 0, (200,))
     assert 0 <= numbers.min() and numbers.max() < 1
     assert stats.kstest(numbers.ravel(), "uniform").pvalue > 0.01
@@ -104,9 +88,6 @@ def test_numbers_of_samples_are_uniform_and_independent():
         assert stats.kstest(shifted[::2].ravel(), triangular.cdf).pvalue > 0.01
     counters = np.stack([_uniform(0, [0], c, ())[0] for c in range(500)])
     assert stats.kstest(counters, "uniform").pvalue > 0.01
-
-
-def test_normal_numbers_of_samples_are_normal():
     numbers = to_numpy(SampleSeed(1, np.arange(200)).normal(0, (200,)))
     assert numbers.shape == (200, 200) and np.isfinite(numbers).all()
     assert stats.kstest(numbers.ravel(), "norm").pvalue > 0.01

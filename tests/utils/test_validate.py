@@ -9,12 +9,14 @@ import pytest
 from keras_wake.utils import validate
 
 
-@pytest.mark.parametrize(
-    "value", [1, 0.5, np.float32(0.5), np.int64(2), fractions.Fraction(1, 2)]
-)
-def test_real_returns_a_python_float(value):
-    found = validate.real(x=value)
-    assert type(found) is float and found == value
+def test_returns_numbers_of_python():
+    half = fractions.Fraction(1, 2)
+    for value in (1, 0.5, np.float32(0.5), np.int64(2), half):
+        found = validate.real(x=value)
+        assert type(found) is float and found == value
+    for value in (3, np.int32(3), np.uint8(3)):
+        found = validate.integer(3, x=value)
+        assert type(found) is int and found == 3
 
 
 @pytest.mark.parametrize(
@@ -35,35 +37,23 @@ def test_real_refuses(value, error, message):
         validate.real("Why.", x=value)
 
 
-def test_messages_end_without_a_hint():
-    with pytest.raises(TypeError, match=r"\(of type str\)\.$"):
-        validate.real(x="1")
-    with pytest.raises(ValueError, match=r"Received: x=0\.$"):
-        validate.positive(x=0)
-
-
 def test_positive():
     assert validate.positive(x=1e-300) == 1e-300
     for value in (0, -1, -0.0):
-        with pytest.raises(ValueError, match="`x` must be greater than 0"):
+        message = rf"`x` must be greater than 0.*Received: x={value}\.$"
+        with pytest.raises(ValueError, match=message):
             validate.positive(x=value)
+    with pytest.raises(TypeError, match=r"\(of type str\)\.$"):
+        validate.positive(x="1")
 
 
 def test_in_range_is_closed():
     for value in (0.25, 0.5, 0.75):
         assert validate.in_range(0.25, 0.75, x=value) == value
     for value in (0.2499, 0.7501):
-        with pytest.raises(
-            ValueError,
-            match=rf"`x` must be between 0\.25 and 0\.75. Received: x={value}",
-        ):
+        message = rf"`x` must be between 0\.25 and 0\.75. Received: x={value}"
+        with pytest.raises(ValueError, match=message):
             validate.in_range(0.25, 0.75, x=value)
-
-
-def test_integer_returns_a_python_int():
-    for value in (3, np.int32(3), np.uint8(3)):
-        found = validate.integer(3, x=value)
-        assert type(found) is int and found == 3
 
 
 @pytest.mark.parametrize(
@@ -86,16 +76,13 @@ def test_boolean_takes_only_truth_values():
         found = validate.boolean(x=value)
         assert type(found) is bool and found == value
     for value in (1, 0.0, "False", None):
-        with pytest.raises(
-            TypeError, match=r"`x` must be True or False\. Received: x="
-        ):
+        message = r"`x` must be True or False\. Received: x="
+        with pytest.raises(TypeError, match=message):
             validate.boolean(x=value)
 
 
 def test_one_of():
     assert validate.one_of(("a", "b"), x="b") == "b"
-    with pytest.raises(
-        ValueError,
-        match=r"`x` must be one of 'a', 'b'\. Received: x='c'\. Why\.$",
-    ):
+    message = r"`x` must be one of 'a', 'b'\. Received: x='c'\. Why\.$"
+    with pytest.raises(ValueError, match=message):
         validate.one_of(("a", "b"), "Why.", x="c")
