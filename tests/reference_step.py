@@ -23,24 +23,21 @@ L2 = 0.02
 def small_network(batch_norm=False, seed=0):
     """Two convolutions and a linear head; a regulariser on the first."""
     keras.utils.set_random_seed(seed)
-    norm = keras.layers.BatchNormalization(
+    layers = keras.layers
+    norm = layers.BatchNormalization(
         momentum=MOMENTUM_OF_NORM, epsilon=EPSILON_OF_NORM
     )
+    decay = keras.regularizers.L2(L2)
     return keras.Sequential(
         [
             keras.Input(SHAPE),
-            keras.layers.Conv2D(
-                4,
-                3,
-                padding="same",
-                kernel_regularizer=keras.regularizers.L2(L2),
-            ),
+            layers.Conv2D(4, 3, padding="same", kernel_regularizer=decay),
             *([norm] if batch_norm else []),
-            keras.layers.ReLU(),
-            keras.layers.Conv2D(5, 3, strides=2),
-            keras.layers.ReLU(),
-            keras.layers.GlobalAveragePooling2D(),
-            keras.layers.Dense(CLASSES),
+            layers.ReLU(),
+            layers.Conv2D(5, 3, strides=2),
+            layers.ReLU(),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(CLASSES),
         ]
     )
 
@@ -89,27 +86,46 @@ def cross_entropy(labels, logits):
     return -(labels * logits.log_softmax(1)).sum(1)
 
 
-def pgd(weights, images, labels, norm, epsilon, step_size, steps):
-    """PGD from δ = 0, the network in inference mode."""
-    delta = torch.zeros_like(images)
+def kl(p_logits, q_logits):
+    p, q = p_logits.log_softmax(1), q_logits.log_softmax(1)
+    return (p.exp() * (p - q)).sum(1)
+
+
+def size(values):
+    return values.flatten(1).norm(dim=1)[:, None, None, None]
+
+
+def project(delta, images, norm, epsilon):
+    """The nearest δ in the ball, and then in the bounds."""
+    if norm == "linf":
+        delta = delta.clamp(-epsilon, epsilon)
+    else:
+        delta = delta * (epsilon / size(delta)).clamp(max=1)
+    return (images + delta).clamp(0, 1) - images
+
+
+def ascend(weights, images, losses, delta, norm, epsilon, step_size, steps):
+    """PGD from a given δ, the network in inference mode."""
     for _ in range(steps):
         delta.requires_grad_(True)
         logits, _ = forward(weights, images + delta)
-        loss = cross_entropy(labels, logits).sum()
-        (gradient,) = torch.autograd.grad(loss, delta)
-        delta = delta.detach()
-
-        def size(value):
-            return value.flatten(1).norm(dim=1)[:, None, None, None]
-
+        (gradient,) = torch.autograd.grad(losses(logits).sum(), delta)
         if norm == "linf":
-            delta = delta + step_size * gradient.sign()
-            delta = delta.clamp(-epsilon, epsilon)
+            step = gradient.sign()
         else:
-            delta = delta + step_size * gradient / (size(gradient) + 1e-10)
-            delta = delta * (epsilon / size(delta)).clamp(max=1)
-        delta = (images + delta).clamp(0, 1) - images
+            step = gradient / (size(gradient) + 1e-10)
+        delta = delta.detach() + step_size * step
+        delta = project(delta, images, norm, epsilon)
     return images + delta
+
+
+def pgd(weights, images, labels, *attack):
+    """Raises the cross-entropy from δ = 0."""
+
+    def losses(logits):
+        return cross_entropy(labels, logits)
+
+    return ascend(weights, images, losses, torch.zeros_like(images), *attack)
 
 
 def ramp(t, start, end, peak, final):
@@ -119,9 +135,7 @@ def ramp(t, start, end, peak, final):
 
 
 def distillation(student, teacher, temperature, scale):
-    p = (teacher / temperature).log_softmax(1)
-    q = (student / temperature).log_softmax(1)
-    divergence = (p.exp() * (p - q)).sum(1)
+    divergence = kl(teacher / temperature, student / temperature)
     return divergence * temperature**2 if scale else divergence
 
 
@@ -144,14 +158,12 @@ def train(
 ):
     """Trains and returns what there is at the end of every epoch.
 
-    `labels` are (count, classes); `attack` are the arguments of `pgd` or
-    `None`, `schedule` those of `ramp` or `None`, `decay` is `None` without a
-    teacher.
+    `labels` are (count, classes). `attack` has the arguments of `ascend` from
+    `norm` on, `schedule` those of `ramp`; without a teacher, `decay` is `None`.
     """
     student = tensors(weights)
     teacher = [w.clone() for w in student]
-    is_norm = len(student) > 6
-    statistics_at = (4, 5) if is_norm else ()
+    statistics_at = (4, 5) if len(student) > 6 else ()
     trained = [n for n in range(len(student)) if n not in statistics_at]
     velocity = [torch.zeros_like(w) for w in student]
     images, labels, sample_weights = tensors((images, labels, sample_weights))

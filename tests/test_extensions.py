@@ -7,6 +7,7 @@ to know of them.
 import keras
 import numpy as np
 import pytest
+import small
 from keras import ops
 
 import keras_wake as kw
@@ -102,24 +103,13 @@ def splits():
 
 
 def wake(rate=0.1, shift=0.0):
-    keras.utils.set_random_seed(0)
-    classifier = keras.Sequential(
-        [
-            keras.Input((3, 3, 1)),
-            keras.layers.Flatten(),
-            keras.layers.Dense(3),
-        ]
-    )
-    attack = Darken(epsilon=EPSILON)
-    model = kw.WakeModel(
-        classifier,
-        attack,
-        SquaredError(2.0, shift),
-        attack,
+    return small.wake(
+        small.network(shape=(3, 3, 1)),
+        Darken(epsilon=EPSILON),
+        keras.optimizers.SGD(rate),
+        objective=SquaredError(2.0, shift),
         schedule=Steps(3),
     )
-    model.compile(keras.optimizers.SGD(rate))
-    return model
 
 
 def logits_of(network, x):
@@ -149,9 +139,8 @@ def test_parts_from_outside_train_evaluate_and_are_saved(splits, tmp_path):
     for prefix, network in ("", model.classifier), ("teacher_", model.teacher):
         correct = logits_of(network, x).argmax(1) == y
         assert 0.3 < np.mean(correct) < 1
-        assert logs[f"{prefix}robust_accuracy"] == pytest.approx(
-            np.mean(correct)
-        )
+        found = logs[f"{prefix}robust_accuracy"]
+        assert found == pytest.approx(np.mean(correct))
     distance = logits_of(model.classifier, x) - 2 * np.eye(3)[y]
     loss = np.square(distance).sum(1).mean()
     assert logs["loss"] == pytest.approx(loss, rel=1e-4)  # In float32.
@@ -181,18 +170,11 @@ def test_an_attack_from_outside_evaluates_any_classifier(splits):
 def test_an_objective_from_outside_moves_the_weights(splits):
     model = wake(rate=0.0, shift=0.5)
     x, y = splits.arrays("test")
-    loss = model.fit(
-        x,
-        y,
-        batch_size=60,
-        epochs=1,
-        initial_epoch=0,
-        verbose=0,
-        callbacks=[kw.EMATeacher()],
-    ).history["loss"]
+    callbacks = [kw.EMATeacher()]
+    log = model.fit(x, y, batch_size=60, verbose=0, callbacks=callbacks).history
     shifted = logits_of(model.classifier, x) + 0.5
     expected = np.square(shifted - 2 * np.eye(3)[y]).sum(1).mean()
-    assert loss == pytest.approx([expected], rel=1e-4)  # In float32.
+    assert log["loss"] == pytest.approx([expected], rel=1e-4)  # In float32.
     # Taken back after the update, which was 0.
     np.testing.assert_allclose(model.classifier.get_weights()[1], 0, atol=1e-6)
 

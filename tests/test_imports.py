@@ -48,17 +48,9 @@ def arrows(package):
             if isinstance(node, ast.Import):
                 names = [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom):
-                start = node.module or ""
-                if node.level:
-                    base = path.relative_to(package.parent).parent.parts
-                    base = base[: len(base) - node.level + 1]
-                    start = ".".join([*base, *filter(None, [start])])
-                names = [
-                    full
-                    if (full := f"{start}.{alias.name}") in modules
-                    else start
-                    for alias in node.names
-                ]
+                assert not node.level, f"a relative import in {module}"
+                full = [f"{node.module}.{alias.name}" for alias in node.names]
+                names = [n if n in modules else node.module for n in full]
             for name in names:
                 pair = tuple(each.split(".")[1:2] for each in (module, name))
                 if name.split(".")[0] == package.name and all(pair):
@@ -106,10 +98,6 @@ def test_imports_point_one_way():
             ["keras_wake.training.a: training must not import callbacks"],
         ),
         (
-            {"training/a.py": "from ..callbacks import _writers"},
-            ["keras_wake.training.a: training must not import callbacks"],
-        ),
-        (
             {
                 "attacks/a.py": "import keras_wake.objectives.b",
                 "objectives/b.py": "from keras_wake.attacks.a import c",
@@ -139,10 +127,9 @@ def missing(code):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 names.add(alias.name)
-                first = alias.name.partition(".")[0]
-                bound[alias.asname or first] = (
-                    alias.name if alias.asname else first
-                )
+                root = alias.name.partition(".")[0]
+                whole = alias.name if alias.asname else root
+                bound[alias.asname or root] = whole
         elif isinstance(node, ast.ImportFrom):
             for alias in node.names:
                 name = f"{node.module}.{alias.name}"

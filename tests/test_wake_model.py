@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import small
 
 import keras_wake as kw
 from keras_wake import backend
@@ -36,10 +37,7 @@ def network(seed=0):
 
 
 def data(count=22, seed=0):
-    rng = np.random.default_rng(seed)
-    x = rng.random((count, *SHAPE), np.float32)
-    y = np.concatenate([np.arange(CLASSES), rng.integers(0, CLASSES, count)])
-    return x, y[:count].astype("int32")
+    return small.data(count, seed, SHAPE)
 
 
 def logits_of(classifier, x):
@@ -63,65 +61,59 @@ def measured(classifier, x, y, attack=ATTACK):
     }
 
 
-def wake(**kwargs):
-    compiling = {"metrics": kwargs.pop("metrics", None)}
-    kwargs = {"attack": ATTACK, "eval_attack": ATTACK, **kwargs}
-    model = kw.WakeModel(kwargs.pop("classifier", None) or network(), **kwargs)
-    model.compile(keras.optimizers.SGD(0.05, momentum=0.9), **compiling)
+def wake(classifier=None, metrics=None, **arguments):
+    arguments = {"attack": ATTACK, "eval_attack": ATTACK, **arguments}
+    model = kw.WakeModel(classifier or network(), **arguments)
+    optimizer = keras.optimizers.SGD(0.05, momentum=0.9)
+    model.compile(optimizer, metrics=metrics)
     return model
+
+
+def fit(model, *callbacks, **arguments):
+    """The logs of a run on `data()`."""
+    arguments = {"callbacks": list(callbacks), "verbose": 0, **arguments}
+    return model.fit(*data(), **arguments).history
+
+
+def evaluate(model, x, y, **arguments):
+    return model.evaluate(x, y, verbose=0, return_dict=True, **arguments)
 
 
 @pytest.fixture(scope="module")
 def trained():
     """A model trained with everything on, and what was seen on the way."""
     x, y = data()
-    validation = data(22, seed=1)
+    validation = data(seed=1)
     seen = {}
 
     class Elsewhere(keras.callbacks.Callback):
         """Evaluates other data in between, as users do."""
 
         def on_epoch_end(self, epoch, logs=None):
-            seen[epoch] = self.model.evaluate(
-                x[:8], y[:8], batch_size=4, verbose=0, return_dict=True
-            )
+            seen[epoch] = evaluate(self.model, x[:8], y[:8], batch_size=4)
             seen[epoch, "matrix"] = attribution.correlation
 
-    model = wake(
-        schedule=kw.schedules.DistillationRamp(1, 3, final=0.5),
-        metrics=[
-            keras.metrics.SparseTopKCategoricalAccuracy(2, name="top_two")
-        ],
+    top_two = keras.metrics.SparseTopKCategoricalAccuracy(2, name="top_two")
+    ramp = kw.schedules.DistillationRamp(1, 3, final=0.5)
+    model = wake(schedule=ramp, metrics=[top_two])
+    attribution = kw.CrossClassAttribution()
+    callbacks = kw.EMATeacher(0.5), attribution, Elsewhere()
+    history = fit(
+        model, *callbacks, batch_size=5, epochs=3, validation_data=validation
     )
-    attribution = kw.callbacks.CrossClassAttribution()
-    callbacks = [kw.callbacks.EMATeacher(0.5), attribution, Elsewhere()]
-    history = model.fit(
-        x,
-        y,
-        batch_size=5,
-        epochs=3,
-        validation_data=validation,
-        verbose=0,
-        callbacks=callbacks,
-    ).history
     return model, history, validation, attribution, seen
+
+
+EVALUATED = [
+    *("loss", "accuracy", "robust_accuracy", "top_two"),
+    *("teacher_accuracy", "teacher_robust_accuracy"),
+]
 
 
 def test_logs_have_the_documented_keys(trained):
     _, history, _, _, _ = trained
-    assert set(history) == {
-        "loss",
-        "robust_accuracy",
-        "kd_weight",
-        "val_loss",
-        "val_accuracy",
-        "val_robust_accuracy",
-        "val_teacher_accuracy",
-        "val_teacher_robust_accuracy",
-        "val_cas",
-        "val_teacher_cas",
-        "val_top_two",
-    }
+    validated = [f"val_{key}" for key in (*EVALUATED, "cas", "teacher_cas")]
+    assert set(history) == {"loss", "robust_accuracy", "kd_weight", *validated}
     assert history["kd_weight"] == pytest.approx([0.0, 0.5, 0.5])
 
 
@@ -140,17 +132,12 @@ def test_validation_logs_equal_stand_alone_computation(trained):
         kw.attribution.correlation_matrix(network, (x, y), attack=ATTACK)
         for network in (model.classifier, model.teacher)
     ]
-    expected["val_cas"], expected["val_teacher_cas"] = map(
-        kw.attribution.cas, matrices
-    )
+    expected["val_cas"] = kw.attribution.cas(matrices[0])
+    expected["val_teacher_cas"] = kw.attribution.cas(matrices[1])
     for key, value in expected.items():
         assert history[key][-1] == pytest.approx(value, abs=TOLERANCE), key
-    np.testing.assert_allclose(
-        attribution.correlation, matrices[0], atol=TOLERANCE
-    )
-    np.testing.assert_allclose(
-        attribution.teacher_correlation, matrices[1], atol=TOLERANCE
-    )
+    found = attribution.correlation, attribution.teacher_correlation
+    np.testing.assert_allclose(found, matrices, atol=TOLERANCE)
     # Student and teacher must differ, or the comparison shows little.
     assert abs(expected["val_cas"] - expected["val_teacher_cas"]) > 1e-3
 
@@ -159,36 +146,22 @@ def test_another_evaluation_during_fit_leaves_attribution_alone(trained):
     _, history, _, attribution, seen = trained
     assert [entry["epoch"] for entry in attribution.history] == [1, 2, 3]
     for epoch, entry in enumerate(attribution.history):
-        assert np.isfinite(entry["correlation"]).all()
-        assert entry["cas"] == pytest.approx(
-            history["val_cas"][epoch], abs=TOLERANCE
-        )
+        matrix, cas = entry["correlation"], history["val_cas"][epoch]
+        assert np.isfinite(matrix).all()
+        assert entry["cas"] == pytest.approx(cas, abs=TOLERANCE)
         # Kept in float32.
-        np.testing.assert_array_equal(
-            entry["correlation"], np.float32(seen[epoch, "matrix"])
-        )
+        assert np.array_equal(matrix, np.float32(seen[epoch, "matrix"]))
         assert "accuracy" in seen[epoch]
 
 
 def test_evaluate_outside_fit(trained):
     model, history, (x, y), _, _ = trained
-    keys = [
-        "loss",
-        "accuracy",
-        "robust_accuracy",
-        "top_two",
-        "teacher_accuracy",
-        "teacher_robust_accuracy",
-    ]
     # Another batch size, so another last batch; the same numbers.
-    logs = model.evaluate(x, y, batch_size=7, verbose=0, return_dict=True)
-    assert set(logs) == set(keys)
-    for key in keys:
-        assert logs[key] == pytest.approx(
-            history[f"val_{key}"][-1], abs=TOLERANCE
-        )
+    logs = evaluate(model, x, y, batch_size=7)
+    last = {key: history[f"val_{key}"][-1] for key in EVALUATED}
+    assert logs == pytest.approx(last, abs=TOLERANCE)
     values = model.evaluate(x, y, batch_size=7, verbose=0)
-    assert values == pytest.approx([logs[key] for key in keys], abs=1e-6)
+    assert values == pytest.approx([logs[key] for key in EVALUATED], abs=1e-6)
     assert model.metrics_names[:2] == ["loss", "robust_accuracy"]
     assert "input_faults" not in model.metrics_names
     model = wake(eval_attack=kw.attacks.PGD(epsilon=0.3, steps=1))
@@ -198,26 +171,20 @@ def test_evaluate_outside_fit(trained):
 
 def test_evaluate_outside_fit_with_attribution(trained):
     model, history, (x, y), _, _ = trained
-    callback = kw.callbacks.CrossClassAttribution()
-    logs = model.evaluate(
-        x, y, batch_size=7, verbose=0, return_dict=True, callbacks=[callback]
-    )
+    callback = kw.CrossClassAttribution()
+    logs = evaluate(model, x, y, batch_size=7, callbacks=[callback])
     for key in ("cas", "teacher_cas"):
-        assert logs[key] == pytest.approx(
-            history[f"val_{key}"][-1], abs=TOLERANCE
-        )
+        last = pytest.approx(history[f"val_{key}"][-1], abs=TOLERANCE)
+        assert logs[key] == last
         assert getattr(callback, key) == pytest.approx(logs[key], abs=TOLERANCE)
-    again = model.evaluate(x, y, batch_size=7, verbose=0, return_dict=True)
-    assert "cas" not in again
+    assert "cas" not in evaluate(model, x, y, batch_size=7)
 
 
 def test_what_the_model_returns(trained):
     model, _, (x, _), _, _ = trained
     expected = logits_of(model.classifier, x)
-    for found in (
-        keras.ops.convert_to_numpy(model(x)),
-        model.predict(x, batch_size=7, verbose=0),
-    ):
+    called = keras.ops.convert_to_numpy(model(x))
+    for found in (called, model.predict(x, batch_size=7, verbose=0)):
         np.testing.assert_allclose(found, expected, atol=TOLERANCE)
     # The teacher, once it is in use.
     assert model.robust_classifier is model.teacher
@@ -230,9 +197,7 @@ def test_single_batches():
     x, y = data(8)
     expected = measured(model.classifier, x, y)
     logs = model.test_on_batch(x, y, return_dict=True)
-    assert set(logs) == set(expected)
-    for key, value in expected.items():
-        assert logs[key] == pytest.approx(value, abs=TOLERANCE)
+    assert logs == pytest.approx(expected, abs=TOLERANCE)
     before = model.classifier.get_weights()
     model.reset_metrics()
     trained = model.train_on_batch(x, y, return_dict=True)
@@ -244,7 +209,7 @@ def test_single_batches():
     with pytest.raises(ValueError, match=r"8 image\(s\) of this batch lie"):
         model.train_on_batch(x + 2, y)
     # What was wrong then is not held against what comes now.
-    model.fit(x, y, verbose=0)
+    fit(model)
 
 
 def test_evaluate_of_a_standard_objective():
@@ -252,18 +217,14 @@ def test_evaluate_of_a_standard_objective():
     model.compile()
     x, y = data()
     weights = np.linspace(0.1, 2, len(x))
-    logs = model.evaluate(
-        x, y, sample_weight=weights, batch_size=5, verbose=0, return_dict=True
-    )
+    logs = evaluate(model, x, y, sample_weight=weights, batch_size=5)
     clean = logits_of(model.classifier, x)
     assert model.eval_attack.steps == 20
-    assert logs["loss"] == pytest.approx(
-        np.mean(weights * cross_entropy(y, clean)), abs=TOLERANCE
-    )
+    loss = np.mean(weights * cross_entropy(y, clean))
+    assert logs["loss"] == pytest.approx(loss, abs=TOLERANCE)
     # Accuracy counts images; it has no weights.
-    assert logs["accuracy"] == pytest.approx(
-        np.mean(clean.argmax(1) == y), abs=TOLERANCE
-    )
+    accuracy = np.mean(clean.argmax(1) == y)
+    assert logs["accuracy"] == pytest.approx(accuracy, abs=TOLERANCE)
 
 
 @pytest.mark.parametrize(
@@ -288,11 +249,9 @@ def test_default_evaluation_is_pgd_20_in_the_same_threat_model(
 
 def test_teacher_starts_as_a_copy_that_is_not_trained():
     model = wake()
-    for own, copied in zip(
-        model.classifier.weights, model.teacher.weights, strict=True
-    ):
-        assert own is not copied
-        np.testing.assert_array_equal(own, copied)
+    own, copied = model.classifier, model.teacher
+    small.assert_same(own.get_weights(), copied.get_weights())
+    assert not {*map(id, own.weights)} & {*map(id, copied.weights)}
     trained = {id(v) for v in model.trainable_variables}
     assert trained == {id(v) for v in model.classifier.trainable_variables}
     frozen = {id(v) for v in model.non_trainable_variables}
@@ -321,17 +280,10 @@ def subclassed():
 
 def test_a_subclassed_model_works_with_its_head_named():
     model = wake(classifier=subclassed(), head="the_head")
-    attribution = kw.callbacks.CrossClassAttribution()
-    x, y = data()
-    model.fit(
-        x,
-        y,
-        validation_data=(x, y),
-        verbose=0,
-        callbacks=[kw.callbacks.EMATeacher(0.5), attribution],
-    )
+    attribution = kw.CrossClassAttribution()
+    fit(model, kw.EMATeacher(0.5), attribution, validation_data=data())
     expected = kw.attribution.correlation_matrix(
-        model.teacher, (x, y), attack=ATTACK, head="the_head"
+        model.teacher, data(), attack=ATTACK, head="the_head"
     )
     np.testing.assert_allclose(
         attribution.teacher_correlation, expected, atol=TOLERANCE
@@ -340,26 +292,17 @@ def test_a_subclassed_model_works_with_its_head_named():
 
 def test_a_head_that_is_not_found_is_refused_when_it_is_needed():
     model = wake(classifier=subclassed())
-    x, y = data()
-    model.fit(x, y, verbose=0)
+    fit(model)
     with pytest.raises(ValueError, match=r"WakeModel\(..., head='layer name'"):
-        model.fit(
-            x,
-            y,
-            validation_data=(x, y),
-            verbose=0,
-            callbacks=[kw.callbacks.CrossClassAttribution()],
-        )
+        fit(model, kw.CrossClassAttribution(), validation_data=data())
     with pytest.raises(ValueError, match="name of one layer"):
         wake(classifier=subclassed(), head="no_such_layer")
 
 
 def softmax_network():
-    inputs = keras.Input(SHAPE)
-    flat = keras.layers.Flatten()(inputs)
-    return keras.Model(
-        inputs, keras.layers.Dense(CLASSES, activation="softmax")(flat)
-    )
+    model = small.network()
+    model.layers[-1].activation = keras.activations.softmax
+    return model
 
 
 def convolution():
@@ -429,9 +372,8 @@ def test_what_a_compiled_step_would_ignore_cannot_be_set():
         ("seed", 1),
     ):
         before = getattr(model, name)
-        with pytest.raises(
-            AttributeError, match=rf"`{name}` of .*Make a new `WakeModel`"
-        ):
+        message = rf"`{name}` of .*Make a new `WakeModel`"
+        with pytest.raises(AttributeError, match=message):
             setattr(model, name, value)
         assert getattr(model, name) is before
     model.of_a_subclass = 5
@@ -448,48 +390,39 @@ def test_compile_refuses_a_loss():
 def test_callbacks_refuse_any_other_model():
     model = network()
     model.compile(loss="sparse_categorical_crossentropy")
-    for kind in (
-        kw.EMATeacher,
-        kw.CrossClassAttribution,
-        kw.CatastrophicOverfitMonitor,
-    ):
+    own = kw.EMATeacher(), kw.CrossClassAttribution()
+    for callback in (*own, kw.CatastrophicOverfitMonitor()):
         with pytest.raises(TypeError, match=r"works with `keras_wake\.Wake"):
-            model.fit(*data(), verbose=0, callbacks=[kind()])
+            fit(model, callback)
 
 
 def test_two_teachers_are_refused():
-    callbacks = [kw.callbacks.EMATeacher(0.9), kw.callbacks.EMATeacher(0.99)]
     with pytest.raises(ValueError, match=r"one average.*EMATeacher and EMAT"):
-        wake().fit(*data(), verbose=0, callbacks=callbacks)
+        fit(wake(), kw.EMATeacher(0.9), kw.EMATeacher(0.99))
 
 
 def test_a_schedule_without_a_teacher_is_refused():
     model = wake(schedule=kw.schedules.DistillationRamp(1, 3))
     with pytest.raises(ValueError, match=r"no callback makes.*EMATeacher\(\)"):
-        model.fit(*data(), verbose=0)
+        fit(model)
     # Also when an earlier fit had one.
-    model.fit(
-        *data(), epochs=2, verbose=0, callbacks=[kw.callbacks.EMATeacher()]
-    )
+    fit(model, kw.EMATeacher(), epochs=2)
     with pytest.raises(ValueError, match="no callback makes"):
-        model.fit(*data(), verbose=0)
+        fit(model)
 
 
 def test_a_second_fit_goes_on_and_one_without_teacher_leaves_it():
     model = wake()
-    callback = kw.callbacks.EMATeacher(0.5)
-    fitting = {"batch_size": 11, "verbose": 0}
-    model.fit(*data(), callbacks=[callback], **fitting)
-    assert int(model.teacher_updates) == 2
-    model.fit(*data(), callbacks=[callback], **fitting)
-    assert int(model.teacher_updates) == 4
+    callback = kw.EMATeacher(0.5)
+    for updates in (2, 4):
+        fit(model, callback, batch_size=11)
+        assert int(model.teacher_updates) == updates
     teacher = model.teacher.get_weights()
     student = model.classifier.get_weights()
     with pytest.warns(UserWarning, match="teacher of an earlier `fit` stays"):
-        history = model.fit(*data(), validation_data=data(), **fitting).history
+        history = fit(model, validation_data=data(), batch_size=11)
     assert int(model.teacher_updates) == 4
-    for before, after in zip(teacher, model.teacher.get_weights(), strict=True):
-        np.testing.assert_array_equal(before, after)
+    small.assert_same(teacher, model.teacher.get_weights())
     assert np.abs(student[0] - model.classifier.get_weights()[0]).max() > 0
     # It is what the algorithm returns, so it is still evaluated.
     assert model.robust_classifier is model.teacher
@@ -498,18 +431,16 @@ def test_a_second_fit_goes_on_and_one_without_teacher_leaves_it():
 
 def test_a_callback_list_works_in_place_of_a_list():
     model = wake()
-    teacher = kw.callbacks.EMATeacher(0.5)
-    callbacks = keras.callbacks.CallbackList(
-        [teacher], add_history=True, model=model
-    )
+    teacher = kw.EMATeacher(0.5)
+    options = {"add_history": True, "model": model}
+    callbacks = keras.callbacks.CallbackList([teacher], **options)
     history = model.fit(*data(), verbose=0, callbacks=callbacks)
     assert "robust_accuracy" in history.history
     assert int(model.teacher_updates) == 1
     x, y = data()
     x[5] = 2.0
-    with pytest.raises(
-        ValueError, match=r"1 image\(s\) of epoch 1, batch 1 lie"
-    ):
+    message = r"1 image\(s\) of epoch 1, batch 1 lie"
+    with pytest.raises(ValueError, match=message):
         model.fit(x, y, verbose=0, callbacks=callbacks)
 
 
@@ -526,15 +457,12 @@ def test_the_choice_of_jit_compile_is_saved_as_it_was_given(given, tmp_path):
     assert loaded.jit_compile is expected
 
 
-class WithoutConfig(keras.Model):
+class WithoutConfig(Subclassed):
     """A subclassed model as many are written: it cannot be made again."""
 
-    def __init__(self, layer):
+    def __init__(self, head):
         super().__init__()
-        self.layer = layer
-
-    def call(self, x):
-        return self.layer(keras.ops.reshape(x, (-1, 36)))
+        self.head = head
 
 
 def test_a_classifier_that_cannot_be_copied_is_refused():
@@ -548,32 +476,21 @@ def test_images_of_weight_0_take_no_part_in_evaluation(trained):
     # Pipelines fill the last batch up where devices must have equal shares.
     model = trained[0]
     x, y = data(13, seed=5)
-    rng = np.random.default_rng(6)
-    filled = np.concatenate([x, rng.random((5, *SHAPE), np.float32)])
+    filled = np.concatenate([x, data(5, seed=6)[0]])
     labels = np.concatenate([y, np.zeros(5, "int32")])
     weights = np.repeat([1.0, 0.0], [13, 5]).astype("float32")
     results, matrices = [], []
-    for arguments in ({"x": x, "y": y}, {"x": filled, "y": labels}):
+    for *pair, given in ((x, y, None), (filled, labels, weights)):
         attribution = kw.CrossClassAttribution()
-        if len(arguments["x"]) > 13:
-            arguments["sample_weight"] = weights
-        results.append(
-            model.evaluate(
-                **arguments,
-                batch_size=9,
-                callbacks=[attribution],
-                return_dict=True,
-                verbose=0,
-            )
-        )
+        options = {"callbacks": [attribution], "sample_weight": given}
+        results.append(evaluate(model, *pair, batch_size=9, **options))
         matrices.append(attribution.correlation)
     # What was given to `compile` as `metrics` is without weights in Keras.
     assert results[0].pop("top_two") != results[1].pop("top_two")
-    for name, value in results[0].items():
-        assert results[1][name] == pytest.approx(value, abs=TOLERANCE), name
+    assert results[1] == pytest.approx(results[0], abs=TOLERANCE)
     np.testing.assert_allclose(*matrices, atol=TOLERANCE)
     # Without the weights the five others do count.
-    all_of_them = model.evaluate(filled, labels, return_dict=True, verbose=0)
+    all_of_them = evaluate(model, filled, labels)
     assert abs(all_of_them["loss"] - results[0]["loss"]) > 1e-3
 
 
@@ -586,7 +503,7 @@ def test_a_process_group_is_refused(monkeypatch):
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
     with pytest.raises(ValueError, match="process group of 2"):
-        wake().fit(*data(), verbose=0)
+        fit(wake())
 
 
 def test_evaluation_within_an_epoch_leaves_its_logs_alone():
@@ -595,15 +512,12 @@ def test_evaluation_within_an_epoch_leaves_its_logs_alone():
             if batch == 1:
                 self.model.evaluate(*data(7, seed=8), verbose=0)
 
-    histories = []
-    for callbacks in ([], [Evaluate()]):
-        model = wake()
-        run = model.fit(
-            *data(), batch_size=6, shuffle=False, callbacks=callbacks, verbose=0
-        )
-        histories.append(run.history)
-    for name, values in histories[0].items():
-        assert histories[1][name] == pytest.approx(values, abs=TOLERANCE), name
+    options = {"batch_size": 6, "shuffle": False}
+    expected = fit(wake(), **options)
+    found = fit(wake(), Evaluate(), **options)
+    assert set(found) == set(expected)
+    for name, values in expected.items():
+        assert found[name] == pytest.approx(values, abs=TOLERANCE), name
 
 
 def test_pipelines_are_not_said_to_be_shuffled(recwarn):
@@ -618,22 +532,19 @@ class NotANumber(keras.layers.Layer):
     """NaN for images that are darker than others."""
 
     def call(self, x):
-        dark = keras.ops.mean(x, axis=(1, 2, 3), keepdims=True) < 0.5
+        dark = keras.ops.mean(x, axis=1, keepdims=True) < 0.5
         return keras.ops.where(dark, float("nan"), x)
 
 
 def test_logits_of_nan_are_no_answer():
-    keras.utils.set_random_seed(0)
-    head = keras.layers.Dense(CLASSES, kernel_initializer="zeros")
-    classifier = keras.Sequential(
-        [keras.Input(SHAPE), NotANumber(), keras.layers.Flatten(), head]
-    )
+    classifier = small.network(lambda: [NotANumber()], SHAPE)
+    classifier.layers[-1].kernel.assign(np.zeros((36, CLASSES)))
     model = wake(classifier=classifier, attack=None, objective="standard")
-    x = np.full((4, *SHAPE), 0.9, "float32")
-    x[1:] = 0.1
+    x = np.full((4, *SHAPE), 0.1, "float32")
+    x[0] = 0.9
     y = np.zeros(4, "int32")
     # All zeros: class 0, which is the label; three images in four are NaN.
-    log = model.evaluate(x, y, verbose=0, return_dict=True)
+    log = evaluate(model, x, y)
     assert log["accuracy"] == 0.25
     assert log["robust_accuracy"] <= 0.25
     logits = np.full((2, CLASSES), 0.0, "float32")
@@ -646,13 +557,13 @@ def test_logits_of_nan_are_no_answer():
 def test_export_is_that_of_the_robust_classifier(monkeypatch, tmp_path):
     model = wake()
     given = []
-    monkeypatch.setattr(
-        keras.Model,
-        "export",
-        lambda self, *args, **kwargs: given.append((self, args, kwargs)),
-    )
+
+    def export(*args, **kwargs):
+        given.append((*args, kwargs))
+
+    monkeypatch.setattr(keras.Model, "export", export)
     model.export(tmp_path, format="onnx")
-    assert given == [(model.classifier, (tmp_path,), {"format": "onnx"})]
+    assert given == [(model.classifier, tmp_path, {"format": "onnx"})]
 
 
 def test_a_wake_model_is_no_classifier():
@@ -678,12 +589,11 @@ def test_a_bad_sample_weight_is_refused_and_the_network_survives():
         weights = np.ones(len(x), "float32")
         weights[7] = weight
         with pytest.raises(ValueError, match=r"1 sample weight\(s\) of"):
-            model.fit(x, y, sample_weight=weights, batch_size=5, verbose=0)
+            fit(model, sample_weight=weights, batch_size=5)
     # Nor does a label that names no class leave a trace.
     with pytest.raises(ValueError, match="name no class"):
         model.fit(x, y + 5, verbose=0)
-    for value, other in zip(model.get_weights(), before, strict=True):
-        np.testing.assert_array_equal(value, other)
+    small.assert_same(model.get_weights(), before)
 
 
 def test_files_of_another_kind_are_refused_and_stay(tmp_path):
@@ -703,5 +613,5 @@ def test_files_of_another_kind_are_refused_and_stay(tmp_path):
         assert path.read_text() == "the old file"
     checkpoint = keras.callbacks.ModelCheckpoint(tmp_path / "model.h5")
     with pytest.raises(ValueError, match=r"`ModelCheckpoint` must end in"):
-        model.fit(*data(), callbacks=[checkpoint])
+        fit(model, checkpoint)
     assert (tmp_path / "model.h5").read_text() == "the old file"

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import small
 
 import keras_wake as kw
 
@@ -40,26 +41,23 @@ def network(dtype):
     return model
 
 
+def wake(dtype, attack, **arguments):
+    # A rate that each type has exactly: Keras keeps it in `floatx`.
+    optimizer = keras.optimizers.SGD(0.0625)
+    return small.wake(network(dtype), attack, optimizer, **arguments)
+
+
 def trained(dtype, objective):
     """The last logs of a fit, and the average's robust accuracy."""
     attack = kw.attacks.FGSM(epsilon=0.1, random_start=True)
-    model = kw.WakeModel(
-        network(dtype),
-        attack,
-        objective,
-        eval_attack=attack,
-        schedule=kw.schedules.DistillationRamp(1, 2),
-    )
-    # A rate that each type has exactly: Keras keeps it in `floatx`.
-    model.compile(keras.optimizers.SGD(0.0625))
-    x, y = data()
+    ramp = kw.schedules.DistillationRamp(1, 2)
+    model = wake(dtype, attack, objective=objective, schedule=ramp)
     log = model.fit(
-        x,
-        y,
+        *data(),
         batch_size=100,
         shuffle=False,
         epochs=2,
-        validation_data=(x, y),
+        validation_data=data(),
         callbacks=[kw.EMATeacher(decay=0.5), kw.CrossClassAttribution()],
         verbose=0,
     )
@@ -87,22 +85,17 @@ def test_a_network_in_float64_is_trained():
 def test_attribution_alone_is_measured():
     keras.config.set_floatx("float64")
     attack = kw.attacks.FGSM(epsilon=0.1)
-    model = kw.WakeModel(network("float64"), attack, eval_attack=attack)
-    model.compile(keras.optimizers.SGD(0.0625))
-    x, y = data(30)
+    model = wake("float64", attack)
+    pair = data(30)
+    callbacks = [kw.CrossClassAttribution()]
     log = model.fit(
-        x,
-        y,
-        validation_data=(x, y),
-        callbacks=[kw.CrossClassAttribution()],
-        verbose=0,
-    )
+        *pair, validation_data=pair, callbacks=callbacks, verbose=0
+    ).history
     matrix = kw.attribution.correlation_matrix(
-        model.classifier, (x, y), attack=attack
+        model.classifier, pair, attack=attack
     )
-    assert log.history["val_cas"][0] == pytest.approx(
-        kw.attribution.cas(matrix), rel=1e-5
-    )
+    cas = kw.attribution.cas(matrix)
+    assert log["val_cas"][0] == pytest.approx(cas, rel=1e-5)
 
 
 @pytest.mark.usefixtures("eagerly")
@@ -133,17 +126,16 @@ def test_attacks_and_analyses_do_not_depend_on_it():
 
 @pytest.mark.parametrize("floatx", ["float16", "bfloat16"])
 def test_half_precision_by_default_is_refused(floatx):
-    model = kw.WakeModel(network("float32"), kw.attacks.FGSM())
-    model.compile("sgd")
+    model = wake("float32", small.FGSM)
     x, y = data(3)
     keras.config.set_floatx(floatx)
     message = rf'float32 or float64.*{floatx}.*"mixed_{floatx}"'
     for call in (
         lambda: model.fit(x, y),
         lambda: model.evaluate(x, y),
-        lambda: kw.WakeModel(network("float32"), kw.attacks.FGSM()),
-        lambda: kw.attacks.FGSM()(network("float32"), x, y),
-        lambda: kw.attribution.correlation_matrix(network("float32"), (x, y)),
+        lambda: kw.WakeModel(model.classifier, small.FGSM),
+        lambda: small.FGSM(model.classifier, x, y),
+        lambda: kw.attribution.correlation_matrix(model.classifier, (x, y)),
     ):
         with pytest.raises(ValueError, match=message):
             call()

@@ -8,16 +8,17 @@ import keras_wake as kw
 from keras_wake.backend import keras_compat
 
 BACKEND = keras.backend.backend()
+DATA = np.zeros((6, 4)), np.zeros((6, 3))
 
 
-def sequential():
-    return keras.Sequential(
-        [
-            keras.Input((4,)),
-            keras.layers.Dense(3, activity_regularizer="l2"),
-            keras.layers.ReLU(),
-        ]
-    )
+def sequential(kind=keras.Sequential):
+    dense = keras.layers.Dense(3, activity_regularizer="l2")
+    return kind([keras.Input((4,)), dense, keras.layers.ReLU()])
+
+
+def compiled(model, optimizer="sgd", **arguments):
+    model.compile(optimizer, loss="mse", **arguments)
+    return model
 
 
 class Subclassed(keras.Model):
@@ -29,22 +30,19 @@ class Subclassed(keras.Model):
         return self.dense(inputs)
 
 
-def test_layers_of_layers():
-    outer = keras.Sequential([keras.Input((4,)), sequential()])
+def test_layers_and_graph_of_a_model():
+    inner = sequential()
+    outer = keras.Sequential([keras.Input((4,)), inner])
     found = list(keras_compat.flatten_layers(outer))
     assert found[0] is outer
-    assert {"Dense", "ReLU"} <= {type(layer).__name__ for layer in found}
-
-
-def test_graph_of_a_sequential_model():
-    model = sequential()
-    graph = keras_compat.functional_of(model)
-    assert [type(c.operation).__name__ for c in keras_compat.calls_of(graph)][
-        -2:
-    ] == ["Dense", "ReLU"]
+    assert {*inner.layers} <= {*found}
+    calls = keras_compat.calls_of(keras_compat.functional_of(inner))
+    assert [call.operation for call in calls][-2:] == inner.layers
     subclassed = Subclassed()
     assert keras_compat.functional_of(subclassed) is subclassed
     assert keras_compat.calls_of(subclassed) == []
+    subclassed.build((None, 4))
+    assert [*keras_compat.build_shape(subclassed).values()] == [(None, 4)]
 
 
 def test_producer_and_inputs_of_a_tensor():
@@ -56,88 +54,59 @@ def test_producer_and_inputs_of_a_tensor():
     assert keras_compat.inputs_of(dense, 0)[0] is x
 
 
-def test_shape_that_a_subclassed_model_was_built_for():
-    model = Subclassed()
-    model.build((None, 4))
-    assert list(keras_compat.build_shape(model).values()) == [(None, 4)]
-
-
-def test_metrics_given_to_compile():
-    model = sequential()
-    model.compile("sgd", loss="mse", metrics=["mae"])
+def test_what_is_given_to_compile():
+    model = compiled(sequential(), metrics=["mae"])
     metrics = keras_compat.compiled_metrics(model)
     assert isinstance(metrics, keras.metrics.Metric)
-    model = sequential()
-    model.compile("sgd", loss="mse")
-    assert keras_compat.compiled_metrics(model) is None
+    assert keras_compat.compiled_metrics(compiled(sequential())) is None
+    # Saved optimizers name public classes.
+    config = model.get_compile_config()["optimizer"]
+    assert keras_compat.of_any_backend(config)["module"] == "keras.optimizers"
 
 
-def test_losses_of_a_stateless_pass():
-    model = sequential()
-    assert not keras_compat.losses_in_scope(model)
-    seen = []
+def test_what_fit_does_is_seen():
+    losses, validations = [], []
 
     class Reads(keras.Sequential):
         def compute_loss(self, *args, **kwargs):
-            seen.append(list(keras_compat.losses_in_scope(self)))
+            losses.append(len(keras_compat.losses_in_scope(self)))
             return super().compute_loss(*args, **kwargs)
 
-    model = Reads(model.layers)
-    model.compile("sgd", loss="mse")
-    model.fit(np.zeros((2, 4)), np.zeros((2, 3)), verbose=0)
+        def evaluate(self, *args, **kwargs):
+            validations.append(keras_compat.is_validation_of_fit(kwargs))
+            return super().evaluate(*args, **kwargs)
+
+    model = compiled(sequential(Reads))
+    assert not keras_compat.losses_in_scope(model)
+    model.fit(*DATA, validation_data=DATA, verbose=0)
+    model.evaluate(*DATA, verbose=0)
+    assert validations == [True, False]
     if BACKEND == "jax":
-        assert any(len(losses) == 1 for losses in seen)
+        assert 1 in losses
 
 
 def test_what_an_optimizer_remembers():
     schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.5)
-    optimizer = keras.optimizers.SGD(schedule, gradient_accumulation_steps=2)
+    optimizer = keras.optimizers.SGD(
+        schedule, use_ema=True, gradient_accumulation_steps=2
+    )
     assert keras_compat.trained_variables(optimizer) == []
-    model = sequential()
-    model.compile(optimizer, loss="mse")
-    model.fit(np.zeros((6, 4)), np.zeros((6, 3)), batch_size=2, verbose=0)
+    model = compiled(sequential(), optimizer)
+    model.fit(*DATA, batch_size=2, verbose=0)
     assert [id(v) for v in keras_compat.trained_variables(optimizer)] == [
         id(v) for v in model.trainable_variables
     ]
     assert int(keras_compat.batches_seen(optimizer)) == 3
     assert int(optimizer.iterations) == 1
+    attributes = vars(optimizer)
+    for name in (keras_compat.AVERAGES, keras_compat.ACCUMULATED_GRADIENTS):
+        assert len(attributes[name]) == 2
+    assert set(keras_compat.ALL_VARIABLES) <= set(attributes)
+    assert attributes[keras_compat.RATE] is schedule
     assert keras_compat.initial_rate(optimizer) is schedule
-
-
-def test_validation_of_fit_is_told_from_other_evaluations():
-    seen = []
-
-    class Reads(keras.Sequential):
-        def evaluate(self, *args, **kwargs):
-            seen.append(keras_compat.is_validation_of_fit(kwargs))
-            return super().evaluate(*args, **kwargs)
-
-    model = Reads(sequential().layers)
-    model.compile("sgd", loss="mse")
-    data = np.zeros((2, 4)), np.zeros((2, 3))
-    model.fit(*data, validation_data=data, verbose=0)
-    model.evaluate(*data, verbose=0)
-    assert seen == [True, False]
-
-
-def test_saved_optimizers_name_public_classes():
-    model = sequential()
-    model.compile(keras.optimizers.Adam(), loss="mse")
-    config = model.get_compile_config()["optimizer"]
-    assert keras_compat.of_any_backend(config)["module"] == "keras.optimizers"
-
-
-def test_attributes_of_optimizers_that_hold_variables():
-    optimizer = keras.optimizers.SGD(
-        0.1, use_ema=True, gradient_accumulation_steps=2
-    )
-    optimizer.build(sequential().trainable_variables)
-    names = (keras_compat.AVERAGES, keras_compat.ACCUMULATED_GRADIENTS)
-    for name in (*names, "_trainable_variables"):
-        assert len(vars(optimizer)[name]) == 2
-    rate = vars(optimizer)[keras_compat.RATE]
-    assert rate is keras_compat.initial_rate(optimizer)
-    assert set(keras_compat.ALL_VARIABLES) <= set(vars(optimizer))
+    constant = keras.optimizers.SGD(0.1)
+    rate = vars(constant)[keras_compat.RATE]
+    assert rate is keras_compat.initial_rate(constant)
 
 
 def test_counters_of_callbacks(tmp_path):
@@ -148,8 +117,7 @@ def test_counters_of_callbacks(tmp_path):
 
 @pytest.mark.skipif(BACKEND != "jax", reason="State of a JAX step")
 def test_state_of_a_jax_step_is_put_into_the_variables():
-    model = sequential()
-    model.compile("sgd", loss="mse")
+    model = compiled(sequential())
     values = [np.full(v.shape, 2.0) for v in model.trainable_variables]
     keras_compat.set_jax_state(model, {"trainable_variables": values})
     model.jax_state_sync()

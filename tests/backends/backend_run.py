@@ -20,23 +20,17 @@ numpy = keras.ops.convert_to_numpy
 
 def network():
     """Convolutions, batch norm and a head, with weights from NumPy."""
+    layers, l2 = keras.layers, keras.regularizers.L2
     model = keras.Sequential(
         [
             keras.Input(SHAPE),
-            keras.layers.Conv2D(
-                6,
-                3,
-                padding="same",
-                activity_regularizer=keras.regularizers.L2(1e-3),
-            ),
-            keras.layers.BatchNormalization(momentum=0.8),
-            keras.layers.ReLU(),
-            keras.layers.Conv2D(
-                8, 3, strides=2, kernel_regularizer=keras.regularizers.L2(1e-2)
-            ),
-            keras.layers.ReLU(),
-            keras.layers.GlobalAveragePooling2D(),
-            keras.layers.Dense(CLASSES),
+            layers.Conv2D(6, 3, padding="same", activity_regularizer=l2(1e-3)),
+            layers.BatchNormalization(momentum=0.8),
+            layers.ReLU(),
+            layers.Conv2D(8, 3, strides=2, kernel_regularizer=l2(1e-2)),
+            layers.ReLU(),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(CLASSES),
         ]
     )
     rng = np.random.default_rng(1)
@@ -88,19 +82,19 @@ def autoattack(classifier, x):
     return results
 
 
-def one_more_epoch(model):
-    x, y = data(37, seed=2)
-    run = model.fit(
-        x,
-        y,
+def fit(model, *callbacks, **arguments):
+    return model.fit(
+        *data(37, seed=2),
         batch_size=10,
-        initial_epoch=5,
-        epochs=6,
         shuffle=False,
-        callbacks=[kw.EMATeacher(0.8)],
+        callbacks=[kw.EMATeacher(0.8), *callbacks],
         verbose=0,
-    )
-    return run.history["loss"]
+        **arguments,
+    ).history
+
+
+def one_more_epoch(model):
+    return fit(model, initial_epoch=5, epochs=6)["loss"]
 
 
 def trained_here(path):
@@ -118,27 +112,14 @@ def trained_here(path):
     def pgd(steps):
         return kw.attacks.PGD("l2", 0.6, steps=steps, random_start=False)
 
-    model = kw.WakeModel(
-        classifier,
-        attack=pgd(2),
-        eval_attack=pgd(3),
-        schedule=kw.schedules.DistillationRamp(1, 4),
-    )
+    ramp = kw.schedules.DistillationRamp(1, 4)
+    model = kw.WakeModel(classifier, pgd(2), eval_attack=pgd(3), schedule=ramp)
     model.compile(keras.optimizers.SGD(0.02, momentum=0.9))
     attribution = kw.CrossClassAttribution()
     monitor = kw.CatastrophicOverfitMonitor(
         single_step=kw.attacks.FGSM("l2", 0.6), multi_step=pgd(3)
     )
-    history = model.fit(
-        x,
-        y,
-        batch_size=10,
-        epochs=5,
-        shuffle=False,
-        validation_data=test,
-        callbacks=[kw.EMATeacher(0.8), attribution, monitor],
-        verbose=0,
-    ).history
+    history = fit(model, attribution, monitor, epochs=5, validation_data=test)
     results.update({f"log_{key}": values for key, values in history.items()})
     for name in ("classifier", "teacher"):
         for number, weight in enumerate(getattr(model, name).get_weights()):

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import small
 
 import keras_wake as kw
 
@@ -10,6 +11,7 @@ pytest.importorskip("torch", reason="the reference is in PyTorch")
 
 import reference_step as reference
 import torch
+from reference_step import kl
 
 pytestmark = pytest.mark.usefixtures("eagerly")
 
@@ -17,11 +19,6 @@ ATTACK = ("linf", 0.06, 0.02, 3)
 RATE = 0.5
 # One step in float32 against float64. Seen: below 4e-7.
 TOLERANCE = 5e-6
-
-
-def kl(p_logits, q_logits):
-    p, q = p_logits.log_softmax(1), q_logits.log_softmax(1)
-    return (p.exp() * (p - q)).sum(1)
 
 
 def at(y, logits, smoothing=0.0):
@@ -132,34 +129,34 @@ def step_by_hand(
     return result
 
 
+def fit(model, *callbacks, **arguments):
+    return model.fit(
+        *reference.small_data(8),
+        batch_size=8,
+        verbose=0,
+        callbacks=list(callbacks),
+        **arguments,
+    ).history
+
+
 def one_step(objective, batch_norm, callbacks=(), network=None):
     network = network or reference.small_network(batch_norm)
     # No two classes are tied where all features are 0.
     network.layers[-1].bias.assign([0.1, -0.2, 0.3])
     first = network.get_weights()
-    norm, epsilon, step_size, steps = ATTACK
-    attack = kw.attacks.PGD(
-        norm,
-        epsilon,
-        step_size,
-        steps,
-        random_start=False,
-        loss="cross_entropy",
+    attack = kw.attacks.PGD(*ATTACK, random_start=False, loss="cross_entropy")
+    model = small.wake(
+        network, attack, keras.optimizers.SGD(RATE), objective=objective
     )
-    model = kw.WakeModel(network, attack, objective)
-    model.compile(keras.optimizers.SGD(RATE))
     x, y = reference.small_data(8)
-    sample_weight = np.linspace(0.2, 2.0, 8)
-    log = model.fit(
-        x,
-        y,
-        sample_weight=sample_weight,
-        batch_size=8,
-        verbose=0,
-        callbacks=list(callbacks),
-    )
-    data = x, np.eye(3)[y], sample_weight
-    return model, log.history, first, data
+    weights = np.linspace(0.2, 2.0, 8)
+    log = fit(model, *callbacks, sample_weight=weights)
+    return model, log, first, (x, np.eye(3)[y], weights)
+
+
+def assert_close(weights, expected):
+    for value, other in zip(weights, expected, strict=True):
+        np.testing.assert_allclose(value, other, rtol=0, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])
@@ -176,8 +173,7 @@ def test_objective_equals_the_step_by_hand(name, batch_norm):
     )
     assert np.isfinite(log["loss"][0])
     found = model.classifier.get_weights()
-    for value, other in zip(found, expected, strict=True):
-        np.testing.assert_allclose(value, other, rtol=0, atol=TOLERANCE)
+    assert_close(found, expected)
     assert np.abs(found[0] - first[0]).max() > 100 * TOLERANCE
 
 
@@ -198,53 +194,35 @@ def test_pretrained_teachers_equal_the_step_by_hand(objective):
         model.objective.inputs,
         teachers=[(network.get_weights(), s) for network, s in teachers],
     )
-    for value, other in zip(
-        model.classifier.get_weights(), expected, strict=True
-    ):
-        np.testing.assert_allclose(value, other, rtol=0, atol=TOLERANCE)
+    assert_close(model.classifier.get_weights(), expected)
     # The teachers are as they were, and the student's average idle.
     for (network, _), weights in zip(teachers, before, strict=True):
-        for value, other in zip(network.get_weights(), weights, strict=True):
-            np.testing.assert_array_equal(value, other)
+        small.assert_same(network.get_weights(), weights)
     assert model.robust_classifier is model.classifier
 
 
 def test_weight_of_an_earlier_fit_counts_for_nothing():
     """Without a callback that averages, λ_t is what it would be at first."""
-    model = kw.WakeModel(reference.small_network(), kw.attacks.FGSM())
-    model.compile(keras.optimizers.SGD(0.0))
+    model = small.wake(reference.small_network())
     model.kd_weight.assign(0.5)
     teacher = kw.PretrainedTeacher(reference.small_network(seed=5), 0.4)
-    log = model.fit(
-        *reference.small_data(8), batch_size=8, verbose=0, callbacks=[teacher]
-    ).history
-    assert log["kd_weight"][0] == pytest.approx(0.4)
+    assert fit(model, teacher)["kd_weight"][0] == pytest.approx(0.4)
 
 
 def test_wake_teacher_and_pretrained_one_share_the_loss():
     """With weights 0.4 and 0.6 nothing is left for the objective."""
     teacher = reference.small_network(seed=5)
     network = reference.small_network()
-    attack = kw.attacks.FGSM(epsilon=0.05)
-    model = kw.WakeModel(
-        network,
-        attack,
-        schedule=kw.schedules.DistillationRamp(0, 1, peak=0.4, final=0.4),
+    ramp = kw.schedules.DistillationRamp(0, 1, peak=0.4, final=0.4)
+    model = small.wake(
+        network, optimizer=keras.optimizers.SGD(0.0), schedule=ramp
     )
-    model.compile(keras.optimizers.SGD(0.0))
-    log = model.fit(
-        *reference.small_data(8),
-        batch_size=8,
-        verbose=0,
-        callbacks=[
-            kw.EMATeacher(decay=0.5),
-            kw.PretrainedTeacher(teacher, 0.6),
-        ],
-    ).history
+    pretrained = kw.PretrainedTeacher(teacher, 0.6)
+    log = fit(model, kw.EMATeacher(decay=0.5), pretrained)
     assert log["kd_weight"][0] == pytest.approx(1.0)
     # The average is the student: only the other divergence is left.
     x, y = reference.small_data(8)
-    adversarial = attack(network, x, y)
+    adversarial = model.attack(network, x, y)
     student, target = (
         torch.tensor(keras.ops.convert_to_numpy(n(adversarial))).double()
         for n in (network, teacher)
@@ -268,12 +246,9 @@ def test_attack_takes_the_loss_of_the_objective():
         assert model.eval_attack.loss == "cross_entropy"
     given = kw.attacks.PGD(epsilon=0.05, steps=2, loss="cross_entropy")
     assert kw.WakeModel(network, given, "trades").attack is given
+    fixed = kw.attacks.PGD(epsilon=0.05, random_start=False)
     with pytest.raises(ValueError, match="needs a random start"):
-        kw.WakeModel(
-            network,
-            kw.attacks.PGD(epsilon=0.05, random_start=False),
-            "trades",
-        )
+        kw.WakeModel(network, fixed, "trades")
 
 
 def test_a_model_with_an_objective_in_another_is_saved_and_loaded(tmp_path):
@@ -302,17 +277,6 @@ def test_a_model_with_an_objective_in_another_is_saved_and_loaded(tmp_path):
             "`weight` must be between 0 and 1",
         ),
         (lambda: kw.PretrainedTeacher("robust.keras", 0.5), "`keras.Model`"),
-        (
-            lambda: with_teachers(
-                (reference.small_network(), 0.6),
-                (reference.small_network(), 0.5),
-            ),
-            r"must not exceed 1 together. Received: \[0.6, 0.5\]",
-        ),
-        (
-            lambda: with_teachers((two_classes(), 0.6)),
-            "a teacher of 2 classes for a student of 3",
-        ),
     ],
 )
 def test_refuses_what_cannot_be_meant(make, message):
@@ -320,21 +284,16 @@ def test_refuses_what_cannot_be_meant(make, message):
         make()
 
 
-def with_teachers(*teachers):
-    one_step("at", False, [kw.PretrainedTeacher(*each) for each in teachers])
-
-
-def two_classes():
-    return keras.Sequential(
-        [
-            keras.Input(reference.SHAPE),
-            keras.layers.Flatten(),
-            keras.layers.Dense(2),
-        ]
-    )
-
-
-def test_a_student_is_no_pretrained_teacher_of_itself():
-    network = reference.small_network()
-    with pytest.raises(ValueError, match="a network of its own"):
-        one_step("at", False, [kw.PretrainedTeacher(network, 0.5)], network)
+def test_refuses_pretrained_teachers_that_do_not_fit():
+    student, other = reference.small_network(), reference.small_network()
+    binary = keras.Sequential([*other.layers[:-1], keras.layers.Dense(2)])
+    binary.build((None, *reference.SHAPE))
+    too_much = r"must not exceed 1 together. Received: \[0.6, 0.5\]"
+    for networks, weights, message in (
+        ((other, other), (0.6, 0.5), too_much),
+        ((binary,), (0.6,), "a teacher of 2 classes for a student of 3"),
+        ((student,), (0.5,), "a network of its own"),
+    ):
+        teachers = map(kw.PretrainedTeacher, networks, weights)
+        with pytest.raises(ValueError, match=message):
+            one_step("at", False, teachers, student)

@@ -11,47 +11,30 @@ pytest.importorskip("torch", reason="the reference is in PyTorch")
 import reference_step as reference
 import torch
 
-EPSILON, STEP_SIZE, STEPS = 0.6, 0.2, 4
+# ℓ2, because the sign of a gradient near 0 is another in float32.
+ATTACK = NORM, EPSILON, STEP_SIZE, STEPS = "l2", 0.6, 0.2, 4
 BETA, RATE = 6.0, 0.5
 COUNT = 8
 
 
-def kl(p_logits, q_logits):
-    p, q = p_logits.log_softmax(1), q_logits.log_softmax(1)
-    return (p.exp() * (p - q)).sum(1)
-
-
-def size(values):
-    return values.flatten(1).norm(dim=1)[:, None, None, None]
-
-
-def attack_by_hand(weights, images, noise):
-    """ℓ2 ascent of the divergence from the clean logits."""
-    clean = reference.forward(weights, images)[0].detach()
-    delta = 0.001 * noise
-    delta = delta * (EPSILON / size(delta)).clamp(max=1)
-    delta = (images + delta).clamp(0, 1) - images
-    for _ in range(STEPS):
-        delta.requires_grad_(True)
-        logits = reference.forward(weights, images + delta)[0]
-        (gradient,) = torch.autograd.grad(kl(clean, logits).sum(), delta)
-        delta = delta.detach() + STEP_SIZE * gradient / size(gradient)
-        delta = delta * (EPSILON / size(delta)).clamp(max=1)
-        delta = (images + delta).clamp(0, 1) - images
-    return images + delta
-
-
 def step_by_hand(weights, images, labels, noise):
-    weights, (images, labels, noise) = (
-        reference.tensors(weights),
-        reference.tensors((images, labels, noise)),
+    weights = reference.tensors(weights)
+    images, labels, noise = reference.tensors((images, labels, noise))
+    # The attack raises the divergence from the clean logits.
+    fixed = reference.forward(weights, images)[0].detach()
+    adversarial = reference.ascend(
+        weights,
+        images,
+        lambda logits: reference.kl(fixed, logits),
+        reference.project(0.001 * noise, images, NORM, EPSILON),
+        *ATTACK,
     )
-    adversarial = attack_by_hand(weights, images, noise)
     weights = [w.requires_grad_(True) for w in weights]
     clean, other = (
         reference.forward(weights, x)[0] for x in (images, adversarial)
     )
-    losses = reference.cross_entropy(labels, clean) + BETA * kl(clean, other)
+    losses = reference.cross_entropy(labels, clean)
+    losses = losses + BETA * reference.kl(clean, other)
     loss = losses.mean() + reference.L2 * (weights[0] ** 2).sum()
     gradients = torch.autograd.grad(loss, weights)
     after = [
@@ -73,12 +56,8 @@ def test_equals_the_step_by_hand_from_the_same_start(monkeypatch):
     x, y = reference.small_data(COUNT)
     first = network.get_weights()
     expected, adversarial = step_by_hand(first, x, np.eye(3)[y], noise)
-    # ℓ2, because the sign of a gradient near 0 is another in float32.
-    model = kw.WakeModel(
-        network,
-        kw.attacks.PGD("l2", EPSILON, STEP_SIZE, STEPS),
-        kw.objectives.TRADES(BETA),
-    )
+    attack, objective = kw.attacks.PGD(*ATTACK), kw.objectives.TRADES(BETA)
+    model = kw.WakeModel(network, attack, objective)
     assert model.attack.loss == "kl"
     monkeypatch.setattr(keras.random, "normal", given)
     found = model.attack(network, x, y, seed=0)

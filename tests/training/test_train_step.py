@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import small
 
 import keras_wake as kw
 
@@ -22,25 +23,27 @@ TOLERANCE = 3e-5
 
 
 class Recorder(keras.callbacks.Callback):
-    """Copies student and teacher after every epoch, or every step."""
+    """Copies student and teacher after every step, or every epoch.
 
-    def __init__(self, steps=False):
+    On JAX, to look at them after a step ends what goes from step to step.
+    """
+
+    def __init__(self, every="step"):
         super().__init__()
-        self.steps = steps
-        self.students = []
-        self.teachers = []
-
-    def _record(self):
-        self.students.append(self.model.classifier.get_weights())
-        self.teachers.append(self.model.teacher.get_weights())
+        self.every = every
+        self.students, self.teachers = [], []
 
     def on_train_batch_end(self, batch, logs=None):
-        if self.steps:
-            self._record()
+        if self.every == "step":
+            self.record()
 
     def on_epoch_end(self, epoch, logs=None):
-        if not self.steps:
-            self._record()
+        if self.every == "epoch":
+            self.record()
+
+    def record(self):
+        self.students.append(self.model.classifier.get_weights())
+        self.teachers.append(self.model.teacher.get_weights())
 
 
 def attack_of(arguments):
@@ -48,26 +51,14 @@ def attack_of(arguments):
     return kw.attacks.PGD(norm, epsilon, step_size, steps, random_start=False)
 
 
-def make(network=None, attack=LINF, schedule=RAMP, **kwargs):
-    compiling = {
-        name: kwargs.pop(name)
-        for name in ("steps_per_execution", "run_eagerly")
-        if name in kwargs
-    }
-    accumulate = kwargs.pop("accumulate", None)
-    model = kw.WakeModel(
-        network or reference.small_network(),
-        attack and attack_of(attack),
-        schedule=schedule and kw.schedules.DistillationRamp(*schedule),
-        **kwargs,
+def make(network, attack=LINF, schedule=RAMP, accumulate=None, **arguments):
+    schedule = schedule and kw.schedules.DistillationRamp(*schedule)
+    optimizer = keras.optimizers.SGD(
+        0.2, momentum=0.9, gradient_accumulation_steps=accumulate
     )
-    model.compile(
-        keras.optimizers.SGD(
-            0.2, momentum=0.9, gradient_accumulation_steps=accumulate
-        ),
-        **compiling,
-    )
-    return model
+    arguments = {"eval_attack": None, "schedule": schedule, **arguments}
+    attack = attack and attack_of(attack)
+    return small.wake(network, attack, optimizer, **arguments)
 
 
 def assert_weights_equal(weights, expected, tolerance=TOLERANCE):
@@ -113,11 +104,8 @@ CASES = {
         "weights": "class",
         "model": {"temperature": 4.0},
     },
-    "no_teacher": {"schedule": None, "teacher": None, "weights": "both"},
-    "teacher_without_schedule": {
-        "schedule": None,
-        "teacher": {"decay": 0.6},
-    },
+    "no_teacher": {"schedule": None, "teacher": None, "weights": "sample"},
+    "teacher_without_schedule": {"schedule": None, "teacher": {"decay": 0.6}},
 }
 
 
@@ -131,22 +119,18 @@ def test_equals_the_step_by_hand(name):
     x, y = reference.small_data(10)
     labels = LABELS[case.get("labels", "int")](y)
     sample_weight = np.linspace(0.2, 2.0, 10)
-    class_weight = {0: 0.5, 1: 1.5, 2: 1.0}
-    by_class = np.array([class_weight[label] for label in y])
+    by_class = np.array([0.5, 1.5, 1.0])
     weighting, weights = {
         None: ({}, np.ones(10)),
         "sample": ({"sample_weight": sample_weight}, sample_weight),
-        "class": ({"class_weight": class_weight}, by_class),
-        "both": ({"sample_weight": sample_weight}, sample_weight),
+        "class": ({"class_weight": dict(enumerate(by_class))}, by_class[y]),
     }[case.get("weights")]
 
     network = reference.small_network(case.get("batch_norm", False))
     first_weights = network.get_weights()
     model = make(network, attack, schedule, **options)
-    recorder = Recorder()
-    callbacks = [recorder]
-    if teacher:
-        callbacks.insert(0, kw.callbacks.EMATeacher(**teacher))
+    recorder = Recorder("epoch")
+    averaging = [kw.EMATeacher(**teacher)] if teacher else []
     # Ten images: the last batch has two.
     history = model.fit(
         x,
@@ -155,7 +139,7 @@ def test_equals_the_step_by_hand(name):
         epochs=EPOCHS,
         shuffle=False,
         verbose=0,
-        callbacks=callbacks,
+        callbacks=[*averaging, recorder],
         **weighting,
     ).history
 
@@ -179,16 +163,14 @@ def test_equals_the_step_by_hand(name):
     accuracy = "robust_accuracy" if attack else "accuracy"
     assert set(history) == {"loss", accuracy, "kd_weight"}
     for epoch, report in enumerate(expected):
-        assert history["loss"][epoch] == pytest.approx(
-            report["loss"], abs=TOLERANCE
-        )
-        # A count divided by ten, in float32.
-        assert history[accuracy][epoch] == pytest.approx(
-            report["accuracy"], abs=1e-6
-        )
-        assert history["kd_weight"][epoch] == pytest.approx(
-            report["kd_weight"], abs=1e-6
-        )
+        for key, name, tolerance in (
+            ("loss", "loss", TOLERANCE),
+            # A count divided by ten, in float32.
+            (accuracy, "accuracy", 1e-6),
+            ("kd_weight", "kd_weight", 1e-6),
+        ):
+            expected_log = pytest.approx(report[name], abs=tolerance)
+            assert history[key][epoch] == expected_log
         assert_weights_equal(recorder.students[epoch], report["student"])
         if teacher:
             assert_weights_equal(recorder.teachers[epoch], report["teacher"])
@@ -199,50 +181,36 @@ def test_equals_the_step_by_hand(name):
     assert moved > 100 * TOLERANCE
 
 
-def linear(seed=0, **kwargs):
+def linear():
     """The smallest network, where only the training loop matters."""
-    keras.utils.set_random_seed(seed)
-    return keras.Sequential(
-        [
-            keras.Input(reference.SHAPE),
-            keras.layers.Flatten(),
-            keras.layers.Dense(reference.CLASSES, **kwargs),
-        ]
-    )
+    return small.network(shape=reference.SHAPE)
 
 
-def fit(model, callbacks=(), count=10, batch_size=2, epochs=2, **kwargs):
-    x, y = reference.small_data(count)
+def fit(model, *callbacks, batch_size=2, epochs=2):
     return model.fit(
-        x,
-        y,
+        *reference.small_data(10),
         batch_size=batch_size,
         epochs=epochs,
         shuffle=False,
         verbose=0,
         callbacks=list(callbacks),
-        **kwargs,
-    )
+    ).history
 
 
 @pytest.mark.filterwarnings("ignore:.*before distillation begins")
 def test_counts_a_layers_own_losses_once():
-    network = linear(activity_regularizer=keras.regularizers.L2(0.3))
+    network = linear()
+    network.layers[-1].activity_regularizer = keras.regularizers.L2(0.3)
     attack = attack_of(LINF)
     x, y = reference.small_data(10)
     plain = keras.models.clone_model(network)
     plain.set_weights(network.get_weights())
-    plain.compile(
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    )
-    expected = plain.evaluate(
-        attack(network, x, y), y, batch_size=10, verbose=0
-    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    plain.compile(loss=loss)
+    expected = plain.evaluate(attack(network, x, y), y, verbose=0)
     model = make(network, eval_attack=attack)
     evaluated = model.evaluate(x, y, batch_size=10, verbose=0, return_dict=True)
-    logs = fit(
-        model, [kw.callbacks.EMATeacher()], batch_size=10, epochs=1
-    ).history
+    logs = fit(model, kw.EMATeacher(), batch_size=10, epochs=1)
     # One step, of which Keras and keras-wake sum the same ten numbers.
     assert logs["loss"][0] == pytest.approx(expected, rel=1e-5)
     assert evaluated["loss"] == pytest.approx(expected, rel=1e-5)
@@ -254,19 +222,16 @@ def test_counts_a_layers_own_losses_once():
 def test_several_steps_per_execution_change_nothing():
     results = []
     for steps in (1, 3):
-        model = kw.WakeModel(
-            linear(),
-            kw.attacks.PGD(epsilon=0.1, steps=2),
-            schedule=kw.schedules.DistillationRamp(1, 3),
-        )
-        model.compile(
-            keras.optimizers.SGD(0.2, momentum=0.9), steps_per_execution=steps
-        )
+        attack = kw.attacks.PGD(epsilon=0.1, steps=2)
+        ramp = kw.schedules.DistillationRamp(1, 3)
+        model = kw.WakeModel(linear(), attack, schedule=ramp)
+        optimizer = keras.optimizers.SGD(0.2, momentum=0.9)
+        model.compile(optimizer, steps_per_execution=steps)
         # Five steps an epoch: the second call of three has only two left.
-        log = fit(model, [kw.callbacks.EMATeacher(decay=0.7)], epochs=3)
+        log = fit(model, kw.EMATeacher(decay=0.7), epochs=3)
         assert int(model.train_steps) == 15
         assert int(model.teacher_updates) == 10
-        results.append((log.history, model))
+        results.append((log, model))
     (log, one), (other_log, several) = results
     # The same operations in another graph; fused differently, if at all.
     assert_weights_equal(one.get_weights(), several.get_weights(), 1e-6)
@@ -275,14 +240,10 @@ def test_several_steps_per_execution_change_nothing():
 
 
 def test_gradient_accumulation_moves_the_teacher_with_the_weights():
-    recorder = Recorder(steps=True)
+    recorder = Recorder()
     accumulated = make(linear(), accumulate=2, schedule=None)
     first = accumulated.classifier.get_weights()
-    fit(
-        accumulated,
-        [kw.callbacks.EMATeacher(decay=0.7), recorder],
-        batch_size=5,
-    )
+    fit(accumulated, kw.EMATeacher(decay=0.7), recorder, batch_size=5)
     assert int(accumulated.teacher_updates) == 2
     assert int(accumulated.train_steps) == 4
     for step, before in ((0, first), (2, recorder.students[1])):
@@ -292,13 +253,10 @@ def test_gradient_accumulation_moves_the_teacher_with_the_weights():
     assert_weights_equal(recorder.teachers[2], recorder.teachers[1], 0)
     # Two halves of a batch are one batch: the same as without accumulation.
     whole = make(linear(), schedule=None)
-    fit(whole, [kw.callbacks.EMATeacher(decay=0.7)], batch_size=10)
-    assert_weights_equal(
-        accumulated.classifier.get_weights(), whole.classifier.get_weights()
-    )
-    assert_weights_equal(
-        accumulated.teacher.get_weights(), whole.teacher.get_weights()
-    )
+    fit(whole, kw.EMATeacher(decay=0.7), batch_size=10)
+    for name in ("classifier", "teacher"):
+        one, other = (getattr(each, name) for each in (accumulated, whole))
+        assert_weights_equal(one.get_weights(), other.get_weights())
     assert np.abs(whole.teacher.get_weights()[0] - first[0]).max() > 1e-3
 
 
@@ -306,27 +264,22 @@ def test_gradient_accumulation_moves_the_teacher_with_the_weights():
 def test_average_equals_its_closed_form(warmup):
     model = make(linear(), schedule=None)
     students = [model.classifier.get_weights()]
-    recorder = Recorder(steps=True)
+    recorder = Recorder()
     teacher = kw.callbacks.EMATeacher(decay=0.6, warmup=warmup)
     # Two fits: n goes on in the second.
-    fit(model, [teacher, recorder])
-    fit(model, [teacher, recorder], epochs=1)
+    fit(model, teacher, recorder)
+    fit(model, teacher, recorder, epochs=1)
     students += recorder.students
     updates = len(students) - 1
     assert updates == 15 == int(model.teacher_updates)
-    decays = [
-        min(0.6, (1 + n) / (10 + n)) if warmup else 0.6 for n in range(updates)
-    ]
+    n = np.arange(updates)
+    decays = np.minimum(0.6, (1 + n) / (10 + n)) if warmup else 0.6 + 0 * n
     # The n-th student enters with 1 − α_n, times every later α.
-    shares = [np.prod(decays)] + [
-        (1 - decays[n]) * np.prod(decays[n + 1 :]) for n in range(updates)
-    ]
+    later = [np.prod(decays[n:]) for n in range(updates + 1)]
+    shares = np.array([later[0], *((1 - decays) * later[1:])])
     assert sum(shares) == pytest.approx(1)
     expected = [
-        sum(
-            share * weight.astype("float64")
-            for share, weight in zip(shares, weights, strict=True)
-        )
+        np.tensordot(shares, np.stack(weights).astype("float64"), 1)
         for weights in zip(*students, strict=True)
     ]
     # Fifteen roundings of numbers below 2 in float32.
@@ -335,7 +288,7 @@ def test_average_equals_its_closed_form(warmup):
 
 def test_a_student_without_numbers_does_not_reach_a_frozen_teacher():
     model = make(linear(), schedule=(1, 3))
-    fit(model, [kw.callbacks.EMATeacher(decay=0.7)], epochs=3)
+    fit(model, kw.EMATeacher(decay=0.7), epochs=3)
     frozen = model.teacher.get_weights()
     model.classifier.set_weights([np.full_like(w, np.nan) for w in frozen])
     # `fit` would go back to the last good weights.
@@ -347,11 +300,10 @@ def test_a_student_without_numbers_does_not_reach_a_frozen_teacher():
 
 def test_random_starts_follow_the_seed_and_the_step():
     results = []
+    attack = kw.attacks.PGD(epsilon=0.3, steps=1)
     for seed in (3, 3, 4):
-        model = kw.WakeModel(
-            linear(), kw.attacks.PGD(epsilon=0.3, steps=1), seed=seed
-        )
-        model.compile(keras.optimizers.SGD(0.5))
+        optimizer = keras.optimizers.SGD(0.5)
+        model = small.wake(linear(), attack, optimizer, seed=seed)
         fit(model, epochs=1)
         results.append(model.classifier.get_weights()[0])
     first, same, other = results

@@ -5,59 +5,37 @@ import errno
 import os
 
 import keras
-import numpy as np
 import pytest
+import small
 
 import keras_wake as kw
 from keras_wake.checkpoint import archive
 
-SHAPE = (4, 4, 1)
+FULL = OSError(errno.ENOSPC, "No space left on device")
 
 
-def fit(*callbacks, epochs=4):
-    keras.utils.set_random_seed(0)
-    rng = np.random.default_rng(0)
-    x = rng.random((12, *SHAPE)).astype("float32")
-    y = np.arange(12, dtype="int32") % 3
-    classifier = keras.Sequential(
-        [
-            keras.Input(SHAPE),
-            keras.layers.Flatten(),
-            keras.layers.Dense(3),
-        ]
-    )
-    attack = kw.attacks.FGSM(epsilon=0.05)
-    model = kw.WakeModel(classifier, attack, eval_attack=attack)
-    model.compile(keras.optimizers.SGD(0.1))
-    model.fit(
-        x, y, epochs=epochs, batch_size=6, verbose=0, callbacks=list(callbacks)
-    )
+def fit(*callbacks):
+    model = small.wake()
+    small.fit(model, *callbacks, epochs=4, batch_size=6)
     return model
-
-
-def failing_in(epoch, method):
-    """The method of a callback, which finds the disk full in one epoch."""
-
-    def fails(callback, number, logs=None):
-        if number == epoch:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return method(callback, number, logs)
-
-    return fails
 
 
 def test_full_disk_costs_a_row_of_the_log_and_nothing_else(
     tmp_path, monkeypatch
 ):
     logger = keras.callbacks.CSVLogger
-    fails = failing_in(1, logger.on_epoch_end)
-    monkeypatch.setattr(logger, "on_epoch_end", fails)
+    method = logger.on_epoch_end
+
+    def full_in_epoch_1(callback, epoch, logs=None):
+        if epoch == 1:
+            raise FULL
+        return method(callback, epoch, logs)
+
+    monkeypatch.setattr(logger, "on_epoch_end", full_in_epoch_1)
     log = tmp_path / "log.csv"
+    backup = kw.BackupAndRestore(tmp_path / "backup", delete_checkpoint=False)
     with pytest.warns(UserWarning, match="`CSVLogger` could not write.*space"):
-        model = fit(
-            logger(log),
-            kw.BackupAndRestore(tmp_path / "backup", delete_checkpoint=False),
-        )
+        model = fit(logger(log), backup)
     assert int(keras.ops.convert_to_numpy(model.train_steps)) == 8
     with open(log) as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "2", "3"]
@@ -73,7 +51,7 @@ def test_checkpoint_that_failed_is_written_the_next_time(tmp_path, monkeypatch):
     def full_once(model, path, *args, **kwargs):
         saved.append(os.path.basename(path))
         if len(saved) == 2:
-            raise OSError(errno.ENOSPC, "No space left on device")
+            raise FULL
         return save(model, path, *args, **kwargs)
 
     monkeypatch.setattr(keras.Model, "save", full_once)
