@@ -101,7 +101,9 @@ def test_trains_with_wake_on_augmented_images(tmp_path):
     assert history["kd_weight"] == [0.0, 0.5]
     assert np.isfinite(history["loss"]).all()
     assert attribution.correlation.shape == (CLASSES, CLASSES)
-    assert history["val_cas"][-1] == pytest.approx(attribution.cas)
+    # A sum of six cosines in float32, which may be near 0.
+    cas = pytest.approx(attribution.cas, rel=1e-6, abs=1e-6)
+    assert history["val_cas"][-1] == cas
     for network in (model.classifier, model.teacher):
         pairs = zip(network.get_weights(), start, strict=True)
         changes = [np.abs(new - old).max() for new, old in pairs]
