@@ -6,6 +6,7 @@ be set before JAX starts: `device_run.py RESULTS.json CASE`.
 
 import json
 import os
+import pathlib
 import sys
 
 os.environ["KERAS_BACKEND"] = "jax"
@@ -14,26 +15,22 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
 import keras
 from training_case import train
 
+MONITORED = {"weights": True, "monitor": True, "evaluate": True}
 # name: (images, batch size, options). JAX divides a batch evenly or not at
 # all: the last batches have 6 and 2 images.
 CASES = {
     "partial_last_batch": (36, 10, {"weights": True}),
-    "monitored": (36, 10, {"weights": True, "monitor": True}),
+    "monitored": (36, 10, MONITORED),
     "batch_norm": (38, 12, {"batch_norm": True, "evaluate": True}),
 }
 
-
-def main(path, name):
-    results = {}
-    for devices in (1, 2):
-        distribution = keras.distribution.DataParallel(
-            devices=keras.distribution.list_devices()[:devices]
-        )
-        keras.distribution.set_distribution(distribution)
-        results[devices] = train(None, *CASES[name])
-    with open(path, "w") as file:
-        json.dump(results, file)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+path, case = sys.argv[1:]
+count, batch_size, options = CASES[case]
+results = {}
+for devices in (1, 2):
+    used = keras.distribution.list_devices()[:devices]
+    keras.distribution.set_distribution(
+        keras.distribution.DataParallel(devices=used)
+    )
+    results[devices] = train(None, count, batch_size, **options)
+pathlib.Path(path).write_text(json.dumps(results))

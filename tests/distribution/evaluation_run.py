@@ -1,14 +1,15 @@
 """Evaluates the same classifier on one and on two devices.
 
 Run by `test_evaluation.py` as a process of its own, because devices must be
-set up before the backend starts: `evaluation_run.py BACKEND RESULTS.json`.
+set up before the backend starts: `evaluation_run.py RESULTS.json BACKEND`.
 """
 
 import json
 import os
+import pathlib
 import sys
 
-BACKEND = sys.argv[1]
+PATH, BACKEND = sys.argv[1:]
 os.environ["KERAS_BACKEND"] = BACKEND
 if BACKEND == "jax":
     os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
@@ -38,35 +39,32 @@ ATTACKS = [
     kw.attacks.PGD(epsilon=0.05, steps=2),
     kw.attacks.APGD(epsilon=0.05, steps=5),
 ]
-# 37 samples in batches of 8 end in one of 5, which two devices share
-# unevenly unless it is padded.
-COUNT, BATCH_SIZE = 37, 8
 
 
 def scope(devices):
     """Where a classifier for so many devices is made."""
     if BACKEND == "jax":
+        used = keras.distribution.list_devices()[:devices]
         keras.distribution.set_distribution(
-            keras.distribution.DataParallel(
-                devices=keras.distribution.list_devices()[:devices]
-            )
+            keras.distribution.DataParallel(devices=used)
         )
-        return contextlib.nullcontext()
-    if devices == 1:
-        return contextlib.nullcontext()
-    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope()
+    elif devices == 2:
+        return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope()
+    return contextlib.nullcontext()
 
 
 def evaluate(devices):
     with scope(devices):
         network = classifier(batch_norm=True, synchronized=False)
-    x, _ = data(COUNT, one_hot=False)
+    # 37 samples in batches of 8 end in one of 5, which two devices share
+    # unevenly unless it is padded.
+    x, _ = data(37, one_hot=False)
     y = keras.ops.convert_to_numpy(network(x)).argmax(axis=1)
     report = kw.evaluation.autoattack(
         network,
         (x, y),
         attacks=ATTACKS,
-        batch_size=BATCH_SIZE,
+        batch_size=8,
         verbose=0,
         return_images=True,
     )
@@ -80,11 +78,5 @@ def evaluate(devices):
     }
 
 
-def main(path):
-    results = {str(devices): evaluate(devices) for devices in (1, 2)}
-    with open(path, "w") as file:
-        json.dump(results, file)
-
-
-if __name__ == "__main__":
-    main(sys.argv[2])
+results = {devices: evaluate(devices) for devices in (1, 2)}
+pathlib.Path(PATH).write_text(json.dumps(results))

@@ -1,10 +1,13 @@
-"""Starting the scripts of this folder, and waiting for them."""
+"""Starting the scripts of this folder, and comparing what they found."""
 
+import json
 import os
 import pathlib
 import socket
 import subprocess
 import sys
+
+import numpy as np
 
 import keras_wake
 
@@ -38,6 +41,19 @@ def finish(*processes, timeout=600):
     return [(p.returncode, o) for p, o in zip(processes, outputs, strict=True)]
 
 
+def succeed(*processes):
+    """Waits for processes that must end without an error."""
+    for status, output in finish(*processes):
+        assert status == 0, output[-3000:]
+
+
+def results_of(script, tmp_path_factory, *arguments):
+    """What a script has written that took a path and other arguments."""
+    path = tmp_path_factory.mktemp("results") / "results.json"
+    succeed(start(script, path, *arguments))
+    return json.loads(path.read_text())
+
+
 def free_addresses(count):
     """So many addresses of this host on which nothing listens."""
     sockets = [socket.socket() for _ in range(count)]
@@ -47,3 +63,17 @@ def free_addresses(count):
     for each in sockets:
         each.close()
     return addresses
+
+
+def assert_same(one, two, tolerance):
+    """Two results of `training_case.train` agree in all but their checks."""
+    for key in ("history", "evaluated"):
+        assert set(one[key]) == set(two[key])
+        for name, values in one[key].items():
+            np.testing.assert_allclose(
+                values, two[key][name], rtol=0, atol=tolerance, err_msg=name
+            )
+    for key in ("student", "teacher", "correlation"):
+        for a, b in zip(one[key], two[key], strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=tolerance)
+    assert (one["steps"], one["updates"]) == (two["steps"], two["updates"])

@@ -5,6 +5,7 @@ must be set up before TensorFlow starts: `replica_run.py RESULTS.json CASE...`.
 """
 
 import json
+import pathlib
 import sys
 
 import tensorflow as tf
@@ -15,47 +16,47 @@ tf.config.set_logical_device_configuration(
 )
 
 from training_case import train  # noqa: E402
+from training_case import train_with_awp  # noqa: E402
 
-# name: (numbers of replicas, images, batch size, options)
+ALONE = tf.distribute.MirroredStrategy(["CPU:0"])
+
+
+def awp(strategy, reassigns):
+    """Where one replica is that of a strategy as well."""
+    return train_with_awp(strategy or ALONE, reassigns)
+
+
+NORM = {"batch_norm": True, "synchronized": True}
+ALL = {"weights": True, "monitor": True, "evaluate": True}
+WORKERS = {"weights": True, "evaluate": True, **NORM}
+# name: (numbers of replicas, what is called, arguments, options). Where it is
+# `train`, the arguments are the number of images and the size of a batch.
 CASES = {
-    "uneven_last_batch": ((1, 2), 39, 10, {"weights": True}),
-    "single_image_last": (
-        (1, 2),
-        37,
-        12,
-        {"weights": True, "monitor": True, "evaluate": True},
-    ),
-    "workers": (
-        (2,),
-        39,
-        10,
-        {"weights": True, "batch_norm": True, "synchronized": True},
-    ),
+    "uneven_last_batch": ((1, 2), train, (39, 10), {"weights": True}),
+    "single_image_last": ((1, 2), train, (37, 12), ALL),
+    "workers": ((2,), train, (39, 10), WORKERS),
     # 20, 20, 20 and 9 images for training, 20 and 1 for validation.
-    "pipeline": ((1, 2), 69, 20, {"pipeline": True}),
-    "float16": ((2,), 20, 10, {"policy": "mixed_float16"}),
-    "batch_norm": ((1, 2), 37, 12, {"batch_norm": True, "synchronized": True}),
-    "batch_norm_alone": ((2,), 25, 12, {"batch_norm": True}),
-    "nan": ((2,), 24, 12, {"nan": True}),
+    "pipeline": ((1, 2), train, (69, 20), {"pipeline": True}),
+    "float16": ((2,), train, (20, 10), {"policy": "mixed_float16"}),
+    "batch_norm": ((1, 2), train, (37, 12), NORM),
+    "batch_norm_alone": ((2,), train, (25, 12), {"batch_norm": True}),
+    "nan": ((2,), train, (24, 12), {"nan": True}),
+    "awp": ((1, 2), awp, (), {"reassigns": False}),
+    "awp_reassigning": ((1, 2), awp, (), {"reassigns": True}),
 }
 
-
-def main(path, *names):
-    results = {}
-    # One for all cases: strategies of one process share the numbers of their
-    # collective operations, and a second one would meet those of the first.
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    for name in names:
-        numbers, *arguments = CASES[name]
-        for replicas in numbers:
-            try:
-                result = train(strategy if replicas == 2 else None, *arguments)
-            except Exception as error:
-                result = {"error": f"{type(error).__name__}: {error}"}
-            results[f"{name}_{replicas}"] = result
-    with open(path, "w") as file:
-        json.dump(results, file)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+path, *names = sys.argv[1:]
+results = {}
+# One for all cases: strategies of one process share the numbers of their
+# collective operations, and a second one would meet those of the first.
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+for name in names:
+    numbers, function, arguments, options = CASES[name]
+    for replicas in numbers:
+        try:
+            used = strategy if replicas == 2 else None
+            result = function(used, *arguments, **options)
+        except Exception as error:
+            result = {"error": f"{type(error).__name__}: {error}"}
+        results[f"{name}_{replicas}"] = result
+pathlib.Path(path).write_text(json.dumps(results))

@@ -9,21 +9,20 @@ import keras
 import numpy as np
 
 import keras_wake as kw
+from keras_wake import backend
 
 
 def classifier(batch_norm, synchronized, shape=(4, 4, 1), classes=3):
     keras.utils.set_random_seed(1)
     layers = [keras.Input(shape), keras.layers.Conv2D(6, 3)]
     if batch_norm:
-        layers.append(
-            keras.layers.BatchNormalization(synchronized=synchronized)
-        )
+        norm = keras.layers.BatchNormalization(synchronized=synchronized)
+        layers.append(norm)
+    l2 = keras.regularizers.L2(1e-2)
     layers += [
         keras.layers.ELU(),
         keras.layers.Flatten(),
-        keras.layers.Dense(
-            classes, kernel_regularizer=keras.regularizers.L2(1e-2)
-        ),
+        keras.layers.Dense(classes, kernel_regularizer=l2),
     ]
     return keras.Sequential(layers)
 
@@ -56,36 +55,40 @@ class DieAt(keras.callbacks.Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def train(strategy, count, batch_size, options):
-    keras.config.set_dtype_policy(options.get("policy", "float32"))
-    digits = {}
-    if options.get("pipeline"):
-        digits = {"shape": (8, 8, 1), "classes": 10}
+def train(
+    strategy,
+    count,
+    batch_size,
+    policy="float32",
+    pipeline=False,
+    batch_norm=False,
+    synchronized=False,
+    weights=False,
+    nan=False,
+    folder=None,
+    die_at=None,
+    monitor=False,
+    evaluate=False,
+):
+    keras.config.set_dtype_policy(policy)
+    digits = {"shape": (8, 8, 1), "classes": 10} if pipeline else {}
     with strategy.scope() if strategy else contextlib.nullcontext():
-        student = classifier(
-            options.get("batch_norm", False),
-            options.get("synchronized", False),
-            **digits,
-        )
+        student = classifier(batch_norm, synchronized, **digits)
         pgd = kw.attacks.PGD(epsilon=0.03, steps=2, random_start=False)
-        model = kw.WakeModel(
-            student,
-            pgd,
-            eval_attack=pgd,
-            schedule=kw.schedules.DistillationRamp(1, 3, final=0.9),
-        )
+        ramp = kw.schedules.DistillationRamp(1, 3, final=0.9)
+        model = kw.WakeModel(student, pgd, eval_attack=pgd, schedule=ramp)
         model.compile(
             keras.optimizers.SGD(0.03, momentum=0.9),
-            metrics=None if digits else ["accuracy"],
+            metrics=None if pipeline else ["accuracy"],
         )
-    weighted = options.get("weights", False)
-    x, y = data(count, weighted)
-    weights = np.linspace(0.2, 2, count) if weighted else None
-    if options.get("nan"):
+    x, y = data(count, weights)
+    if nan:
         # The last image: in the share of the second replica.
         x[-1] = np.nan
-    validation = x, y
-    if digits:
+    data_options = {"validation_data": (x, y), "batch_size": batch_size}
+    if weights:
+        data_options["sample_weight"] = np.linspace(0.2, 2, count)
+    if pipeline:
         splits = kw.datasets.load(
             "digits",
             batch_size=batch_size,
@@ -94,12 +97,12 @@ def train(strategy, count, batch_size, options):
             test_limit=10,
             augment="flip",
         )
-        x, y, batch_size = splits.train, None, None
-        validation = splits.validation
+        x, y = splits.train, None
+        data_options = {"validation_data": splits.validation}
     attribution = kw.callbacks.CrossClassAttribution()
     callbacks = [kw.callbacks.EMATeacher(decay=0.5), attribution]
-    if "folder" in options:
-        folder = pathlib.Path(options["folder"])
+    if folder is not None:
+        folder = pathlib.Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         callbacks += [
             kw.BackupAndRestore(folder / "backup", delete_checkpoint=False),
@@ -110,41 +113,56 @@ def train(strategy, count, batch_size, options):
             ),
             keras.callbacks.CSVLogger(folder / "log.csv", append=True),
         ]
-    if "die_at" in options:
-        callbacks.append(DieAt(options["die_at"]))
-    monitor = None
-    if options.get("monitor"):
+    if die_at is not None:
+        callbacks.append(DieAt(die_at))
+    watch = None
+    if monitor:
         # Where processes share a batch, each must see the same.
         same = data(16, False)
-        monitor = kw.callbacks.CatastrophicOverfitMonitor(
+        watch = kw.callbacks.CatastrophicOverfitMonitor(
             data=same, action="rollback"
         )
-        callbacks += [monitor, kw.CrossClassAttribution(data=same)]
-    log = model.fit(
-        x,
-        y,
-        sample_weight=weights,
-        batch_size=batch_size,
-        shuffle=False,
-        epochs=4,
-        validation_data=validation,
-        verbose=0,
-        callbacks=callbacks,
-    )
-    result = {
+        callbacks += [watch, kw.CrossClassAttribution(data=same)]
+    fit_options = {"shuffle": False, "epochs": 4, "verbose": 0}
+    log = model.fit(x, y, callbacks=callbacks, **data_options, **fit_options)
+    evaluated = {}
+    if evaluate:
+        evaluated = model.evaluate(
+            *data(count, weights),
+            batch_size=batch_size,
+            verbose=0,
+            return_dict=True,
+        )
+    return {
         "history": log.history,
         "student": numpy_of(student.weights),
         "teacher": numpy_of(model.teacher.weights),
         "steps": int(numpy_of([model.train_steps])[0]),
         "updates": int(numpy_of([model.teacher_updates])[0]),
         "correlation": attribution.correlation.tolist(),
-        "checks": monitor.history if monitor else [],
+        "checks": watch.history if watch else [],
+        "evaluated": evaluated,
     }
-    if options.get("evaluate"):
-        result["evaluated"] = model.evaluate(
-            *data(count, weighted),
-            batch_size=batch_size,
-            verbose=0,
-            return_dict=True,
+
+
+def train_with_awp(strategy, reassigns):
+    """With a layer that assigns to its own kernel, where it `reassigns`."""
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    x, y = rng.random((32, 4, 4, 1), np.float32), np.arange(32) % 4
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        hidden = keras.layers.Dense(8, activation="tanh")
+        if reassigns:
+            hidden = keras.layers.SpectralNormalization(hidden)
+        layers = [keras.layers.Flatten(), hidden, keras.layers.Dense(4)]
+        network = keras.Sequential([keras.Input((4, 4, 1)), *layers])
+        model = kw.WakeModel(
+            network,
+            kw.attacks.PGD(epsilon=0.1, steps=2, random_start=False),
+            objective=kw.objectives.AWP("at", gamma=0.1),
         )
-    return result
+        model.compile(keras.optimizers.SGD(0.1, momentum=0.9))
+    log = model.fit(x, y, batch_size=8, epochs=2, shuffle=False, verbose=0)
+    replicas = map(backend.replicas_of, network.variables)
+    weights = [numpy_of(values) for values in replicas]
+    return {"loss": log.history["loss"], "weights": weights}

@@ -6,6 +6,7 @@ other cases instead.
 """
 
 import json
+import pathlib
 import sys
 from unittest import mock
 
@@ -18,34 +19,28 @@ from training_case import train  # noqa: E402
 
 from keras_wake.checkpoint import archive  # noqa: E402
 
+NORM = {"batch_norm": True, "synchronized": True}
+
 
 def undisturbed(folder, die_at=None):
-    options = {"weights": True, "batch_norm": True, "synchronized": True}
-    options |= {"folder": folder, "evaluate": True}
+    options = {"weights": True, "evaluate": True, "folder": folder, **NORM}
     if die_at is not None:
         options["die_at"] = int(die_at)
     write = mock.Mock(wraps=archive.write)
     with mock.patch.object(archive, "write", write):
-        results = train(strategy, 39, 10, options)
+        results = train(strategy, 39, 10, **options)
     return {**results, "backups": write.call_count}
 
 
 def more():
     return {
-        "pipeline": train(strategy, 69, 20, {"pipeline": True}),
+        "pipeline": train(strategy, 69, 20, pipeline=True),
         # Each worker's batch norm has moving averages of its own.
-        "own_norm": train(
-            strategy, 39, 10, {"batch_norm": True, "monitor": True}
-        ),
+        "own_norm": train(strategy, 39, 10, batch_norm=True, monitor=True),
     }
 
 
-def main(path, folder, option=None):
-    results = more() if option == "more" else undisturbed(folder, option)
-    results["is_chief"] = strategy.extended.should_checkpoint
-    with open(path, "w") as file:
-        json.dump(results, file)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+path, folder, *option = sys.argv[1:]
+results = more() if option == ["more"] else undisturbed(folder, *option)
+results["is_chief"] = strategy.extended.should_checkpoint
+pathlib.Path(path).write_text(json.dumps(results))

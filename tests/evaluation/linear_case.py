@@ -4,22 +4,33 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_wake import evaluation
+from keras_wake.attacks import PGD
 from keras_wake.attacks import StagedAttack
 
 SHAPE = (4, 4, 1)
+
+
+def report_of(classifier, samples, *attacks, **options):
+    """`autoattack` with a list of attacks; by default silent and unchecked."""
+    options = {"verbose": 0, "checks": False, **options}
+    return evaluation.autoattack(
+        classifier, samples, attacks=list(attacks), **options
+    )
+
+
+def with_function(function, shape=SHAPE):
+    """A classifier of images that a function computes, with layers or ops."""
+    inputs = keras.Input(shape)
+    return keras.Model(inputs, function(inputs))
 
 
 def linear_model(classes=3, seed=0, scale=1.0):
     """Random weights, with biases by which every class is predicted."""
     rng = np.random.default_rng(seed)
     weights = scale * rng.normal(size=(16, classes))
-    model = keras.Sequential(
-        [
-            keras.Input(SHAPE),
-            keras.layers.Flatten(),
-            keras.layers.Dense(classes),
-        ]
-    )
+    layers = [keras.layers.Flatten(), keras.layers.Dense(classes)]
+    model = keras.Sequential([keras.Input(SHAPE), *layers])
     model.set_weights([weights, -0.5 * weights.sum(axis=0)])
     return model
 
@@ -27,15 +38,10 @@ def linear_model(classes=3, seed=0, scale=1.0):
 def data(model, count=60, wrong=6, seed=1):
     """Random images with the predicted classes; the last ones are wrong."""
     x = np.random.default_rng(seed).random((count, *SHAPE), np.float32)
-    y = logits_of(model, x).argmax(axis=1)
-    y[count - wrong :] = (y[count - wrong :] + 1) % logits_of(model, x).shape[1]
+    logits = ops.convert_to_numpy(model(x))
+    y = logits.argmax(axis=1)
+    y[count - wrong :] = (y[count - wrong :] + 1) % logits.shape[1]
     return x, y.astype("int32")
-
-
-def logits_of(model, x):
-    """Logits in NumPy, float64."""
-    kernel, bias = map(np.float64, model.get_weights())
-    return np.reshape(x, (len(x), -1)) @ kernel + bias
 
 
 def smallest_margins(model, x, y, epsilon):
@@ -44,16 +50,12 @@ def smallest_margins(model, x, y, epsilon):
     A linear function is smallest where each pixel goes as far as it may.
     """
     kernel, bias = map(np.float64, model.get_weights())
-    flat = np.reshape(x, (len(x), -1)).astype("float64")
-    low = np.clip(flat - epsilon, 0, 1)
-    high = np.clip(flat + epsilon, 0, 1)
-    margins = np.full((len(x), len(bias)), np.inf)
-    for i, label in enumerate(y):
-        for other in range(len(bias)):
-            if other != label:
-                slope = kernel[:, label] - kernel[:, other]
-                worst = np.where(slope > 0, low[i], high[i])
-                margins[i, other] = worst @ slope + bias[label] - bias[other]
+    # Axes: images, pixels, classes t.
+    flat = np.reshape(x, (len(x), -1, 1)).astype("float64")
+    slopes = kernel.T[y][:, :, None] - kernel
+    worst = np.clip(flat - epsilon * np.sign(slopes), 0, 1)
+    margins = (worst * slopes).sum(axis=1) + bias[y][:, None] - bias
+    margins[np.arange(len(x)), y] = np.inf
     return margins.min(axis=1)
 
 
@@ -113,3 +115,10 @@ class NoSteps(StagedAttack):
 
     def get_config(self):
         return {**super().get_config(), "stages": self.stages}
+
+
+class OwnConstructor(PGD):
+    """Which cannot be made again from its configuration."""
+
+    def __init__(self):
+        super().__init__(epsilon=0.06, steps=2)

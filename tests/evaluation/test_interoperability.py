@@ -36,12 +36,9 @@ def test_foolbox(case):
 
     classifier, x, y, expected = case
     model = foolbox.TensorFlowModel(classifier, bounds=(0, 1))
-    _, images, success = foolbox.attacks.LinfPGD(rel_stepsize=0.25, steps=40)(
-        model,
-        tf.convert_to_tensor(x),
-        tf.convert_to_tensor(y, tf.int64),
-        epsilons=EPSILON,
-    )
+    attack = foolbox.attacks.LinfPGD(rel_stepsize=0.25, steps=40)
+    samples = tf.convert_to_tensor(x), tf.convert_to_tensor(y, tf.int64)
+    _, images, success = attack(model, *samples, epsilons=EPSILON)
     assert np.abs(images.numpy() - x).max() <= EPSILON + 1e-6
     assert 1 - success.numpy().mean() == pytest.approx(expected, abs=0.02)
 
@@ -52,22 +49,16 @@ def test_art(case):
     from art.estimators.classification import TensorFlowV2Classifier
 
     classifier, x, y, expected = case
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     estimator = TensorFlowV2Classifier(
         model=classifier,
         nb_classes=3,
         input_shape=(4, 4, 1),
-        loss_object=keras.losses.SparseCategoricalCrossentropy(
-            from_logits=True
-        ),
+        loss_object=loss,
         clip_values=(0, 1),
     )
     attack = ProjectedGradientDescent(
-        estimator,
-        norm=np.inf,
-        eps=EPSILON,
-        eps_step=EPSILON / 4,
-        max_iter=40,
-        verbose=False,
+        estimator, np.inf, EPSILON, EPSILON / 4, max_iter=40, verbose=False
     )
     images = attack.generate(x=x, y=y)
     assert np.abs(images - x).max() <= EPSILON + 1e-6

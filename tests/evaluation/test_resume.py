@@ -3,17 +3,18 @@
 import json
 import os
 import pathlib
-import signal
 import subprocess
 import sys
 
 import keras
 import numpy as np
 import pytest
+from keras import ops
 from linear_case import BestStep
 from linear_case import data
 from linear_case import linear_model
 from linear_case import Noise
+from linear_case import with_function
 
 import keras_wake
 from keras_wake import evaluation
@@ -26,17 +27,25 @@ from keras_wake.evaluation.evaluate import Run
 
 pytestmark = pytest.mark.usefixtures("eagerly")
 
-ATTACKS = [BestStep(epsilon=0.03), BestStep(epsilon=0.03)]
-OPTIONS = {"attacks": ATTACKS, "batch_size": 8, "verbose": 0}
+
+def run(classifier, samples, path, **options):
+    attacks = [BestStep(epsilon=0.03), BestStep(epsilon=0.03)]
+    options = {"attacks": attacks, "batch_size": 8, "verbose": 0, **options}
+    return evaluation.autoattack(classifier, samples, state=path, **options)
 
 
 @pytest.fixture(scope="module")
-def model():
-    return linear_model()
+def samples(model):
+    return data(model)
 
 
-def without_time(report):
-    found = report.to_dict()
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "state.npz"
+
+
+def without_time(found):
+    """The dictionary of a report without what differs between two runs."""
     for entry in (found, *found["attacks"]):
         entry.pop("seconds")
     found.pop("date")
@@ -62,97 +71,88 @@ def stop_after(monkeypatch, writes):
 
 def test_stopped_anywhere_it_ends_the_same(model, tmp_path, monkeypatch):
     samples = data(model, count=40, wrong=4)
-    whole = evaluation.autoattack(model, samples, return_images=True, **OPTIONS)
+    whole = run(model, samples, None, return_images=True)
     path = tmp_path / "folder" / "state.npz"
-    options = {**OPTIONS, "state": path, "return_images": True}
-    stops = 0
+    stops, options = 0, {"return_images": True}
     while True:
         with monkeypatch.context() as patch:
             stop_after(patch, writes=3)
             try:
-                report = evaluation.autoattack(model, samples, **options)
+                run(model, samples, path, **options)
                 break
             except Stop:
                 stops += 1
         # The size of the batches may change.
         options["batch_size"] = 5
     assert stops > 3
-    options["batch_size"] = 8
-    report = evaluation.autoattack(model, samples, **options)
-    assert without_time(report) == without_time(whole)
+    report = run(model, samples, path, return_images=True)
+    assert without_time(report.to_dict()) == without_time(whole.to_dict())
     np.testing.assert_array_equal(report.fallen_to, whole.fallen_to)
     np.testing.assert_allclose(report.images, whole.images, atol=1e-6)
-    assert [p.name for p in sorted(path.parent.iterdir())] == [
-        "state.npz",
-        "state.npz.images",
-    ]
+    names = {p.name for p in path.parent.iterdir()}
+    assert names == {"state.npz", "state.npz.images"}
 
 
-def test_finished_state_returns_at_once(model, tmp_path, monkeypatch):
-    options = {**OPTIONS, "state": tmp_path / "state.npz"}
-    first = evaluation.autoattack(model, data(model), **options)
+def test_finished_state_returns_at_once(model, samples, path, monkeypatch):
+    first = run(model, samples, path)
 
     def fails(*args, **kwargs):
         raise AssertionError("attacked again")
 
     monkeypatch.setattr(CompiledClassifier, "attack", fails)
-    again = evaluation.autoattack(model, data(model), **options)
-    assert without_time(again) == without_time(first)
+    again = run(model, samples, path)
     assert again.seconds == first.seconds
+    assert without_time(again.to_dict()) == without_time(first.to_dict())
     # Shuffled data are the same data.
-    x, y = data(model)
+    x, y = samples
     order = np.random.default_rng(0).permutation(len(x))
-    shuffled = evaluation.autoattack(model, (x[order], y[order]), **options)
+    shuffled = run(model, (x[order], y[order]), path)
     np.testing.assert_array_equal(shuffled.fallen_to, first.fallen_to[order])
+    # The names of layers do not matter.
+    other = linear_model()
+    assert other.layers[-1].name != model.layers[-1].name
+    renamed = run(other, samples, path).to_dict()
+    assert renamed["attacks"] == first.to_dict()["attacks"]
 
 
-def test_images_that_do_not_belong_to_the_state(model, tmp_path):
-    path = tmp_path / "state.npz"
-    options = {**OPTIONS, "state": path, "return_images": True}
-    first = evaluation.autoattack(model, data(model), **options)
-    images = tmp_path / "state.npz.images"
+def test_images_that_do_not_belong_to_the_state(model, samples, path):
+    first = run(model, samples, path, return_images=True)
+    images = path.with_name("state.npz.images")
     content = images.read_bytes()
     # What a kill has left behind the counted images is cut off.
     images.write_bytes(content + b"half an image that no state counts")
-    again = evaluation.autoattack(model, data(model), **options)
+    again = run(model, samples, path, return_images=True)
     np.testing.assert_array_equal(again.images, first.images)
     assert images.read_bytes() == content
     for damaged in (content[:10], bytes(len(content))):
         images.write_bytes(damaged)
         with pytest.raises(ValueError, match=r"is damaged, or .* Delete both"):
-            evaluation.autoattack(model, data(model), **options)
+            run(model, samples, path, return_images=True)
 
 
-def around(model, function):
-    inputs = keras.Input((4, 4, 1))
-    return keras.Model(inputs, function(model, inputs))
+def scaled(model):
+    """Its output changes by less than from one machine to another."""
+    return with_function(lambda x: model(keras.layers.Rescaling(1 + 1e-7)(x)))
 
 
-def other_image(x):
-    x = x.copy()
+def other_image(samples):
+    x, y = samples[0].copy(), samples[1]
     x[3, 0, 0, 0] = 0.5
-    return x
+    return x, y
+
+
+LAYERS = "the layers of the classifier, or their"
+DATA = "the images or labels. Pass another"
 
 
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"model": lambda _: linear_model(seed=5)}, "the weights of the cl"),
-        (
-            {"model": lambda m: around(m, lambda m, x: 2 * m(x))},
-            "the layers of the classifier, or their",
-        ),
-        (
-            # It changes the output by less than what other machines do.
-            {
-                "model": lambda m: around(
-                    m, lambda m, x: m(keras.layers.Rescaling(1 + 1e-7)(x))
-                )
-            },
-            "the layers of the classifier, or their",
-        ),
-        ({"x": other_image}, "the images or labels. Pass another"),
-        ({"y": lambda y: (y + 1) % 3}, "the images or labels. Pass"),
+        ({"classifier": lambda _: linear_model(seed=5)}, "the weights of the"),
+        ({"classifier": lambda m: with_function(lambda x: 2 * m(x))}, LAYERS),
+        ({"classifier": scaled}, LAYERS),
+        ({"samples": other_image}, DATA),
+        ({"samples": lambda s: (s[0], (s[1] + 1) % 3)}, DATA),
         ({"seed": 4}, r"`seed` \(0 in the file, 4 in this call\)."),
         (
             {"attacks": [BestStep(epsilon=0.04)]},
@@ -160,65 +160,47 @@ def other_image(x):
         ),
     ],
 )
-def test_another_evaluation_is_refused(model, tmp_path, changes, message):
-    options = {**OPTIONS, "state": tmp_path / "state.npz"}
-    case = {"model": model, "x": data(model)[0], "y": data(model)[1]}
-    evaluation.autoattack(model, (case["x"], case["y"]), **options)
-    before = (tmp_path / "state.npz").read_bytes()
+def test_another_evaluation_is_refused(model, samples, path, changes, message):
+    run(model, samples, path)
+    before = path.read_bytes()
+    call = {"classifier": model, "samples": samples}
     for name, change in changes.items():
-        if name in case:
-            case[name] = change(case[name])
-        else:
-            options[name] = change
+        call[name] = change(call[name]) if name in call else change
     with pytest.raises(ValueError, match=f"differ: {message}"):
-        evaluation.autoattack(case["model"], (case["x"], case["y"]), **options)
-    assert (tmp_path / "state.npz").read_bytes() == before
+        run(path=path, **call)
+    assert path.read_bytes() == before
 
 
-def test_a_random_classifier_goes_on_as_well(model, tmp_path):
+def test_a_random_classifier_goes_on_as_well(model, path):
     def noisy(size):
-        inputs = keras.Input((4, 4, 1))
-        return keras.Model(inputs, Noise(size)(model(inputs)))
+        return with_function(lambda x: Noise(size)(model(x)))
 
-    options = {**OPTIONS, "state": tmp_path / "state.npz", "checks": False}
-    options["attacks"] = [PGD(epsilon=0.03, steps=1)]
+    options = {"checks": False, "attacks": [PGD(epsilon=0.03, steps=1)]}
     samples = data(model, count=20, wrong=2)
-    first = evaluation.autoattack(noisy(0.5), samples, **options)
-    again = evaluation.autoattack(noisy(0.5), samples, **options)
+    first = run(noisy(0.5), samples, path, **options)
+    again = run(noisy(0.5), samples, path, **options)
     np.testing.assert_array_equal(again.fallen_to, first.fallen_to)
     for other in (noisy(0.4), model):
         with pytest.raises(ValueError, match="differ: the layers of the"):
-            evaluation.autoattack(other, samples, **options)
+            run(other, samples, path, **options)
 
 
-def test_names_of_layers_do_not_matter(model, tmp_path):
-    options = {**OPTIONS, "state": tmp_path / "state.npz"}
-    first = evaluation.autoattack(model, data(model), **options)
-    for _ in range(3):
-        other = linear_model()
-    assert other.layers[-1].name != model.layers[-1].name
-    again = evaluation.autoattack(other, data(model), **options)
-    assert again.to_dict()["attacks"] == first.to_dict()["attacks"]
-
-
-def test_small_outputs_tell_networks_apart_as_well(tmp_path):
+def test_small_outputs_tell_networks_apart_as_well(path):
     def small(sign):
         network = linear_model(scale=1e-4)
         call = network.layers[-1].call
         network.layers[-1].call = lambda inputs, **more: sign * call(inputs)
         return network
 
-    options = {**OPTIONS, "state": tmp_path / "state.npz"}
     samples = data(small(1))
     with pytest.warns(evaluation.ReliabilityWarning, match="equal-losses"):
-        evaluation.autoattack(small(1), samples, **options)
+        run(small(1), samples, path)
     with pytest.raises(ValueError, match="what the classifier returns"):
-        evaluation.autoattack(small(-1), samples, **options)
+        run(small(-1), samples, path)
 
 
-def test_counts_that_were_edited_are_refused(model, tmp_path):
-    path = tmp_path / "state.npz"
-    evaluation.autoattack(model, data(model), state=path, **OPTIONS)
+def test_what_is_no_state_of_this_evaluation_is_refused(model, samples, path):
+    run(model, samples, path)
     state, _ = archive.read(path)
     for changes in (
         {"attack": -5},
@@ -231,56 +213,47 @@ def test_counts_that_were_edited_are_refused(model, tmp_path):
         progress = {**state["progress"], **changes}
         archive.write(path, {**state, "progress": progress}, [])
         with pytest.raises(ValueError, match=r"contradict each .* Delete it"):
-            evaluation.autoattack(model, data(model), state=path, **OPTIONS)
+            run(model, samples, path)
+    archive.write(path, {"epoch": 3}, [])
+    with pytest.raises(ValueError, match="belongs to another evaluation"):
+        run(model, samples, path)
+    path.write_bytes(b"something else")
+    unreadable = r"state.npz cannot be read.*Delete it"
+    with pytest.raises(ValueError, match=unreadable):
+        run(model, samples, path)
 
 
-def test_two_evaluations_of_one_state_are_refused(model, tmp_path, monkeypatch):
-    path = tmp_path / "state.npz"
-    run = Run.attack_all
+def test_two_evaluations_of_one_state_are_refused(
+    model, samples, path, monkeypatch
+):
+    attack_all = Run.attack_all
     refused = []
 
     def nested(self, verbose):
-        monkeypatch.setattr(Run, "attack_all", run)
+        monkeypatch.setattr(Run, "attack_all", attack_all)
         with pytest.raises(ValueError, match="in use by another evaluation"):
-            evaluation.autoattack(model, data(model), state=path, **OPTIONS)
+            run(model, samples, path)
         refused.append(True)
-        run(self, verbose)
+        attack_all(self, verbose)
 
     monkeypatch.setattr(Run, "attack_all", nested)
-    evaluation.autoattack(model, data(model), state=path, **OPTIONS)
-    assert refused and [p.name for p in tmp_path.iterdir()] == ["state.npz"]
+    run(model, samples, path)
+    assert refused and list(path.parent.iterdir()) == [path]
 
 
-def test_a_path_that_cannot_be_written_is_named(model, tmp_path):
+def test_a_path_that_cannot_be_written_is_named(model, samples, tmp_path):
     with pytest.raises(IsADirectoryError):
-        evaluation.autoattack(model, data(model), state=tmp_path, **OPTIONS)
+        run(model, samples, tmp_path)
     (tmp_path / "a_file").write_text("no folder")
-    path = tmp_path / "a_file" / "state.npz"
     with pytest.raises(OSError, match=r"cannot be written to .*state.npz"):
-        evaluation.autoattack(model, data(model), state=path, **OPTIONS)
-
-
-def test_what_is_no_state_is_refused(model, tmp_path):
-    path = tmp_path / "state.npz"
-    path.write_bytes(b"something else")
-    with pytest.raises(
-        ValueError, match=r"state.npz cannot be read.*Delete it"
-    ):
-        evaluation.autoattack(model, data(model), state=path, **OPTIONS)
-    archive.write(path, {"epoch": 3}, [])
-    with pytest.raises(ValueError, match="belongs to another evaluation"):
-        evaluation.autoattack(model, data(model), state=path, **OPTIONS)
-    with pytest.raises(TypeError, match=r"`state` must be a path.*state=3"):
-        evaluation.autoattack(model, data(model), state=3, **OPTIONS)
+        run(model, samples, tmp_path / "a_file" / "state.npz")
 
 
 SCRIPT = """
 import sys
 import time
 
-sys.path.insert(0, sys.argv[2])
 import linear_case
-from keras_wake import evaluation
 from keras_wake.evaluation.compiled_classifier import CompiledClassifier
 
 run = CompiledClassifier.attack
@@ -292,56 +265,31 @@ CompiledClassifier.attack = slowly
 model = linear_case.linear_model()
 attacks = [linear_case.BestStep(epsilon=0.03) for _ in range(2)]
 print("begins", flush=True)
-report = evaluation.autoattack(
-    model, linear_case.data(model), attacks=attacks, batch_size=4,
-    state=sys.argv[1], verbose=0, return_images=True,
+report = linear_case.report_of(
+    model, linear_case.data(model), *attacks, batch_size=4,
+    state=sys.argv[1], checks=True, return_images=True,
 )
 print(report.to_json(), flush=True)
 """
 
 
 def start(path):
+    root = pathlib.Path(keras_wake.__file__).parents[1]
     return subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            SCRIPT,
-            path,
-            str(pathlib.Path(__file__).parent),
-        ],
+        [sys.executable, "-c", SCRIPT, path],
         stdout=subprocess.PIPE,
         text=True,
         env={
             **os.environ,
             "KERAS_BACKEND": keras.backend.backend(),
-            "PYTHONPATH": str(pathlib.Path(keras_wake.__file__).parents[1]),
+            "PYTHONPATH": f"{root}{os.pathsep}{pathlib.Path(__file__).parent}",
         },
     )
 
 
-@pytest.mark.slow
-def test_killed_process_goes_on(tmp_path):
-    path = tmp_path / "state.npz"
-    process = start(tmp_path / "whole.npz")
-    whole = json.loads(process.communicate(timeout=300)[0].splitlines()[-1])
-    seen = []
-    for kill in range(4):
-        process = start(path)
-        assert process.stdout.readline() == "begins\n"
-        while len(seen) <= kill and process.poll() is None:
-            done = finished_batches(path)
-            if done > (seen[-1] if seen else 0):
-                seen.append(done)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    assert seen == sorted(set(seen)) and len(seen) == 4
-    process = start(path)
-    report = json.loads(process.communicate(timeout=300)[0].splitlines()[-1])
-    for found in (report, whole):
-        for entry in (found, *found["attacks"]):
-            entry.pop("seconds")
-        found.pop("date")
-    assert report == whole
+def report_at_the_end(path):
+    output, _ = start(path).communicate(timeout=300)
+    return without_time(json.loads(output.splitlines()[-1]))
 
 
 def finished_batches(path):
@@ -350,6 +298,23 @@ def finished_batches(path):
         return 0
     state, _ = archive.read(path)
     return sum(state["progress"]["passes"])
+
+
+@pytest.mark.slow
+def test_killed_process_goes_on(path):
+    seen = []
+    for kill in range(4):
+        process = start(path)
+        assert process.stdout.readline() == "begins\n"
+        while len(seen) <= kill and process.poll() is None:
+            done = finished_batches(path)
+            if done > (seen[-1] if seen else 0):
+                seen.append(done)
+        process.kill()
+        process.communicate()
+    assert seen == sorted(set(seen)) and len(seen) == 4
+    whole = report_at_the_end(path.with_name("whole.npz"))
+    assert report_at_the_end(path) == whole
 
 
 def test_a_state_of_the_stretched_square_says_so():
@@ -366,13 +331,9 @@ def test_a_state_of_the_stretched_square_says_so():
 
 
 def test_states_tell_other_operations_apart():
-    def classifier(last):
-        inputs = keras.Input((2,))
-        return keras.Model(inputs, getattr(keras.ops, last)(inputs))
-
     found, same, other = (
-        progress_file.fingerprint(classifier(last), "d", {}, None)
-        for last in ("relu", "relu", "tanh")
+        progress_file.fingerprint(with_function(operation), "d", {}, None)
+        for operation in (ops.relu, ops.relu, ops.tanh)
     )
     assert progress_file.differences(found, same) == []
     words = progress_file.differences(found, other)

@@ -3,11 +3,14 @@
 import keras
 import numpy as np
 import pytest
+from keras import ops
 from linear_case import BestStep
 from linear_case import data
 from linear_case import linear_model
 from linear_case import NoSteps
+from linear_case import report_of
 from linear_case import smallest_margins
+from linear_case import with_function
 
 from keras_wake import evaluation
 from keras_wake.attacks import APGD
@@ -23,17 +26,7 @@ from keras_wake.evaluation.compiled_classifier import inside
 from keras_wake.evaluation.evaluate import evaluate
 
 EPSILON = 0.06
-QUIET = {"verbose": 0, "checks": False}
-
-
-@pytest.fixture(scope="module")
-def model():
-    return linear_model()
-
-
-@pytest.fixture(scope="module")
-def attack():
-    return BestStep(epsilon=EPSILON)
+BEST = BestStep(epsilon=EPSILON)
 
 
 @pytest.mark.parametrize("classes, batch_size", [(2, 7), (3, 64), (5, 7)])
@@ -43,14 +36,8 @@ def test_equals_the_closed_form(classes, batch_size):
     margins = smallest_margins(model, x, y, EPSILON)
     # None is so close to the edge that rounding could decide it.
     assert np.abs(margins).min() > 1e-5
-    report = evaluation.autoattack(
-        model,
-        (x, y),
-        attacks=[BestStep(epsilon=EPSILON)],
-        batch_size=batch_size,
-        return_images=True,
-        **QUIET,
-    )
+    best, options = BestStep(epsilon=EPSILON), {"return_images": True}
+    report = report_of(model, (x, y), best, batch_size=batch_size, **options)
     clean = smallest_margins(model, x, y, 0) > 0
     assert 0.1 < (margins > 0).mean() < clean.mean() == 54 / 60
     assert report.clean_accuracy == clean.mean()
@@ -59,10 +46,8 @@ def test_equals_the_closed_form(classes, batch_size):
         report.fallen_to, np.where(margins > 0, -1, np.where(clean, 1, 0))
     )
     np.testing.assert_array_equal(report.counts, np.bincount(y))
-    np.testing.assert_array_equal(
-        report.robust_counts,
-        np.bincount(y[margins > 0], minlength=classes),
-    )
+    robust_counts = np.bincount(y[margins > 0], minlength=classes)
+    np.testing.assert_array_equal(report.robust_counts, robust_counts)
     # What is returned is misclassified and allowed; else it is the image.
     logits = model.predict(report.images, verbose=0)
     np.testing.assert_array_equal(logits.argmax(axis=1) == y, margins > 0)
@@ -71,14 +56,9 @@ def test_equals_the_closed_form(classes, batch_size):
     np.testing.assert_array_equal(report.images[stands], x[stands])
 
 
-def test_each_stage_and_attack_sees_what_stands(model, attack):
-    x, y = data(model)
-    attacks = [
-        NoSteps(stages=2, epsilon=EPSILON),
-        attack,
-        NoSteps(epsilon=EPSILON),
-    ]
-    report = evaluation.autoattack(model, (x, y), attacks=attacks, **QUIET)
+def test_each_stage_and_attack_sees_what_stands(model):
+    twice, once = NoSteps(2, epsilon=EPSILON), NoSteps(epsilon=EPSILON)
+    report = report_of(model, data(model), twice, BEST, once)
     first, best, last = report.attacks
     standing = round(report.robust_accuracy * 60)
     assert (first.attacked, first.fell) == (54, 0)
@@ -91,21 +71,18 @@ def test_each_stage_and_attack_sees_what_stands(model, attack):
     assert best.forward_passes == best.backward_passes
     # The second stage ran on what the first had left.
     assert 54 < best.backward_passes < 108
-    assert report.forward_passes == sum(
-        a.forward_passes for a in report.attacks
-    )
-    assert [a.name for a in report.attacks] == [
-        "NoSteps",
-        "BestStep",
-        "NoSteps (2)",
-    ]
+    passes = [a.forward_passes for a in report.attacks]
+    assert report.forward_passes == sum(passes)
+    names = [a.name for a in report.attacks]
+    assert names == ["NoSteps", "BestStep", "NoSteps (2)"]
 
 
+@pytest.mark.skipif(
+    keras.backend.backend() == "torch", reason="PyTorch compiles nothing."
+)
 def test_is_compiled_once_whatever_is_left(model):
     attack = NoSteps(stages=2, epsilon=EPSILON)
     x, y = data(model)
-    if keras.backend.backend() == "torch":
-        pytest.skip("PyTorch runs without compiling.")
     compiled = CompiledClassifier(model, batch_size=32)
 
     def run(count, seed):
@@ -122,7 +99,7 @@ def test_is_compiled_once_whatever_is_left(model):
     assert 0 < len(attack._traces) <= limit
     # Another call compiles again: the model may have changed.
     before = len(attack._traces)
-    evaluation.autoattack(model, (x, y), attacks=[attack], **QUIET)
+    report_of(model, (x, y), attack)
     assert len(attack._traces) > before
 
 
@@ -136,17 +113,17 @@ class Switched(keras.layers.Layer):
         self.generator = keras.random.SeedGenerator(3)
 
     def call(self, x):
-        noise = keras.random.normal(keras.ops.shape(x), seed=self.generator)
-        rounded = keras.ops.round(8 * x) / 8 - x
+        noise = keras.random.normal(ops.shape(x), seed=self.generator)
+        rounded = ops.round(8 * x) / 8 - x
         if self.straight_through:
-            rounded = keras.ops.stop_gradient(rounded)
+            rounded = ops.stop_gradient(rounded)
         return x + rounded + self.noise * noise
 
 
 @pytest.mark.parametrize(
     "name, before, after",
     [
-        ("activation", keras.ops.negative, keras.activations.linear),
+        ("activation", ops.negative, keras.activations.linear),
         ("noise", 0.5, 0.0),
         ("straight_through", False, True),
     ],
@@ -156,48 +133,37 @@ def test_a_model_that_is_changed_in_place_is_evaluated_as_it_is(
 ):
     """What was compiled for it before does not count any more."""
     linear = linear_model()
-    inputs = keras.Input((4, 4, 1))
-    model = keras.Model(inputs, linear(Switched()(inputs)))
+    model = with_function(lambda x: linear(Switched()(x)))
     attack = PGD(epsilon=EPSILON, steps=2, random_start=False)
-    x, y = data(linear, count=40)
+    samples = data(linear, count=40)
     changed = linear.layers[-1] if name == "activation" else Switched
-
-    def run():
-        return evaluation.robust_accuracy(model, (x, y), attack, **QUIET)
-
     monkeypatch.setattr(changed, name, before)
-    first = run()
+    first = report_of(model, samples, attack)
     monkeypatch.setattr(changed, name, after)
-    second = run()
+    second = report_of(model, samples, attack)
     assert second.robust_accuracy < second.clean_accuracy
     assert not np.array_equal(first.fallen_to, second.fallen_to)
     # TensorFlow compiles nothing any more.
     request.getfixturevalue("eagerly")
-    np.testing.assert_array_equal(second.fallen_to, run().fallen_to)
+    third = report_of(model, samples, attack)
+    np.testing.assert_array_equal(second.fallen_to, third.fallen_to)
 
 
 @pytest.mark.usefixtures("eagerly")
 def test_one_attack_object_serves_images_of_two_sizes():
     keras.utils.set_random_seed(0)
-    model = keras.Sequential(
-        [
-            keras.Input((None, None, 1)),
-            keras.layers.GlobalAveragePooling2D(),
-            keras.layers.Dense(2),
-        ]
-    )
+    pool, dense = keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2)
+    model = keras.Sequential([keras.Input((None, None, 1)), pool, dense])
     attacks = [FGSM(epsilon=EPSILON), Square(epsilon=EPSILON, queries=3)]
     images = [
         np.random.default_rng(side).random((10, side, side, 1), np.float32)
         for side in (4, 6)
     ]
     for x in images:
-        y = keras.ops.argmax(model(x), axis=1)
-        report = evaluation.autoattack(model, (x, y), attacks=attacks, **QUIET)
+        report = report_of(model, (x, ops.argmax(model(x), axis=1)), *attacks)
         assert report.samples == 10 and report.attacks[0].attacked == 10
     with pytest.raises(ValueError, match="must have the same shape"):
-        batches = [(x, np.zeros(10, int)) for x in images]
-        evaluation.autoattack(model, batches, attacks=attacks, **QUIET)
+        report_of(model, [(x, np.zeros(10, int)) for x in images], *attacks)
 
 
 class Cheat(Attack):
@@ -211,9 +177,8 @@ class Cheat(Attack):
 
 
 def test_images_outside_the_ball_do_not_count(model):
-    attack = Cheat(epsilon=EPSILON)
     with pytest.warns(ReliabilityWarning, match=r"Cheat has returned 54 image"):
-        report = evaluation.robust_accuracy(model, data(model), attack, **QUIET)
+        report = report_of(model, data(model), Cheat(epsilon=EPSILON))
     assert report.robust_accuracy == report.clean_accuracy
     assert report.findings[0][0] == "outside-threat-model"
     # Nothing is known of what it takes.
@@ -229,44 +194,31 @@ class OneForAll(Attack):
 
 def test_one_image_for_a_batch_is_refused(model):
     with pytest.raises(ValueError, match=r"one perturbation for each image"):
-        evaluation.robust_accuracy(
-            model, data(model), OneForAll(epsilon=EPSILON), **QUIET
-        )
+        report_of(model, data(model), OneForAll(epsilon=EPSILON))
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_inside_knows_ball_and_bounds(norm):
+@pytest.mark.parametrize("norm, step", [("linf", 0.25), ("l2", 0.125)])
+def test_inside_knows_ball_and_bounds(norm, step):
     attack = Attack(norm=norm, epsilon=0.25)
     x = np.full((4, 2, 2, 1), 0.5, np.float32)
     moved = x.copy()
-    step = 0.25 if norm == "linf" else 0.125
     moved[1] += step
     moved[2] += step + 1e-5
     x[3], moved[3] = 0.95, 1.01
-    np.testing.assert_array_equal(
-        inside(attack, x, moved), [True, True, False, False]
-    )
+    assert inside(attack, x, moved).tolist() == [True, True, False, False]
 
 
-def test_nan_logits_are_wrong():
-    model = linear_model()
+def test_nan_logits_are_wrong(model):
     x, y = data(model, wrong=0)
-    inputs = keras.Input((4, 4, 1))
-    logits = model(inputs)
     # NaN where the first pixel is above a half.
-    nan = keras.ops.log(0.5 - inputs[:, 0, 0])
-    broken = keras.Model(inputs, logits + 0 * nan)
-    report = evaluation.robust_accuracy(
-        broken, (x, y), NoSteps(epsilon=EPSILON), **QUIET
-    )
+    broken = with_function(lambda x: model(x) + 0 * ops.log(0.5 - x[:, 0, 0]))
+    report = report_of(broken, (x, y), NoSteps(epsilon=EPSILON))
     assert report.clean_accuracy == (x[:, 0, 0, 0] < 0.5).mean()
 
 
 def test_nothing_left_to_attack(model):
-    x, y = data(model, wrong=60)
-    report = evaluation.autoattack(
-        model, (x, y), attacks=[NoSteps(epsilon=EPSILON)], verbose=0
-    )
+    samples, attack = data(model, wrong=60), NoSteps(epsilon=EPSILON)
+    report = report_of(model, samples, attack, checks=True)
     assert report.clean_accuracy == report.robust_accuracy == 0
     assert report.attacks[0].attacked == report.forward_passes == 0
 
@@ -276,14 +228,15 @@ def test_nothing_left_to_attack(model):
 def test_rounding_of_large_pixels_is_no_way_out(epsilon):
     # With pixels up to 255, x + δ rounds by more than 1e-6.
     model = linear_model(scale=1 / 255)
-    x, _ = data(model)
-    x = np.random.default_rng(0).uniform(0, 255, x.shape).astype("float32")
-    y = keras.ops.argmax(model(x), axis=1)
+    x = 255 * np.random.default_rng(0).random((60, 4, 4, 1), np.float32)
+    y = ops.argmax(model(x), axis=1)
     attack = FGSM(epsilon=epsilon, bounds=(0, 255))
-    found = keras.ops.convert_to_numpy(attack(model, x, y))
+    found = ops.convert_to_numpy(attack(model, x, y))
     assert inside(attack, x, found).all()
-    report = evaluation.robust_accuracy(model, (x, y), attack, **QUIET)
-    right = keras.ops.convert_to_numpy(keras.ops.argmax(model(found), 1) == y)
+    report = evaluation.robust_accuracy(
+        model, (x, y), attack, checks=False, verbose=0
+    )
+    right = ops.convert_to_numpy(ops.argmax(model(found), 1) == y)
     assert report.robust_accuracy == right.mean()
     assert report.attacks[0].backward_passes == 60
     assert report.findings == ()
@@ -295,29 +248,27 @@ def test_default_radius_is_in_the_units_of_the_bounds():
     for norm, usual in (("linf", 8 / 255), ("l2", 128 / 255)):
         assert Attack(norm).epsilon == usual
         assert Attack(norm, bounds=(-1, 1)).epsilon == 2 * usual
-        assert Attack(norm, bounds=(0, 255)).epsilon == pytest.approx(
-            255 * usual
-        )
+        grey = Attack(norm, bounds=(0, 255))
+        assert grey.epsilon == pytest.approx(255 * usual)
     published = robustness.published("standard", None, None, (0, 255))
     assert published["APGD-CE"].epsilon == pytest.approx(8)
 
 
 @pytest.mark.usefixtures("eagerly")
-def test_a_masked_class_does_not_switch_attacks_off():
-    model = linear_model(5)
-    x, y = data(model, count=40, wrong=0)
-    x, y = x[y != 2], y[y != 2]
-    inputs = keras.Input((4, 4, 1))
-    logits = model(inputs)
-    mask = np.array([False, False, True, False, False])
-    masked = keras.Model(inputs, keras.ops.where(mask, -np.inf, logits))
-    left = masked.predict(x, verbose=0).argmax(axis=1) == y
-    for attack in (
+@pytest.mark.parametrize(
+    "attack",
+    [
         APGD(epsilon=0.3, steps=5),
         FAB(epsilon=0.3, steps=5),
         Square(epsilon=0.3, queries=50),
-    ):
-        report = evaluation.robust_accuracy(
-            masked, (x[left], y[left]), attack, **QUIET
-        )
-        assert report.robust_accuracy < 0.2, attack
+    ],
+)
+def test_a_masked_class_does_not_switch_attacks_off(attack):
+    model = linear_model(5)
+    x, y = data(model, count=40, wrong=0)
+    x, y = x[y != 2], y[y != 2]
+    mask = np.array([False, False, True, False, False])
+    masked = with_function(lambda x: ops.where(mask, -np.inf, model(x)))
+    left = masked.predict(x, verbose=0).argmax(axis=1) == y
+    report = report_of(masked, (x[left], y[left]), attack)
+    assert report.robust_accuracy < 0.2

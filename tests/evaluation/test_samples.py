@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from linear_case import linear_model
 
 from keras_wake.evaluation.compiled_classifier import collect
 
@@ -12,27 +11,21 @@ Y = RNG.integers(0, 3, 20)
 
 
 @pytest.fixture(scope="module")
-def collected():
-    model = linear_model()
+def collected(model):
     return lambda data: collect(model, data, 3, (0.0, 1.0), 8)
 
 
 def test_order_of_the_data_does_not_matter(collected):
-    first = collected((X, Y))
-    for _ in range(3):
-        order = RNG.permutation(20)
-        second = collected((X[order], Y[order]))
-        for name in ("images", "labels", "classes", "ids", "digest"):
-            np.testing.assert_array_equal(
-                getattr(first, name), getattr(second, name)
-            )
-        # Values for the sorted samples come back in the order of the data.
+    first, order = collected((X, Y)), RNG.permutation(20)
+    second = collected((X[order], Y[order]))
+    for name in ("images", "labels", "classes", "ids", "digest"):
         np.testing.assert_array_equal(
-            second.in_order_of_data(second.images), X[order]
+            getattr(first, name), getattr(second, name)
         )
-        np.testing.assert_array_equal(
-            second.in_order_of_data(second.classes), Y[order]
-        )
+    # Values for the sorted samples come back in the order of the data.
+    for values, expected in ((second.images, X), (second.classes, Y)):
+        found = second.in_order_of_data(values)
+        np.testing.assert_array_equal(found, expected[order])
 
 
 def test_numbers_differ_and_fit_into_int32(collected):
@@ -63,11 +56,10 @@ def test_reads_arrays_and_batches_and_soft_labels(collected):
         found = collected(data)
         assert found.digest == collected((X, Y)).digest
         np.testing.assert_array_equal(found.labels, np.eye(3)[found.classes])
-    with pytest.raises(
-        ValueError, match=r"shape \(batch, 4, 4, 1\).*\(20, 16\)"
+    for x, y, message in (
+        (X.reshape(20, 16), Y, r"shape \(batch, 4, 4, 1\).*\(20, 16\)"),
+        (2 * X, Y, "outside the bounds"),
+        (X, Y[:3], "20 images and 3 labels"),
     ):
-        collected((X.reshape(20, 16), Y))
-    with pytest.raises(ValueError, match="outside the bounds"):
-        collected((2 * X, Y))
-    with pytest.raises(ValueError, match="20 images and 3 labels"):
-        collected((X, Y[:3]))
+        with pytest.raises(ValueError, match=message):
+            collected((x, y))
