@@ -10,21 +10,20 @@ classes that share most, and writes the same as figures and as JSON.
 
 import argparse
 import json
-import math
 import pathlib
 from typing import Any
 
+import numpy as np
 from runner import saved
 from runner.parsing import at_least
 from runner.parsing import Parser
+from runner.record import strict
 from runner.record import write_text
 
 import keras_wake as kw
 
 
-def parse_args(
-    argv: list[str] | None = None,
-) -> tuple[Parser, argparse.Namespace]:
+def parse_args(argv: Any = None) -> tuple[Parser, argparse.Namespace]:
     """The parser and the parsed flags."""
     parser, add = saved.make_parser(__doc__, "analysis")
     # fmt: off
@@ -43,12 +42,8 @@ def analyse(args: argparse.Namespace, network: Any, splits: Any) -> None:
     """Prints the report, and writes figures and JSON."""
     attack = None
     if args.attack == "pgd":
-        attack = kw.attacks.PGD(
-            args.norm,
-            args.epsilon,
-            step_size=args.epsilon / (4 if args.norm == "linf" else 8),
-            steps=args.steps,
-        )
+        size = args.epsilon / (4 if args.norm == "linf" else 8)
+        attack = kw.attacks.PGD(args.norm, args.epsilon, size, args.steps)
     setting = {"batch_size": args.batch_size, "seed": args.seed}
     data = splits.arrays("test")
     report = kw.attribution.class_report(
@@ -77,14 +72,11 @@ def analyse(args: argparse.Namespace, network: Any, splits: Any) -> None:
         "network": str(args.network or args.pytorch),
         "dataset": args.dataset,
         "mode": args.mode,
-        "mode_cas": None if math.isnan(cas) else cas,
-        "mode_matrix": [
-            [None if math.isnan(value) else float(value) for value in row]
-            for row in matrix
-        ],
+        "mode_cas": cas,
+        "mode_matrix": np.asarray(matrix).tolist(),
         **report.to_dict(),
     }
-    text = json.dumps(content, indent=1, allow_nan=False)
+    text = json.dumps(strict(content), indent=1, allow_nan=False)
     write_text(args.out / "report.json", text + "\n")
     print(f"Figures and report.json are in {args.out}.")
 

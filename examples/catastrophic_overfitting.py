@@ -56,21 +56,14 @@ def network(splits):
     classes, shape = splits.num_classes, splits.input_shape
     if shape[0] >= 16:
         return kw.models.PreActResNet18(classes, shape)
-    layers = []
+    model = keras.Sequential([keras.Input(shape)])
     for filters, strides in ((16, 1), (32, 2), (32, 1)):
-        layers += [
-            keras.layers.Conv2D(filters, 3, strides, "same"),
-            keras.layers.BatchNormalization(momentum=0.9),
-            keras.layers.ReLU(),
-        ]
-    return keras.Sequential(
-        [
-            keras.Input(shape),
-            *layers,
-            keras.layers.Flatten(),
-            keras.layers.Dense(classes),
-        ]
-    )
+        model.add(keras.layers.Conv2D(filters, 3, strides, "same"))
+        model.add(keras.layers.BatchNormalization(momentum=0.9))
+        model.add(keras.layers.ReLU())
+    model.add(keras.layers.Flatten())
+    model.add(keras.layers.Dense(classes))
+    return model
 
 
 def fit(classifier, attack, splits, epochs, rate, args) -> list[dict[str, Any]]:
@@ -79,10 +72,8 @@ def fit(classifier, attack, splits, epochs, rate, args) -> list[dict[str, Any]]:
 
     if not epochs:
         return []
-    evaluation = kw.attacks.PGD("linf", args.epsilon, steps=10)
-    model = kw.WakeModel(
-        classifier, attack, eval_attack=evaluation, seed=args.seed
-    )
+    strong = kw.attacks.PGD("linf", args.epsilon, steps=10)
+    model = kw.WakeModel(classifier, attack, eval_attack=strong, seed=args.seed)
     model.compile(keras.optimizers.SGD(rate, momentum=0.9))
     images = splits.arrays("train", limit=min(256, splits.train_size))
     monitor = kw.CatastrophicOverfitMonitor(data=images)
@@ -95,13 +86,9 @@ def fit(classifier, attack, splits, epochs, rate, args) -> list[dict[str, Any]]:
         callbacks=[monitor, matrices],
         verbose=2,
     ).history
-    robust = logs["val_robust_accuracy"]
-    return [
-        {**check, **entry, "val_robust_accuracy": accuracy}
-        for check, entry, accuracy in zip(
-            monitor.history, matrices.history, robust, strict=True
-        )
-    ]
+    key = "val_robust_accuracy"
+    found = zip(monitor.history, matrices.history, logs[key], strict=True)
+    return [{**check, **entry, key: value} for check, entry, value in found]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -121,11 +108,9 @@ def main(argv: list[str] | None = None) -> None:
     args.run_dir.mkdir(parents=True, exist_ok=True)
     classifier = network(splits)
     multi = kw.attacks.PGD("linf", args.epsilon, steps=7)
-    single = (
-        kw.attacks.FGSM("linf", args.epsilon)
-        if args.warm_up
-        else kw.attacks.FGSM.fast_at(args.epsilon)
-    )
+    single = kw.attacks.FGSM.fast_at(args.epsilon)
+    if args.warm_up:
+        single = kw.attacks.FGSM("linf", args.epsilon)
     checks = []
     for phase, attack, epochs, rate in (
         ("PGD", multi, args.warm_up, 0.05),
@@ -142,8 +127,7 @@ def main(argv: list[str] | None = None) -> None:
 def before_and_after(checks):
     """The best check before the first collapse, and the worst one in it.
 
-    Returns:
-        Two checks, or None if there was no collapse, or nothing before it.
+    None if there was no collapse, or nothing before it.
     """
     collapsed = [check for check in checks if check["collapsed"]]
     if not collapsed or checks[0] is collapsed[0]:
@@ -167,13 +151,13 @@ def report(args, splits, checks) -> None:
     if found is None:
         print("No collapse after a good epoch: try a larger --epsilon.")
         return
-    before, after = found
-    for name, check in (("Before", before), ("After", after)):
+    for name, check in zip(("Before", "After"), found, strict=True):
         print(
             f"{name} the collapse, epoch {check['epoch']}: "
             f"{check['single_step_accuracy']:.1%} under a single step, "
             f"{check['multi_step_accuracy']:.1%} under several."
         )
+    before, after = found
     kw.visualization.plot_correlation_strip(
         {check["epoch"]: check["correlation"] for check in found},
         {check["epoch"]: check["val_robust_accuracy"] for check in found},
@@ -205,9 +189,7 @@ def draw_curves(checks, path) -> None:
     bad = [check["epoch"] for check in checks if check["collapsed"]]
     if bad:
         panel.axvline(bad[0], color="0.35", linestyle=":", label="collapse")
-    panel.set_xlabel("epoch")
-    panel.set_ylabel("accuracy")
-    panel.set_ylim(0, 1)
+    panel.set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1))
     panel.legend()
     figure.savefig(path)
 

@@ -15,6 +15,7 @@ import json
 import pathlib
 import subprocess
 import sys
+from typing import Any
 
 import tables
 from runner import flags
@@ -30,9 +31,7 @@ EXAMPLES = ("cifar10", "cifar100", "cifar10_deit", "digits", "tiny_imagenet")
 OWN = {"--epsilon": "--epsilons", "--seed": "--seeds", "--resume": None}
 
 
-def parse_args(
-    argv: list[str] | None = None,
-) -> tuple[argparse.Namespace, list[str]]:
+def parse_args(argv: Any = None) -> tuple[argparse.Namespace, list[str]]:
     """The flags of the sweep, and those of the example."""
     # `--epsilon` is the example's, and no abbreviation.
     parser = Parser(__doc__, allow_abbrev=False)
@@ -56,19 +55,14 @@ def parse_args(
 def folder(args: argparse.Namespace, epsilon: float, seed: int) -> pathlib.Path:
     """The folder of the run with a radius and a seed."""
     radius = repr(epsilon).removesuffix(".0")
-    return args.run_dir / (
-        f"{args.method}-{args.norm}-epsilon{radius}-seed{seed}"
-    )
+    name = f"{args.method}-{args.norm}-epsilon{radius}-seed{seed}"
+    return args.run_dir / name
 
 
 def command(
     args: argparse.Namespace, others: list[str], epsilon: float, seed: int
 ) -> list[str] | None:
-    """The command that trains at one radius; None if that has been done.
-
-    Raises:
-        ValueError: There is a run with other settings.
-    """
+    """The command that trains at one radius; None if that has been done."""
     run_dir = folder(args, epsilon, seed)
     arguments = [
         f"--method={args.method}",
@@ -81,7 +75,7 @@ def command(
     script = [sys.executable, str(HERE / f"{args.example}.py"), *arguments]
     example = importlib.import_module(args.example)
     # All flags are checked before the first run begins.
-    _, here = flags.parse_args("", example.DEFAULTS, arguments)
+    _, parsed = flags.parse_args("", example.DEFAULTS, arguments)
     record_path = run_dir / "record.json"
     if not record_path.exists():
         return script
@@ -90,9 +84,8 @@ def command(
         tables.check(record)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{record_path} is damaged: {error!r}.") from error
-    differing = settings.differences(
-        record["settings"], flags.settings_of(here)
-    )
+    here = flags.settings_of(parsed)
+    differing = settings.differences(record["settings"], here)
     if differing:
         raise ValueError(
             f"{run_dir} holds a run with other settings: {differing}. Choose "

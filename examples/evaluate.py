@@ -22,9 +22,7 @@ from runner.record import write_text
 import keras_wake as kw
 
 
-def parse_args(
-    argv: list[str] | None = None,
-) -> tuple[Parser, argparse.Namespace]:
+def parse_args(argv: Any = None) -> tuple[Parser, argparse.Namespace]:
     """The parser and the parsed flags."""
     parser, add = saved.make_parser(__doc__, "evaluation")
     # fmt: off
@@ -40,11 +38,7 @@ def parse_args(
 
 
 def evaluate(args: argparse.Namespace, network: Any, splits: Any) -> None:
-    """Prints the report, and writes a figure and JSON.
-
-    Raises:
-        ValueError: The folder has the state of another evaluation.
-    """
+    """Prints the report, and writes a figure and JSON."""
     options = {
         "batch_size": args.batch_size,
         "seed": args.seed,
@@ -56,20 +50,14 @@ def evaluate(args: argparse.Namespace, network: Any, splits: Any) -> None:
         attack = kw.attacks.PGD(args.norm, args.epsilon, steps=args.steps)
         report = kw.evaluation.robust_accuracy(network, data, attack, **options)
     else:
+        options |= {"epsilon": args.epsilon, "norm": args.norm}
         report = kw.evaluation.autoattack(
-            network,
-            data,
-            epsilon=args.epsilon,
-            norm=args.norm,
-            version=args.attack,
-            **options,
+            network, data, version=args.attack, **options
         )
     print(report)
-    text = report.to_json(indent=1)
-    write_text(args.out / "report.json", text + "\n")
-    kw.visualization.plot_robustness_report(
-        report, path=args.out / "robustness.png"
-    )
+    write_text(args.out / "report.json", report.to_json(indent=1) + "\n")
+    path = args.out / "robustness.png"
+    kw.visualization.plot_robustness_report(report, path=path)
     print(f"\nrobustness.png and report.json are in {args.out}.")
 
 

@@ -73,12 +73,9 @@ def check(record: Any) -> None:
 def setting_of(record: Record) -> str:
     """The settings of a run, in a form that can be compared."""
     settings = of_runs.comparable(record["settings"])
+    del settings["seed"]
     # Older records lack what is None or 0.
-    known = {
-        name: _plain(value)
-        for name, value in settings.items()
-        if value not in (None, 0) and name != "seed"
-    }
+    known = {k: _plain(v) for k, v in settings.items() if v not in (None, 0)}
     return json.dumps(known, sort_keys=True)
 
 
@@ -123,18 +120,16 @@ def groups(records: list[Record], by: str | None) -> list[Group]:
 def differing(grouped: list[Group]) -> list[str]:
     """The settings that are used in two groups and differ between them."""
     shown = [_shown(group) for group in grouped]
-    ignored = [of_runs.unused(group[0]["settings"]) for group in grouped]
-    names = {name for settings in shown for name in settings}
-
-    def differs(name: str) -> bool:
+    found = []
+    for name in sorted(set().union(*shown)):
         values = {
             json.dumps(settings.get(name))
-            for settings, without in zip(shown, ignored, strict=True)
-            if name not in without
+            for settings, group in zip(shown, grouped, strict=True)
+            if name not in of_runs.unused(group[0]["settings"])
         }
-        return len(values) > 1
-
-    return sorted(filter(differs, names))
+        if len(values) > 1:
+            found.append(name)
+    return found
 
 
 def _shown(group: Group) -> dict[str, Any]:
@@ -160,23 +155,18 @@ def labels(grouped: list[Group], by: str | None = None) -> list[str]:
     wanted = sorted({*differing(grouped), *OF_THE_METHOD})
     found = []
     for group in grouped:
+        settings = of_runs.comparable(group[0]["settings"])
         shown = _shown(group)
-        named = {name: shown.get(name) for name in wanted}
-        named = {k: v for k, v in named.items() if v is not None}
-        if by and by not in NAMED and by not in named:
-            value = of_runs.comparable(group[0]["settings"]).get(by)
+        named = {k: shown[k] for k in wanted if shown.get(k) is not None}
+        if by and by not in (*NAMED, *named):
+            value = settings.get(by)
             named[by] = "–" if value is None else value
-        found.append(
-            ", ".join(
-                [group[0]["settings"]["method"]]
-                + [f"{name} = {_short(value)}" for name, value in named.items()]
-            )
-        )
+        words = [
+            f"{k} = {v:g}" if isinstance(v, float) else f"{k} = {v}"
+            for k, v in named.items()
+        ]
+        found.append(", ".join([settings["method"], *words]))
     return found
-
-
-def _short(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def epsilon_of(group: Group) -> str:
@@ -200,25 +190,23 @@ def spread(values: list[float | None]) -> str:
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
-    """A table in Markdown."""
+    """A table in Markdown, with a note if it has a † in it."""
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{text}\n\n{CLEAN_NOTE}" if "†" in text else text
 
 
-def cells(
-    group: Group, network: str, epoch: str, key: str
-) -> list[float | None]:
+def cells(group: Group, network: str, epoch: str, key: str) -> list[Any]:
     """A value of the final table of each run, if it has that row."""
-    rows = [
-        row
+    # Older runs stored the CAS of attacked images.
+    only_clean = key == "cas" and _on_clean_images(group)
+    return [
+        row[key]
         for record in group
         for row in record.get("table") or []
         if (row["network"], row["epoch"]) == (network, epoch)
+        and (row.get("cas_images") == "clean" or not only_clean)
     ]
-    if key == "cas" and _on_clean_images(group):
-        # Older runs stored the CAS of attacked images here.
-        rows = [row for row in rows if row.get("cas_images") == "clean"]
-    return [row[key] for row in rows]
 
 
 def _on_clean_images(group: Group) -> bool:
@@ -228,10 +216,6 @@ def _on_clean_images(group: Group) -> bool:
 def _dagger(group: Group, text: str) -> str:
     """Marks a CAS that cannot be compared with those of other rows."""
     return f"{text} †" if _on_clean_images(group) and text != "–" else text
-
-
-def _with_notes(text: str) -> str:
-    return f"{text}\n\n{CLEAN_NOTE}" if "†" in text else text
 
 
 def results(grouped: list[Group], by: str | None = None) -> str:
@@ -255,7 +239,7 @@ def results(grouped: list[Group], by: str | None = None) -> str:
     header = ["method", "threat", "network", "seeds"]
     for key in ("robust", "clean", "CAS"):
         header += [f"{key}, {epoch}" for epoch in EPOCHS]
-    return _with_notes(table(header, rows))
+    return table(header, rows)
 
 
 def at_epochs(record: Record, early: int) -> list[dict[str, Any] | None]:
@@ -281,28 +265,16 @@ def over_epochs(grouped: list[Group], early: int, by: str | None = None) -> str:
             row.append(f"{_dagger(group, cas)} / {robust}")
         rows.append(row)
     header = ["method", "threat", "seeds", f"epoch {early}", "best", "last"]
-    return _with_notes(table(header, rows))
-
-
-def unfinished(grouped: list[Group]) -> list[str]:
-    """The runs without a final table, in words."""
-    return [
-        f"{name}, {epsilon_of(group)}, seed {record['settings']['seed']} "
-        f"({len(record['epochs'])} of {record['settings']['epochs']} epochs)"
-        for group, name in zip(grouped, labels(grouped), strict=True)
-        for record in group
-        if not record.get("table")
-    ]
+    return table(header, rows)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Prints the tables."""
     parser = Parser(__doc__)
-    parser.add_argument("paths", nargs="+", type=pathlib.Path)
-    parser.add_argument(
-        "--by", metavar="SETTING", help="sort rows by it, such as epsilon"
-    )
-    parser.add_argument("--early", type=at_least(1), metavar="EPOCH")
+    add = parser.add_argument
+    add("paths", nargs="+", type=pathlib.Path)
+    add("--by", metavar="SETTING", help="sort rows by it, such as epsilon")
+    add("--early", type=at_least(1), metavar="EPOCH")
     args = parser.parse_args(argv)
     missing = [str(path) for path in args.paths if not path.exists()]
     if missing:
@@ -310,9 +282,7 @@ def main(argv: list[str] | None = None) -> None:
     records = read(args.paths)
     if not records:
         parser.error("there is no record of a run in these paths")
-    known = {
-        name for r in records for name in of_runs.comparable(r["settings"])
-    }
+    known = set().union(*(of_runs.comparable(r["settings"]) for r in records))
     if args.by and args.by not in known:
         parser.error(
             f"argument --by: no run has this setting. Received: {args.by!r}; "
@@ -330,10 +300,15 @@ def main(argv: list[str] | None = None) -> None:
             f"\n{len(records)} records are of {counted} runs: of the same "
             "settings and seed the one that came furthest counts."
         )
-    waiting = unfinished(grouped)
+    waiting = [
+        f"- {name}, {epsilon_of(group)}, seed {record['settings']['seed']} "
+        f"({len(record['epochs'])} of {record['settings']['epochs']} epochs)"
+        for group, name in zip(grouped, labels(grouped), strict=True)
+        for record in group
+        if not record.get("table")
+    ]
     if waiting:
-        print("\nNot finished, and not in the first table:")
-        print("\n".join(f"- {line}" for line in waiting))
+        print("\nNot finished, and not in the first table:", *waiting, sep="\n")
 
 
 if __name__ == "__main__":

@@ -18,13 +18,8 @@ def start(threads: int) -> Any:
     """Joins the other processes and shares out the devices.
 
     Call it before anything is computed, because TensorFlow accepts a strategy
-    of several workers only then.
-
-    Args:
-        threads: CPU threads; 0 means all cores.
-
-    Returns:
-        What `scope` takes.
+    of several workers only then. 0 threads of a CPU mean all cores. Returns
+    what `scope` takes.
     """
     backend = keras.backend.backend()
     given = processes.not_joined(backend)
@@ -60,20 +55,17 @@ def _start_tensorflow(threads: int) -> Any:
         with contextlib.suppress(RuntimeError):  # TensorFlow runs already.
             config.set_intra_op_parallelism_threads((threads + 1) // 2)
             config.set_inter_op_parallelism_threads(min(2, threads))
-    resolver = None
-    if processes.slurm() and not processes.tf_config():
-        resolver = tf.distribute.cluster_resolver.SlurmClusterResolver()
-    if resolver is not None or processes.tf_config():
-        communication = tf.distribute.experimental.CommunicationImplementation
-        return tf.distribute.MultiWorkerMirroredStrategy(
-            cluster_resolver=resolver,
-            # By default TensorFlow exchanges gradients over gRPC.
-            communication_options=tf.distribute.experimental.CommunicationOptions(
-                implementation=(
-                    communication.NCCL if gpus else communication.AUTO
-                )
-            ),
+    if processes.slurm() or processes.tf_config():
+        # By default TensorFlow exchanges gradients over gRPC.
+        experimental = tf.distribute.experimental
+        collectives = experimental.CommunicationImplementation
+        options = experimental.CommunicationOptions(
+            implementation=collectives.NCCL if gpus else collectives.AUTO
         )
+        resolver = None
+        if not processes.tf_config():
+            resolver = tf.distribute.cluster_resolver.SlurmClusterResolver()
+        return tf.distribute.MultiWorkerMirroredStrategy(resolver, options)
     names = replica_devices()
     return tf.distribute.MirroredStrategy(names) if len(names) > 1 else None
 
@@ -119,10 +111,8 @@ def describe() -> str:
     elif backend == "torch":
         import torch
 
-        names = [
-            torch.cuda.get_device_name(number)
-            for number in range(torch.cuda.device_count())
-        ]
+        numbers = range(torch.cuda.device_count())
+        names = [torch.cuda.get_device_name(number) for number in numbers]
     cpu = f"{os.cpu_count()} CPU cores, {platform.machine()}"
     return ", ".join([*names, cpu])
 
@@ -131,8 +121,7 @@ def describe() -> str:
 def scope(started: Any) -> Iterator[int]:
     """Where to make and compile a model; gives the number of replicas.
 
-    Args:
-        started: What `start` has returned.
+    It takes what `start` has returned.
     """
     if started is None:
         yield 1

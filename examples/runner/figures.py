@@ -16,12 +16,7 @@ Matrices = dict[tuple[str, str], Any]
 
 
 class Figures:
-    """Draws into the folder of a run.
-
-    Args:
-        args: Flags of the run.
-        splits: Its images.
-    """
+    """Draws into the folder of a run."""
 
     def __init__(self, args: argparse.Namespace, splits: Any):
         self.args = args
@@ -52,12 +47,8 @@ class Figures:
     ) -> None:
         """What does not depend on the choice of epochs.
 
-        Args:
-            record: The record of the run.
-            parts: The parts of its method.
-            matrices: Matrices on the test images.
-            pictures: Images before and after the attack.
-            report: What the network confuses.
+        `matrices` are on the test images, and `pictures` before and after the
+        attack.
         """
         plots = kw.visualization
         self.draw(

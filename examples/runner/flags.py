@@ -14,27 +14,14 @@ from runner.parsing import positive
 from runner.parsing import share
 from runner.parsing import validation_size
 
-MODELS = (
-    "small",
-    "preact_resnet18",
-    "wide_resnet28_10",
-    "wide_resnet34_10",
-    "deit_tiny",
-    "keras_cv_resnet18",
-)
+# The networks of which there are published PyTorch weights.
+PYTORCH = ("preact_resnet18", "wide_resnet28_10", "wide_resnet34_10")
+MODELS = ("small", *PYTORCH, "deit_tiny", "keras_cv_resnet18")
 AUGMENTATIONS = ("crop_flip", "flip", "none", "keras_cv")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
-# Flags that may differ when a run is resumed. Files may have moved.
-UNIMPORTANT = (
-    "run_dir",
-    "resume",
-    "threads",
-    "data_dir",
-    "robust_teacher",
-    "standard_teacher",
-    "matrix_epochs",
-)
 TEACHERS = ("robust_teacher", "standard_teacher")
+# Flags that may differ when a run is resumed. Files may have moved.
+UNIMPORTANT = ("run_dir", "resume", "threads", "data_dir", "matrix_epochs")
 
 
 class _HelpFormatter(
@@ -60,8 +47,7 @@ def _parser(description: str) -> Parser:
     add("--run-dir", type=pathlib.Path, help="folder that the run writes; "
         "default: runs/DATASET-METHOD-seedSEED")
     add("--resume", action="store_true", help="continue the run in --run-dir")
-    add("--seed", type=at_least(0), default=0, help="of weights, data and "
-        "attacks")
+    add("--seed", type=at_least(0), default=0, help="of weights, data, attacks")
     add("--threads", type=at_least(0), default=0, help="CPU threads (not with "
         "JAX); 0: all")
     add("--matrix-epochs", type=at_least(1), nargs="+", metavar="EPOCH",
@@ -90,8 +76,7 @@ def _parser(description: str) -> Parser:
         "counts it")
     add("--label-smoothing", type=share, help="share of a label that goes to "
         "all classes; default: the method's")
-    add("--beta", type=positive, help="of TRADES and MART; default: 6 "
-        "with TRADES, 5 with MART")
+    add("--beta", type=positive, help="of TRADES (default: 6) and MART (5)")
     add("--gamma", type=positive, help="of AWP; default: 0.005 with TRADES, "
         "else 0.01")
     add("--early-stop", type=at_least(1), metavar="N", help="stop after N "
@@ -114,10 +99,8 @@ def _parser(description: str) -> Parser:
         "attack")
 
     add = parser.add_argument_group("WAKE").add_argument
-    add("--start-epoch", type=at_least(0), help="t_s; default: half of the "
-        "epochs")
-    add("--end-epoch", type=at_least(1), help="t_e; default: 55 %% of the "
-        "epochs")
+    add("--start-epoch", type=at_least(0), help="t_s; default: half the epochs")
+    add("--end-epoch", type=at_least(1), help="t_e; default: 55 %% of epochs")
     add("--peak", type=float, default=1.0, help="what the ramp rises to")
     add("--final", type=float, default=1.0, help="KD weight from t_e on")
     add("--temperature", type=positive, default=2.0, help="of the distillation")
@@ -135,8 +118,7 @@ def _parser(description: str) -> Parser:
         help="ramp the decay up over the first updates")
 
     add = parser.add_argument_group("KDSWA").add_argument
-    add("--robust-teacher", type=pathlib.Path, help="best.keras of a run of "
-        "AT")
+    add("--robust-teacher", type=pathlib.Path, help="best.keras of a run of AT")
     add("--standard-teacher", type=pathlib.Path, help="best.keras of a run "
         "of the method standard")
     add("--robust-weight", type=share, default=0.6, help="of its distillation")
@@ -153,11 +135,8 @@ def parse_args(
 ) -> tuple[Parser, argparse.Namespace]:
     """The parser, and the parsed flags with the defaults of one example.
 
-    Args:
-        description: Docstring of the example.
-        defaults: Values of flags; also `dataset`, its name, and `epsilons`,
-            the usual radius for each norm.
-        argv: Arguments in place of those of the command line.
+    These are values of flags; also `dataset`, its name, and `epsilons`, the
+    usual radius for each norm.
     """
     parser = _parser(description)
     parser.set_defaults(**defaults)
@@ -224,5 +203,6 @@ def settings_of(args: argparse.Namespace) -> dict[str, Any]:
 
     Flags that the method ignores are None.
     """
-    given = {k: v for k, v in vars(args).items() if k not in UNIMPORTANT}
+    ignored = (*UNIMPORTANT, *TEACHERS)
+    given = {k: v for k, v in vars(args).items() if k not in ignored}
     return dict(sorted(settings.comparable(given).items()))

@@ -12,27 +12,22 @@ TEACHER_BEST_BY = "val_teacher_robust_accuracy"
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """A method of training.
-
-    Args:
-        summary: What it is, for `--help`.
-        objective: "at", "trades", "mart" or "standard".
-        single_step: Whether the attack is FGSM-RS instead of PGD.
-        awp: Whether weights are perturbed as well.
-        teacher: "wake" (an average that the student learns from), "adaptive"
-            (WAKE that chooses its epochs by itself), "average" (an average
-            that it does not learn from), "kdswa" (two pretrained networks), or
-            None.
-        label_smoothing: Share of each label that goes to all classes.
-        cutmix: α of CutMix, or None.
-    """
+    """A method of training; its summary is for `--help`."""
 
     summary: str
+    # "at", "trades", "mart" or "standard".
     objective: str = "at"
+    # FGSM-RS instead of PGD.
     single_step: bool = False
+    # Weights are perturbed as well.
     awp: bool = False
+    # "wake" (an average that the student learns from), "adaptive" (WAKE that
+    # chooses its epochs by itself), "average" (one that it does not learn
+    # from), "kdswa" (two pretrained networks), or None.
     teacher: str | None = None
+    # Share of each label that goes to all classes.
     label_smoothing: float = 0.0
+    # α of CutMix.
     cutmix: float | None = None
 
     @property
@@ -97,7 +92,4 @@ METHODS = {
 def describe() -> str:
     """All methods, a line each, for `--help`."""
     width = max(map(len, METHODS))
-    return "\n".join(
-        f"  {name:{width}}  {method.summary}"
-        for name, method in METHODS.items()
-    )
+    return "\n".join(f"  {k:{width}}  {m.summary}" for k, m in METHODS.items())

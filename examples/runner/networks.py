@@ -11,14 +11,7 @@ import keras_wake as kw
 def network(
     name: str, classes: int, shape: tuple[int, ...], **options: Any
 ) -> keras.Model:
-    """The classifier with a name in `flags.MODELS`.
-
-    Args:
-        name: Name of the network.
-        classes: Number of logits.
-        shape: `(height, width, channels)` of an image.
-        **options: Passed on to the network.
-    """
+    """The classifier with a name in `flags.MODELS`, with its options."""
     if name == "small" and shape[0] < 16:
         options |= {"widths": (32, 64, 128), "strides": (1, 2, 1)}
     make = {
@@ -33,12 +26,7 @@ def network(
 
 
 def import_keras_cv(flag: str) -> Any:
-    """KerasCV, if it can be used.
-
-    Raises:
-        ValueError: The backend is not TensorFlow.
-        ImportError: It is not installed.
-    """
+    """KerasCV, or an error that says why it cannot be used."""
     backend = keras.backend.backend()
     if backend != "tensorflow":
         raise ValueError(

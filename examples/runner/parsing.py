@@ -32,12 +32,8 @@ class Parser(argparse.ArgumentParser):
 
 def at_least(minimum: int) -> Callable[[str], int]:
     """A converter to a whole number of at least `minimum`."""
-    return lambda text: _number(
-        text,
-        lambda value: value >= minimum,
-        f"a whole number of at least {minimum}",
-        int,
-    )
+    wanted = f"a whole number of at least {minimum}"
+    return lambda text: _number(text, lambda n: n >= minimum, wanted, int)
 
 
 def positive(text: str) -> float:
@@ -52,11 +48,9 @@ def share(text: str) -> float:
 
 def validation_size(text: str) -> float:
     """A converter to a fraction below 1, or a whole number of images."""
-    return _number(
-        str(positive(text)),
-        lambda value: value <= 1 or value == int(value),
-        "a fraction below 1 or a whole number of images",
-    )
+    wanted = "a fraction below 1 or a whole number of images"
+    text = str(positive(text))
+    return _number(text, lambda n: n <= 1 or n == int(n), wanted)
 
 
 def _number(

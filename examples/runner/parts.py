@@ -14,13 +14,8 @@ from runner.methods import METHODS
 class Parts:
     """The parts of a method, checked as far as this needs no data.
 
-    Args:
-        args: Flags of the run.
-
-    Raises:
-        ValueError: The library refuses a flag, or a file is no pretrained
-            teacher.
-        ImportError: A package is not installed.
+    It raises a `ValueError` if the library refuses a flag, or a file is no
+    pretrained teacher, and an `ImportError` if a package is not installed.
     """
 
     def __init__(self, args: argparse.Namespace):
@@ -40,10 +35,7 @@ class Parts:
             )
         else:
             self.attack = kw.attacks.PGD(
-                args.norm,
-                args.epsilon,
-                step_size=args.step_size,
-                steps=args.steps,
+                args.norm, args.epsilon, args.step_size, args.steps
             )
         self.eval_attack = kw.attacks.PGD.for_evaluation(
             self.attack, args.eval_steps
@@ -55,10 +47,8 @@ class Parts:
         self.pretrained: dict[str, kw.PretrainedTeacher] = {}
         if self.method.teacher == "kdswa":
             for name in ("robust", "standard"):
-                flag, path = (
-                    f"--{name}-teacher",
-                    getattr(args, f"{name}_teacher"),
-                )
+                flag = f"--{name}-teacher"
+                path = getattr(args, f"{name}_teacher")
                 network = load_network(flag, path)
                 try:
                     self.pretrained[flag] = kw.PretrainedTeacher(
@@ -70,11 +60,7 @@ class Parts:
                     ) from error
 
     def check_data(self, splits: Any) -> None:
-        """Refuses pretrained teachers of other images or classes.
-
-        Raises:
-            ValueError: One does not fit the data.
-        """
+        """Refuses pretrained teachers of other images or classes."""
         for flag, callback in self.pretrained.items():
             check_fits(flag, callback.teacher, splits)
 
@@ -107,11 +93,7 @@ class Parts:
 
 
 def load_network(flag: str, path: pathlib.Path) -> keras.Model:
-    """The network in a `.keras` file.
-
-    Raises:
-        ValueError: The file cannot be read, or holds a `WakeModel`.
-    """
+    """The network in a `.keras` file that holds one, and no `WakeModel`."""
     advice = "Pass the best.keras or robust.keras of a run."
     try:
         network = keras.models.load_model(path)
@@ -130,11 +112,7 @@ def load_network(flag: str, path: pathlib.Path) -> keras.Model:
 
 
 def check_fits(flag: str, network: keras.Model, splits: Any) -> None:
-    """Refuses a network of other images or classes than the data's.
-
-    Raises:
-        ValueError: It does not fit the data.
-    """
+    """Refuses a network of other images or classes than the data's."""
     # A subclassed network may not know its shapes; then `fit` refuses it.
     images = (None, *splits.input_shape)
     shape = tuple(getattr(network, "input_shape", images)[1:])
@@ -174,14 +152,10 @@ def schedule(args: argparse.Namespace) -> Any:
     teacher = METHODS[args.method].teacher
     weights = {"peak": args.peak, "final": args.final}
     if teacher == "wake":
-        return kw.schedules.DistillationRamp(
-            args.start_epoch, args.end_epoch, **weights
-        )
+        epochs = args.start_epoch, args.end_epoch
+        return kw.schedules.DistillationRamp(*epochs, **weights)
     if teacher == "adaptive":
-        return kw.schedules.AdaptiveRamp(
-            args.patience,
-            args.ramp_epochs,
-            latest_start=args.latest_start,
-            **weights,
-        )
+        weights["latest_start"] = args.latest_start
+        epochs = args.patience, args.ramp_epochs
+        return kw.schedules.AdaptiveRamp(*epochs, **weights)
     return None

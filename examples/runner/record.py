@@ -6,7 +6,6 @@ import datetime
 import importlib.metadata
 import io
 import json
-import math
 import os
 import pathlib
 import subprocess
@@ -24,10 +23,7 @@ RECORD, BACKUP = "record.json", "backup"
 def check_folder(run_dir: pathlib.Path, resume: bool) -> None:
     """Makes the folder of a run, and sees that it can be written.
 
-    Raises:
-        ValueError: There is a run and `--resume` was not given, or the other
-            way round.
-        OSError: The folder cannot be written.
+    It refuses a run without `--resume`, and the other way round.
     """
     record = (run_dir / RECORD).exists()
     if record and not resume:
@@ -47,8 +43,7 @@ def check_folder(run_dir: pathlib.Path, resume: bool) -> None:
         raise ValueError(f"--resume: there is no run in {run_dir}.")
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=run_dir):
-            pass
+        tempfile.TemporaryFile(dir=run_dir).close()
     except OSError as error:
         raise OSError(
             f"--run-dir {run_dir} cannot be written: {error}."
@@ -56,13 +51,7 @@ def check_folder(run_dir: pathlib.Path, resume: bool) -> None:
 
 
 class Record:
-    """Both files of a run, which are always rewritten as a whole.
-
-    Args:
-        run_dir: Folder of the run.
-        settings: The settings of the run.
-        device: The devices that it runs on, in words.
-    """
+    """Both files of a run, which are always rewritten as a whole."""
 
     def __init__(
         self, run_dir: pathlib.Path, settings: dict[str, Any], device: str
@@ -91,11 +80,7 @@ class Record:
         self._new = copy.deepcopy(self.content)
 
     def load(self) -> None:
-        """Reads what an earlier, interrupted run has written.
-
-        Raises:
-            ValueError: That run had other settings, or its record is damaged.
-        """
+        """Reads what an earlier, interrupted run of these settings has left."""
         try:
             there = json.loads(self.path.read_text())
             settings, epochs = there["settings"], there["epochs"]
@@ -122,9 +107,6 @@ class Record:
         not be written; `set_state` of `KeepRecord` restores them. Without a
         backup (it was damaged, or the disk was full) the run starts again, and
         its old files are renamed.
-
-        Raises:
-            OSError: They cannot be renamed.
         """
         epochs = self.content["epochs"]
         # The run may have been killed between the record and the first backup.
@@ -161,16 +143,13 @@ class Record:
         self.content["seconds"] += seconds
 
     def write(self) -> None:
-        """Writes both files.
+        """Has the first of several processes write both files.
 
-        Only the first of several processes does.
-
-        Raises:
-            OSError: One cannot be written; the files stay as they are.
+        One that cannot be written raises an `OSError`, and stays as it is.
         """
         if not processes.is_chief():
             return
-        content = json.dumps(_strict(self.content), indent=1, allow_nan=False)
+        content = json.dumps(strict(self.content), indent=1, allow_nan=False)
         if self.content["epochs"]:
             write_text(self.csv_path, self._csv())
         write_text(self.path, content + "\n")
@@ -186,7 +165,7 @@ class Record:
         return {"epochs": columns.pop("epoch"), **columns}
 
     def _csv(self) -> str:
-        columns = _strict(self.columns())
+        columns = strict(self.columns())
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(columns)
@@ -229,26 +208,17 @@ def attempt(what: str, write: Callable[..., Any], *args: Any) -> bool:
     return True
 
 
-def _strict(value: Any) -> Any:
+def strict(value: Any) -> Any:
     """`value` with None in place of NaN and infinity, which JSON lacks."""
-    if isinstance(value, dict):
-        return {key: _strict(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_strict(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+    return json.loads(json.dumps(value), parse_constant=lambda constant: None)
 
 
 def _commit() -> str:
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    here = pathlib.Path(__file__).parent
     try:
-        return subprocess.run(
-            command,
-            cwd=pathlib.Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
+        return subprocess.check_output(
+            command, cwd=here, text=True, stderr=subprocess.DEVNULL
+        ).strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

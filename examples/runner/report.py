@@ -29,21 +29,12 @@ def report(
 ) -> bool:
     """Evaluates best and last epoch on the test images, draws and saves.
 
-    Args:
-        args: Flags of the run.
-        parts: The parts of its method.
-        model: The trained `WakeModel`.
-        splits: Its images.
-        record: The record of the run, which the table is added to.
-        history: `CrossClassAttribution.history`, with the matrices of the
-            validations.
-
-    Returns:
-        Whether networks and record could be written.
+    `history` is that of `CrossClassAttribution`, with the matrices of the
+    validations. Returns whether networks and record could be written.
     """
     print("Evaluating on the test images ...", flush=True)
     saved = save(model, model.robust_classifier, args.run_dir, "robust.keras")
-    networks = ("student", "teacher") if model.teacher_in_use else ("student",)
+    networks = ["student", "teacher"] if model.teacher_in_use else ["student"]
     clean = parts.method.on_clean_images
     rows, matrices = measure(model, splits, "last", networks, clean)
     last = model.get_weights()
@@ -53,7 +44,7 @@ def report(
         if not path.exists():
             continue
         model.load_weights(path)
-        found = measure(model, splits, "best", (network,), clean)
+        found = measure(model, splits, "best", [network], clean)
         rows += found[0]
         matrices |= found[1]
         if network == networks[-1]:
@@ -74,12 +65,8 @@ def report(
         return saved
     print_table(rows, splits, clean)
     print_what_never_began(args, parts, model, record)
-    attempt(
-        "The class report",
-        write_text,
-        args.run_dir / "classes.json",
-        classes.to_json(indent=1),
-    )
+    path, text = args.run_dir / "classes.json", classes.to_json(indent=1)
+    attempt("The class report", write_text, path, text)
     figures = Figures(args, splits)
     figures.whole_run(record, parts, matrices, pictures, classes)
     figures.epochs(record, history)
@@ -99,16 +86,11 @@ def network_of(model: Any, name: str) -> Any:
 
 
 def measure(
-    model: Any, splits: Any, epoch: str, networks: tuple[str, ...], clean: bool
+    model: Any, splits: Any, epoch: str, networks: list[str], clean: bool
 ) -> tuple[list[dict[str, Any]], Matrices]:
     """Rows of the final table, and matrices, for the weights as they are.
 
-    Args:
-        model: The `WakeModel`.
-        splits: Its images; those for testing are used.
-        epoch: Name of the epoch in the rows.
-        networks: The networks to evaluate.
-        clean: Whether CAS is of clean images instead of attacked ones.
+    CAS is that of clean images if `clean`, else that of attacked ones.
     """
     attribution = kw.CrossClassAttribution()
     logs = model.evaluate(
@@ -173,12 +155,11 @@ def print_what_never_began(
     """Prints a note if the run was too short for its method."""
     epochs = record.content["epochs"]
     teacher, ramp = parts.method.teacher, parts.ramp
+    distils = teacher in ("wake", "adaptive")
     if teacher == "kdswa" and not model.teacher_in_use:
         what, student = "Averaging", "The network is the student."
         why = f"its first epoch is {args.swa_start}"
-    elif teacher in ("wake", "adaptive") and not any(
-        row.get("kd_weight") for row in epochs
-    ):
+    elif distils and not any(row.get("kd_weight") for row in epochs):
         what = "Distillation"
         student = "The student did not learn from its average."
         why = "no epoch t_s was found"
@@ -186,7 +167,5 @@ def print_what_never_began(
             why = f"the ramp begins after epoch t_s = {ramp.start_epoch}"
     else:
         return
-    print(
-        f"\n{what} never began: {why}, and the run has {len(epochs)} epochs. "
-        f"{student}"
-    )
+    lasted = f"the run has {len(epochs)} epochs"
+    print(f"\n{what} never began: {why}, and {lasted}. {student}")

@@ -16,12 +16,11 @@ import numpy as np
 import keras_wake as kw
 from runner import networks
 from runner import parts
+from runner.flags import PYTORCH
 from runner.parsing import at_least
 from runner.parsing import Parser
 from runner.parsing import positive
 
-# The networks of which there are published PyTorch weights.
-PYTORCH = ("preact_resnet18", "wide_resnet28_10", "wide_resnet34_10")
 DATASETS = ("digits", "cifar10", "cifar100", "tiny_imagenet", "folder")
 
 
@@ -30,12 +29,7 @@ def make_parser(
 ) -> tuple[Parser, Callable[..., Any]]:
     """A parser with the flags for network, images and threat.
 
-    Args:
-        description: Docstring of the script.
-        purpose: Name of the last group of flags.
-
-    Returns:
-        The parser, and what adds a flag to its last group.
+    Also returns what adds a flag to its last group, which is named `purpose`.
     """
     parser = Parser(description)
     # fmt: off
@@ -51,8 +45,7 @@ def make_parser(
     add("--raw-shortcut", action="store_true", help="preact_resnet18 whose "
         "projections see the block's input, as fast_adversarial has it")
     add("--reference", type=pathlib.Path, help="an .npz file with `images` in "
-        "[0, 1] and the `logits` that the PyTorch network has for them, to "
-        "compare with")
+        "[0, 1] and PyTorch's `logits` of them, to compare with")
     add("--no-normalisation", action="store_true", help="pixels in [0, 1] as "
         "they are, as TRADES has it")
     add = parser.add_argument_group("images").add_argument
@@ -97,18 +90,12 @@ def load(parser: Parser, args: argparse.Namespace) -> tuple[Any, Any]:
 
 
 def load_network(args: argparse.Namespace, splits: Any) -> Any:
-    """The network that one of the two flags names.
-
-    Raises:
-        ValueError: The file is not what it should be, or does not fit.
-    """
+    """The network that one of the two flags names, if it fits the images."""
     if args.network:
         network = parts.load_network("--network", args.network)
         parts.check_fits("--network", network, splits)
         return network
-    extra: dict[str, Any] = {}
-    if args.no_normalisation:
-        extra = {"mean": 0.0, "std": 1.0}
+    extra = {"mean": 0.0, "std": 1.0} if args.no_normalisation else {}
     if args.model == "preact_resnet18":
         extra |= {"width": args.width, "final_norm": not args.no_final_norm}
         extra["shortcut"] = "raw" if args.raw_shortcut else "preactivated"

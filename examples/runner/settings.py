@@ -13,32 +13,26 @@ from runner.methods import METHODS
 BEFORE = {"precision": "float32", "batch_norm": "average"}
 TEACHER_FILES = ("robust_teacher_sha256", "standard_teacher_sha256")
 
-# The model that `width` is about; runs that are older than it have no `model`.
-PREACT = "preact_resnet18"
-# Settings that only some methods use.
-AVERAGE = ("decay", "ema_warmup", "batch_norm")
-WEIGHTS = ("peak", "final")
-RAMP = ("start_epoch", "end_epoch")
-SEARCH = ("patience", "ramp_epochs", "latest_start")
-PRETRAINED = ("robust_weight", "standard_weight", "swa_start", *TEACHER_FILES)
-
 
 def unused(settings: Mapping[str, Any]) -> list[str]:
     """The names of settings that this method, or this model, ignores."""
-    method = METHODS[settings["method"]]
+    method, model = METHODS[settings["method"]], "preact_resnet18"
     averaging = method.teacher in ("wake", "adaptive")
     steps = not method.single_step and method.objective != "standard"
     used = (
-        (AVERAGE, method.averages),
-        (WEIGHTS, averaging),
+        (("decay", "ema_warmup", "batch_norm"), method.averages),
+        (("peak", "final"), averaging),
         (("temperature",), averaging or method.teacher == "kdswa"),
-        (RAMP, method.teacher == "wake"),
-        (SEARCH, method.teacher == "adaptive"),
-        (PRETRAINED, method.teacher == "kdswa"),
+        (("start_epoch", "end_epoch"), method.teacher == "wake"),
+        (("patience", "ramp_epochs"), method.teacher == "adaptive"),
+        (("latest_start",), method.teacher == "adaptive"),
+        (("robust_weight", "standard_weight"), method.teacher == "kdswa"),
+        (("swa_start", *TEACHER_FILES), method.teacher == "kdswa"),
         (("beta",), method.objective in ("trades", "mart")),
         (("gamma",), method.awp),
         (("steps", "step_size"), steps),
-        (("width",), settings.get("model", PREACT) == PREACT),
+        # Runs that are older than the choice of a model have none.
+        (("width",), settings.get("model", model) == model),
     )
     return [name for names, is_used in used if not is_used for name in names]
 
@@ -53,9 +47,8 @@ def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
 def usual(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The defaults of the settings that follow from other settings.
 
-    Args:
-        settings: `method`, `epochs`, `norm` and `epsilon`, and `start_epoch`
-            if it was given.
+    These are `method`, `epochs`, `norm` and `epsilon`, and `start_epoch` if it
+    was given.
     """
     method, epochs = METHODS[settings["method"]], settings["epochs"]
     start = settings.get("start_epoch")
@@ -76,11 +69,7 @@ def usual(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """The differences between the settings of a recorded run and of this one.
-
-    Returns:
-        A text such as "seed: 0 there, 1 here", empty if they agree.
-    """
+    """How the settings of a recorded run differ: "seed: 0 there, 1 here"."""
     there, here = comparable(there), comparable(here)
     for name in TEACHER_FILES:
         # Older runs of KDSWA did not say which teachers they had.

@@ -37,12 +37,9 @@ def load_data(args: argparse.Namespace) -> Any:
 
 
 def learning_rate(rate: float, epochs: int, steps: int) -> Any:
-    """A learning rate that drops to a tenth at the start of two epochs.
+    """A learning rate that drops to a tenth after 1/2 and 3/4 of the epochs.
 
-    Args:
-        rate: The learning rate at the beginning.
-        epochs: Number of epochs; the rate drops after 1/2 and 3/4 of them.
-        steps: Number of steps in an epoch.
+    An epoch has so many `steps`.
     """
     # Keras keeps the old value at the boundary, and counts steps from 0.
     return keras.optimizers.schedules.PiecewiseConstantDecay(
@@ -55,12 +52,9 @@ def build(args: argparse.Namespace, parts: Parts, splits: Any) -> Any:
     """The compiled `WakeModel` of a run."""
     keras.utils.set_random_seed(args.seed)
     keras.config.set_dtype_policy(args.precision)
-    is_wide = args.model == "preact_resnet18"
+    width = {"width": args.width} if args.model == "preact_resnet18" else {}
     classifier = networks.network(
-        args.model,
-        splits.num_classes,
-        splits.input_shape,
-        **({"width": args.width} if is_wide else {}),
+        args.model, splits.num_classes, splits.input_shape, **width
     )
     model = kw.WakeModel(
         classifier,
@@ -151,8 +145,7 @@ def train(
 ) -> kw.CrossClassAttribution:
     """Trains the epochs that the backup does not have.
 
-    Returns:
-        The callback with the matrix of every validation.
+    Returns the callback with the matrix of every validation.
     """
     method = parts.method
     attribution = kw.CrossClassAttribution()
