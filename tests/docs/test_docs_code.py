@@ -9,18 +9,15 @@ import os
 import pathlib
 import pkgutil
 import re
-import subprocess
-import sys
 
 import keras
 import numpy as np
 import pytest
+from small import output_of
 
 import keras_wake
 
 ROOT = pathlib.Path(__file__).parents[2]
-# So many epochs are run, of those of a page.
-EPOCHS = 2
 BLOCK = re.compile(r"(<!-- not run -->\n+)?^```python\n(.*?)^```$", re.M | re.S)
 
 
@@ -30,35 +27,22 @@ def python_blocks(page):
     return [block for mark, block in BLOCK.findall(text) if not mark]
 
 
-def run_page(page, folder):
-    """Runs the code of a page in a folder, with few epochs."""
-    code = "\n".join(python_blocks(page))
-    code = re.sub(
-        r"^epochs = \d+$", f"epochs = {EPOCHS}", code, flags=re.MULTILINE
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
+PAGES = [
+    page
+    for path in sorted((ROOT / "docs").rglob("*.md"))
+    if python_blocks(page := str(path.relative_to(ROOT)))
+]
 # Each of these stands for itself.
-PAGES = sorted(
-    str(path.relative_to(ROOT))
-    for folder in ("how-to", "concepts")
-    for path in (ROOT / "docs" / folder).glob("*.md")
-)
+RUN = [p for p in PAGES if p.startswith(("docs/how-to/", "docs/concepts/"))]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [p for p in PAGES if python_blocks(p)])
+@pytest.mark.parametrize("page", RUN)
 def test_page_runs_from_top_to_bottom(page, tmp_path):
-    run_page(page, tmp_path)
+    code = "\n".join(python_blocks(page))
+    code = re.sub(r"^epochs = \d+$", "epochs = 2", code, flags=re.MULTILINE)
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    output_of("-c", code, cwd=tmp_path, env=env)
 
 
 def resolve(node):
@@ -83,17 +67,7 @@ def check_names(block):
     return found
 
 
-@pytest.mark.parametrize(
-    "page",
-    [
-        "README.md",
-        *(
-            str(path.relative_to(ROOT))
-            for path in sorted((ROOT / "docs").rglob("*.md"))
-            if python_blocks(path)
-        ),
-    ],
-)
+@pytest.mark.parametrize("page", ["README.md", *PAGES])
 def test_names_and_arguments_of_a_page_exist(page):
     assert sum(map(check_names, python_blocks(page)))
 
@@ -104,48 +78,42 @@ def test_a_wrong_name_is_seen():
         resolve(node.func)
 
 
+BACKENDS = ("jax", "tensorflow", "torch")
+
+
 def modules():
     """The package and its modules, but for a backend that is not installed."""
     yield keras_wake
-    for found in pkgutil.walk_packages(keras_wake.__path__, "keras_wake."):
-        package, _, name = found.name.rpartition(".")
-        if (
-            package == "keras_wake.backend"
-            and name in ("jax", "tensorflow", "torch")
-            and importlib.util.find_spec(name) is None
-        ):
-            continue
-        yield importlib.import_module(found.name)
+    for _, name, _ in pkgutil.walk_packages(keras_wake.__path__, "keras_wake."):
+        package, _, last = name.rpartition(".")
+        is_backend = package == "keras_wake.backend" and last in BACKENDS
+        if not is_backend or importlib.util.find_spec(last):
+            yield importlib.import_module(name)
 
 
 def docstrings():
     """All docstrings of the package, as doctests that may be empty."""
     finder = doctest.DocTestFinder(exclude_empty=False)
-    names = {
-        "keras": keras,
-        "keras_wake": keras_wake,
-        "kw": keras_wake,
-        "np": np,
-    }
+    names = {"keras": keras, "keras_wake": keras_wake}
+    names |= {"kw": keras_wake, "np": np}
     for module in modules():
         scope = {**names, **vars(module)}
         yield from finder.find(module, module=module, globs=scope)
 
 
-def docstring_examples():
-    return [test for test in docstrings() if test.examples]
+TESTS = sorted(docstrings(), key=lambda test: test.name)
+EXAMPLES = [test for test in TESTS if test.examples]
+# The Python blocks, by the name of what they explain.
+BLOCKS = [
+    pytest.param(block, test.globs, id=test.name)
+    for test in TESTS
+    for _, block in BLOCK.findall(inspect.cleandoc(test.docstring))
+]
 
 
-def docstring_blocks():
-    """The Python blocks of docstrings, by the name of what they explain."""
-    return [
-        pytest.param(block, test.globs, id=test.name)
-        for test in docstrings()
-        for _, block in BLOCK.findall(inspect.cleandoc(test.docstring))
-    ]
-
-
-EXAMPLES = sorted(docstring_examples(), key=lambda test: test.name)
+def test_docstring_examples_are_found():
+    names = [example.name for example in EXAMPLES]
+    assert "keras_wake.schedules.DistillationRamp" in names
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda test: test.name)
@@ -158,12 +126,7 @@ def test_docstring_example(example):
     assert runner.failures == 0, "".join(report)
 
 
-def test_docstring_examples_are_found():
-    names = [example.name for example in EXAMPLES]
-    assert "keras_wake.schedules.DistillationRamp" in names
-
-
-@pytest.mark.parametrize(("block", "scope"), docstring_blocks())
+@pytest.mark.parametrize(("block", "scope"), BLOCKS)
 def test_names_and_arguments_of_a_docstring_exist(block, scope):
     check_names(block)
 
@@ -206,7 +169,7 @@ at_seed_0 = at_seed_1 = wake_seed_0 = wake_seed_1 = {
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(("block", "scope"), docstring_blocks())
+@pytest.mark.parametrize(("block", "scope"), BLOCKS)
 def test_code_of_a_docstring_runs(block, scope, tmp_path, monkeypatch):
     if "DeiTTiny" in block:
         pytest.importorskip("keras_hub")

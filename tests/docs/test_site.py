@@ -13,12 +13,11 @@ import inspect
 import json
 import pathlib
 import shutil
-import subprocess
-import sys
 import threading
 import urllib.parse
 
 import pytest
+from small import output_of
 
 import keras_wake
 
@@ -32,15 +31,8 @@ pytest.importorskip("latex2mathml")
 def site(tmp_path_factory):
     """The folder of the built site."""
     folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet"]
-    done = subprocess.run(
-        [*command, "--site-dir", str(folder)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    build = ("-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir")
+    output_of(*build, folder, cwd=ROOT, timeout=300)
     return folder
 
 
@@ -55,57 +47,51 @@ def pages(site):
 
 def public_names():
     """Every public name of the package, as the reference calls it."""
-    found = {f"keras_wake.{keras_wake.WakeModel.__name__}"}
+    found = ["keras_wake.WakeModel"]
     for area in keras_wake.__all__:
         module = getattr(keras_wake, area)
         if not inspect.ismodule(module):
             continue
         module = importlib.import_module(f"keras_wake.{area}")
-        names = getattr(module, "__all__", None)
-        if names is None:
-            names = [
-                name
-                for name, value in vars(module).items()
-                if not name.startswith("_")
-                and getattr(value, "__module__", "") == module.__name__
-            ]
-        found.update(f"keras_wake.{area}.{name}" for name in names)
+        own = [
+            name
+            for name, value in vars(module).items()
+            if not name.startswith("_")
+            and getattr(value, "__module__", "") == module.__name__
+        ]
+        names = getattr(module, "__all__", own)
+        found += [f"keras_wake.{area}.{name}" for name in names]
     return sorted(found)
 
 
 class Elements(html.parser.HTMLParser):
-    """The elements of a page, as pairs of name and attributes."""
+    """The elements of a page, as triples of page, name and attributes."""
 
-    def __init__(self, text):
+    def __init__(self, site, page):
         super().__init__()
-        self.found = []
-        self.feed(text)
+        self.page, self.found = page, []
+        self.feed((site / page).read_text())
 
     def handle_starttag(self, tag, attributes):
-        self.found.append((tag, dict(attributes)))
+        self.found.append((self.page, tag, dict(attributes)))
 
 
-def elements(site, page):
-    return Elements((site / page).read_text()).found
+def elements(site):
+    return [e for page in pages(site) for e in Elements(site, page).found]
 
 
 def test_images_have_alternative_text(site):
-    seen = 0
-    for page in pages(site):
-        for tag, attributes in elements(site, page):
-            if tag == "img":
-                seen += 1
-                assert len(attributes.get("alt") or "") > 10, (page, attributes)
-    assert seen
+    images = [element for element in elements(site) if element[1] == "img"]
+    assert images
+    for page, _, attributes in images:
+        assert len(attributes.get("alt") or "") > 10, (page, attributes)
 
 
 def test_nothing_is_loaded_from_elsewhere(site):
-    for page in pages(site):
-        for tag, attributes in elements(site, page):
-            key = {"link": "href", "a": ""}.get(tag, "src")
-            where = attributes.get(key) or ""
-            if attributes.get("rel") in ("canonical", "next", "prev"):
-                continue
+    for page, tag, attributes in elements(site):
+        key = {"link": "href", "a": ""}.get(tag, "src")
+        where = attributes.get(key) or ""
+        if attributes.get("rel") not in ("canonical", "next", "prev"):
             assert not urllib.parse.urlparse(where).netloc, (page, tag, where)
 
 
@@ -154,14 +140,10 @@ def browser(tmp_path_factory):
     options.binary_location = chromium
     profile = tmp_path_factory.mktemp("profile")
     for argument in (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-dev-shm-usage",
-        "--disable-background-networking",
-        f"--user-data-dir={profile}",
+        *("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage"),
+        *("disable-background-networking", f"user-data-dir={profile}"),
     ):
-        options.add_argument(argument)
+        options.add_argument(f"--{argument}")
     logs = {"browser": "ALL", "performance": "ALL"}
     options.set_capability("goog:loggingPrefs", logs)
     service = webdriver.ChromeService(executable_path=driver)
@@ -175,35 +157,41 @@ def look(browser, width, scheme):
     """Sets the width of the screen and the colour scheme of the reader."""
     # The site remembers the scheme of an earlier visit.
     browser.get("about:blank")
-    browser.execute_cdp_cmd(
-        "Storage.clearDataForOrigin",
-        {"origin": "*", "storageTypes": "local_storage"},
-    )
-    browser.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride",
-        {
-            "width": width,
-            "height": 900,
-            "deviceScaleFactor": 1,
-            "mobile": width < 600,
-        },
-    )
-    features = [{"name": "prefers-color-scheme", "value": scheme}]
-    browser.execute_cdp_cmd(
-        "Emulation.setEmulatedMedia", {"features": features}
-    )
+    for command, parameters in (
+        (
+            "Storage.clearDataForOrigin",
+            {"origin": "*", "storageTypes": "local_storage"},
+        ),
+        (
+            "Emulation.setDeviceMetricsOverride",
+            {
+                "width": width,
+                "height": 900,
+                "deviceScaleFactor": 1,
+                "mobile": width < 600,
+            },
+        ),
+        (
+            "Emulation.setEmulatedMedia",
+            {"features": [{"name": "prefers-color-scheme", "value": scheme}]},
+        ),
+    ):
+        browser.execute_cdp_cmd(command, parameters)
 
 
-def requested(browser):
-    """Addresses that the browser has asked for since the last look."""
+def outside(browser, *inside):
+    """Addresses elsewhere, of those asked for since the last look."""
     messages = (
         json.loads(entry["message"])["message"]
         for entry in browser.get_log("performance")
     )
     return [
-        message["params"]["request"]["url"]
+        url
         for message in messages
         if message["method"] == "Network.requestWillBeSent"
+        and not (url := message["params"]["request"]["url"]).startswith(
+            (*inside, "data:", "blob:")
+        )
     ]
 
 
@@ -234,7 +222,7 @@ Promise.all([...document.images].map(i => i.decode().catch(() => 0))).then(
 def test_pages_look_right(browser, address, site, width, scheme):
     look(browser, width, scheme)
     browser.get_log("browser")
-    requested(browser)
+    browser.get_log("performance")
     formulas = 0
     for page in pages(site):
         browser.get(address + page)
@@ -255,12 +243,7 @@ def test_pages_look_right(browser, address, site, width, scheme):
             if entry["level"] in ("SEVERE", "WARNING")
         ]
         assert complaints == [], page
-        outside = [
-            url
-            for url in requested(browser)
-            if not url.startswith((address, "data:", "blob:"))
-        ]
-        assert outside == [], page
+        assert outside(browser, address) == [], page
     assert formulas
 
 
@@ -302,13 +285,10 @@ def test_search_finds_every_public_name(browser, address):
 
 def test_site_and_its_search_work_as_files(browser, site):
     look(browser, 1280, "light")
-    requested(browser)
+    browser.get_log("performance")
     browser.get((site / "index.html").as_uri())
     search(browser, "WakeModel", "#keras_wake.WakeModel")
-    assert all(
-        url.startswith(("file:", "data:", "blob:"))
-        for url in requested(browser)
-    )
+    assert outside(browser, "file:") == []
 
 
 def test_sliders_show_the_closed_form(browser, address):

@@ -1,41 +1,32 @@
 """The tutorials run, and their pages are what the scripts say."""
 
-import importlib.util
+import importlib
 import os
 import pathlib
 import re
-import subprocess
-import sys
 
 import pytest
+from small import output_of
 
 FOLDER = pathlib.Path(__file__).parents[2] / "docs" / "tutorials"
 NAMES = sorted(p.stem for p in FOLDER.glob("*.py") if p.stem != "render")
 FIGURE = re.compile(r"!\[([^\]]+)\]\((images/[^)]+)\)")
 
 
-@pytest.fixture(scope="module")
-def render():
-    spec = importlib.util.spec_from_file_location(
-        "render", FOLDER / "render.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def render(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    return importlib.import_module("render")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_runs_in_a_reduced_setting(name, tmp_path):
-    flags = ["--quick", "--output", str(tmp_path)]
-    done = subprocess.run(
-        [sys.executable, FOLDER / "render.py", name, *flags],
+    output_of(
+        *(FOLDER / "render.py", name, "--quick", "--output", tmp_path),
         env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
-        capture_output=True,
-        text=True,
         timeout=900,
     )
-    assert done.returncode == 0, done.stderr[-3000:]
     page = (tmp_path / f"{name}.md").read_text()
     assert "```python" in page and "```text" in page
     # The folder has the page and the figures that it shows, and no more.
@@ -56,20 +47,9 @@ def test_page_is_that_of_the_script(name, render):
         assert found, f"Run `python docs/tutorials/render.py {name}`:\n{shown}"
 
 
-def test_cells(render):
-    script = (
-        "# %% [markdown]\n# # Title\n#\n# Text\n\n"
-        "# %%\nn = 30  # quick: 2\nprint(n)\n"
-    )
-    assert render.cells(script) == [
-        (False, "# Title\n\nText"),
-        (True, "n = 30  # quick: 2\nprint(n)"),
-    ]
-
-
 def test_reduced_setting_is_run_and_not_shown(render, tmp_path, monkeypatch):
     (tmp_path / "short.py").write_text(
-        "# %% [markdown]\n# # Title\n\n"
+        "# %% [markdown]\n# # Title\n#\n# Text\n\n"
         "# %%\nn = 30  # quick: 2\nprint(n, __name__)\n"
         "open('left.txt', 'w').close()\n"
         "open('images/a.png', 'w').close()\n"
@@ -78,6 +58,7 @@ def test_reduced_setting_is_run_and_not_shown(render, tmp_path, monkeypatch):
     output = tmp_path / "output"
     render.run("short", output, quick=True)
     page = (output / "short.md").read_text()
+    assert page.startswith("# Title\n\nText\n\n```python\n")
     assert "n = 30\n" in page and "quick" not in page.partition("*Made")[0]
     assert "```text\n2 __main__\n```" in page
     assert [p.name for p in output.rglob("*.*")] == ["short.md", "a.png"]

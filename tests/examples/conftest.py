@@ -26,43 +26,33 @@ SMALL = (
 @pytest.fixture(scope="session")
 def examples():
     """The modules of the examples, by their names."""
+    folder = ROOT / "examples"
+    runner = sorted((folder / "runner").glob("[a-z]*.py"))
+    names = ["runner", *(f"runner.{path.stem}" for path in runner)]
+    names += [path.stem for path in sorted(folder.glob("*.py"))]
     # The runner chooses settings of TensorFlow for processes of its own.
     with (
         mock.patch.dict(os.environ),
-        mock.patch.object(sys, "path", [str(ROOT / "examples"), *sys.path]),
+        mock.patch.object(sys, "path", [str(folder), *sys.path]),
     ):
         return types.SimpleNamespace(
             **{
-                name.replace("runner.", ""): importlib.import_module(name)
-                for name in (
-                    "runner",
-                    "runner.devices",
-                    "runner.figures",
-                    "runner.flags",
-                    "runner.methods",
-                    "runner.networks",
-                    "runner.parsing",
-                    "runner.parts",
-                    "runner.processes",
-                    "runner.record",
-                    "runner.report",
-                    "runner.saved",
-                    "runner.settings",
-                    "runner.training",
-                    "digits",
-                    "cifar10",
-                    "cifar100",
-                    "cifar10_deit",
-                    "tiny_imagenet",
-                    "analyse",
-                    "catastrophic_overfitting",
-                    "epsilon_sweep",
-                    "evaluate",
-                    "synthetic",
-                    "tables",
-                )
+                name.removeprefix("runner."): importlib.import_module(name)
+                for name in names
             }
         )
+
+
+@pytest.fixture(scope="session")
+def load():
+    """Imports a benchmark by its name; it finds what stands beside it."""
+
+    def load(name):
+        with mock.patch.dict(os.environ):
+            return importlib.import_module(name)
+
+    with mock.patch.object(sys, "path", [str(ROOT / "benchmarks"), *sys.path]):
+        yield load
 
 
 @pytest.fixture(autouse=True)

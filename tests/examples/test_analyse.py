@@ -22,17 +22,10 @@ LIMIT = 60
 def network(tmp_path):
     """A network for digits, barely trained, and its file."""
     keras.utils.set_random_seed(0)
-    made = kw.models.SmallCNN(
-        10, (8, 8, 1), widths=(4, 4, 4), strides=(1, 2, 1)
-    )
+    made = kw.models.SmallCNN(10, (8, 8, 1), (4, 4, 4), (1, 2, 1))
     path = tmp_path / "network.keras"
     made.save(path)
     return made, path
-
-
-def images():
-    data = kw.datasets.load("digits", validation_split=0, test_limit=LIMIT)
-    return data.arrays("test")
 
 
 @pytest.mark.parametrize(
@@ -57,30 +50,28 @@ def test_network_of_keras(
             *(f"--test-limit={LIMIT}", f"--out={out}", *flags),
         ]
     )
-    x, y = images()
+    data = kw.datasets.load("digits", validation_split=0, test_limit=LIMIT)
+    x, y = data.arrays("test")
     expected = kw.attribution.correlation_matrix(
         made, (x, y), attack, mode=mode, seed=0
     )
     written = json.loads((out / "report.json").read_text())
     assert written["attack"] == (None if attack is None else repr(attack))
-    if attack is None:
-        assert written["robust_accuracy"] is None
-    else:
-        assert written["robust_accuracy"] <= written["clean_accuracy"]
+    robust, clean = written["robust_accuracy"], written["clean_accuracy"]
+    assert robust is None if attack is None else robust <= clean
     np.testing.assert_allclose(written["mode_matrix"], expected, atol=1e-4)
     cas = kw.attribution.cas(expected)
     assert written["mode_cas"] == pytest.approx(cas, abs=1e-2)
     right = np.mean(np.argmax(made.predict(x, verbose=0), axis=1) == y)
-    assert written["clean_accuracy"] == pytest.approx(right)
+    assert clean == pytest.approx(right)
     printed = capsys.readouterr().out
     assert f"CAS of the {mode}-wise matrix: {cas:.1f}" in printed
     assert "the pairs that share most features" in printed
-    drawn = {path.name for path in out.iterdir()}
     # Examples of the pairs are drawn where there are any.
     some = any(any(pair["examples"]) for pair in written["pairs"][:5])
-    assert drawn == {"matrix.png", "classes.png", "report.json"} | (
-        {"shared_pairs.png"} if some else set()
-    )
+    files = {"matrix.png", "classes.png", "report.json"}
+    files |= {"shared_pairs.png"} if some else set()
+    assert {path.name for path in out.iterdir()} == files
 
 
 @pytest.fixture
@@ -103,13 +94,13 @@ def test_state_dict_of_pytorch(examples, folder, tmp_path):
         images=images,
         logits=torch_twins.logits_in_float64(twin, images),
     )
-    arguments = [
-        *(f"--pytorch={tmp_path / 'best.pth'}", "--dataset=folder"),
-        *(f"--data-dir={folder}", "--attack=none", "--raw-shortcut"),
-        f"--reference={tmp_path / 'reference.npz'}",
-    ]
     examples.analyse.main(
-        [*arguments, "--width=4", f"--out={tmp_path / 'out'}"]
+        [
+            *(f"--pytorch={tmp_path / 'best.pth'}", "--dataset=folder"),
+            *(f"--data-dir={folder}", "--attack=none", "--raw-shortcut"),
+            f"--reference={tmp_path / 'reference.npz'}",
+            *("--width=4", f"--out={tmp_path / 'out'}"),
+        ]
     )
     written = json.loads((tmp_path / "out" / "report.json").read_text())
     splits = kw.datasets.load("folder", data_dir=folder, validation_split=0)
@@ -129,21 +120,21 @@ def test_refuses(examples, network, folder, tmp_path, capsys):
     model = kw.WakeModel(made, kw.attacks.PGD())
     model.compile("sgd")
     model.save(tmp_path / "wake.keras")
-    other = ("--dataset=folder", f"--data-dir={folder}")
-    for arguments, message in (
-        ([], "one of the arguments --network --pytorch is required"),
-        (["--network=none.keras"], "there is no file none.keras."),
+    digits = "--dataset=digits"
+    for message, *arguments in (
+        ("one of the arguments --network --pytorch is required",),
+        ("there is no file none.keras.", "--network=none.keras"),
         (
-            [f"--network={tmp_path / 'broken.keras'}", "--dataset=digits"],
             "cannot be read as a network",
+            *(f"--network={tmp_path / 'broken.keras'}", digits),
         ),
         (
-            [f"--network={tmp_path / 'wake.keras'}", "--dataset=digits"],
             "holds a whole WakeModel",
+            *(f"--network={tmp_path / 'wake.keras'}", digits),
         ),
         (
-            [f"--network={path}", *other],
             "--network does not fit the data: the network takes images",
+            *(f"--network={path}", "--dataset=folder", f"--data-dir={folder}"),
         ),
     ):
         with pytest.raises(SystemExit) as stop:

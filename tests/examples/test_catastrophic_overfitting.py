@@ -2,13 +2,13 @@
 
 import re
 import types
+from unittest import mock
 
 import numpy as np
 import pytest
 
-
-def check(epoch, single, multi, collapsed):
-    return {
+COLLAPSE = [
+    {
         "epoch": epoch,
         "single_step_accuracy": single,
         "multi_step_accuracy": multi,
@@ -18,17 +18,16 @@ def check(epoch, single, multi, collapsed):
         "val_robust_accuracy": multi,
         "phase": "PGD",
     }
-
-
-COLLAPSE = [
-    check(1, 0.4, 0.30, False),
-    check(2, 0.5, 0.40, False),
-    check(3, 0.5, 0.35, False),
-    check(4, 0.9, 0.05, True),
-    # It comes back for an epoch, better than before.
-    check(5, 0.6, 0.50, False),
-    check(6, 0.8, 0.02, True),
-    check(7, 0.8, 0.10, True),
+    for epoch, single, multi, collapsed in (
+        (1, 0.4, 0.30, False),
+        (2, 0.5, 0.40, False),
+        (3, 0.5, 0.35, False),
+        (4, 0.9, 0.05, True),
+        # It comes back for an epoch, better than before.
+        (5, 0.6, 0.50, False),
+        (6, 0.8, 0.02, True),
+        (7, 0.8, 0.10, True),
+    )
 ]
 
 
@@ -44,16 +43,15 @@ def report(examples, checks, folder):
 def test_before_is_before_the_first_collapse(examples, tmp_path, capsys):
     before, after = examples.catastrophic_overfitting.before_and_after(COLLAPSE)
     assert (before["epoch"], after["epoch"]) == (2, 6)
-    assert report(examples, COLLAPSE, tmp_path) == {
-        *("collapse.png", "collapse_curves.png", "collapse_difference.png"),
-    }
+    drawn = report(examples, COLLAPSE, tmp_path)
+    names = ("collapse", "collapse_curves", "collapse_difference")
+    assert drawn == {f"{name}.png" for name in names}
     printed = capsys.readouterr().out
-    assert (
-        "Before the collapse, epoch 2: 50.0% under a single step, 40.0%"
-    ) in printed
-    assert (
-        "After the collapse, epoch 6: 80.0% under a single step, 2.0%"
-    ) in printed
+    for line in (
+        "Before the collapse, epoch 2: 50.0% under a single step, 40.0%",
+        "After the collapse, epoch 6: 80.0% under a single step, 2.0%",
+    ):
+        assert line in printed
 
 
 @pytest.mark.parametrize("checks", [COLLAPSE[:3], COLLAPSE[3:]])
@@ -66,12 +64,8 @@ def test_draws_no_matrices_without_a_collapse(
 
 @pytest.mark.slow
 def test_watches_both_phases(examples, tmp_path, capsys):
-    examples.catastrophic_overfitting.main(
-        [
-            *("--limit=90", "--warm-up=1", "--epochs=1", "--batch-size=30"),
-            f"--run-dir={tmp_path}",
-        ]
-    )
+    flags = "--limit=90 --warm-up=1 --epochs=1 --batch-size=30".split()
+    examples.catastrophic_overfitting.main([*flags, f"--run-dir={tmp_path}"])
     printed = capsys.readouterr().out
     assert "epoch  single step  multi step   CAS  trained with" in printed
     assert re.search(r"^ +1 .*% .*  PGD$", printed, re.M)
@@ -81,14 +75,11 @@ def test_watches_both_phases(examples, tmp_path, capsys):
 @pytest.mark.slow  # A minute on two cores.
 def test_digits_really_collapse(examples, tmp_path, monkeypatch):
     script = examples.catastrophic_overfitting
-    seen = []
-    report = script.report
-    monkeypatch.setattr(
-        script, "report", lambda *args: (seen.extend(args[2]), report(*args))
-    )
+    report = mock.Mock(wraps=script.report)
+    monkeypatch.setattr(script, "report", report)
     with pytest.warns(UserWarning, match="Catastrophic overfitting"):
         script.main([f"--run-dir={tmp_path}"])
-    before, after = script.before_and_after(seen)
+    before, after = script.before_and_after(report.call_args.args[2])
     assert before["multi_step_accuracy"] >= 0.3
     assert after["multi_step_accuracy"] < 0.1
     # A single step alone would not show it.

@@ -29,41 +29,34 @@ def network(tmp_path_factory):
 def start(examples, network, eagerly, tmp_path):
     """Runs the script; returns what it has written."""
 
-    def run(*flags, out="out"):
+    def run(*flags):
         examples.evaluate.main(
             [
                 *(f"--network={network[1]}", "--dataset=digits"),
                 *(f"--test-limit={LIMIT}", f"--epsilon={EPSILON}"),
-                *(f"--out={tmp_path / out}", *flags),
+                *(f"--out={tmp_path / 'out'}", *flags),
             ]
         )
-        return json.loads((tmp_path / out / "report.json").read_text())
+        return json.loads((tmp_path / "out" / "report.json").read_text())
 
     return run
-
-
-def images():
-    data = kw.datasets.load("digits", validation_split=0, test_limit=LIMIT)
-    return data.arrays("test")
 
 
 @pytest.mark.slow
 def test_pgd_alone(start, network, tmp_path, capsys):
     written = start("--attack=pgd", "--steps=5")
+    data = kw.datasets.load("digits", validation_split=0, test_limit=LIMIT)
     expected = kw.evaluation.robust_accuracy(
         network[0],
-        images(),
+        data.arrays("test"),
         kw.attacks.PGD("linf", EPSILON, steps=5),
         verbose=0,
     )
     assert 0 < expected.robust_accuracy < expected.clean_accuracy
     assert written["robust_accuracy"] == expected.robust_accuracy
     assert written["clean_accuracy"] == expected.clean_accuracy
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "report.json",
-        "robustness.png",
-        "state.npz",
-    }
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert files == {"report.json", "robustness.png", "state.npz"}
     assert "PGD-5" in capsys.readouterr().out
 
 
@@ -72,11 +65,9 @@ def test_version_of_autoattack_goes_on(start, network, monkeypatch):
 
     def autoattack(classifier, data, **options):
         called.update(options)
+        attack = kw.attacks.PGD(options["norm"], options["epsilon"], steps=2)
         return kw.evaluation.robust_accuracy(
-            classifier,
-            data,
-            kw.attacks.PGD(options["norm"], options["epsilon"], steps=2),
-            verbose=0,
+            classifier, data, attack, verbose=0
         )
 
     monkeypatch.setattr(kw.evaluation, "autoattack", autoattack)
@@ -87,14 +78,11 @@ def test_version_of_autoattack_goes_on(start, network, monkeypatch):
     assert list(called["class_names"]) == [str(i) for i in range(10)]
 
 
-def test_state_of_another_evaluation_is_refused(start, capsys):
+def test_refuses_another_state_and_a_missing_network(start, examples, capsys):
     start("--attack=pgd", "--steps=2")
     with pytest.raises(SystemExit):
         start("--attack=pgd", "--steps=3")
     assert "steps" in capsys.readouterr().err
-
-
-def test_missing_network_is_refused(examples, capsys):
     with pytest.raises(SystemExit):
         examples.evaluate.main(["--network=none.keras"])
     assert "there is no file none.keras." in capsys.readouterr().err

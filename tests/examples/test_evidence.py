@@ -1,7 +1,6 @@
 """The script that trains the runs of the results page and fills the page."""
 
 import argparse
-import importlib.util
 import os
 import pathlib
 import signal
@@ -9,21 +8,16 @@ import subprocess
 import sys
 import time
 from typing import ClassVar
-from unittest import mock
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[2]
-
 
 @pytest.fixture
-def evidence(tmp_path):
-    path = ROOT / "benchmarks" / "evidence.py"
-    spec = importlib.util.spec_from_file_location("evidence", path)
-    module = importlib.util.module_from_spec(spec)
-    with mock.patch.dict(os.environ), mock.patch.object(sys, "path", sys.path):
-        spec.loader.exec_module(module)
-    return module
+def evidence(load):
+    return load("evidence")
+
+
+FIGURES = ("correlation_epochs.png", "correlation_difference.png")
 
 
 class FakeProcess:
@@ -45,9 +39,8 @@ class FakeProcess:
             return 1
         self.folder.mkdir()
         (self.folder / "record.json").write_text("{}")
-        for name in ("robust.keras", "correlation_epochs.png"):
+        for name in ("robust.keras", *FIGURES):
             (self.folder / name).touch()
-        (self.folder / "correlation_difference.png").touch()
         return 0
 
     def terminate(self):
@@ -82,8 +75,7 @@ def test_trains_what_is_missing_in_order_of_need(trained, evidence, tmp_path):
     assert started.index("kdswa-seed0") == 3
     assert {path.stem for path in evidence.RESULTS.iterdir()} == set(names)
     assert {path.name for path in evidence.IMAGES.iterdir()} == {
-        "at-seed3-correlation_epochs.png",
-        "at-seed3-correlation_difference.png",
+        f"at-seed3-{name}" for name in FIGURES
     }
     # A second time there is nothing to do.
     assert trained(names) == ([], 0)
@@ -111,7 +103,7 @@ def test_flags_of_all_runs_are_those_of_the_example(
         _, script, *flags = evidence.command(name, tmp_path, tmp_path)
         assert script.endswith("cifar10.py")
         _, args = examples.flags.parse_args(
-            "", {**examples.cifar10.DEFAULTS}, flags
+            "", examples.cifar10.DEFAULTS, flags
         )
         assert name.endswith(f"-seed{args.seed}")
         assert name.startswith(args.method) or name.startswith("l2-")
@@ -139,10 +131,8 @@ def test_stronger_attacks_leave_less(evidence):
     for row in rows:
         cells = [cell.strip() for cell in row.strip("|").split("|")]
         found = dict(zip(names, cells, strict=True))
-        left = [
-            float(found[name])
-            for name in ("clean", "PGD-20", "APGD-CE", "APGD-T", "Square")
-        ]
+        attacks = ("PGD-20", "APGD-CE", "APGD-T", "Square")
+        left = [float(found[name]) for name in ("clean", *attacks)]
         assert left == sorted(left, reverse=True) and left[-1] < left[0]
 
 
@@ -158,30 +148,23 @@ def test_tables_come_between_their_markers(evidence):
 def test_curves_are_those_of_the_records(evidence, tmp_path, monkeypatch):
     monkeypatch.setattr(evidence, "IMAGES", tmp_path)
     found = evidence.records()
-    (at,) = (
-        record
-        for record in found
-        if (record["settings"]["method"], record["settings"]["seed"])
-        == ("at", 0)
-        and record["settings"]["epsilon"] == 8 / 255
-    )
+    wanted = {"method": "at", "seed": 0, "epsilon": 8 / 255}
+    (at,) = (r for r in found if wanted.items() <= r["settings"].items())
     curve = evidence.history(at)
     assert curve["epochs"] == list(range(4, 61, 4))
     assert curve["robust"][-1] == at["epochs"][-1]["val_robust_accuracy"]
     evidence.draw(found)
-    assert {path.name for path in tmp_path.iterdir()} == {
-        "robust_overfitting.png",
-        "methods.png",
-        "epsilon.png",
-    }
+    figures = ("robust_overfitting", "methods", "epsilon")
+    drawn = {path.name for path in tmp_path.iterdir()}
+    assert drawn == {f"{name}.png" for name in figures}
 
 
 TERMINATED = """
-import importlib.util, pathlib, sys
+import pathlib, sys
 
-spec = importlib.util.spec_from_file_location("evidence", {script!r})
-evidence = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(evidence)
+sys.path.insert(0, {benchmarks!r})
+import evidence
+
 evidence.RESULTS = pathlib.Path({folder!r})
 run = "import os, time; print(os.getpid(), flush=True); time.sleep(120)"
 evidence.command = lambda *_: [sys.executable, "-c", run]
@@ -192,7 +175,8 @@ evidence.main(
 
 
 def test_runs_end_with_the_script(evidence, tmp_path):
-    code = TERMINATED.format(script=evidence.__file__, folder=str(tmp_path))
+    benchmarks = str(pathlib.Path(evidence.__file__).parent)
+    code = TERMINATED.format(benchmarks=benchmarks, folder=str(tmp_path))
     script = subprocess.Popen([sys.executable, "-c", code])
     log = tmp_path / "at-seed0.log"
     deadline = time.monotonic() + 60

@@ -5,7 +5,6 @@ decay 5e-4, learning rate 0.1 divided by 10 at epochs 100 and 150; KDSWA of
 Chen et al. (2021); DeiT-Ti with patches of 4 pixels.
 """
 
-import pathlib
 import types
 
 import keras
@@ -61,32 +60,12 @@ def test_defaults_are_the_published_settings(examples, script):
     assert {name: args[name] for name in expected} == pytest.approx(expected)
     dataset = "cifar10" if script == "cifar10_deit" else script
     assert args["dataset"] == dataset
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_l2_has_its_radius_and_steps(examples, script):
     args = parse(examples, script, "--norm=l2", "--method=at")
     assert args.epsilon == 128 / 255
     assert args.step_size == args.epsilon / 8
     parts = examples.parts.Parts(args)
-    assert parts.attack.step_size == pytest.approx(16 / 255)
-    assert parts.eval_attack.step_size == pytest.approx(16 / 255)
-
-
-def test_strength_of_trades_and_mart(examples):
-    for method, beta, gamma in (
-        ("trades", 6.0, None),
-        ("trades-awp-wake", 6.0, 0.005),
-        ("mart", 5.0, None),
-        ("mart-awp", 5.0, 0.01),
-        ("mart-wake-adaptive", 5.0, None),
-        ("awp", None, 0.01),
-    ):
-        args = parse(examples, "cifar10", f"--method={method}")
-        settings = examples.flags.settings_of(args)
-        assert (settings["beta"], settings["gamma"]) == (beta, gamma)
-    args = parse(examples, "cifar10", "--method=mart", "--beta=6")
-    assert args.beta == 6.0
+    for attack in (parts.attack, parts.eval_attack):
+        assert attack.step_size == pytest.approx(16 / 255)
 
 
 def test_optimizer_is_built_with_momentum_and_decay(examples):
@@ -112,10 +91,8 @@ def test_transformer_is_deit_tiny_with_patches_of_four(examples):
     (backbone,) = (
         layer for layer in network.layers if "backbone" in layer.name.lower()
     )
-    config = backbone.get_config()
-    assert config["num_layers"] == 12
-    assert config["num_heads"] == 3
-    assert config["hidden_dim"] == 192
+    published = {"num_layers": 12, "num_heads": 3, "hidden_dim": 192}
+    assert published.items() <= backbone.get_config().items()
     assert tuple(backbone.patch_size) == (4, 4)
 
 
@@ -123,24 +100,22 @@ def test_usual_ramp_is_that_of_the_library(examples):
     for epochs in (2, 3, 5, 10, 24, 60, 200):
         args = parse(examples, "cifar10", f"--epochs={epochs}")
         usual = kw.schedules.DistillationRamp.for_epochs(epochs)
-        assert args.start_epoch == usual.start_epoch
-        assert args.end_epoch == usual.end_epoch
+        ramp = (usual.start_epoch, usual.end_epoch)
+        assert (args.start_epoch, args.end_epoch) == ramp
 
 
 def test_other_scripts(examples):
-    collapse = examples.catastrophic_overfitting
-    args = collapse.parse_args(["--dataset=cifar10"])
-    assert args.epsilon == 16 / 255 and args.warm_up == 0
-    assert args.batch_size == 128 and args.epochs == 30
+    args = examples.catastrophic_overfitting.parse_args(["--dataset=cifar10"])
+    assert (args.epsilon, args.warm_up) == (16 / 255, 0)
+    assert (args.batch_size, args.epochs) == (128, 30)
     args, _ = examples.epsilon_sweep.parse_args([])
     assert args.epsilons == [8, 12, 16] and args.early == 10
     assert args.example == "cifar10" and args.method == "at"
-    _, args = examples.analyse.parse_args([f"--network={__file__}"])
+    network = f"--network={__file__}"
+    _, args = examples.analyse.parse_args([network])
     assert args.epsilon == 8 / 255 and args.steps == 20
     assert (args.model, args.width) == ("preact_resnet18", 64)
-    assert args.out == pathlib.Path("analysis")
-    _, args = examples.evaluate.parse_args(
-        [f"--network={__file__}", "--dataset=digits"]
-    )
+    assert str(args.out) == "analysis"
+    _, args = examples.evaluate.parse_args([network, "--dataset=digits"])
     assert args.epsilon == 0.15 and args.attack == "standard"
-    assert args.out == pathlib.Path("evaluation")
+    assert str(args.out) == "evaluation"

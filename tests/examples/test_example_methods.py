@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 import types
+from unittest import mock
 
 import keras
 import numpy as np
@@ -19,9 +20,7 @@ def networks(tmp_path, monkeypatch):
     """Two networks for digits in the working folder."""
     monkeypatch.chdir(tmp_path)
     for name in ("at.keras", "standard.keras"):
-        kw.models.SmallCNN(
-            10, (8, 8, 1), widths=(2, 2, 2), strides=(1, 2, 1)
-        ).save(name)
+        kw.models.SmallCNN(10, (8, 8, 1), (2, 2, 2), (1, 2, 1)).save(name)
     return tmp_path
 
 
@@ -40,66 +39,64 @@ def test_every_method_is_made_of_what_its_record_says(examples, networks):
         args = parse(examples, f"--method={name}", *TEACHERS)
         parts = examples.parts.Parts(args)
         objective = parts.objective
+        # As published.
+        beta = {"trades": 6.0, "mart": 5.0}.get(method.objective)
+        gamma = 0.005 if method.objective == "trades" else 0.01
+        settings = examples.flags.settings_of(args)
+        assert settings["beta"] == beta
+        assert settings["gamma"] == (gamma if method.awp else None)
         assert isinstance(objective, kw.objectives.AWP) == method.awp
         if method.awp:
-            trades = method.objective == "trades"
-            assert objective.gamma == (0.005 if trades else 0.01)
+            assert objective.gamma == gamma
             objective = objective.objective
-        if method.objective in ("trades", "mart"):
-            # As published.
-            assert (
-                objective.beta == {"trades": 6.0, "mart": 5.0}[method.objective]
-            )
         assert type(objective) is kinds[method.objective]
+        assert getattr(objective, "beta", None) == beta
         smoothing = getattr(objective, "label_smoothing", 0.0)
         assert smoothing == method.label_smoothing
         assert args.cutmix == method.cutmix
         assert isinstance(parts.attack, kw.attacks.FGSM) == method.single_step
         assert parts.eval_attack.steps == 20
-        expected = {
+        ramps = {
             "wake": kw.schedules.DistillationRamp,
             "adaptive": kw.schedules.AdaptiveRamp,
-        }.get(method.teacher, type(None))
-        assert type(parts.schedule) is expected
+        }
+        assert type(parts.schedule) is ramps.get(method.teacher, type(None))
         if method.teacher != "kdswa":
             callbacks = parts.teachers(args, None)
             averaged = method.teacher is not None
             assert [type(c) for c in callbacks] == [kw.EMATeacher] * averaged
 
 
-def test_single_step_attack_is_that_of_fast_at(examples):
+def test_flags_overrule_the_method(examples):
+    args = parse(
+        examples,
+        *("--method=trades", "--label-smoothing=0.1", "--beta=3"),
+        "--cutmix=0.5",
+    )
+    objective = examples.parts.Parts(args).objective
+    assert objective.get_config() == {"beta": 3.0, "label_smoothing": 0.1}
+    assert args.cutmix == 0.5
+    # The usual one of TRADES, and not of MART.
+    args = parse(examples, "--method=mart", "--beta=6")
+    assert examples.parts.Parts(args).objective.beta == 6.0
     args = parse(examples, "--method=fast-at", "--epsilon=0.1")
     expected = kw.attacks.FGSM.fast_at(0.1)
     attack = examples.parts.Parts(args).attack
     assert attack.get_config() == expected.get_config()
 
 
-def test_flags_overrule_the_method(examples):
-    args = parse(
-        examples,
-        "--method=trades",
-        "--label-smoothing=0.1",
-        "--beta=3",
-        "--cutmix=0.5",
-    )
-    objective = examples.parts.Parts(args).objective
-    assert objective.get_config() == {"beta": 3.0, "label_smoothing": 0.1}
-    assert args.cutmix == 0.5
-
-
 def test_kdswa_needs_its_teachers(examples, networks, capsys):
-    cases = {
-        "--standard-teacher: there is no network at None": TEACHERS[:1],
-        "must not exceed 1 together. Received: 0.6 and 0.5": (
-            *TEACHERS,
-            "--standard-weight=0.5",
+    for message, *arguments in (
+        ("--standard-teacher: there is no network at None", TEACHERS[0]),
+        (
+            "must not exceed 1 together. Received: 0.6 and 0.5",
+            *(*TEACHERS, "--standard-weight=0.5"),
         ),
-        "--robust-teacher: there is no network at none.keras": (
-            "--robust-teacher=none.keras",
-            TEACHERS[1],
+        (
+            "--robust-teacher: there is no network at none.keras",
+            *("--robust-teacher=none.keras", TEACHERS[1]),
         ),
-    }
-    for message, arguments in cases.items():
+    ):
         with pytest.raises(SystemExit):
             parse(examples, "--method=kdswa", *arguments)
         assert message in capsys.readouterr().err
@@ -123,15 +120,16 @@ def test_settings_say_which_teachers_they_were(examples, networks):
 def test_kdswa_refuses_what_is_no_plain_network(examples, networks):
     args = parse(examples, "--method=kdswa", *TEACHERS)
     parts = examples.parts.Parts(args)
-    for shape, classes in (((8, 8, 3), 10), ((8, 8, 1), 5)):
+
+    def check(shape, classes):
         splits = types.SimpleNamespace(input_shape=shape, num_classes=classes)
-        with pytest.raises(
-            ValueError, match=r"^--robust-teacher does not fit the data: .* 10 "
-        ):
-            parts.check_data(splits)
-    parts.check_data(
-        types.SimpleNamespace(input_shape=(8, 8, 1), num_classes=10)
-    )
+        parts.check_data(splits)
+
+    check((8, 8, 1), 10)
+    for shape, classes in (((8, 8, 3), 10), ((8, 8, 1), 5)):
+        message = r"^--robust-teacher does not fit the data: .* 10 "
+        with pytest.raises(ValueError, match=message):
+            check(shape, classes)
     network = keras.models.load_model("at.keras")
     model = kw.WakeModel(network, kw.attacks.PGD())
     model.compile("sgd")
@@ -151,44 +149,32 @@ def test_statistics_of_the_average(examples):
         args = parse(examples, "--method=wake", f"--batch-norm={mode}")
         (average,) = examples.parts.Parts(args).teachers(args, data)
         assert average.batch_norm == mode
-        assert (average.data is not None) == (mode == "reestimate")
-        if mode == "reestimate":
-            assert len(average.data[0]) == 20
+        count = None if average.data is None else len(average.data[0])
+        assert count == (20 if mode == "reestimate" else None)
 
 
 def test_early_stopping_follows_what_the_run_returns(examples):
-    methods = examples.methods.METHODS
-    average = "val_teacher_robust_accuracy"
+    average, student = "val_teacher_robust_accuracy", "val_robust_accuracy"
     expected = {
         "wake": average,
         "wake-adaptive": average,
         "cutmix": average,
-        "at": "val_robust_accuracy",
-        "kdswa": "val_robust_accuracy",
+        "at": student,
+        "kdswa": student,
         "standard": "val_accuracy",
     }
     for name, key in expected.items():
-        assert methods[name].stopped_by == key
+        assert examples.methods.METHODS[name].stopped_by == key
 
 
 @pytest.mark.slow
 def test_adaptive_ramp_that_was_found_is_drawn_and_recorded(
     start, tmp_path, monkeypatch, capsys
 ):
-    marks = []
-    plot = kw.visualization.plot_history
-
-    def noted(*args, **kwargs):
-        marks.append((kwargs["start_epoch"], kwargs["end_epoch"]))
-        return plot(*args, **kwargs)
-
-    monkeypatch.setattr(kw.visualization, "plot_history", noted)
-    arguments = (
-        "--method=wake-adaptive",
-        "--latest-start=1",
-        "--ramp-epochs=2",
-    )
-    start(tmp_path / "run", *arguments)
+    plot = mock.Mock(wraps=kw.visualization.plot_history)
+    monkeypatch.setattr(kw.visualization, "plot_history", plot)
+    flags = "--method=wake-adaptive --latest-start=1 --ramp-epochs=2".split()
+    start(tmp_path / "run", *flags)
     record = json.loads((tmp_path / "run" / "record.json").read_text())
     assert record["found_ramp"] == [1, 3]
     assert record["settings"]["start_epoch"] is None
@@ -198,36 +184,36 @@ def test_adaptive_ramp_that_was_found_is_drawn_and_recorded(
     assert (tmp_path / "run" / "correlation_epochs.png").exists()
     assert "never began" not in capsys.readouterr().out
     # Reported again, it is still known.
-    start(tmp_path / "run", *arguments, "--resume")
-    assert marks == [(1, 3), (1, 3)]
+    start(tmp_path / "run", *flags, "--resume")
+    marks = [call.kwargs for call in plot.call_args_list]
+    assert [mark["start_epoch"] for mark in marks] == [1, 1]
+    assert [mark["end_epoch"] for mark in marks] == [3, 3]
 
 
 def test_run_that_ended_before_distillation_says_so(examples, capsys):
-    report = examples.report.print_what_never_began
-
-    def say(*argv, epochs, found=None, in_use=True):
-        args = parse(examples, *argv)
-        method = examples.methods.METHODS[args.method]
-        ramp = found or types.SimpleNamespace(start_epoch=args.start_epoch)
-        if method.teacher == "adaptive":
-            ramp = found
-        report(
+    def say(name, *weights):
+        args = parse(examples, f"--method={name}")
+        ramp = types.SimpleNamespace(start_epoch=args.start_epoch)
+        examples.report.print_what_never_began(
             args,
-            types.SimpleNamespace(method=method, ramp=ramp),
-            types.SimpleNamespace(teacher_in_use=in_use),
-            types.SimpleNamespace(content={"epochs": epochs}),
+            types.SimpleNamespace(
+                method=examples.methods.METHODS[name],
+                ramp=None if name == "wake-adaptive" else ramp,
+            ),
+            types.SimpleNamespace(teacher_in_use=True),
+            types.SimpleNamespace(
+                content={"epochs": [{"kd_weight": w} for w in weights]}
+            ),
         )
         return capsys.readouterr().out
 
-    never = [{"kd_weight": 0.0}] * 4
-    assert "after epoch t_s = 12, and the run has 4 epochs" in say(
-        "--method=wake", epochs=never
+    never = [0.0] * 4
+    assert "after epoch t_s = 12, and the run has 4 epochs" in (
+        say("wake", *never)
     )
-    assert "no epoch t_s was found" in say(
-        "--method=wake-adaptive", epochs=never
-    )
-    assert not say("--method=wake", epochs=[*never, {"kd_weight": 0.5}])
-    assert not say("--method=at", epochs=never)
+    assert "no epoch t_s was found" in say("wake-adaptive", *never)
+    assert not say("wake", *never, 0.5)
+    assert not say("at", *never)
 
 
 @pytest.mark.slow
@@ -235,40 +221,28 @@ def test_kdswa_learns_from_networks_of_earlier_runs(
     finished_run, start, tmp_path, capsys
 ):
     network = finished_run.run_dir / "robust.keras"
-    start(
-        tmp_path / "kdswa",
-        "--method=kdswa",
-        f"--robust-teacher={network}",
-        f"--standard-teacher={network}",
-        "--swa-start=2",
-        "--early-stop=3",
+    flags = (
+        *("--method=kdswa", f"--standard-teacher={network}"),
+        *("--swa-start=2", "--early-stop=3"),
     )
+    start(tmp_path / "kdswa", *flags, f"--robust-teacher={network}")
     record = json.loads((tmp_path / "kdswa" / "record.json").read_text())
     weights = [epoch["kd_weight"] for epoch in record["epochs"]]
     assert weights == pytest.approx([0.7] * 3)
     # The average is there from its first epoch on, and is the result.
     key = "val_teacher_robust_accuracy"
     assert [key in epoch for epoch in record["epochs"]] == [False, True, True]
-    assert {row["network"] for row in record["table"]} == {
-        "student",
-        "teacher",
-    }
+    networks = {row["network"] for row in record["table"]}
+    assert networks == {"student", "teacher"}
     keras.models.load_model(tmp_path / "kdswa" / "robust.keras")
     assert "never began" not in capsys.readouterr().out
     # With another teacher it is another run.
     shutil.copy(network, tmp_path / "other.keras")
     with open(tmp_path / "other.keras", "ab") as file:
         file.write(b"1")
+    other = f"--robust-teacher={tmp_path / 'other.keras'}"
     with pytest.raises(SystemExit):
-        start(
-            tmp_path / "kdswa",
-            "--method=kdswa",
-            f"--robust-teacher={tmp_path / 'other.keras'}",
-            f"--standard-teacher={network}",
-            "--swa-start=2",
-            "--early-stop=3",
-            "--resume",
-        )
+        start(tmp_path / "kdswa", *flags, other, "--resume")
     assert "Differing: robust_teacher_sha256:" in capsys.readouterr().err
 
 
@@ -276,34 +250,29 @@ def test_kdswa_learns_from_networks_of_earlier_runs(
 def test_regular_training_is_looked_at_on_clean_images(
     start, tmp_path, monkeypatch, capsys
 ):
-    limits = []
+    plots = {}
     for name in ("plot_correlation_strip", "plot_correlation_matrix"):
-        plot = getattr(kw.visualization, name)
-
-        def noted(*args, plot=plot, **kwargs):
-            limits.append(kwargs["vmax"])
-            return plot(*args, **kwargs)
-
-        monkeypatch.setattr(kw.visualization, name, noted)
+        plots[name] = mock.Mock(wraps=getattr(kw.visualization, name))
+        monkeypatch.setattr(kw.visualization, name, plots[name])
     start(tmp_path, "--method=standard", "--early-stop=3")
     record = json.loads((tmp_path / "record.json").read_text())
-    assert limits == [0.5] * 3
+    calls = [call for plot in plots.values() for call in plot.call_args_list]
+    assert [call.kwargs["vmax"] for call in calls] == [0.5] * 3
     assert (tmp_path / "best_val_accuracy.keras").exists()
     report = json.loads((tmp_path / "classes.json").read_text())
     assert report["attack"] is None
     # CAS is that of the saved network on clean images.
+    rows = {row["epoch"]: row for row in record["table"]}
     network = keras.models.load_model(tmp_path / "robust.keras")
-    data = kw.datasets.load("digits", test_limit=30, seed=0)
-    matrix = kw.attribution.correlation_matrix(network, data.arrays("test"))
-    (row,) = (row for row in record["table"] if row["epoch"] == "last")
-    assert row["cas_images"] == "clean"
-    assert row["cas"] == pytest.approx(kw.attribution.cas(matrix), abs=1e-3)
+    x, y = kw.datasets.load("digits", test_limit=30, seed=0).arrays("test")
+    matrix = kw.attribution.correlation_matrix(network, (x, y))
+    assert rows["last"]["cas_images"] == "clean"
+    cas = pytest.approx(kw.attribution.cas(matrix), abs=1e-3)
+    assert rows["last"]["cas"] == cas
     assert "CAS is that of clean images." in capsys.readouterr().out
     best = keras.models.load_model(tmp_path / "best.keras")
-    x, y = data.arrays("test")
     right = np.mean(np.argmax(best.predict(x, verbose=0), axis=1) == y)
-    (row,) = (row for row in record["table"] if row["epoch"] == "best")
-    assert row["clean"] == pytest.approx(right, abs=1e-6)
+    assert rows["best"]["clean"] == pytest.approx(right, abs=1e-6)
 
 
 @pytest.mark.slow
@@ -311,8 +280,8 @@ def test_collapse_of_fast_at_is_in_the_record(start, tmp_path):
     start(tmp_path, "--method=fast-at", "--epochs=2")
     record = json.loads((tmp_path / "record.json").read_text())
     for epoch in record["epochs"]:
-        assert 0 <= epoch["multi_step_accuracy"] <= 1
-        assert 0 <= epoch["single_step_accuracy"] <= 1
+        for steps in ("single", "multi"):
+            assert 0 <= epoch[f"{steps}_step_accuracy"] <= 1
 
 
 def test_matrices_of_chosen_epochs(examples, capsys):
@@ -323,16 +292,10 @@ def test_matrices_of_chosen_epochs(examples, capsys):
     assert "ended before --matrix-epochs [9]" in capsys.readouterr().out
     args.matrix_epochs = None
     assert figures._chosen([2, 4, 6], best=4) == [2, 4, 6]
-
-
-@pytest.mark.parametrize(
-    ("epochs", "best", "expected"),
-    [
+    for epochs, best, expected in (
         ([1], 1, [1]),
         ([1, 2, 3], 2, [1, 2, 3]),
         (list(range(4, 64, 4)), 16, [4, 12, 16, 24, 60]),
         (list(range(1, 101)), 100, [1, 20, 40, 60, 100]),
-    ],
-)
-def test_epochs_of_the_strip(examples, epochs, best, expected):
-    assert examples.figures.chosen_epochs(epochs, best) == expected
+    ):
+        assert figures._chosen(epochs, best) == expected

@@ -1,32 +1,16 @@
 """The benchmarks of training steps: what they count, and tiny runs of them."""
 
-import importlib.util
 import json
 import pathlib
-import subprocess
-import sys
-from unittest import mock
+import types
 
 import keras
 import pytest
+from small import output_of
 
-ROOT = pathlib.Path(__file__).parents[2]
+FOLDER = pathlib.Path(__file__).parents[2] / "benchmarks"
+GPU = FOLDER / "gpu.py"
 BACKEND = keras.backend.backend()
-
-
-@pytest.fixture(scope="module")
-def load():
-    """Imports a benchmark, which finds what stands beside it."""
-
-    def load(name):
-        path = ROOT / "benchmarks" / f"{name}.py"
-        spec = importlib.util.spec_from_file_location(f"bench_{name}", path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-
-    with mock.patch.object(sys, "path", [str(ROOT / "benchmarks"), *sys.path]):
-        yield load
 
 
 @pytest.fixture(autouse=True)
@@ -40,19 +24,6 @@ def gpu(load):
     return load("gpu")
 
 
-def run(script, *arguments, **kwargs):
-    """What a benchmark prints."""
-    done = subprocess.run(
-        [sys.executable, ROOT / "benchmarks" / script, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=280,
-        **kwargs,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def resnet_flops(width):
     """Of PreActResNet-18 and one image of 32×32×3, written out."""
     products = 32 * 32 * 9 * 3 * width + 10 * 8 * width
@@ -64,9 +35,6 @@ def resnet_flops(width):
             products += places * before * channels
         before = channels
     return 2 * products
-
-
-# What is counted and computed ------------------------------------------
 
 
 def test_flops_of_layers(load):
@@ -83,18 +51,13 @@ def test_flops_of_layers(load):
     assert flops == 2 * (16 * 9 * 3 * 4 + 4 * 10)
 
 
-def test_flops_of_the_reference(load):
-    pytest.importorskip("torch")
+def test_flops_and_attacked_network_of_the_reference(load):
+    torch = pytest.importorskip("torch")
     reference = load("_torch_reference")
     network = reference.PreActResNet18(4)
     assert reference.forward_flops(network) == resnet_flops(4)
     assert network.training
-
-
-def test_the_attacked_network_follows_the_trained_one(load):
-    torch = pytest.importorskip("torch")
-    reference = load("_torch_reference")
-    network = reference.PreActResNet18(4)
+    # The attacked network follows the trained one.
     attacked = reference.for_attack(network)
     optimizer = reference.sgd(network)
     images = torch.rand(4, 3, 32, 32)
@@ -142,6 +105,13 @@ def measurement(contender, method, precision, seconds):
 
 
 def test_ratios_and_utilisation(gpu, capsys):
+    failed = {
+        "contender": "keras-torch",
+        "method": "at",
+        "precision": "float32",
+        "batch": 100,
+        "error": "lines\nOutOfMemoryError: too much",
+    }
     record = {
         "setting": {"width": 64, "attack_steps": 10},
         "device": "NVIDIA H200",
@@ -152,13 +122,7 @@ def test_ratios_and_utilisation(gpu, capsys):
             measurement("keras-jax", "wake", "bfloat16", 0.25),
             measurement("keras-jax", "standard", "bfloat16", 0.0625),
             measurement("torch-eager", "standard", "float32", 0.125),
-            {
-                "contender": "keras-torch",
-                "method": "at",
-                "precision": "float32",
-                "batch": 100,
-                "error": "lines\nOutOfMemoryError: too much",
-            },
+            failed,
         ],
     }
     # The second is from another device, and no peer of what was measured here.
@@ -168,9 +132,9 @@ def test_ratios_and_utilisation(gpu, capsys):
     assert eager["mfu"] is None
     assert at["images_per_second"] == 800
     # 23, 24 and 3 forward passes of 100 images and 1 GFLOP; 100 TFLOP/s.
-    assert at["mfu"] == pytest.approx(2.3e12 / 0.125 / 1e14)
-    assert wake["mfu"] == pytest.approx(2.4e12 / 0.25 / 1e14)
-    assert standard["mfu"] == pytest.approx(0.3e12 / 0.0625 / 1e14)
+    for row, work in ((at, 2.3e12), (wake, 2.4e12), (standard, 0.3e12)):
+        seconds = row["seconds_per_step"][1]
+        assert row["mfu"] == pytest.approx(work / seconds / 1e14)
     assert at["ratios"] == {"torch-eager": 4.0, "torch-compile": 2.0}
     assert compiled["ratios"] == {"torch-eager": 2.0, "torch-compile": 1.0}
     assert wake["ratios"] == {"time of AT": 2.0}
@@ -183,32 +147,19 @@ def test_ratios_and_utilisation(gpu, capsys):
     assert "- keras-torch at float32 100: OutOfMemoryError: too much" in lines
 
 
-# What is measured when -------------------------------------------------
-
-
-class Measured:
-    """Stands in for the processes, and remembers what was asked."""
-
-    def __init__(self):
-        self.asked = []
-        self.answers = {}
-
-    def __call__(self, script, spec, variables, limit):
-        self.asked.append((spec["contender"], spec["batch"]))
-        answer = self.answers.get(spec["contender"], {"seconds_per_step": [1]})
-        if isinstance(answer, str):
-            return [], answer
-        return [dict(answer)], None
-
-
 @pytest.fixture
-def measured(gpu):
-    measured = Measured()
-    with (
-        mock.patch.object(gpu, "measure", measured),
-        mock.patch.object(gpu, "missing_package", lambda contender: None),
-    ):
-        yield measured
+def measured(gpu, monkeypatch):
+    """Stands in for the processes: what was asked, and what they answer."""
+    measured = types.SimpleNamespace(asked=[], answers={})
+
+    def measure(script, spec, variables, limit):
+        measured.asked.append((spec["contender"], spec["batch"]))
+        answer = measured.answers[spec["contender"]]
+        return ([], answer) if isinstance(answer, str) else ([{**answer}], None)
+
+    monkeypatch.setattr(gpu, "measure", measure)
+    monkeypatch.setattr(gpu, "missing_package", lambda contender: None)
+    return measured
 
 
 def arguments(gpu, tmp_path, *more):
@@ -229,13 +180,9 @@ def test_failures_are_recorded_and_the_rest_goes_on(gpu, measured, tmp_path):
     }
     assert gpu.measure_all(record, args)
     # A contender that is not there is tried once.
-    assert measured.asked == [
-        ("keras-torch", 8),
-        ("torch-eager", 8),
-        ("torch-compile", 8),
-        ("torch-eager", 16),
-        ("torch-compile", 16),
-    ]
+    tried = [(contender, 8) for contender in contenders]
+    tried += [(contender, 16) for contender in contenders[1:]]
+    assert measured.asked == tried
     written = json.loads(args.output.read_text())["measurements"]
     assert len(written) == 8
     errors = [m.get("error") for m in written if m["batch"] == 16]
@@ -248,11 +195,8 @@ def test_failures_are_recorded_and_the_rest_goes_on(gpu, measured, tmp_path):
     args.retry_failed = True
     measured.answers["torch-eager"] = {"seconds_per_step": [1.0]}
     assert gpu.measure_all(record, args)
-    assert measured.asked == [
-        ("keras-torch", 8),
-        ("torch-eager", 8),
-        ("torch-eager", 16),
-    ]
+    tried = [("keras-torch", 8), ("torch-eager", 8), ("torch-eager", 16)]
+    assert measured.asked == tried
     assert len(record["measurements"]) == 8
     assert sum("error" in m for m in record["measurements"]) == 4
 
@@ -275,16 +219,13 @@ def test_what_the_budget_ends_is_left_for_later(gpu, measured, tmp_path):
     assert errors == {"not finished after 200 s"}
 
 
-# Tiny runs -------------------------------------------------------------
-
-
 @pytest.mark.slow
 def test_gpu_runs(tmp_path):
     pytest.importorskip("torch")
     output = tmp_path / "gpu.json"
     common = ["--tiny", "--output", output, "--precisions", "float32"]
-    contenders = ["--contenders", "torch-eager", f"keras-{BACKEND}"]
-    printed = run("gpu.py", *common, *contenders, "--methods", "at")
+    keras_too = ["--contenders", "torch-eager", f"keras-{BACKEND}"]
+    printed = output_of(GPU, *common, *keras_too, "--methods", "at")
     record = json.loads(output.read_text())
     assert len(record["measurements"]) == 2
     for found in record["measurements"]:
@@ -296,13 +237,10 @@ def test_gpu_runs(tmp_path):
     assert {"date", "command", "commit", "device", "versions"} < set(record)
 
     # What is there is kept.
-    contenders = ["--resume", "--contenders", "torch-eager"]
-    run("gpu.py", *common, *contenders, "--methods", "at", "wake")
-    methods = [
-        (found["contender"], found["method"])
-        for found in json.loads(output.read_text())["measurements"]
-    ]
-    assert methods == [
+    again = ["--resume", "--contenders", "torch-eager"]
+    output_of(GPU, *common, *again, "--methods", "at", "wake")
+    there = json.loads(output.read_text())["measurements"]
+    assert [(found["contender"], found["method"]) for found in there] == [
         ("torch-eager", "at"),
         (f"keras-{BACKEND}", "at"),
         ("torch-eager", "wake"),
@@ -344,5 +282,5 @@ def test_a_row_of_the_backends(load, capsys):
 def test_the_reference_of_the_training_step():
     pytest.importorskip("torch")
     arguments = ["--contender", "torch", "--turns", "1"]
-    printed = run("train_step.py", *arguments, input="\n")
+    printed = output_of(FOLDER / "train_step.py", *arguments, input="\n")
     assert json.loads(printed)["seconds"] > 0

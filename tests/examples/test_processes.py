@@ -5,12 +5,8 @@ import json
 import keras
 import pytest
 
-SECOND = json.dumps(
-    {
-        "cluster": {"worker": ["a:1", "b:1"]},
-        "task": {"type": "worker", "index": "1"},
-    }
-)
+WORKERS = {"worker": ["a:1", "b:1"]}
+SECOND = {"cluster": WORKERS, "task": {"type": "worker", "index": "1"}}
 JAX = [
     f"KERAS_DISTRIBUTION_{name}"
     for name in ("JOB_ADDRESSES", "PROCESS_ID", "NUM_PROCESSES")
@@ -18,10 +14,17 @@ JAX = [
 NAMES = ("TF_CONFIG", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID", *JAX)
 
 
-@pytest.fixture(autouse=True)
-def no_variables(monkeypatch):
-    for name in NAMES:
-        monkeypatch.delenv(name, raising=False)
+@pytest.fixture
+def given(monkeypatch):
+    """Sets variables of the environment, and no others of this kind."""
+
+    def given(variables):
+        for name in NAMES:
+            monkeypatch.delenv(name, raising=False)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+
+    return given
 
 
 @pytest.mark.parametrize(
@@ -31,12 +34,11 @@ def no_variables(monkeypatch):
         ({"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "3"}, True),
         ({"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1"}, False),
         ({JAX[0]: "a:1", JAX[1]: "1"}, False),
-        ({"TF_CONFIG": SECOND}, False),
+        ({"TF_CONFIG": json.dumps(SECOND)}, False),
     ],
 )
-def test_chief(examples, monkeypatch, variables, chief):
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
+def test_chief(examples, given, variables, chief):
+    given(variables)
     assert examples.processes.is_chief() == chief
 
 
@@ -61,21 +63,18 @@ def test_chief(examples, monkeypatch, variables, chief):
     ],
 )
 def test_variables_that_make_no_sense_are_named(
-    examples, refused, tmp_path, monkeypatch, variables, message
+    examples, refused, tmp_path, given, variables, message
 ):
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
+    given(variables)
     with pytest.raises(ValueError, match=message):
         examples.processes.is_chief()
     assert next(iter(variables)).split("_")[0] in refused(tmp_path / "run")
 
 
 @pytest.mark.parametrize("name", JAX)
-def test_variables_of_jax_are_refused_elsewhere(
-    refused, tmp_path, monkeypatch, name
-):
+def test_variables_of_jax_are_refused_elsewhere(refused, tmp_path, given, name):
     if keras.backend.backend() == "jax":
         pytest.skip("JAX joins the processes")
-    monkeypatch.setenv(name, "1")
+    given({name: "1"})
     assert f"one of several processes ({name})" in refused(tmp_path / "run")
     assert not (tmp_path / "run" / "record.json").exists()

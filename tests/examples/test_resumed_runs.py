@@ -6,6 +6,7 @@ import math
 import os
 import re
 import types
+from unittest import mock
 
 import keras
 import numpy as np
@@ -29,19 +30,33 @@ def test_folder_with_a_run_is_refused(finished_run, refused):
     )
 
 
-def test_resume_without_a_run_is_refused(refused, tmp_path):
-    message = refused(tmp_path / "none", "--resume")
-    assert "--resume: there is no run in" in message
-    assert not (tmp_path / "none").exists()
+NONE = "--resume: there is no run in {run}."
+ORPHAN = "{run} holds the backup of a run whose record.json is missing"
+DAMAGED = "--resume: {run}/record.json is damaged"
 
 
-@pytest.mark.parametrize("arguments", [[], ["--resume"]])
-def test_backup_without_a_record_is_refused(refused, tmp_path, arguments):
-    (tmp_path / "backup").mkdir()
-    (tmp_path / "backup" / "backup.npz").touch()
-    message = refused(tmp_path, *arguments)
-    assert "holds the backup of a run whose record.json is missing" in message
-    assert not (tmp_path / "record.json").exists()
+@pytest.mark.parametrize(
+    ("files", "flags", "message"),
+    [
+        ({}, ["--resume"], NONE),
+        ({"backup/backup.npz": ""}, [], ORPHAN),
+        ({"backup/backup.npz": ""}, ["--resume"], ORPHAN),
+        ({"record.json": "{"}, ["--resume"], DAMAGED),
+        ({"record.json": "[]"}, ["--resume"], DAMAGED),
+        ({"record.json": '{"settings": 3}'}, ["--resume"], DAMAGED),
+    ],
+)
+def test_folder_without_a_good_record_is_refused_and_left(
+    refused, tmp_path, files, flags, message
+):
+    run = tmp_path / "run"
+    for name, text in files.items():
+        (run / name).parent.mkdir(parents=True)
+        (run / name).write_text(text)
+    assert message.format(run=run) in refused(run, *flags)
+    assert run.exists() == bool(files)
+    left = {p.relative_to(run).as_posix(): p for p in run.rglob("*.*")}
+    assert {name: path.read_text() for name, path in left.items()} == files
 
 
 @pytest.mark.slow
@@ -66,13 +81,6 @@ def test_resume_without_the_backup_starts_again_and_keeps_the_record(
     record = strict_json(copy_of_run / "record.json")
     assert_same(record["epochs"], finished_run.record["epochs"])
     assert record["resumed_commits"] == []
-
-
-@pytest.mark.parametrize("text", ["{", "[]", '{"settings": 3}'])
-def test_damaged_record_is_named(refused, tmp_path, text):
-    (tmp_path / "record.json").write_text(text)
-    message = refused(tmp_path, "--resume")
-    assert f"--resume: {tmp_path / 'record.json'} is damaged" in message
 
 
 def test_records_of_older_runs_can_be_resumed(examples):
@@ -128,21 +136,16 @@ def test_interrupted_run_continues(
 def test_figure_that_fails_does_not_cost_the_others(
     finished_run, copy_of_run, start, monkeypatch, capsys
 ):
-    def fail(error):
-        def plot(*args, **kwargs):
-            raise error
-
-        return plot
-
     def no_training(*args):
         raise AssertionError("there is nothing to train")
 
     monkeypatch.setattr(kw.WakeModel, "train_step", no_training)
-    plots = kw.visualization
-    full = OSError(errno.ENOSPC, "No space left on device")
-    monkeypatch.setattr(plots, "plot_history", fail(full))
-    bad = fail(RuntimeError("no room for a figure"))
-    monkeypatch.setattr(plots, "plot_class_report", bad)
+    for name, error in (
+        ("plot_history", OSError(errno.ENOSPC, "No space left on device")),
+        ("plot_class_report", RuntimeError("no room for a figure")),
+    ):
+        plot = mock.Mock(side_effect=error)
+        monkeypatch.setattr(kw.visualization, name, plot)
     for path in (*copy_of_run.glob("*.png"), copy_of_run / "robust.keras"):
         path.unlink()
     start(copy_of_run, "--resume", "--matrix-epochs", "1", "3")
@@ -218,13 +221,10 @@ def test_result_that_cannot_be_written_is_an_error(
 
     def one_network(args, parts, model, *others):
         network = model.robust_classifier
-        save = examples.report.save
-        return save(model, network, args.run_dir, "robust.keras")
+        return examples.report.save(model, network, copy_of_run, "robust.keras")
 
-    def train(*args):
-        return types.SimpleNamespace(history=[])
-
-    monkeypatch.setattr(examples.training, "train", train)
+    trained = mock.Mock(return_value=types.SimpleNamespace(history=[]))
+    monkeypatch.setattr(examples.training, "train", trained)
     # The report as it is saves where it can; here one network is enough.
     monkeypatch.setattr(examples.report, "report", one_network)
     monkeypatch.setattr(keras.Model, "save", full)
@@ -232,9 +232,8 @@ def test_result_that_cannot_be_written_is_an_error(
         start(copy_of_run, "--resume")
     assert stop.value.code == 1
     message = capsys.readouterr().err
-    assert "The network robust.keras could not be written: [Errno 28]" in (
-        message
-    )
+    failure = "The network robust.keras could not be written: [Errno 28]"
+    assert failure in message
     assert "Make room and complete it with:\npython" in message
     assert (copy_of_run / "robust.keras").read_bytes() == before
     assert not list(copy_of_run.rglob("*unfinished*"))

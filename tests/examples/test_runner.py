@@ -4,8 +4,7 @@ import csv
 import os
 import pathlib
 import re
-import subprocess
-import sys
+from unittest import mock
 
 import keras
 import numpy as np
@@ -13,30 +12,24 @@ import pytest
 from PIL import Image
 from run_files import save_images
 from run_files import strict_json
+from small import output_of
 
 import keras_wake as kw
 
 ROOT = pathlib.Path(__file__).parents[2]
-NETWORKS = [
-    ("best", "student"),
-    ("best", "teacher"),
-    ("last", "student"),
-    ("last", "teacher"),
-]
+NETWORKS = [(e, n) for e in ("best", "last") for n in ("student", "teacher")]
 
 
 def test_record_holds_settings_commit_and_every_epoch(finished_run, examples):
     record = strict_json(finished_run.run_dir / "record.json")
-    assert record["settings"]["dataset"] == "digits"
-    assert record["settings"]["epsilon"] == 0.15
-    assert record["settings"]["step_size"] == 0.15 / 4
-    # Half of three epochs, and 55 %.
-    assert record["settings"]["start_epoch"] == 1
+    # The ramp begins at half of three epochs, and ends at 55 %.
+    expected = {"dataset": "digits", "epsilon": 0.15, "step_size": 0.15 / 4}
+    expected |= {"start_epoch": 1, "end_epoch": 2}
     # Settings of other methods are none of this run.
-    for name in ("beta", "gamma", "patience", "swa_start", "robust_weight"):
-        assert record["settings"][name] is None
+    others = ("beta", "gamma", "patience", "swa_start", "robust_weight")
+    expected |= dict.fromkeys(others)
+    assert expected.items() <= record["settings"].items()
     assert record["found_ramp"] is None
-    assert record["settings"]["end_epoch"] == 2
     assert re.fullmatch(r"unknown|\S+", record["commit"])
     assert record["resumed_commits"] == []
     assert record["versions"]["keras"] == keras.__version__
@@ -78,18 +71,12 @@ def test_figures_and_network_are_in_the_folder(finished_run):
     network = keras.models.load_model(finished_run.run_dir / "robust.keras")
     assert network.input_shape == (None, 8, 8, 1)
     # The teacher at the last epoch: its clean accuracy is that of the table.
-    data = kw.datasets.load("digits", test_limit=30, seed=0)
-    x, y = data.arrays("test")
+    x, y = kw.datasets.load("digits", test_limit=30, seed=0).arrays("test")
     right = np.mean(np.argmax(network.predict(x, verbose=0), axis=1) == y)
-    (row,) = (
-        row
-        for row in finished_run.record["table"]
-        if (row["epoch"], row["network"]) == ("last", "teacher")
-    )
+    rows = {(r["epoch"], r["network"]): r for r in finished_run.record["table"]}
+    row = rows["last", "teacher"]
     assert row["clean"] == pytest.approx(right, abs=1e-6)
-
-
-def test_best_network_is_the_teacher_of_the_best_epoch(finished_run):
+    # The other one is the teacher at the best epoch.
     best = keras.models.load_model(finished_run.run_dir / "best.keras")
     kept = keras.models.load_model(
         finished_run.run_dir / "best_val_teacher_robust_accuracy.keras"
@@ -109,10 +96,8 @@ def test_prints_the_table(finished_run):
     assert "never began" not in printed
     assert re.search(r"^epoch +network +clean +robust +CAS$", printed, re.M)
     for row in table:
-        line = (
-            f"{row['epoch']} +{row['network']} +{row['clean']:.1%} +"
-            f"{row['robust']:.1%} +{row['cas']:.1f}"
-        )
+        shares = f"{row['clean']:.1%} +{row['robust']:.1%} +{row['cas']:.1f}"
+        line = f"{row['epoch']} +{row['network']} +{shares}"
         assert re.search(line, printed)
 
 
@@ -131,10 +116,8 @@ def test_folder_of_images_without_a_teacher(start, tmp_path, capsys):
     assert "data_dir" not in record["settings"]
     assert "val_accuracy" not in record["epochs"][0]
     assert "val_robust_accuracy" in record["epochs"][1]
-    assert [(row["epoch"], row["network"]) for row in record["table"]] == [
-        ("best", "student"),
-        ("last", "student"),
-    ]
+    found = [(row["epoch"], row["network"]) for row in record["table"]]
+    assert found == [("best", "student"), ("last", "student")]
     history = (tmp_path / "run" / "history.csv").read_text().splitlines()
     assert history[1].endswith(",,,,")
     assert "at on cifar10: 20 training, 10 valid" in capsys.readouterr().out
@@ -160,24 +143,15 @@ print("Operations:", threads.get_inter_op_parallelism_threads())
 
 @pytest.mark.slow
 def test_trains_on_several_devices(small_setting, tmp_path):
-    done = subprocess.run(
-        [
-            *(sys.executable, "-c", REPLICAS, *small_setting),
-            *("--method=at", "--epochs=2", "--threads=4"),
-            f"--run-dir={tmp_path}",
-        ],
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "examples")]),
-        },
-        capture_output=True,
-        text=True,
-        timeout=600,
+    path = os.pathsep.join([str(ROOT), str(ROOT / "examples")])
+    flags = [*small_setting, "--method=at", "--epochs=2", "--threads=4"]
+    printed = output_of(
+        *("-c", REPLICAS, *flags, f"--run-dir={tmp_path}"),
+        env={**os.environ, "PYTHONPATH": path},
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "2 replicas;" in done.stdout
+    assert "2 replicas;" in printed
     # Two operations at a time, each with half of the threads.
-    assert "One operation: 2\nOperations: 2\n" in done.stdout
+    assert "One operation: 2\nOperations: 2\n" in printed
     record = strict_json(tmp_path / "record.json")
     assert len(record["epochs"]) == 2
     assert [row["epoch"] for row in record["table"]] == ["best", "last"]
@@ -193,19 +167,13 @@ def test_one_device_needs_no_strategy(examples):
 
 
 def test_help_explains_flags_and_methods(examples):
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "examples" / "cifar10.py"), "--help"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"^ *python examples/cifar10.py$", done.stdout, re.M)
+    printed = output_of(ROOT / "examples" / "cifar10.py", "--help", timeout=60)
+    assert re.search(r"^ *python examples/cifar10.py$", printed, re.M)
     for flag in ("--method", "--resume", "--data-dir", "--limit", "--model"):
-        assert flag in done.stdout
+        assert flag in printed
     for name, method in examples.methods.METHODS.items():
-        assert name in done.stdout and method.summary in done.stdout
-    assert "(default: None)" not in done.stdout
+        assert name in printed and method.summary in printed
+    assert "(default: None)" not in printed
 
 
 @pytest.mark.parametrize(
@@ -247,25 +215,20 @@ def test_missing_data_folder_is_refused(refused, tmp_path):
 def test_folder_that_cannot_be_written_is_refused_first(
     examples, refused, tmp_path, monkeypatch
 ):
-    def fail(*args, **kwargs):
-        raise AssertionError("came too late")
-
-    monkeypatch.setattr(examples.training, "load_data", fail)
+    too_late = mock.Mock(side_effect=AssertionError("came too late"))
+    monkeypatch.setattr(examples.training, "load_data", too_late)
     (tmp_path / "file").touch()
     message = refused(tmp_path / "file" / "run")
     assert f"--run-dir {tmp_path / 'file' / 'run'} cannot be written" in message
 
 
-@pytest.mark.parametrize(
-    ("epochs", "steps", "expected"),
-    [
+def test_learning_rate_drops_with_an_epoch(examples):
+    for epochs, steps, expected in (
         # Divided after three and after five epochs.
         (7, 5, [0.1] * 15 + [0.01] * 10 + [0.001] * 10),
         # Both drops come at once.
         (2, 3, [0.1] * 3 + [0.001] * 3),
-    ],
-)
-def test_learning_rate_drops_with_an_epoch(examples, epochs, steps, expected):
-    rate = examples.training.learning_rate(0.1, epochs, steps)
-    found = [float(rate(step)) for step in range(epochs * steps)]
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    ):
+        rate = examples.training.learning_rate(0.1, epochs, steps)
+        found = [float(rate(step)) for step in range(epochs * steps)]
+        np.testing.assert_allclose(found, expected, rtol=1e-6)

@@ -1,16 +1,14 @@
 """The cost model of data parallelism, against networks and sums by hand."""
 
-import importlib.util
 import json
 import math
 import pathlib
 import re
-import subprocess
-import sys
 
 import keras
 import numpy as np
 import pytest
+from small import output_of
 
 import keras_wake as kw
 
@@ -20,14 +18,8 @@ PAGE = ROOT / "docs" / "scaling.md"
 
 
 @pytest.fixture(scope="module")
-def scaling():
-    spec = importlib.util.spec_from_file_location("scaling", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    # Its dataclasses look their module up.
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+def scaling(load):
+    return load("scaling")
 
 
 @pytest.fixture
@@ -52,15 +44,16 @@ def macs_of(model):
     return total
 
 
+def batch_norms(model):
+    norm = keras.layers.BatchNormalization
+    return [layer for layer in model.layers if isinstance(layer, norm)]
+
+
 def test_preact_resnet18_is_that_of_the_library(scaling):
     counted = scaling.count("preact_resnet18")
     model = kw.models.PreActResNet18(10)
     trainable = sum(math.prod(v.shape) for v in model.trainable_variables)
-    norms = [
-        layer.gamma.shape[0]
-        for layer in model.layers
-        if isinstance(layer, keras.layers.BatchNormalization)
-    ]
+    norms = [layer.gamma.shape[0] for layer in batch_norms(model)]
     assert counted.parameters == trainable
     # The others are the moving means and variances.
     assert model.count_params() == trainable + 2 * sum(norms)
@@ -87,19 +80,16 @@ def test_wide_resnet34_10_by_hand(scaling):
     assert len(counted.norms) == 31
 
 
-def test_ring_and_tree_by_hand(scaling):
+def test_ring_tree_and_shared_link_by_hand(scaling):
     link = scaling.Link(bandwidth=100.0, latency=0.5)
     # Four members: 6 messages of a quarter of 200 bytes.
     assert link.ring(4, 200) == pytest.approx(6 * (50 / 100 + 0.5))
     # Five members: three levels, up and down.
     assert link.tree(5, 20) == pytest.approx(6 * (0.2 + 0.5))
     assert link.ring(1, 200) == link.tree(1, 20) == 0
-
-
-def test_hosts_share_one_link(scaling):
-    inner = scaling.Link(bandwidth=100.0, latency=0.5)
+    # Hosts share one link.
     outer = scaling.Link(bandwidth=10.0, latency=2.0)
-    cluster = scaling.Cluster("both", 4, 2, inner, outer)
+    cluster = scaling.Cluster("both", 4, 2, link, outer)
     # 200 bytes: scatter and gather of 3 messages of 50 bytes each inside;
     # across, 4 devices exchange their 50 bytes in two halves at once.
     inside = 2 * 3 * (50 / 100 + 0.5)
@@ -142,13 +132,8 @@ def test_efficiency_by_hand(computed):
         assert efficiency == pytest.approx(
             compute / (spent + 3 * 2 * 4 / 1e9), rel=1e-12
         )
-
-
-def test_more_overlap_than_needed_hides_everything(computed):
-    (work,) = computed(
-        *("--network", "wide_resnet34_10", "--devices", 2),
-        *("--nvlink-us", 0, "--nvlink-gbyte", 1e6, "--overlap", 1),
-    )
+    # More overlap than needed hides everything.
+    (work,) = computed(*flags, "--nvlink-gbyte", 1e6, "--overlap", 1)
     assert work["clusters"][0]["efficiency"]["1"] == pytest.approx(1)
 
 
@@ -209,9 +194,7 @@ def run(*flags):
         f"runpy.run_path({str(SCRIPT)!r}, run_name='__main__')\n"
         "assert not {'keras', 'tensorflow', 'numpy'} & set(sys.modules)"
     )
-    return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout
+    return output_of("-c", code)
 
 
 def test_json_holds_settings_and_results(computed):
@@ -261,10 +244,6 @@ def test_synchronised_copy_of_the_page():
         kw.models.SmallCNN(10),
         clone_function=block_of_page("def synchronised")["synchronised"],
     )
-    norms = [
-        layer
-        for layer in model.layers
-        if isinstance(layer, keras.layers.BatchNormalization)
-    ]
+    norms = batch_norms(model)
     assert len(norms) == 5
     assert all(layer.synchronized for layer in norms)

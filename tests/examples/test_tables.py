@@ -4,27 +4,19 @@ import json
 
 import pytest
 
+# That of twelve epochs, unless another one is asked for.
+RAMP = {"start_epoch": 6, "end_epoch": 7}
 
-def record(method, seed, robust, epsilon=8 / 255, **settings):
-    epochs = [
-        {
-            "epoch": epoch,
-            "val_robust_accuracy": value,
-            "val_cas": 10 * value,
-        }
-        for epoch, value in zip((4, 8, 12), robust, strict=True)
+
+def record(method, seed=0, robust=(0.2, 0.4, 0.3), **settings):
+    fixed = {"method": method, "seed": seed, "norm": "linf", "epochs": 12}
+    shown = [
+        {"val_robust_accuracy": value, "val_cas": 10 * value}
+        for value in robust
     ]
-    best = max(robust)
     return {
-        "settings": {
-            "method": method,
-            "seed": seed,
-            "norm": "linf",
-            "epsilon": epsilon,
-            "epochs": 12,
-            **settings,
-        },
-        "epochs": epochs,
+        "settings": {"epsilon": 8 / 255, **fixed, **settings},
+        "epochs": [{"epoch": 4 * n + 4, **row} for n, row in enumerate(shown)],
         "table": [
             {
                 "epoch": epoch,
@@ -33,21 +25,9 @@ def record(method, seed, robust, epsilon=8 / 255, **settings):
                 "clean": 0.5,
                 "cas": 10 * value,
             }
-            for epoch, value in (("best", best), ("last", robust[-1]))
+            for epoch, value in (("best", max(robust)), ("last", robust[-1]))
         ],
     }
-
-
-@pytest.fixture
-def write(tmp_path):
-    def write(*records):
-        for number, content in enumerate(records):
-            folder = tmp_path / str(number)
-            folder.mkdir()
-            (folder / "record.json").write_text(json.dumps(content))
-        return tmp_path
-
-    return write
 
 
 def rows(text):
@@ -58,16 +38,34 @@ def rows(text):
     ]
 
 
-def test_best_and_last_over_seeds(examples, write, capsys):
-    folder = write(
+def names(text):
+    return [row[0] for row in rows(text)[1:]]
+
+
+@pytest.fixture
+def show(examples, tmp_path, capsys):
+    """Writes records and shows them; what is printed, and on which stream."""
+
+    def show(*records, flags=()):
+        for number, content in enumerate(records):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            (folder / "record.json").write_text(json.dumps(content))
+        examples.tables.main([str(tmp_path), *flags])
+        return capsys.readouterr()
+
+    return show
+
+
+def test_best_and_last_over_seeds(show, tmp_path):
+    (tmp_path / "other.json").write_text("[]")
+    printed = show(
         # A setting that AT does not look at.
         record("at", 0, (0.2, 0.4, 0.3), decay=0.99),
         record("at", 1, (0.2, 0.5, 0.1)),
         record("wake", 0, (0.2, 0.4, 0.4), decay=0.99),
     )
-    (folder / "other.json").write_text("[]")
-    examples.tables.main([str(folder)])
-    header, at, wake = rows(capsys.readouterr().out)
+    header, at, wake = rows(printed.out)
     assert header[:4] == ["method", "threat", "network", "seeds"]
     # Sample deviations: 0.1 / √2 and 0.2 / √2.
     assert at == [
@@ -78,13 +76,13 @@ def test_best_and_last_over_seeds(examples, write, capsys):
     assert wake[:6] == ["wake", "ℓ∞ 8/255", "student", "1", "40.0", "40.0"]
 
 
-def test_radii_at_three_epochs(examples, write, capsys):
-    folder = write(
+def test_radii_at_three_epochs(show):
+    printed = show(
         record("at", 0, (0.1, 0.2, 0.15), epsilon=16 / 255),
-        record("at", 0, (0.2, 0.4, 0.3)),
+        record("at"),
+        flags=("--by", "epsilon", "--early", "5"),
     )
-    examples.tables.main([str(folder), "--by", "epsilon", "--early", "5"])
-    small, large = rows(capsys.readouterr().out)[-2:]
+    small, large = rows(printed.out)[-2:]
     assert small[1:] == [
         *("ℓ∞ 8/255", "1"),
         *("4.0 / 40.0", "4.0 / 40.0", "3.0 / 30.0"),
@@ -92,73 +90,39 @@ def test_radii_at_three_epochs(examples, write, capsys):
     assert large[1] == "ℓ∞ 16/255" and large[-1] == "1.5 / 15.0"
 
 
-def test_runs_that_are_not_finished_and_files_that_are_no_records(
-    examples, write, capsys
-):
-    unfinished = record("at", 0, (0.2, 0.4, 0.3))
-    del unfinished["table"]
-    folder = write(unfinished, {"settings": {}})
-    examples.tables.main([str(folder), "--early", "4"])
-    captured = capsys.readouterr()
-    assert "is no record of a run" in captured.err
-    assert rows(captured.out)[-1][0] == "at"
-    with pytest.raises(SystemExit):
-        examples.tables.main([str(folder / "nowhere")])
-    assert "there is nothing at" in capsys.readouterr().err
-
-
-def names(text):
-    return [row[0] for row in rows(text)[1:]]
-
-
 @pytest.mark.parametrize(
-    ("first", "second", "expected"),
+    ("method", "first", "second", "expected"),
     [
-        ({"beta": 6.0}, {"beta": 1.0}, ["trades", "trades, beta = 1"]),
+        ("trades", {"beta": 6.0}, {"beta": 1.0}, ["", ", beta = 1"]),
         (
+            "trades",
             {"dataset": "digits"},
             {"dataset": "cifar10"},
-            ["trades, dataset = digits", "trades, dataset = cifar10"],
+            [", dataset = digits", ", dataset = cifar10"],
         ),
-        ({}, {"early_stop": 3}, ["trades", "trades, early_stop = 3"]),
+        ("trades", {}, {"early_stop": 3}, ["", ", early_stop = 3"]),
         (
+            "trades",
             {},
             {"precision": "mixed_float16"},
-            [
-                "trades, precision = float32",
-                "trades, precision = mixed_float16",
-            ],
+            [", precision = float32", ", precision = mixed_float16"],
+        ),
+        # What follows from others is not named, nor β, which WAKE ignores.
+        (
+            "wake",
+            {**RAMP, "epsilon": 0.04, "step_size": 0.01, "beta": 6.0},
+            {**RAMP, "epsilon": 0.08, "step_size": 0.02, "beta": 1.0},
+            ["", ""],
         ),
     ],
 )
-def test_rows_that_differ_are_told_apart(examples, first, second, expected):
-    groups = [
-        [record("trades", 0, (0.2, 0.4, 0.3), **settings)]
-        for settings in (first, second)
-    ]
-    tables = examples.tables
-    assert names(tables.results(groups)) == expected
-    assert names(tables.over_epochs(groups, 4)) == expected
-
-
-def test_settings_that_follow_from_others_are_not_named(examples):
-    groups = [
-        [
-            record(
-                "wake",
-                0,
-                (0.2, 0.4, 0.3),
-                epsilon=epsilon,
-                step_size=epsilon / 4,
-                start_epoch=6,
-                end_epoch=7,
-                beta=beta,
-            )
-        ]
-        # WAKE does not look at β.
-        for epsilon, beta in ((8 / 255, 6.0), (16 / 255, 1.0))
-    ]
-    assert names(examples.tables.results(groups)) == ["wake", "wake"]
+def test_rows_that_differ_are_told_apart(
+    examples, method, first, second, expected
+):
+    groups = [[record(method, **first)], [record(method, **second)]]
+    expected = [f"{method}{differing}" for differing in expected]
+    assert names(examples.tables.results(groups)) == expected
+    assert names(examples.tables.over_epochs(groups, 4)) == expected
 
 
 @pytest.mark.parametrize(
@@ -172,29 +136,22 @@ def test_settings_that_follow_from_others_are_not_named(examples):
     ],
 )
 def test_settings_that_are_the_same(examples, first, second):
-    found = examples.tables.groups(
-        [
-            record("at", 0, (0.2, 0.4, 0.3), **first),
-            record("at", 1, (0.2, 0.4, 0.3), **second),
-        ],
-        None,
-    )
+    records = [record("at", 0, **first), record("at", 1, **second)]
+    found = examples.tables.groups(records, None)
     assert [len(group) for group in found] == [2]
 
 
-def test_seeds_are_counted_and_not_files(examples, write, capsys):
+def test_seeds_are_counted_and_not_files(show):
     again = record("at", 0, (0.2, 0.4, 0.1))
     cut = record("at", 0, (0.9, 0.9, 0.9))
     del cut["table"]
-    folder = write(
-        record("at", 0, (0.2, 0.4, 0.3)),
-        record("at", 0, (0.2, 0.4, 0.3)),
+    printed = show(
+        record("at"),
+        record("at"),
         {**again, "started": "2026-01-02 10:00"},
         {**cut, "started": "2026-01-03 10:00"},
         record("at", 1, (0.2, 0.4, 0.1)),
-    )
-    examples.tables.main([str(folder)])
-    printed = capsys.readouterr().out
+    ).out
     _, row = rows(printed)
     assert row[3] == "2"
     # Of the finished runs of seed 0 the last one.
@@ -202,57 +159,59 @@ def test_seeds_are_counted_and_not_files(examples, write, capsys):
     assert "5 records are of 2 runs" in printed
 
 
-def test_clean_cas_is_not_mixed_with_adversarial(examples, write, capsys):
-    old = record("standard", 0, (0.0, 0.0, 0.0))
-    new = record("standard", 1, (0.0, 0.0, 0.0))
+def test_clean_cas_is_not_mixed_with_adversarial(show):
+    old, new = (record("standard", seed, (0.0, 0.0, 0.0)) for seed in (0, 1))
     for row in new["table"]:
         row.update(cas=3.0, cas_images="clean")
     for row in old["table"]:
         row["cas"] = 77.0
-    folder = write(old, new, record("at", 0, (0.2, 0.4, 0.3)))
-    examples.tables.main([str(folder)])
-    printed = capsys.readouterr().out
+    printed = show(old, new, record("at")).out
     _, at, standard = rows(printed)
     assert standard[-2:] == ["3.0 †", "3.0 †"]
     assert at[-1] == "3.0"
     assert "† CAS of clean images" in printed
 
 
-def test_unfinished_runs_are_named(examples, write, capsys):
-    unfinished = record("trades", 3, (0.2, 0.4, 0.3), beta=1.0)
-    unfinished["table"] = None
-    folder = write(unfinished, record("at", 0, (0.2, 0.4, 0.3)))
-    examples.tables.main([str(folder)])
-    assert (
-        "- trades, beta = 1, ℓ∞ 8/255, seed 3 (3 of 12 epochs)"
-    ) in capsys.readouterr().out
+def test_unfinished_runs_are_named(show):
+    runs = record("at", 1), record("trades", 3, beta=1.0)
+    del runs[0]["table"]
+    runs[1]["table"] = None
+    printed = show(*runs, flags=("--early", "4")).out
+    assert "- at, ℓ∞ 8/255, seed 1 (3 of 12 epochs)" in printed
+    assert "- trades, beta = 1, ℓ∞ 8/255, seed 3 (3 of 12 epochs)" in printed
+    assert [row[0] for row in rows(printed)[-2:]] == ["at", "trades, beta = 1"]
 
 
-def test_by_shows_the_value(examples, write, capsys):
-    folder = write(
-        record("at", 0, (0.2, 0.4, 0.3), augment="flip"),
-        record("wake", 0, (0.2, 0.4, 0.3), augment="flip"),
-    )
-    examples.tables.main([str(folder), "--by", "augment"])
-    found = names(capsys.readouterr().out)
+def test_by_shows_the_value(show):
+    runs = (record(method, augment="flip") for method in ("at", "wake"))
+    found = names(show(*runs, flags=("--by", "augment")).out)
     assert found == ["at, augment = flip", "wake, augment = flip"]
-    with pytest.raises(SystemExit):
-        examples.tables.main([str(folder), "--by", "colour"])
-    assert "no run has this setting. Received: 'colour'" in (
-        capsys.readouterr().err
-    )
 
 
-def test_one_bad_record_does_not_kill_the_table(examples, write, capsys):
-    bad = [record("at", seed, (0.2, 0.4, 0.3)) for seed in range(5)]
+def test_refuses_a_missing_folder_and_setting(show, tmp_path, capsys):
+    for records, flags, message in (
+        ([], [str(tmp_path / "nowhere")], "there is nothing at"),
+        (
+            [record("at")],
+            ["--by", "colour"],
+            "no run has this setting. Received: 'colour'",
+        ),
+    ):
+        with pytest.raises(SystemExit):
+            show(*records, flags=flags)
+        assert message in capsys.readouterr().err
+
+
+def test_one_bad_record_does_not_kill_the_table(show, tmp_path):
+    bad = [record("at", seed) for seed in range(5)]
     bad[0]["settings"]["epsilon"] = "8/255"
     bad[1]["settings"]["norm"] = "l1"
     bad[2]["table"] = [{"epoch": "best"}]
     bad[3]["epochs"] = None
     bad[4]["epochs"][0]["val_robust_accuracy"] = "high"
-    folder = write(*bad, record("at", 7, (0.2, 0.4, 0.3)))
-    (folder / "record.json").write_text("[1]")
-    examples.tables.main([str(folder), "--early", "4"])
-    captured = capsys.readouterr()
-    assert captured.err.count("is no record of a run") == 6
-    assert rows(captured.out)[1][3] == "1"
+    (tmp_path / "record.json").write_text("[1]")
+    printed = show(
+        *bad, {"settings": {}}, record("at", 7), flags=("--early", "4")
+    )
+    assert printed.err.count("is no record of a run") == 7
+    assert rows(printed.out)[1][3] == "1"
