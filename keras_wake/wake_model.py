@@ -6,6 +6,7 @@ calls the parts of `training.step.TrainingStep` in their order.
 """
 
 import inspect
+from contextlib import AbstractContextManager
 from contextlib import nullcontext
 from typing import Any
 
@@ -18,9 +19,9 @@ from keras_wake.backend import keras_compat
 from keras_wake.backend import numerics
 from keras_wake.checkpoint import model_files
 from keras_wake.data.classifier import check_classifier
-from keras_wake.data.faults import FaultCounts
 from keras_wake.data.sharding import shard_arrays
 from keras_wake.losses.distillation import check_temperature
+from keras_wake.schedules import check_schedule
 from keras_wake.schedules import Schedule
 from keras_wake.training import fit as fit_checks
 from keras_wake.training import teacher_copy
@@ -29,6 +30,7 @@ from keras_wake.training.evaluation_step import EvaluationStep
 from keras_wake.training.evaluation_step import find_heads
 from keras_wake.training.evaluation_step import NetworkMetrics
 from keras_wake.training.guard import BatchGuard
+from keras_wake.training.guard import InputGuard
 from keras_wake.training.session import FitSession
 from keras_wake.training.session import prepared_callbacks
 from keras_wake.training.session import Switches
@@ -92,6 +94,10 @@ class WakeModel(backend.Trainer):
         head: Name of the Dense layer that makes the logits, for attribution
             in models where it cannot be found. Defaults to `None`.
         seed: Integer seed of the attacks' random starts. Defaults to `0`.
+        check_every: After how many steps the host learns of wrong data and
+            of NaN, which each step looks for. Defaults to `100`.
+        keep_recovery_copy: Whether the device keeps the weights with which
+            the epoch began, to go back to after a NaN. Defaults to `True`.
         **kwargs: `name`, as for every Keras model.
 
     Raises:
@@ -126,6 +132,8 @@ class WakeModel(backend.Trainer):
         scale_distillation: bool = True,
         head: Any = None,
         seed: int = 0,
+        check_every: int = 100,
+        keep_recovery_copy: bool = True,
         **kwargs: Any,
     ) -> None:
         num_classes = check_classifier(classifier)
@@ -138,12 +146,7 @@ class WakeModel(backend.Trainer):
         self.attack, self.eval_attack = check_attacks(
             attack, eval_attack, self.objective
         )
-        if not isinstance(schedule, (Schedule, type(None))):
-            raise TypeError(
-                "`schedule` must be a `DistillationRamp`, an `AdaptiveRamp` or "
-                f"None. Received: schedule={schedule!r}."
-            )
-        self.schedule = schedule
+        self.schedule = check_schedule(schedule)
         self.temperature = check_temperature(temperature)
         self.scale_distillation = validate.boolean(
             scale_distillation=scale_distillation
@@ -153,7 +156,8 @@ class WakeModel(backend.Trainer):
         # made here, and idle until a callback switches it on.
         self._bounds = self.eval_attack.bounds
         self.guard = BatchGuard(classifier, num_classes, self._bounds)
-        self.input_faults = self.guard.counts
+        self.input_faults = self.guard.faults
+        self.input_guard = InputGuard(self, check_every, keep_recovery_copy)
         self.switches = Switches()
         self.session: FitSession | None = None
         self._phase = "train"
@@ -264,8 +268,6 @@ class WakeModel(backend.Trainer):
         self.sync_variables()
         return int(backend.to_numpy(self.teacher_updates)) > 0
 
-    # One step ------------------------------------------------------------
-
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """The student's logits (batch, K); of a dictionary, one for each."""
         if not isinstance(inputs, dict):
@@ -334,14 +336,7 @@ class WakeModel(backend.Trainer):
             ValueError: If a loss is given, or if the optimizer averages the
                 weights (`use_ema`) and the objective is `AWP`.
         """
-        loss_weights = kwargs.get("loss_weights")
-        if loss is not None or loss_weights is not None:
-            raise ValueError(
-                "WakeModel computes its own loss from its objective. Leave "
-                "the loss and its weights out, or pass `WakeModel(..., "
-                f"objective=)`. Received: loss={loss!r}, "
-                f"loss_weights={loss_weights!r}."
-            )
+        fit_checks.check_no_loss(loss, kwargs.get("loss_weights"))
         self.objective.check_optimizer(optimizer)
         self._jit_compile_given = jit_compile
         if jit_compile == "auto" and not backend.jit_by_default():
@@ -396,6 +391,7 @@ class WakeModel(backend.Trainer):
                 return super().fit(**given)
         finally:
             self.session = None
+            self.input_guard.forget("train")
             self.switches.end_fit()
 
     def _check(self, given: dict[str, Any]) -> None:
@@ -406,6 +402,7 @@ class WakeModel(backend.Trainer):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """Clean and robust accuracy, as `keras.Model.evaluate`."""
+        self.input_guard.check("train")  # Keras resets its counts now.
         if keras_compat.is_validation_of_fit(kwargs):
             if self.switches.averager is not None:
                 self.switches.averager.bring_up_to_date()
@@ -415,10 +412,12 @@ class WakeModel(backend.Trainer):
         self._check(given)
         shard_arrays(self, given, training=False)
         given["callbacks"] = prepared_callbacks(given.get("callbacks"), self)
-        # A callback of `fit` may evaluate other data within an epoch, and the
-        # metrics of the epoch go on afterwards.
-        with fit_checks.metrics_kept(self) if self.session else nullcontext():
+        with self._metrics_of_epoch_kept():
             return self._evaluate(given)
+
+    def _metrics_of_epoch_kept(self) -> AbstractContextManager:
+        """Lets a callback evaluate within an epoch, whose metrics go on."""
+        return fit_checks.metrics_kept(self) if self.session else nullcontext()
 
     def _evaluate(self, given: dict[str, Any]) -> Any:
         """`keras.Model.evaluate`, with the metrics of evaluation."""
@@ -430,6 +429,7 @@ class WakeModel(backend.Trainer):
         finally:
             self.sync_variables()
             self._phase = phase
+            self.input_guard.forget("test")
             self.switches.set_attribution(attribution)
 
     def predict(self, *args: Any, **kwargs: Any) -> Any:
@@ -455,25 +455,27 @@ class WakeModel(backend.Trainer):
 
         Unlike `fit`, it does not restore the weights after a loss of NaN.
         """
-        given = self._of_batch(super().train_on_batch, args, kwargs)
-        logs = super().train_on_batch(**given)
-        self.raise_for_faults("of this batch")
+        logs = super().train_on_batch(
+            **self._of_batch(super().train_on_batch, args, kwargs)
+        )
+        self.input_guard.check_batch(training=True)
         return logs
 
     def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """Metrics of a single batch, as `keras.Model.test_on_batch`."""
         given = self._of_batch(super().test_on_batch, args, kwargs)
-        phase, self._phase = self._phase, "test"
-        try:
-            logs = super().test_on_batch(**given)
-        finally:
-            self._phase = phase
-        self.raise_for_faults("of this batch")
+        phase = self._phase
+        with self._metrics_of_epoch_kept():
+            self._phase = "test"
+            try:
+                logs = super().test_on_batch(**given)
+                self.input_guard.check_batch(training=False)
+            finally:
+                self._phase = phase
         return logs
 
     def _of_batch(self, method: Any, args: Any, kwargs: Any) -> dict[str, Any]:
         """The arguments of a method of one batch by name, checked."""
-        self.input_faults.reset_state()
         given = inspect.signature(method).bind(*args, **kwargs).arguments
         fit_checks.check(given, self.guard)
         self._label_spec = fit_checks.label_spec(None, given["y"])
@@ -499,12 +501,6 @@ class WakeModel(backend.Trainer):
         changed = self._compiled_for.get(function, setting) != setting
         self._compiled_for[function] = setting
         return changed
-
-    def raise_for_faults(self, where: str) -> FaultCounts:
-        """Raises for what the steps have counted, as the guard does."""
-        (values,) = self.metric_values(self.input_faults)
-        training = self._phase == "train"
-        return self.guard.raise_for_faults(values, where, training)
 
     @property
     def losses(self) -> list[Any]:
@@ -550,6 +546,7 @@ class WakeModel(backend.Trainer):
 
         A local file is written whole or not at all, unless Keras asks first.
         """
+        self.input_guard.check("train")  # A file never gets weights of NaN.
         with model_files.atomic_file(filepath, ".keras", overwrite) as path:
             return super().save(path, overwrite=overwrite, **kwargs)
 
@@ -562,6 +559,7 @@ class WakeModel(backend.Trainer):
             ValueError: If the name does not end in `.weights.h5`, or with
                 `max_shard_size` in `.weights.json`.
         """
+        self.input_guard.check("train")
         sharded = kwargs.get("max_shard_size") is not None
         ending = ".weights.json" if sharded else ".weights.h5"
         with model_files.atomic_file(filepath, ending, overwrite) as path:
@@ -590,6 +588,8 @@ class WakeModel(backend.Trainer):
             "scale_distillation": self.scale_distillation,
             "head": self._head_name,
             "seed": self.seed,
+            "check_every": self.input_guard.check_every,
+            "keep_recovery_copy": self.input_guard.keep_recovery_copy,
         }
 
     @classmethod

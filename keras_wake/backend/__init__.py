@@ -25,7 +25,8 @@ names, for what must differ:
 - `saving_in_one_process`: a context in which one process may save by itself;
 - `buffers`: tensors other than variables that a step changes;
 - `random_state`, `set_random_state`: of generators that are not variables;
-- `to_numpy`: a value on the host;
+- `to_numpy`, `copy`: a value on the host, and one that stays on the device;
+- `all_finite`: whether tensors have neither NaN nor infinity;
 - `jit_by_default`: whether compilation pays off.
 """
 

@@ -61,6 +61,16 @@ def to_numpy(value: Tensor) -> np.ndarray:
     return np.array(keras.ops.convert_to_numpy(tensor))
 
 
+def all_finite(values: list[Tensor]) -> Tensor:
+    """Whether no entry of any tensor is NaN or infinite, a boolean scalar.
+
+    By their sums, which are not finite as soon as an entry is not.
+    """
+    sums = [keras.ops.sum(keras.ops.cast(v, "float32")) for v in values]
+    total = sum(sums, keras.ops.zeros((), "float32"))
+    return keras.ops.isfinite(total)
+
+
 # Defaults for JAX and PyTorch, where one call of a step sees the batch of all
 # devices. (`data_shard` is the default for TensorFlow and PyTorch.)
 
@@ -125,6 +135,34 @@ class CommonTrainer(keras.Model):
     # Whether a trainable variable keeps what a layer assigns to it in the
     # forward pass. JAX drops it.
     keeps_assignments_of_forward_pass = True
+    # `keras_wake.training.guard.InputGuard`.
+    input_guard: Any
+    train_function: Any
+    test_function: Any
+
+    def make_train_function(self, force: bool = False) -> Callable | None:
+        """As in Keras. After each call, the guard may read its counts."""
+        before = self.train_function
+        result = super().make_train_function(force=force)
+        if self.train_function is not before:
+            self.train_function = self._guarded(self.train_function, "train")
+        return result
+
+    def make_test_function(self, force: bool = False) -> Callable | None:
+        """As in Keras. After each call, the guard may read its counts."""
+        before = self.test_function
+        result = super().make_test_function(force=force)
+        if self.test_function is not before:
+            self.test_function = self._guarded(self.test_function, "test")
+        return result
+
+    def _guarded(self, function: Callable, phase: str) -> Callable:
+        def call(*args: Any) -> Any:
+            result = function(*args)
+            self.input_guard.after_step(phase)
+            return result
+
+        return call
 
     def set_steps(self, training_step: Any, evaluation_step: Any) -> None:
         """Takes the parts that `train_step` and `test_step` call.

@@ -55,6 +55,14 @@ def without_gradient(function: Callable) -> Tensor:
     return jax.lax.stop_gradient(function())
 
 
+def copy(variable: keras.Variable) -> Tensor:
+    """The value of a variable, in an array of its own on the same devices.
+
+    The step gives the buffers of variables away.
+    """
+    return jax.numpy.copy(variable.value)
+
+
 def data_shard() -> tuple[int, int, int]:
     """JAX divides the share of a process evenly among its devices."""
     distribution = keras.distribution.distribution()
@@ -146,8 +154,6 @@ class Trainer(CommonTrainer):
     """
 
     keeps_assignments_of_forward_pass = False
-    train_function: Any
-    test_function: Any
     predict_function: Any
     # The metrics' values after the newest step.
     _newest: Any = None
@@ -180,28 +186,18 @@ class Trainer(CommonTrainer):
             for name in names
         )
 
-    def make_train_function(self, force: bool = False) -> None:
-        """As in Keras, with `_keeping_state`."""
-        before = self.train_function
-        super().make_train_function(force=force)
-        self._wrap_new("train_function", before, _TRAINED)
-
-    def make_test_function(self, force: bool = False) -> None:
-        """As in Keras, with `_keeping_state`."""
-        before = self.test_function
-        super().make_test_function(force=force)
-        self._wrap_new("test_function", before, _EVALUATED)
+    def _guarded(self, function: Callable, phase: str) -> Callable:
+        names = _TRAINED if phase == "train" else _EVALUATED
+        return super()._guarded(self._keeping_state(function, names), phase)
 
     def make_predict_function(self, force: bool = False) -> None:
         """As in Keras, with `_keeping_state`."""
         before = self.predict_function
         super().make_predict_function(force=force)
-        self._wrap_new("predict_function", before, _PREDICTED)
-
-    def _wrap_new(self, name: str, before: Any, names: Sequence[str]) -> None:
-        function = getattr(self, name)
-        if function is not before:
-            setattr(self, name, self._keeping_state(function, names))
+        if self.predict_function is not before:
+            self.predict_function = self._keeping_state(
+                self.predict_function, _PREDICTED
+            )
 
     def _keeping_state(
         self, function: Callable, names: Sequence[str]

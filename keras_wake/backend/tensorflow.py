@@ -81,6 +81,11 @@ def replica_index() -> Tensor:
     return tf.cast(context.replica_id_in_sync_group, tf.int32)
 
 
+def copy(variable: keras.Variable | tf.Variable) -> Tensor:
+    """The value of a variable, in a tensor of its own on the same device."""
+    return tf.identity(tf.convert_to_tensor(variable))
+
+
 def replicas_of(variable: keras.Variable) -> list[keras.Variable]:
     """The variable of each replica of this process.
 

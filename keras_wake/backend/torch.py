@@ -51,6 +51,18 @@ def without_gradient(function: Callable) -> Tensor:
         return function()
 
 
+def copy(variable: keras.Variable) -> Tensor:
+    """The value of a variable, in a tensor of its own on the same device."""
+    return variable.value.detach().clone()
+
+
+def all_finite(values: list[Tensor]) -> Tensor:
+    """Whether no entry of any tensor is NaN or infinite, a boolean scalar."""
+    tensors = [keras.ops.convert_to_tensor(value) for value in values]
+    # The largest absolute values, in few calls.
+    return torch.nn.utils.get_total_norm(tensors, float("inf")).isfinite()
+
+
 def buffers(network: keras.Model) -> list[Tensor]:
     """Tensors of PyTorch modules in a network that are no variables.
 

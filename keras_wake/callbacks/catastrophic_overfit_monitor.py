@@ -102,6 +102,9 @@ class CatastrophicOverfitMonitor(WakeCallback):
                     f"{name}={attack!r}."
                 )
         self.single_step, self.multi_step = single_step, multi_step
+        if self._interval is None:
+            # Where a callback has a hook for batches, Keras waits for each.
+            self.on_train_batch_end = super().on_train_batch_end
         self._forget()
 
     def _forget(self) -> None:
@@ -143,6 +146,7 @@ class CatastrophicOverfitMonitor(WakeCallback):
         """Remembers the epoch."""
         self._epoch = epoch + 1
         self._epoch_start = self._step
+        self._steps_before = int(backend.to_numpy(self.model.train_steps))
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         """Checks every n steps, also with `steps_per_execution` above 1."""
@@ -154,6 +158,8 @@ class CatastrophicOverfitMonitor(WakeCallback):
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Checks once an epoch, and writes the last check into the logs."""
         if self._interval is None:
+            steps = int(backend.to_numpy(self.model.train_steps))
+            self._step = self._epoch_start + steps - self._steps_before
             self._check()
         if logs is not None and self.history:
             for name in ("single_step_accuracy", "multi_step_accuracy"):

@@ -1,12 +1,15 @@
-"""All that a training step changes, as arrays in the memory of the host.
+"""All that a training step changes: copies of it, on the host or the device.
 
 Student, teacher, their counters and random states, and the optimizer.
 """
+
+from collections.abc import Sequence
 
 import keras
 import numpy as np
 
 from keras_wake import backend
+from keras_wake.utils.types import Tensor
 
 
 def variables_of(model: keras.Model) -> list[keras.Variable]:
@@ -43,6 +46,17 @@ def _value_of(variable: keras.Variable) -> np.ndarray:
     return np.stack(values)
 
 
+def copy(model: keras.Model) -> list[list[Tensor]]:
+    """As `take`, on the device: nothing waits for it.
+
+    For each variable the values of its replicas.
+    """
+    return [
+        [backend.copy(replica) for replica in backend.replicas_of(variable)]
+        for variable in variables_of(model)
+    ]
+
+
 def check(variables: list[keras.Variable], values: list[np.ndarray]) -> None:
     """Raises a `ValueError` if these are not values of these variables."""
     what = "The values are those of another model or optimizer: "
@@ -60,9 +74,15 @@ def check(variables: list[keras.Variable], values: list[np.ndarray]) -> None:
             )
 
 
-def put_back(model: keras.Model, values: list[np.ndarray]) -> None:
-    """Sets the variables of a model to what `take` has returned."""
+def put_back(model: keras.Model, values: Sequence) -> None:
+    """Sets the variables of a model to what `take` or `copy` has returned."""
     variables = variables_of(model)
+    if values and isinstance(values[0], list):
+        for variable, own in zip(variables, values, strict=True):
+            replicas = backend.replicas_of(variable)
+            for replica, value in zip(replicas, own, strict=True):
+                replica.assign(value)
+        return
     check(variables, values)
     for variable, value in zip(variables, values, strict=True):
         assign(variable, value)

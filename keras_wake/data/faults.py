@@ -12,6 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_wake import backend
 from keras_wake.utils.types import Tensor
 
 # Resizing and normalising round: a pixel may become -3e-8.
@@ -53,52 +54,94 @@ def count_faults(
 
 
 class FaultCounts(NamedTuple):
-    """What `InputFaults` has counted since the last reset."""
+    """Faults of a batch."""
 
     # Images with NaN or infinity; images outside the bounds; labels that name
     # no class.
     not_finite: int
     outside: int
     bad_labels: int
-    # Batches without an image, on a replica.
+    # Replicas without an image.
     empty: int = 0
     # Sample weights that cannot be right.
     bad_weights: int = 0
-    # Steps of training whose loss is not finite, or that made weights so.
+    # Replicas whose loss is not finite, or whose weights became so.
     bad_losses: int = 0
     bad_updates: int = 0
-    # Batches whose images have a wrong shape, or that have another number of
+    # Replicas whose images have a wrong shape, or that have another number of
     # labels or weights than images.
     bad_shapes: int = 0
     bad_lengths: int = 0
 
 
 class InputFaults(keras.metrics.Metric):
-    """Counts the faults of all batches and replicas since the last reset.
+    """Remembers the first batch since the last reset that has faults.
 
-    It is a metric, because the state of a metric adds up over replicas and is
-    not saved. It has no entry in the logs.
+    The batches after it are not counted any more, so that a message that comes
+    later names the right batch and the right numbers. It is a metric, because
+    Keras resets metrics with each pass over the data and saves none of them.
+    It has no entry in the logs.
     """
 
     def __init__(self) -> None:
         super().__init__(name="input_faults", dtype="float32")
-        # All fields of `FaultCounts` in one variable, because each variable
-        # that is read waits for all replicas.
-        self.counts = self.add_variable(
-            (len(FaultCounts._fields),), initializer="zeros", dtype="float32"
+        # In one variable, because each that is read waits for the device: the
+        # number of batches, that of the first with a fault (0: none has), and
+        # its `FaultCounts`. Float32 counts batches up to 2**24.
+        self.first = self.add_variable(
+            (2 + len(FaultCounts._fields),),
+            initializer="zeros",
+            dtype="float32",
+            # Each replica holds the sum of all.
+            aggregation="only_first_replica",
         )
 
     def update_state(self, **faults: Tensor) -> None:
-        """Adds numbers of faults, by the names of `FaultCounts`."""
-        added = [
-            ops.cast(faults.get(name, 0), "float32")
-            for name in FaultCounts._fields
-        ]
-        self.counts.assign_add(ops.stack(added))
+        """Counts a batch.
+
+        Args:
+            **faults: Numbers of faults on this replica, by the names of
+                `FaultCounts`.
+        """
+        found = backend.global_sum(
+            ops.stack(
+                [
+                    ops.cast(faults.get(name, 0), "float32")
+                    for name in FaultCounts._fields
+                ]
+            )
+        )
+        before = ops.convert_to_tensor(self.first)
+        batch = before[:1] + 1
+        is_first = ops.logical_and(before[1:2] == 0, ops.sum(found) > 0)
+        newest = ops.concatenate([batch, found])
+        self.first.assign(
+            ops.concatenate([batch, ops.where(is_first, newest, before[1:])])
+        )
 
     def result(self) -> dict[str, Tensor]:
         """Empty, so that nothing is logged."""
         return {}
+
+
+class FirstFault(NamedTuple):
+    """The value of `InputFaults`.
+
+    Attributes:
+        batches: Number of batches since the last reset.
+        batch: Number of the first one with a fault, from 1; 0 without any.
+        counts: Its faults, over all replicas.
+    """
+
+    batches: int
+    batch: int
+    counts: FaultCounts
+
+    @classmethod
+    def from_values(cls, values: np.ndarray) -> "FirstFault":
+        """Reads the variable of `InputFaults`."""
+        batches, batch, *counts = map(int, values)
+        return cls(batches, batch, FaultCounts(*counts))
 
 
 def has_length(values: Tensor, count: int | Tensor) -> bool | Tensor:
@@ -140,7 +183,7 @@ def raise_for_faults(
     """Raises a `ValueError` for faults of the data.
 
     Args:
-        found: The counts of `InputFaults` or of `count_faults`.
+        found: `FaultCounts`, or the result of `count_faults`.
         bounds: Smallest and largest pixel value.
         num_classes: K.
         where: Which images were looked at, for the message.

@@ -197,7 +197,8 @@ class EvaluationStep:
             compiled_metrics: The metrics given to `compile`, on clean images.
         """
         training = self.training
-        x, labels, sample_weight = training.guard.checked(data)
+        x, labels, sample_weight, found = training.guard.checked(data)
+        training.guard.faults.update_state(**found)
         # Images of weight 0 are padding: some pipelines fill a batch up.
         present = None if sample_weight is None else sample_weight > 0
         for metrics in self._networks:

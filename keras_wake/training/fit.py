@@ -281,6 +281,16 @@ def _check_class_weight(class_weight: object, num_classes: int) -> None:
         validate.not_negative(class_weight=weight)
 
 
+def check_no_loss(loss: object, loss_weights: object) -> None:
+    """Refuses the loss that `compile` of another model would take."""
+    if loss is not None or loss_weights is not None:
+        raise ValueError(
+            "WakeModel computes its own loss from its objective. Leave the "
+            "loss and its weights out, or pass `WakeModel(..., objective=)`. "
+            f"Received: loss={loss!r}, loss_weights={loss_weights!r}."
+        )
+
+
 def check_optimizer(
     optimizer: keras.optimizers.Optimizer, variables: list[keras.Variable]
 ) -> None:

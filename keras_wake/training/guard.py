@@ -1,11 +1,12 @@
 """What refuses wrong data, and weights that became NaN.
 
-A compiled step cannot raise. So `BatchGuard` counts the faults in it, and the
-callback `InputGuard` reads the counts and raises. `WakeModel.fit` and
-`evaluate` put it before all other callbacks, so that no checkpoint is written
-after a fault.
+A compiled step cannot raise. So `BatchGuard` counts the faults in it, and
+`InputGuard` reads the counts and raises. A read waits for the device, so there
+is one after the first batch, then one every `check_every` steps, one at the end
+of each pass, and one before `WakeModel` writes a file.
 """
 
+import dataclasses
 from typing import Any
 
 import keras
@@ -18,6 +19,7 @@ from keras_wake.checkpoint import snapshot
 from keras_wake.data import arrays
 from keras_wake.data import classifier as classifiers
 from keras_wake.data import faults
+from keras_wake.utils import validate
 from keras_wake.utils.types import Tensor
 
 
@@ -30,7 +32,7 @@ class BatchGuard:
         bounds: Smallest and largest pixel value.
 
     Attributes:
-        counts: The metric that counts, over all replicas.
+        faults: The metric that counts, over all replicas.
         image_shape: What the classifier takes.
     """
 
@@ -40,7 +42,7 @@ class BatchGuard:
         num_classes: int,
         bounds: tuple[float, float],
     ) -> None:
-        self.counts = faults.InputFaults()
+        self.faults = faults.InputFaults()
         self.image_shape = classifiers.image_shape(classifier)
         self.num_classes = num_classes
         self._bounds = bounds
@@ -51,11 +53,14 @@ class BatchGuard:
             for layer in keras_compat.flatten_layers(classifier)
         )
 
-    def checked(self, data: Any) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Images, labels (batch, K) and weights of a batch, faults counted.
+    def checked(
+        self, data: Any
+    ) -> tuple[Tensor, Tensor, Tensor | None, dict[str, Tensor]]:
+        """Images, labels (batch, K) and weights of a batch, and its faults.
 
-        A fault is raised only when the step has ended. Values that are not
-        finite are replaced, so that the weights of the network survive it.
+        The faults are for `faults.update_state` at the end of the step. Values
+        that are not finite are replaced, so that the weights of the network
+        survive them.
         """
         x, y, weights = keras.utils.unpack_x_y_sample_weight(data)
         x = arrays.as_float_images(x, self.image_shape)
@@ -82,123 +87,191 @@ class BatchGuard:
         not_finite, outside, bad_labels = ops.unstack(
             faults.count_faults(x, labels, self._bounds)
         )
-        self.counts.update_state(
-            not_finite=not_finite,
-            outside=outside,
-            bad_labels=bad_labels,
-            empty=ops.equal(shape[0], 0),
-            bad_weights=bad_weights,
-            bad_shapes=ops.logical_not(shape_is_right),
-            bad_lengths=sum(
+        found = {
+            "not_finite": not_finite,
+            "outside": outside,
+            "bad_labels": bad_labels,
+            "empty": ops.equal(shape[0], 0),
+            "bad_weights": bad_weights,
+            "bad_shapes": ops.logical_not(shape_is_right),
+            "bad_lengths": sum(
                 1 - ops.cast(right, "int32") for right in lengths_are_right
             ),
-        )
+        }
         x = ops.where(ops.isfinite(x), x, self._bounds[0])
-        return x, ops.where(ops.isfinite(labels), labels, 0.0), weights
+        labels = ops.where(ops.isfinite(labels), labels, 0.0)
+        return x, labels, weights, found
 
     def raise_for_faults(
-        self, values: np.ndarray, where: str, training: bool
-    ) -> faults.FaultCounts:
+        self, counts: faults.FaultCounts, where: str, training: bool
+    ) -> None:
         """Raises for faults of the data.
 
         Args:
-            values: Of the variable of `counts`.
+            counts: Of one batch.
             where: Which images were looked at, for the message.
             training: Whether they were those of a training step.
-
-        Returns:
-            What was counted, losses and weights that are not finite as well.
 
         Raises:
             ValueError: For images with NaN or outside the bounds and for
                 labels that name no class.
         """
-        counts = faults.FaultCounts(*map(int, values))
         needs_images = training and self._needs_images
         faults.raise_for_faults(
             counts, self._bounds, self.num_classes, where, needs_images
         )
-        return counts
+
+
+@dataclasses.dataclass
+class _Pass:
+    """A pass over the data: how many steps it has run, and when to read."""
+
+    read_at: int
+    steps: int = 0
+    steps_read: int = 0
 
 
 class InputGuard(keras.callbacks.Callback):
-    """Reads the model's count of faults after every batch.
+    """Raises for the faults that the steps have counted.
 
     A NaN is seen only after it has spoilt the weights. So those with which the
     epoch began are kept, and put back.
+
+    It has no hook for batches: with one, Keras would wait for each batch. The
+    backend's `Trainer` calls `after_step` behind each compiled step instead.
+
+    Args:
+        model: The `WakeModel`.
+        check_every: After how many steps the counts are read again.
+        keep_recovery_copy: Whether to keep the weights of the epoch's begin.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, model: keras.Model, check_every: int, keep_recovery_copy: bool
+    ) -> None:
         super().__init__()
+        self.set_model(model)
+        self.check_every = validate.integer(1, check_every=check_every)
+        self.keep_recovery_copy = validate.boolean(
+            keep_recovery_copy=keep_recovery_copy
+        )
         self._epoch = 0
-        self._batches = 0
-        # Those of training, while an evaluation counts its own.
-        self._trained_batches = 0
-        self._good: list[np.ndarray] = []
+        # One of training goes on while a callback evaluates.
+        self._passes: dict[str, _Pass] = {}
+        self._next_read = 1
+        self._good: list[Any] | None = None
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Counts anew, also after a run that was broken off."""
-        self.model.guard.counts.reset_state()
+        """Has the first batch of this `fit` checked at once."""
+        self._next_read = 1
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Remembers the epoch, for the message, and the weights."""
         self._epoch = epoch
-        self._batches = 0
-        self._good = snapshot.take(self.model)
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Checks a batch of training."""
-        self._batches += 1
-        step = f"epoch {self._epoch + 1}, batch {batch + 1}"
-        try:
-            counts = self.model.raise_for_faults(f"of {step}")
-        except ValueError:
-            # The step that counted the faults has used the batch as well.
-            snapshot.put_back(self.model, self._good)
-            raise
-        if counts.bad_losses:
-            self._go_back(f"The loss became NaN or infinite in {step}.")
-        if counts.bad_updates:
-            self._go_back(
-                f"The loss is finite, but the update has made weights NaN or "
-                f"infinite in {step}."
-            )
+        self._good = None  # Frees the memory that the next copy takes.
+        if self.keep_recovery_copy:
+            self._good = snapshot.copy(self.model)
+        self._passes["train"] = _Pass(self._next_read)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Refuses an epoch without a batch."""
-        self._refuse_empty("training")
+        """Checks the last steps, and refuses an epoch without a batch."""
+        self.check("train")
+        self._end_pass("train", "training")
 
     def on_test_begin(self, logs: Any = None) -> None:
-        """Counts anew."""
-        self.model.guard.counts.reset_state()
-        self._trained_batches, self._batches = self._batches, 0
-
-    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Checks a batch of evaluation."""
-        self._batches += 1
-        self.model.raise_for_faults(f"of evaluation batch {batch + 1}")
+        """Has the first batch checked at once."""
+        self._passes["test"] = _Pass(1)
 
     def on_test_end(self, logs: Any = None) -> None:
-        """Refuses an evaluation without a batch."""
-        self._refuse_empty("evaluation")
-        self._batches = self._trained_batches
+        """Checks the last steps, and refuses an evaluation without a batch."""
+        self.check("test")
+        self._end_pass("test", "evaluation")
 
-    def _refuse_empty(self, phase: str) -> None:
-        if not self._batches:
+    def _end_pass(self, phase: str, name: str) -> None:
+        if not self._passes.pop(phase).steps:
             raise ValueError(
-                f"The {phase} data set is empty: it yielded no batch. (A "
+                f"The {name} data set is empty: it yielded no batch. (A "
                 "generator gives its batches only once.)"
             )
 
-    def _go_back(self, what: str) -> None:
-        """Restores the last good weights and raises."""
+    def forget(self, phase: str) -> None:
+        """Ends a pass that was broken off."""
+        self._passes.pop(phase, None)
+
+    def after_step(self, phase: str) -> None:
+        """Checks, if it is time to, after a call of a compiled step."""
+        running = self._passes.get(phase)
+        if running is not None:  # None for `train_on_batch`.
+            running.steps += self.model.steps_per_execution
+            if running.steps >= running.read_at:
+                self.check(phase)
+
+    def check(self, phase: str) -> None:
+        """Raises for the first fault of a pass, if there is one.
+
+        Raises:
+            ValueError: For faults of the data.
+            FloatingPointError: If the loss or the weights became NaN or
+                infinite.
+        """
+        running = self._passes.get(phase)
+        if running is None or running.steps == running.steps_read:
+            return
+        first = self._first_fault()
+        running.steps_read = running.steps
+        running.read_at = running.steps + self.check_every
+        if phase == "test":
+            where = f"of evaluation batch {first.batch}"
+            self.model.guard.raise_for_faults(first.counts, where, False)
+            return
+        self._next_read = self.check_every
+        step = f"epoch {self._epoch + 1}, batch {first.batch}"
+        try:
+            self.model.guard.raise_for_faults(
+                first.counts, f"of {step}", training=True
+            )
+        except ValueError as error:
+            # The steps since have used the batch as well.
+            raise ValueError(f"{error} {self._go_back()}") from None
+        if first.counts.bad_losses:
+            self._raise_for_weights(
+                f"The loss became NaN or infinite in {step}."
+            )
+        if first.counts.bad_updates:
+            self._raise_for_weights(
+                "The loss is finite, but the update has made weights NaN or "
+                f"infinite in {step}."
+            )
+
+    def check_batch(self, training: bool) -> None:
+        """Raises for the faults of a batch that was given by itself."""
+        counts = self._first_fault().counts
+        self.model.guard.raise_for_faults(counts, "of this batch", training)
+
+    def _first_fault(self) -> faults.FirstFault:
+        (values,) = self.model.metric_values(self.model.guard.faults)
+        return faults.FirstFault.from_values(values)
+
+    def _go_back(self) -> str:
+        """Restores the weights of the epoch's begin, and says so."""
+        if self._good is None:
+            return (
+                "The weights are spoilt: with `keep_recovery_copy=False` none "
+                "were kept. Go on from a checkpoint or a backup."
+            )
         snapshot.put_back(self.model, self._good)
-        message = (
-            f"{what} Student, teacher and optimizer are back to what they "
-            f"were when epoch {self._epoch + 1} began. "
+        return (
+            "Student, teacher and optimizer are back to what they were when "
+            f"epoch {self._epoch + 1} began."
         )
+
+    def _raise_for_weights(self, what: str) -> None:
+        """Restores the last good weights and raises."""
+        message = f"{what} {self._go_back()} "
         weights = map(backend.to_numpy, self.model.trainable_variables)
-        if not all(np.isfinite(values).all() for values in weights):
+        if self._good is not None and not all(
+            np.isfinite(values).all() for values in weights
+        ):
             raise FloatingPointError(
                 f"{message}Even then weights were not finite: make the "
                 "classifier again."

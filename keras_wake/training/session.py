@@ -14,7 +14,6 @@ from keras.callbacks import History
 from keras_wake.checkpoint import callback_states
 from keras_wake.schedules import Schedule
 from keras_wake.training.fit import data_settings
-from keras_wake.training.guard import InputGuard
 from keras_wake.utils.types import Dataset
 
 # Callbacks of Keras that write files.
@@ -214,8 +213,8 @@ def prepared_callbacks(
             if not isinstance(callback, _WRITERS)
             and not getattr(callback, "chief_only", False)
         ]
-    if not any(isinstance(callback, InputGuard) for callback in callbacks):
-        callbacks.insert(0, InputGuard())
+    if model.input_guard not in callbacks:
+        callbacks.insert(0, model.input_guard)
     last = [c for c in callbacks if getattr(c, "runs_last", False)]
     if last and not any(isinstance(c, History) for c in callbacks):
         # Keras would add it at the very end, after those that run last.

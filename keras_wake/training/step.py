@@ -45,6 +45,7 @@ class _ReplicaState(threading.local):
 
     def __init__(self) -> None:
         self.perturbation = WeightPerturbation()
+        self.faults: dict[str, Tensor] = {}
 
 
 @dataclasses.dataclass(eq=False)
@@ -105,7 +106,8 @@ class TrainingStep:
             The images of each of the objective's `inputs`, labels (batch, K)
             and sample weights (batch,).
         """
-        x, labels, sample_weight = self.guard.checked(data)
+        x, labels, sample_weight, found = self.guard.checked(data)
+        self._replica_state.faults = found
         self.train_steps.assign_add(1)
         images = {}
         for name in self.objective.inputs:
@@ -156,9 +158,7 @@ class TrainingStep:
         extra = regularisation(regularisers)
         self.loss.update_state(losses + extra)
         self.kd_weight_mean.update_state(weight)
-        loss = loss + extra / backend.global_sum(ops.ones((), "float32"))
-        self.guard.counts.update_state(bad_losses=~ops.isfinite(loss))
-        return loss
+        return loss + extra / backend.global_sum(ops.ones((), "float32"))
 
     def _distilled(
         self,
@@ -222,19 +222,20 @@ class TrainingStep:
             self.accuracies[name].update_state(hits(labels, values))
 
     def finish(self, updated: Tensor) -> None:
-        """Takes the perturbation back, and averages the student.
+        """Takes the perturbation back, counts faults, averages the student.
 
         Args:
             updated: Above 0 if the optimizer has updated the weights.
         """
         self._replica_state.perturbation.restore()
-        # The gradient of a finite loss need not be finite.
+        # The gradient of a finite loss need not be finite. The sum of the
+        # losses is not as soon as one was not.
         weights = self.student.trainable_variables
-        finite = [ops.all(ops.isfinite(weight)) for weight in weights]
-        if finite:
-            self.guard.counts.update_state(
-                bad_updates=~ops.all(ops.stack(finite))
-            )
+        self.guard.faults.update_state(
+            **self._replica_state.faults,
+            bad_losses=~ops.isfinite(ops.convert_to_tensor(self.loss.total)),
+            bad_updates=~backend.all_finite(weights),
+        )
         if self.switches.distils:
             active = ops.logical_and(self.teacher_averaging > 0, updated > 0)
             self.switches.averager.average(
