@@ -208,14 +208,6 @@ class WakeModel(backend.Trainer):
             training, student, teacher, self.eval_attack
         )
         self.set_steps(training, evaluation)
-        # Keras finds metrics that are attributes of the model, and files
-        # hold them under these names.
-        self._loss = training.loss
-        self._accuracy = student.accuracy
-        self._robust_accuracy = student.robust_accuracy
-        self._kd_weight_mean = training.kd_weight_mean
-        self._teacher_accuracy = teacher.accuracy
-        self._teacher_robust_accuracy = teacher.robust_accuracy
         if self.head is not None:
             self.attribution = student.attribution
             self.teacher_attribution = teacher.attribution
@@ -483,9 +475,9 @@ class WakeModel(backend.Trainer):
 
     def make_train_function(self, force: bool = False) -> Any:
         """Compiles the training step, again if its callbacks changed."""
-        switches = self.switches
-        switches.check_average(self.schedule, self.teacher_in_use)
-        setting = (switches.averager, switches.pretrained, self._label_spec)
+        self.switches.check_average(self.schedule, self.teacher_in_use)
+        setting = (self.switches.averager, self.switches.pretrained)
+        setting += (self._label_spec, self._leaves_teacher_out)
         force = self._changed("train", setting) or force
         return super().make_train_function(force=force)
 
@@ -508,6 +500,12 @@ class WakeModel(backend.Trainer):
         return keras_compat.losses_in_scope(self) or self.classifier.losses
 
     @property
+    def _leaves_teacher_out(self) -> bool:
+        """Whether a teacher that is idle in `fit` need not enter the step."""
+        idle = self.session is not None and not self.switches.distils
+        return self.steps_take_variables and idle and self._phase == "train"
+
+    @property
     def trainable_variables(self) -> list[Any]:
         """The student's; the teacher's are averaged, not trained."""
         return self.classifier.trainable_variables if self.trainable else []
@@ -516,8 +514,10 @@ class WakeModel(backend.Trainer):
     def non_trainable_variables(self) -> list[Any]:
         """All others, those of the teacher and of pretrained teachers too."""
         # A step of JAX must be given all that it reads.
-        trained = {id(v) for v in self.trainable_variables}
-        own = [v for v in self.variables if id(v) not in trained]
+        others = {id(v) for v in self.trainable_variables}
+        if self._leaves_teacher_out:
+            others.update(id(v) for v in self.teacher.variables)
+        own = [v for v in self.variables if id(v) not in others]
         return own + [
             v for t in self.switches.pretrained for v in t.teacher.variables
         ]

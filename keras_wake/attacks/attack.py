@@ -126,9 +126,13 @@ class Attack(Fixed, Configured):
     ) -> Tensor:
         """Adversarial images inside a step that is being compiled.
 
-        The arguments are those of `run`. The images are within the threat
-        model, and have no gradient.
+        The arguments are those of `run`, or a `SampleSeed` for these images.
+        The images are within the threat model, and have no gradient.
         """
+        if isinstance(seed, SampleSeed) and not self._draws_by_sample:
+            # `keras.random` draws for the batch as a whole. The first sample,
+            # if there is one, tells one batch from another.
+            seed = CounterSeed(seed.seed, ops.sum(seed.ids[:1]))
         x = ops.convert_to_tensor(x, "float32")
         labels = ops.convert_to_tensor(labels, "float32")
         self.threat_model.check_images(x)
@@ -144,17 +148,12 @@ class Attack(Fixed, Configured):
     ) -> Tensor:
         """Adversarial images of one stage of an evaluation.
 
-        By default there is one stage, and the random numbers depend on the
-        batch: `keras.random` draws them for the batch as a whole, and the
-        first sample tells one batch from another.
+        By default there is one stage.
 
         The arguments are those of `run`, with a `SampleSeed` for these images
         and the number of the stage, an int32 scalar.
         """
-        if self._draws_by_sample:
-            return self.perturb(classifier, x, labels, seed)
-        batch_seed = CounterSeed(seed.seed, seed.ids[0])
-        return self.perturb(classifier, x, labels, batch_seed)
+        return self.perturb(classifier, x, labels, seed)
 
     def _guaranteed(self, delta: Tensor, x: Tensor) -> Tensor:
         """x + δ, finite, in the ball around `x` and in the bounds."""

@@ -85,6 +85,11 @@ def global_sum(value: Tensor) -> Tensor:
     return value
 
 
+def batch_positions(size: int | Tensor) -> Tensor:
+    """The positions of `size` images in the batch of all devices, (size,)."""
+    return keras.ops.arange(size, dtype="int32")
+
+
 def replica_index() -> int:
     """Always 0: a step sees the batch of all devices."""
     return 0
@@ -135,6 +140,8 @@ class CommonTrainer(keras.Model):
     # Whether a trainable variable keeps what a layer assigns to it in the
     # forward pass. JAX drops it.
     keeps_assignments_of_forward_pass = True
+    # Whether a step is given the values of all variables, as on JAX.
+    steps_take_variables = False
     # `keras_wake.training.guard.InputGuard`.
     input_guard: Any
     train_function: Any

@@ -154,9 +154,17 @@ class Trainer(CommonTrainer):
     """
 
     keeps_assignments_of_forward_pass = False
+    steps_take_variables = True
     predict_function: Any
     # The metrics' values after the newest step.
     _newest: Any = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As in Keras, which looks for variables in the state of each step."""
+        if name == keras_compat.JAX_STATE:
+            vars(self)[name] = value
+        else:
+            super().__setattr__(name, value)
 
     def train_step(self, state: Any, data: Any) -> tuple[Any, Any]:
         """Attack, update the student, average the teacher, report."""
@@ -227,7 +235,7 @@ class Trainer(CommonTrainer):
             # Bringing the variables themselves up to date after each step,
             # as `sync_variables` does, would take milliseconds.
             if measures:
-                self._newest = newest[-1]
+                vars(self)["_newest"] = newest[-1]  # `setattr` is slow.
             return logs, newest
 
         return step

@@ -108,6 +108,11 @@ def initial_rate(optimizer: keras.optimizers.Optimizer) -> Any:
     return getattr(optimizer, "_learning_rate", None)
 
 
+# Where Keras keeps the newest state between two steps of JAX. If the name
+# changes, steps are slower.
+JAX_STATE = "_jax_state"
+
+
 def set_jax_state(model: keras.Model, state: dict[str, Any]) -> None:
     """What `jax_state_sync` puts into the variables: `_jax_state`.
 

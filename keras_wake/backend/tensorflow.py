@@ -56,10 +56,16 @@ def side_by_side(function: Callable, *tensors: Tensor) -> Tensor:
     if jit_by_default():
         return function(*tensors)
     size = tf.shape(tensors[0])[0]
-    middle = (size + 1) // 2
-    # A single image is in both halves, because convolutions fail on an empty
-    # batch.
-    start = tf.maximum(tf.minimum(middle, size - 1), 0)
+    # A replica may have no image, but the gradient of a convolution fails on
+    # an empty batch.
+    missing = tf.maximum(1 - size, 0)
+    tensors = tuple(
+        tf.pad(tensor, [[0, missing], *[[0, 0]] * (len(tensor.shape) - 1)])
+        for tensor in tensors
+    )
+    middle = (size + missing + 1) // 2
+    # A single image is in both halves, for the same reason.
+    start = tf.minimum(middle, size + missing - 1)
     first = function(*(tensor[:middle] for tensor in tensors))
     second = function(*(tensor[start:] for tensor in tensors))
     return tf.concat([first, second], axis=0)[:size]
@@ -71,6 +77,21 @@ def global_sum(value: Tensor) -> Tensor:
     if context is None or context.num_replicas_in_sync == 1:
         return value
     return context.all_reduce(tf.distribute.ReduceOp.SUM, value)
+
+
+def batch_positions(size: int | Tensor) -> Tensor:
+    """Positions of this replica's `size` images in the global batch, (size,).
+
+    Replicas have consecutive shares of it.
+    """
+    positions = tf.range(size)
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return positions
+    replica = replica_index()
+    own = tf.one_hot(replica, context.num_replicas_in_sync, dtype=tf.int32)
+    sizes = context.all_reduce(tf.distribute.ReduceOp.SUM, own * size)
+    return positions + tf.reduce_sum(sizes[:replica])
 
 
 def replica_index() -> Tensor:

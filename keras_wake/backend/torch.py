@@ -58,7 +58,7 @@ def copy(variable: keras.Variable) -> Tensor:
 
 def all_finite(values: list[Tensor]) -> Tensor:
     """Whether no entry of any tensor is NaN or infinite, a boolean scalar."""
-    tensors = [keras.ops.convert_to_tensor(value) for value in values]
+    tensors = [getattr(value, "value", value) for value in values]
     # The largest absolute values, in few calls.
     return torch.nn.utils.get_total_norm(tensors, float("inf")).isfinite()
 

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_wake import backend
 from keras_wake.attacks import Attack
 from keras_wake.attacks import PGD
 from keras_wake.attribution.head import counterpart
@@ -21,9 +22,9 @@ from keras_wake.objectives.objective import losses_of
 from keras_wake.objectives.objective import Objective
 from keras_wake.training.step import mean
 from keras_wake.training.step import regularisation
-from keras_wake.training.step import replica_stream
+from keras_wake.training.step import sample_seed
 from keras_wake.training.step import TrainingStep
-from keras_wake.utils.seeds import CounterSeed
+from keras_wake.utils.seeds import SampleSeed
 from keras_wake.utils.types import Tensor
 
 # Keeps the random numbers of evaluation apart from those of training.
@@ -120,7 +121,7 @@ class NetworkMetrics:
         attack: Attack,
         x: Tensor,
         labels: Tensor,
-        seed: CounterSeed,
+        seed: SampleSeed,
         present: Tensor | None,
         with_attribution: bool,
     ) -> dict[str, Tensor]:
@@ -201,14 +202,13 @@ class EvaluationStep:
         training.guard.faults.update_state(**found)
         # Images of weight 0 are padding: some pipelines fill a batch up.
         present = None if sample_weight is None else sample_weight > 0
+        # Each pass over the same images has the same random starts.
+        seen = backend.global_sum(
+            ops.convert_to_tensor(self.student_metrics.accuracy.count)
+        )
+        seed = SampleSeed(training.seed, 0).substream(_EVALUATION_STREAM)
+        seed = sample_seed(seed, x, ops.cast(seen, "int32"))
         for metrics in self._networks:
-            # From the number of images seen in this pass, so that each pass
-            # over the same images has the same random starts.
-            seed = CounterSeed(
-                training.seed,
-                ops.cast(self.student_metrics.accuracy.count, "int32"),
-                replica_stream(_EVALUATION_STREAM),
-            )
             with_attribution = training.switches.attribution
             logits = metrics.update(
                 self.attack, x, labels, seed, present, with_attribution

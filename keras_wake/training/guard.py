@@ -150,7 +150,8 @@ class InputGuard(keras.callbacks.Callback):
         self, model: keras.Model, check_every: int, keep_recovery_copy: bool
     ) -> None:
         super().__init__()
-        self.set_model(model)
+        # Not `self.model`, for which Keras brings the state of JAX back.
+        self._wake_model = model
         self.check_every = validate.integer(1, check_every=check_every)
         self.keep_recovery_copy = validate.boolean(
             keep_recovery_copy=keep_recovery_copy
@@ -170,7 +171,7 @@ class InputGuard(keras.callbacks.Callback):
         self._epoch = epoch
         self._good = None  # Frees the memory that the next copy takes.
         if self.keep_recovery_copy:
-            self._good = snapshot.copy(self.model)
+            self._good = snapshot.copy(self._wake_model)
         self._passes["train"] = _Pass(self._next_read)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
@@ -202,7 +203,7 @@ class InputGuard(keras.callbacks.Callback):
         """Checks, if it is time to, after a call of a compiled step."""
         running = self._passes.get(phase)
         if running is not None:  # None for `train_on_batch`.
-            running.steps += self.model.steps_per_execution
+            running.steps += self._wake_model.steps_per_execution
             if running.steps >= running.read_at:
                 self.check(phase)
 
@@ -222,12 +223,12 @@ class InputGuard(keras.callbacks.Callback):
         running.read_at = running.steps + self.check_every
         if phase == "test":
             where = f"of evaluation batch {first.batch}"
-            self.model.guard.raise_for_faults(first.counts, where, False)
+            self._wake_model.guard.raise_for_faults(first.counts, where, False)
             return
         self._next_read = self.check_every
         step = f"epoch {self._epoch + 1}, batch {first.batch}"
         try:
-            self.model.guard.raise_for_faults(
+            self._wake_model.guard.raise_for_faults(
                 first.counts, f"of {step}", training=True
             )
         except ValueError as error:
@@ -246,10 +247,14 @@ class InputGuard(keras.callbacks.Callback):
     def check_batch(self, training: bool) -> None:
         """Raises for the faults of a batch that was given by itself."""
         counts = self._first_fault().counts
-        self.model.guard.raise_for_faults(counts, "of this batch", training)
+        self._wake_model.guard.raise_for_faults(
+            counts, "of this batch", training
+        )
 
     def _first_fault(self) -> faults.FirstFault:
-        (values,) = self.model.metric_values(self.model.guard.faults)
+        (values,) = self._wake_model.metric_values(
+            self._wake_model.guard.faults
+        )
         return faults.FirstFault.from_values(values)
 
     def _go_back(self) -> str:
@@ -259,7 +264,7 @@ class InputGuard(keras.callbacks.Callback):
                 "The weights are spoilt: with `keep_recovery_copy=False` none "
                 "were kept. Go on from a checkpoint or a backup."
             )
-        snapshot.put_back(self.model, self._good)
+        snapshot.put_back(self._wake_model, self._good)
         return (
             "Student, teacher and optimizer are back to what they were when "
             f"epoch {self._epoch + 1} began."
@@ -268,7 +273,7 @@ class InputGuard(keras.callbacks.Callback):
     def _raise_for_weights(self, what: str) -> None:
         """Restores the last good weights and raises."""
         message = f"{what} {self._go_back()} "
-        weights = map(backend.to_numpy, self.model.trainable_variables)
+        weights = map(backend.to_numpy, self._wake_model.trainable_variables)
         if self._good is not None and not all(
             np.isfinite(values).all() for values in weights
         ):
@@ -276,7 +281,7 @@ class InputGuard(keras.callbacks.Callback):
                 f"{message}Even then weights were not finite: make the "
                 "classifier again."
             )
-        rate = float(backend.to_numpy(self.model.optimizer.learning_rate))
+        rate = float(backend.to_numpy(self._wake_model.optimizer.learning_rate))
         raise FloatingPointError(
             f"{message}Likely causes, the first one first: a learning rate "
             f"that is too high (it is {rate:g}; try a tenth of it, a warm-up, "

@@ -21,7 +21,7 @@ from keras_wake.objectives.objective import Objective
 from keras_wake.objectives.objective import WeightPerturbation
 from keras_wake.training.guard import BatchGuard
 from keras_wake.training.session import Switches
-from keras_wake.utils.seeds import CounterSeed
+from keras_wake.utils.seeds import SampleSeed
 from keras_wake.utils.types import Tensor
 
 
@@ -30,9 +30,18 @@ def mean(name: str) -> keras.metrics.Mean:
     return keras.metrics.Mean(name=name, dtype="float32")
 
 
-def replica_stream(first: int) -> Tensor:
-    """A number that gives each replica random numbers of its own."""
-    return first + 7919 * backend.replica_index()
+def sample_seed(seed: SampleSeed, x: Tensor, first: Tensor = 0) -> SampleSeed:
+    """The seed for the images of this replica's share of a batch.
+
+    An image is told by its position among all that are attacked with `seed`,
+    so that its random numbers do not depend on the number of replicas.
+
+    Args:
+        seed: Of all these images.
+        x: Tensor (batch, ...), the share of this replica.
+        first: The position of the first image of the batch. Defaults to `0`.
+    """
+    return seed.for_samples(first + backend.batch_positions(ops.shape(x)[0]))
 
 
 def regularisation(regularisers: list[Tensor]) -> Tensor:
@@ -114,9 +123,10 @@ class TrainingStep:
             if name == "clean":
                 images[name] = x
                 continue
-            stream = replica_stream(0)
-            seed = CounterSeed(self.seed, self.train_steps, stream)
-            images[name] = self.attack.perturb(self.student, x, labels, seed)
+            seed = SampleSeed(self.seed, 0).substream(self.train_steps)
+            images[name] = self.attack.perturb(
+                self.student, x, labels, sample_seed(seed, x)
+            )
         return images, labels, sample_weight
 
     def perturb_weights(self, batch: Any) -> None:

@@ -36,6 +36,8 @@ CASES = {
     "single_image_last": ((1, 2), train, (37, 12), ALL),
     "workers": ((2,), train, (39, 10), WORKERS),
     # 20, 20, 20 and 9 images for training, 20 and 1 for validation.
+    # Four batches in each epoch: three steps, and one.
+    "several_steps": ((1, 2), train, (39, 10), {"steps_per_execution": 3}),
     "pipeline": ((1, 2), train, (69, 20), {"pipeline": True}),
     "float16": ((2,), train, (20, 10), {"policy": "mixed_float16"}),
     "batch_norm": ((1, 2), train, (37, 12), NORM),

@@ -69,17 +69,19 @@ def train(
     die_at=None,
     monitor=False,
     evaluate=False,
+    steps_per_execution=1,
 ):
     keras.config.set_dtype_policy(policy)
     digits = {"shape": (8, 8, 1), "classes": 10} if pipeline else {}
     with strategy.scope() if strategy else contextlib.nullcontext():
         student = classifier(batch_norm, synchronized, **digits)
-        pgd = kw.attacks.PGD(epsilon=0.03, steps=2, random_start=False)
+        pgd = kw.attacks.PGD(epsilon=0.03, steps=2)
         ramp = kw.schedules.DistillationRamp(1, 3, final=0.9)
         model = kw.WakeModel(student, pgd, eval_attack=pgd, schedule=ramp)
         model.compile(
             keras.optimizers.SGD(0.03, momentum=0.9),
             metrics=None if pipeline else ["accuracy"],
+            steps_per_execution=steps_per_execution,
         )
     x, y = data(count, weights)
     if nan:
@@ -158,7 +160,7 @@ def train_with_awp(strategy, reassigns):
         network = keras.Sequential([keras.Input((4, 4, 1)), *layers])
         model = kw.WakeModel(
             network,
-            kw.attacks.PGD(epsilon=0.1, steps=2, random_start=False),
+            kw.attacks.PGD(epsilon=0.1, steps=2),
             objective=kw.objectives.AWP("at", gamma=0.1),
         )
         model.compile(keras.optimizers.SGD(0.1, momentum=0.9))
