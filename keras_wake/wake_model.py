@@ -319,9 +319,9 @@ class WakeModel(backend.Trainer):
             optimizer: As in Keras.
             loss: Must stay `None`: the loss follows from the objective.
             metrics: Computed on clean images in `evaluate`.
-            jit_compile: `True`, `False` or `"auto"`. Auto takes what is
-                fast: XLA on JAX, on TensorFlow on GPU and TPU only, and no
-                `torch.compile` on PyTorch. Defaults to `"auto"`.
+            jit_compile: `True`, `False` or `"auto"`: XLA on JAX, and on
+                TensorFlow on GPU and TPU, with several replicas for the attack
+                alone; no `torch.compile` on PyTorch. Defaults to `"auto"`.
             **kwargs: As in Keras.
 
         Raises:
@@ -331,8 +331,8 @@ class WakeModel(backend.Trainer):
         fit_checks.check_no_loss(loss, kwargs.get("loss_weights"))
         self.objective.check_optimizer(optimizer)
         self._jit_compile_given = jit_compile
-        if jit_compile == "auto" and not backend.jit_by_default():
-            jit_compile = False
+        jit_compile, jit_attack = self.choose_jit(jit_compile)
+        self.training_step.set_jit_attack(jit_attack)
         super().compile(
             optimizer=optimizer,
             metrics=metrics,

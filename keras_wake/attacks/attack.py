@@ -47,6 +47,8 @@ class Attack(Fixed, Configured):
 
     # Over how many passes the attack averages losses and gradients.
     eot_samples = 1
+    # Whether the network runs as in training, with the batch's statistics.
+    training = False
     # Whether `run` takes a `SampleSeed`, too.
     _draws_by_sample = False
 

@@ -142,6 +142,7 @@ class CommonTrainer(keras.Model):
     keeps_assignments_of_forward_pass = True
     # Whether a step is given the values of all variables, as on JAX.
     steps_take_variables = False
+    jit_by_default: Callable[[], bool]
     # `keras_wake.training.guard.InputGuard`.
     input_guard: Any
     train_function: Any
@@ -181,6 +182,16 @@ class CommonTrainer(keras.Model):
         """
         self.training_step = training_step
         self.evaluation_step = evaluation_step
+
+    def choose_jit(self, given: bool | str) -> tuple[bool, bool]:
+        """What `compile(jit_compile=given)` means here.
+
+        Returns:
+            Whether Keras compiles the whole step, and whether the attack is
+            compiled by itself.
+        """
+        auto = given == "auto"
+        return (self.jit_by_default() if auto else bool(given)), False
 
     def evaluate_batch(self, data: Any) -> dict[str, Tensor]:
         """Evaluates a batch without any update, and returns the logs."""

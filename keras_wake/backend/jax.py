@@ -155,6 +155,7 @@ class Trainer(CommonTrainer):
 
     keeps_assignments_of_forward_pass = False
     steps_take_variables = True
+    jit_by_default = staticmethod(jit_by_default)
     predict_function: Any
     # The metrics' values after the newest step.
     _newest: Any = None

@@ -5,6 +5,7 @@ replica's share of the batch.
 """
 
 import functools
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -127,6 +128,11 @@ def jit_by_default() -> bool:
     return any(device.device_type in ("GPU", "TPU") for device in devices)
 
 
+def jit(function: Callable) -> Callable:
+    """`function` under XLA, for a part of a step."""
+    return tf.function(function, jit_compile=True, autograph=False)
+
+
 def compile(function: Callable, get_model: Callable) -> Callable:
     """Compiles `function`. A graph reads variables by reference."""
     compiled: dict[tuple, Callable] = {}
@@ -218,6 +224,25 @@ def _is_multi_worker(strategy: tf.distribute.Strategy) -> bool:
 
 class Trainer(CommonTrainer):
     """The steps that `fit` and `evaluate` compile, for `WakeModel`."""
+
+    def choose_jit(self, given: bool | str) -> tuple[bool, bool]:
+        """Of several replicas, XLA compiles the attack alone.
+
+        A step with the sums over the replicas in it hangs (keras#20763).
+        """
+        several = self.distribute_strategy.num_replicas_in_sync > 1
+        if given == "auto":
+            pays = jit_by_default()
+            return pays and not several, pays and several
+        if given and several:
+            warnings.warn(
+                "With several replicas, TensorFlow may wait for ever in a "
+                "step that is compiled as a whole (keras#20763). Leave "
+                'jit_compile="auto", which compiles the attack alone: nearly '
+                "all of the step. Received: jit_compile=True.",
+                stacklevel=3,
+            )
+        return bool(given), False
 
     def make_train_function(self, force: bool = False) -> Callable | None:
         """As in Keras. Refuses loss scaling for float16 on several replicas."""

@@ -121,6 +121,8 @@ def compile_split(
 class Trainer(CommonTrainer):
     """The steps of `fit` and `evaluate`, for `WakeModel`."""
 
+    jit_by_default = staticmethod(jit_by_default)
+
     def make_train_function(self, force: bool = False) -> Callable | None:
         """As in Keras, for one process."""
         group = torch.distributed

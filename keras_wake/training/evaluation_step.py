@@ -20,6 +20,7 @@ from keras_wake.attribution.metric import ClassAttributionSimilarity
 from keras_wake.backend.numerics import hits
 from keras_wake.objectives.objective import losses_of
 from keras_wake.objectives.objective import Objective
+from keras_wake.training.step import attacked
 from keras_wake.training.step import mean
 from keras_wake.training.step import regularisation
 from keras_wake.training.step import sample_seed
@@ -124,6 +125,7 @@ class NetworkMetrics:
         seed: SampleSeed,
         present: Tensor | None,
         with_attribution: bool,
+        jit: bool = False,
     ) -> dict[str, Tensor]:
         """Updates the metrics with a batch.
 
@@ -135,12 +137,14 @@ class NetworkMetrics:
             present: Boolean tensor (batch,), false for images that take no
                 part; `None` if all do.
             with_attribution: Whether to measure attribution.
+            jit: Whether the attack is compiled by itself. Defaults to
+                `False`.
 
         Returns:
             The logits (batch, K) of `"clean"` and `"adversarial"` images.
         """
         clean = self.network(x, training=False)
-        adversarial = attack.perturb(self.network, x, labels, seed)
+        adversarial = attacked(attack, self.network, x, labels, seed, jit)
         if with_attribution:
             robust, features = logits_and_features(
                 self.network, self.head, adversarial
@@ -209,9 +213,14 @@ class EvaluationStep:
         seed = SampleSeed(training.seed, 0).substream(_EVALUATION_STREAM)
         seed = sample_seed(seed, x, ops.cast(seen, "int32"))
         for metrics in self._networks:
-            with_attribution = training.switches.attribution
             logits = metrics.update(
-                self.attack, x, labels, seed, present, with_attribution
+                self.attack,
+                x,
+                labels,
+                seed,
+                present,
+                training.switches.attribution,
+                training.jit_attack,
             )
             if metrics is self.teacher_metrics:
                 continue

@@ -14,6 +14,8 @@ import keras
 from keras import ops
 
 from keras_wake import backend
+from keras_wake.attacks import Attack
+from keras_wake.backend import keras_compat
 from keras_wake.backend.numerics import hits
 from keras_wake.losses import distillation_loss
 from keras_wake.objectives.objective import losses_of
@@ -42,6 +44,36 @@ def sample_seed(seed: SampleSeed, x: Tensor, first: Tensor = 0) -> SampleSeed:
         first: The position of the first image of the batch. Defaults to `0`.
     """
     return seed.for_samples(first + backend.batch_positions(ops.shape(x)[0]))
+
+
+def attacked(
+    attack: Attack,
+    network: keras.Model,
+    x: Tensor,
+    labels: Tensor,
+    seed: SampleSeed,
+    jit: bool,
+) -> Tensor:
+    """Adversarial images of a step, compiled by themselves if `jit`."""
+
+    def perturb(
+        x: Tensor, labels: Tensor, stream: Tensor, ids: Tensor
+    ) -> Tensor:
+        return attack.perturb(network, x, labels, SampleSeed(stream, ids))
+
+    # What is compiled must not wait for other replicas, as a batch norm does
+    # that is synchronised.
+    if jit and not (attack.training and has_synchronized_norm(network)):
+        perturb = backend.jit(perturb)
+    return perturb(x, labels, seed.seed, seed.ids)
+
+
+def has_synchronized_norm(network: keras.Model) -> bool:
+    """Whether replicas share the statistics of a batch."""
+    return any(
+        getattr(layer, "synchronized", False)
+        for layer in keras_compat.flatten_layers(network)
+    )
 
 
 def regularisation(regularisers: list[Tensor]) -> Tensor:
@@ -83,7 +115,7 @@ class TrainingStep:
     teacher: keras.Model
     accuracies: dict[str, keras.metrics.Metric]
     objective: Objective
-    attack: Any
+    attack: Attack | None
     temperature: float
     scale_distillation: bool
     seed: int
@@ -94,11 +126,16 @@ class TrainingStep:
     switches: Switches
 
     def __post_init__(self) -> None:
+        self.jit_attack = False
         self.loss = mean("loss")
         self.kd_weight_mean = mean("kd_weight")
         # What the teacher is a copy of.
         self.variables = tuple(self.student.variables)
         self._replica_state = _ReplicaState()
+
+    def set_jit_attack(self, jit: bool) -> None:
+        """Sets whether the attack is compiled by itself in the next step."""
+        self.jit_attack = jit
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
@@ -124,8 +161,13 @@ class TrainingStep:
                 images[name] = x
                 continue
             seed = SampleSeed(self.seed, 0).substream(self.train_steps)
-            images[name] = self.attack.perturb(
-                self.student, x, labels, sample_seed(seed, x)
+            images[name] = attacked(
+                self.attack,
+                self.student,
+                x,
+                labels,
+                sample_seed(seed, x),
+                self.jit_attack,
             )
         return images, labels, sample_weight
 

@@ -18,6 +18,8 @@ tf.config.set_logical_device_configuration(
 from training_case import train  # noqa: E402
 from training_case import train_with_awp  # noqa: E402
 
+from keras_wake import backend  # noqa: E402
+
 ALONE = tf.distribute.MirroredStrategy(["CPU:0"])
 
 
@@ -27,6 +29,7 @@ def awp(strategy, reassigns):
 
 
 NORM = {"batch_norm": True, "synchronized": True}
+SHARED_NORM = {**NORM, "attack_training": True}
 ALL = {"weights": True, "monitor": True, "evaluate": True}
 WORKERS = {"weights": True, "evaluate": True, **NORM}
 # name: (numbers of replicas, what is called, arguments, options). Where it is
@@ -35,18 +38,22 @@ CASES = {
     "uneven_last_batch": ((1, 2), train, (39, 10), {"weights": True}),
     "single_image_last": ((1, 2), train, (37, 12), ALL),
     "workers": ((2,), train, (39, 10), WORKERS),
-    # 20, 20, 20 and 9 images for training, 20 and 1 for validation.
     # Four batches in each epoch: three steps, and one.
     "several_steps": ((1, 2), train, (39, 10), {"steps_per_execution": 3}),
+    # 20, 20, 20 and 9 images for training, 20 and 1 for validation.
     "pipeline": ((1, 2), train, (69, 20), {"pipeline": True}),
     "float16": ((2,), train, (20, 10), {"policy": "mixed_float16"}),
     "batch_norm": ((1, 2), train, (37, 12), NORM),
     "batch_norm_alone": ((2,), train, (25, 12), {"batch_norm": True}),
+    # On one without XLA.
+    "xla": ((1, 2), train, (39, 10), {"xla": True}),
+    "xla_norm": ((1, 2), train, (37, 12), {"xla": True, **SHARED_NORM}),
     "nan": ((2,), train, (24, 12), {"nan": True}),
     "awp": ((1, 2), awp, (), {"reassigns": False}),
     "awp_reassigning": ((1, 2), awp, (), {"reassigns": True}),
 }
 
+jit_by_default = backend.tensorflow.jit_by_default
 path, *names = sys.argv[1:]
 results = {}
 # One for all cases: strategies of one process share the numbers of their
@@ -61,4 +68,5 @@ for name in names:
         except Exception as error:
             result = {"error": f"{type(error).__name__}: {error}"}
         results[f"{name}_{replicas}"] = result
+        backend.tensorflow.jit_by_default = jit_by_default
 pathlib.Path(path).write_text(json.dumps(results))

@@ -70,12 +70,17 @@ def train(
     monitor=False,
     evaluate=False,
     steps_per_execution=1,
+    xla=False,
+    attack_training=False,
 ):
     keras.config.set_dtype_policy(policy)
+    if xla and strategy:
+        # As on a GPU.
+        backend.tensorflow.jit_by_default = lambda: True
     digits = {"shape": (8, 8, 1), "classes": 10} if pipeline else {}
     with strategy.scope() if strategy else contextlib.nullcontext():
         student = classifier(batch_norm, synchronized, **digits)
-        pgd = kw.attacks.PGD(epsilon=0.03, steps=2)
+        pgd = kw.attacks.PGD(epsilon=0.03, steps=2, training=attack_training)
         ramp = kw.schedules.DistillationRamp(1, 3, final=0.9)
         model = kw.WakeModel(student, pgd, eval_attack=pgd, schedule=ramp)
         model.compile(
@@ -83,6 +88,9 @@ def train(
             metrics=None if pipeline else ["accuracy"],
             steps_per_execution=steps_per_execution,
         )
+    if xla and strategy:
+        assert model.training_step.jit_attack
+        assert not model.jit_compile
     x, y = data(count, weights)
     if nan:
         # The last image: in the share of the second replica.
