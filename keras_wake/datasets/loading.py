@@ -48,6 +48,7 @@ def load(
     *,
     data_dir: DataDir = None,
     batch_size: int = 128,
+    drop_remainder: bool | None = None,
     validation_split: float | int = 0.1,
     limit: int | None = None,
     test_limit: int | None = None,
@@ -85,6 +86,13 @@ def load(
         batch_size: Images per batch, of all devices and processes together;
             the last one of a pass may be smaller. On JAX with several
             devices it must be a multiple of their number. Defaults to `128`.
+        drop_remainder: Whether each epoch of training leaves out the images
+            that do not fill a batch, which are others in each epoch. XLA
+            compiles the whole step once more for a smaller batch. Defaults
+            to `None`: where steps are compiled by XLA (on JAX, and on
+            TensorFlow with a GPU or TPU) they are left out, unless they are
+            more than a tenth of the images. Validation and test always have
+            all images.
         validation_split: Part of the training data set aside for
             validation: a fraction below 1, or an integer number of images.
             With 0 there are none. Defaults to `0.1`.
@@ -135,6 +143,8 @@ def load(
     """
     open_source = _OPENERS[validate.one_of(_OPENERS, name=name)]
     batch_size = validate.integer(1, batch_size=batch_size)
+    if drop_remainder is not None:
+        validate.boolean(drop_remainder=drop_remainder)
     if limit is not None:
         limit = validate.integer(1, limit=limit)
     if test_limit is not None:
@@ -178,9 +188,16 @@ def load(
         for split, data in arrays.items()
     }
     batches["train"] = TrainingBatches(
-        arrays["train"], batch_size, classes, augment, seed, epochs, cutmix
+        arrays["train"],
+        batch_size,
+        classes,
+        augment,
+        seed,
+        epochs,
+        cutmix,
+        drop_remainder,
     )
-    # Refuses a batch size that devices cannot share here, not only in `fit`.
+    # Refuses a batch size that does not fit here, not only in `fit`.
     len(batches["train"])
     if keras.backend.backend() == "tensorflow":
         batches = {

@@ -10,6 +10,7 @@ import warnings
 
 import numpy as np
 
+from keras_wake import backend
 from keras_wake.data.sharding import ShardedBatches
 from keras_wake.datasets.augmentation import augmentation_draws
 from keras_wake.datasets.augmentation import cutmix_draws
@@ -18,6 +19,9 @@ from keras_wake.datasets.augmentation import source_pixels
 from keras_wake.datasets.source import ImageArrays
 from keras_wake.datasets.source import unit_range
 from keras_wake.utils.types import Array
+
+# The largest part of an epoch that is left out unless it was asked for.
+_MOST_DROPPED = 0.1
 
 
 @dataclasses.dataclass
@@ -101,7 +105,8 @@ class TrainingBatches(ImageBatches):
     epoch of Keras is a pass.
 
     If the devices cannot divide the images evenly, the last few of an epoch
-    are left out. Those are others in each epoch.
+    are left out. Those are others in each epoch. `drop_remainder` leaves out
+    the whole last batch where it is smaller than the others.
 
     Args:
         data, batch_size, num_classes, epochs: As for `ImageBatches`.
@@ -109,6 +114,7 @@ class TrainingBatches(ImageBatches):
         seed: Decides, with the epoch, on order and augmentation.
         cutmix: α of CutMix, which needs `num_classes`. Defaults to `None`:
             no CutMix.
+        drop_remainder: As for `load`. Defaults to `None`.
     """
 
     def __init__(
@@ -120,8 +126,10 @@ class TrainingBatches(ImageBatches):
         seed: int,
         epochs: EpochCounter,
         cutmix: float | None = None,
+        drop_remainder: bool | None = None,
     ):
         super().__init__(data, batch_size, num_classes, epochs)
+        self._drop_remainder = drop_remainder
         self._seed = seed
         self._cutmix = cutmix
         self._rows, self._columns = source_pixels(augment, *data.sides)
@@ -150,6 +158,23 @@ class TrainingBatches(ImageBatches):
         if complete:
             self.epoch_counter.finish(self._pass_epoch)
         return batch
+
+    def _total(self) -> int:
+        """Number of images in all batches of an epoch, of all processes."""
+        total = super()._total()
+        whole = total // self.batch_size * self.batch_size
+        drop = self._drop_remainder
+        if drop is None:
+            few = total - whole <= total * _MOST_DROPPED
+            drop = few and backend.jit_by_default()
+        elif drop and not whole:
+            raise ValueError(
+                f"The {len(self._data)} training image(s) are fewer than a "
+                "batch, so nothing would be left to train on. Received: "
+                f"batch_size={self.batch_size}, drop_remainder=True. Use a "
+                "smaller `batch_size` or leave `drop_remainder` out."
+            )
+        return whole if drop else total
 
     def on_epoch_begin(self) -> None:
         """Called by Keras."""

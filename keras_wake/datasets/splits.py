@@ -26,8 +26,8 @@ class Splits:
 
     On the TensorFlow backend the data sets are `tf.data.Dataset`s, on the
     others `keras.utils.PyDataset`s of NumPy arrays. The batches are the same,
-    bit for bit; on the others, pass `shuffle=False` to the `fit` of a model
-    that is no `WakeModel`.
+    bit for bit, with the same `drop_remainder`; on the others, pass
+    `shuffle=False` to the `fit` of a model that is no `WakeModel`.
 
     On JAX, all devices that share a batch get the same number of images. So
     `train` may leave out the last few images of an epoch, which are others in
@@ -39,7 +39,8 @@ class Splits:
         train: Shuffled, augmented batches: images float32
             `(batch, height, width, channels)` in [0, 1], labels int32
             `(batch,)`, or float32 `(batch, num_classes)`: one-hot, or soft
-            with CutMix. The last batch may be smaller.
+            with CutMix. The last batch may be smaller, or left out: see
+            `drop_remainder` of `load`.
         validation: The same without shuffling, augmentation and CutMix, taken
             from the training data; None when `validation_split` is 0.
         test: The test images, without shuffling, augmentation and CutMix.

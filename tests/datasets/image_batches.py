@@ -30,6 +30,7 @@ def training(
     epoch=0,
     seed=0,
     cutmix=None,
+    drop_remainder=False,
 ):
     return TrainingBatches(
         random_data() if data is None else data,
@@ -39,6 +40,7 @@ def training(
         seed,
         EpochCounter(epoch),
         cutmix,
+        drop_remainder,
     )
 
 

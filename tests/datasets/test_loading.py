@@ -31,7 +31,7 @@ def tensorflow_datasets():
 
 
 def test_digits():
-    splits = datasets.load("digits", batch_size=100)
+    splits = datasets.load("digits", batch_size=100, drop_remainder=False)
     assert splits.input_shape == (8, 8, 1)
     assert splits.class_names == tuple("0123456789")
     assert splits.num_classes == 10

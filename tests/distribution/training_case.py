@@ -102,6 +102,8 @@ def train(
         splits = kw.datasets.load(
             "digits",
             batch_size=batch_size,
+            # Devices have to share the last, smaller batch as well.
+            drop_remainder=False,
             limit=count,
             validation_split=21,
             test_limit=10,
