@@ -57,6 +57,8 @@ class Samples:
         ids: Int32 array (n,) of what random numbers are made from.
         places: Int64 array (n,), where in the data each sample stood.
         digest: That of all of them, whatever their order in the data.
+        positions: Int64 array (n,), the place of each in the order of digests
+            of all samples.
     """
 
     images: Array
@@ -65,6 +67,23 @@ class Samples:
     ids: Array
     places: Array
     digest: str
+    positions: Array
+
+    def shard(self, index: int, count: int) -> "Samples":
+        """Every `count`-th sample from `index` on; the digest is of all."""
+        if count > len(self.images):
+            raise ValueError(
+                "There must be at least one image for each share. Received: "
+                f"shard={(index, count)} and {len(self.images)} image(s)."
+            )
+        # As indices, which make copies: the rest can be freed.
+        rows = np.arange(index, len(self.images), count)
+        parts = {
+            name: value[rows]
+            for name, value in vars(self).items()
+            if name != "digest"
+        }
+        return Samples(**parts, digest=self.digest)
 
     def in_order_of_data(self, values: Array) -> Array:
         """One value for each sample, brought to the order of the data."""
@@ -102,6 +121,7 @@ def collect(
         ids=(starts & 0x7FFFFFFF).astype("int32"),
         places=places,
         digest=hashlib.blake2b(b"".join(digests), digest_size=16).hexdigest(),
+        positions=np.arange(len(digests)),
     )
 
 
@@ -154,6 +174,18 @@ class CompiledClassifier:
             answered = ~np.isnan(logits).any(axis=1)
             votes += (np.argmax(logits, axis=1) == classes) & answered
         return 2 * votes > self.votes
+
+    def first_correct(self, samples: Samples, count: int) -> Array:
+        """The rows of the first `count` samples that are correct."""
+        found: list[int] = []
+        for part in self.batches(len(samples.images)):
+            right = self.are_correct(
+                samples.images[part], samples.classes[part]
+            )
+            found.extend(part.start + np.flatnonzero(right))
+            if len(found) >= count:
+                break
+        return np.array(found[:count], "int64")
 
     def _logits_of(self, images: Array, eagerly: bool) -> Array:
         """Float32 logits (n, K) of a pass in inference mode."""

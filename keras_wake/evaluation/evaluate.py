@@ -17,9 +17,13 @@ from keras_wake.evaluation import reliability
 from keras_wake.evaluation.compiled_classifier import collect
 from keras_wake.evaluation.compiled_classifier import CompiledClassifier
 from keras_wake.evaluation.compiled_classifier import Samples
+from keras_wake.evaluation.interval import wilson_interval
 from keras_wake.evaluation.report import AttackResult
 from keras_wake.evaluation.report import RobustnessReport
-from keras_wake.evaluation.report import wilson_interval
+from keras_wake.evaluation.shard import check_shard
+from keras_wake.evaluation.shard import digest_of_order
+from keras_wake.evaluation.shard import Shard
+from keras_wake.evaluation.shard import StepsCheck
 from keras_wake.evaluation.state import fingerprint
 from keras_wake.evaluation.state import Progress
 from keras_wake.evaluation.state import STANDS
@@ -45,6 +49,7 @@ def evaluate(
     class_names: Sequence[str] | None = None,
     checks: bool = True,
     verbose: int = 0,
+    shard: tuple[int, int] | None = None,
 ) -> RobustnessReport:
     """Runs a list of attacks, checks, and reports.
 
@@ -62,6 +67,7 @@ def evaluate(
         "backend": keras.backend.backend(),
         "keras_wake": __version__,
     }
+    index, count = (0, 1) if shard is None else check_shard(shard)
     validate.one_of((0, 1, 2), verbose=verbose)
     if state is not None:
         validate.path(state=state)
@@ -69,20 +75,24 @@ def evaluate(
     num_classes = check_classifier(model, allow_probabilities=True)
     names = validate.names_of_classes(class_names, num_classes)
     bounds = next(iter(attacks.values())).bounds
-    samples = collect(model, data, num_classes, bounds, classifier.batch_size)
+    everyone = collect(model, data, num_classes, bounds, classifier.batch_size)
+    samples = everyone.shard(index, count)
     for attack in attacks.values():
         attack.check_image_shape(samples.images.shape[1:])
-    outputs, again = classifier.probe(samples.images[: reliability.PROBED])
+    outputs, again = classifier.probe(everyone.images[: reliability.PROBED])
     first = None if classifier.has_random_outputs else outputs[:_COMPARED]
-    wanted = fingerprint(model, samples.digest, settings, first)
-    with StateFile(state, wanted) as file:
+    wanted = fingerprint(model, everyone.digest, settings, first)
+    of_file = wanted
+    if shard is not None:
+        of_file = {**wanted, "settings": {**settings, "shard": [index, count]}}
+    with StateFile(state, of_file) as file:
         progress = file.read()
         if progress is None:
             right = classifier.are_correct(samples.images, samples.classes)
             progress = Progress(np.where(right, STANDS, WRONG))
             if checks:
                 progress.findings += reliability.findings_before_attacks(
-                    classifier, samples, attacks, progress, outputs, again
+                    classifier, everyone, attacks, outputs, again
                 )
             file.write(progress)
         images = None
@@ -98,15 +108,39 @@ def evaluate(
         if not progress.finished:
             warned = len(progress.findings)
             run.attack_all(verbose)
-            progress.findings += reliability.findings_after_attacks(
-                classifier, samples, attacks, progress, seed, checks
-            )
+            # With random outputs, images also fall by chance.
+            if checks and not classifier.has_random_outputs:
+                steps = reliability.try_twice_the_steps(
+                    classifier, samples, attacks, progress, seed
+                )
+                progress.steps = dataclasses.asdict(steps)
+            progress.findings += reliability.findings_after_attacks(run.tally())
             progress.finished = True
             file.write(progress)
             reliability.warn(
                 progress.findings[warned:], model.name, stacklevel=3
             )
-    return _report(run, names, version)
+    report = _report(run, names, version)
+    if shard is None:
+        return report
+    tally = run.tally()
+    return dataclasses.replace(
+        report,
+        shard=Shard(
+            index,
+            count,
+            samples=len(everyone.images),
+            fingerprint={
+                **wanted,
+                "outputs": None if first is None else first.ravel(),
+            },
+            outside=tally.outside,
+            black_box=tally.black_box,
+            steps=tally.steps,
+            order=digest_of_order(everyone.places),
+            places=np.sort(samples.places),
+        ),
+    )
 
 
 @dataclasses.dataclass
@@ -135,6 +169,25 @@ class Run:
             progress.attack_number += 1
             progress.stage = 0
             self.file.write(progress)
+
+    def tally(self) -> reliability.Tally:
+        """What the attacks have done."""
+        fell = np.bincount(
+            self.progress.fallen_to + 1, minlength=len(self.attacks) + 2
+        )
+        num_classes, steps = self.samples.labels.shape[1], self.progress.steps
+        return reliability.Tally(
+            names=list(self.attacks),
+            # The first two are those that stand, or were misclassified.
+            fell=fell[2:].tolist(),
+            outside=self.progress.outside,
+            black_box=[
+                reliability.sees_no_gradients(attack, num_classes)
+                for attack in self.attacks.values()
+            ],
+            samples=len(self.samples.images),
+            steps=None if steps is None else StepsCheck(**steps),
+        )
 
     def _attack(self, name: str, attack: Attack, verbose: int) -> None:
         """All stages of the current attack."""

@@ -4,6 +4,7 @@ Each check yields findings, pairs of a code and a message. Codes are stable;
 the page of the documentation has a section under each of them.
 """
 
+import dataclasses
 import warnings
 from collections.abc import Iterable
 from collections.abc import Iterator
@@ -14,9 +15,9 @@ from keras_wake.attacks import Attack
 from keras_wake.data.classifier import are_probabilities
 from keras_wake.evaluation.compiled_classifier import CompiledClassifier
 from keras_wake.evaluation.compiled_classifier import Samples
+from keras_wake.evaluation.shard import StepsCheck
 from keras_wake.evaluation.state import Progress
 from keras_wake.evaluation.state import STANDS
-from keras_wake.evaluation.state import WRONG
 from keras_wake.utils.types import Array
 
 # How many images the checks look at that make passes of their own.
@@ -36,6 +37,31 @@ _SURE = 1e-12
 _ROUNDINGS = 1000
 
 Finding = tuple[str, str]
+# The codes of what is seen after the attacks. All others are about the first
+# of the clean images.
+AFTER_ATTACKS = ("outside-threat-model", "black-box", "not-converged")
+
+
+@dataclasses.dataclass(frozen=True)
+class Tally:
+    """What the attacks have done, in numbers that shares can add up.
+
+    Attributes:
+        names: Those of the attacks.
+        fell: How many images fell to each.
+        outside: How many images each returned outside the threat model.
+        black_box: Which of them see no gradients.
+        samples: How many images there are.
+        steps: What twice the steps have found. None if only the cheapest check
+            is wanted.
+    """
+
+    names: list[str]
+    fell: list[int]
+    outside: list[int]
+    black_box: list[bool]
+    samples: int
+    steps: StepsCheck | None
 
 
 class ReliabilityWarning(UserWarning):
@@ -93,11 +119,10 @@ def findings_before_attacks(
     classifier: CompiledClassifier,
     samples: Samples,
     attacks: dict[str, Attack],
-    progress: Progress,
     outputs: Array,
     again: Array,
 ) -> Iterator[Finding]:
-    """All checks before the attacks.
+    """All checks before the attacks, on the first of all samples.
 
     `outputs` and `again` are the logits of the same images in two passes.
     """
@@ -130,7 +155,7 @@ def findings_before_attacks(
             'right again. Evaluate with `version="rand"`, which averages '
             "over passes.",
         )
-    rows = np.flatnonzero(progress.fallen_to != WRONG)[:PROBED_GRADIENTS]
+    rows = classifier.first_correct(samples, PROBED_GRADIENTS)
     if not len(rows):
         return
     found = [
@@ -145,16 +170,9 @@ def findings_before_attacks(
     yield from _check_equal_losses(logits)
 
 
-def findings_after_attacks(
-    classifier: CompiledClassifier,
-    samples: Samples,
-    attacks: dict[str, Attack],
-    progress: Progress,
-    seed: int,
-    checks: bool,
-) -> Iterator[Finding]:
-    """All checks after the attacks; without `checks`, the cheapest one."""
-    for name, count in zip(attacks, progress.outside, strict=True):
+def findings_after_attacks(tally: Tally) -> Iterator[Finding]:
+    """What the numbers of the attacks show."""
+    for name, count in zip(tally.names, tally.outside, strict=True):
         if count:
             yield (
                 "outside-threat-model",
@@ -162,10 +180,15 @@ def findings_after_attacks(
                 "bounds; they do not count as broken. End your attack in "
                 "`threat_model.project`.",
             )
-    # With random outputs, images also fall by chance.
-    if checks and not classifier.has_random_outputs:
-        yield from _check_black_box(attacks, progress, samples.labels.shape[1])
-        yield from _check_steps(classifier, samples, attacks, progress, seed)
+    if tally.steps is not None:
+        yield from _check_black_box(tally)
+        yield from _check_steps(tally, tally.steps)
+
+
+def sees_no_gradients(attack: Attack, num_classes: int) -> bool:
+    """Whether an attack is known to take no backward pass."""
+    costs = attack.passes(num_classes)
+    return costs is not None and not costs[1]
 
 
 def _check_gradients(
@@ -231,18 +254,16 @@ def _check_equal_losses(logits: Array) -> Iterator[Finding]:
         )
 
 
-def _check_black_box(
-    attacks: dict[str, Attack], progress: Progress, num_classes: int
-) -> Iterator[Finding]:
+def _check_black_box(tally: Tally) -> Iterator[Finding]:
     """Looks for black-box attacks that break what white-box ones have left."""
     white_box = False
-    for number, (name, attack) in enumerate(attacks.items(), start=1):
-        costs = attack.passes(num_classes)
-        if costs is None or costs[1]:
+    for name, fell, black_box in zip(
+        tally.names, tally.fell, tally.black_box, strict=True
+    ):
+        if not black_box:
             white_box = True
             continue
-        fell = int((progress.fallen_to == number).sum())
-        drop = fell / len(progress.fallen_to)
+        drop = fell / tally.samples
         too_many = fell >= FEWEST_IMAGES and drop > LARGEST_BLACK_BOX_DROP
         if white_box and too_many:
             yield (
@@ -256,13 +277,27 @@ def _check_black_box(
             )
 
 
-def _check_steps(
+def _check_steps(tally: Tally, steps: StepsCheck) -> Iterator[Finding]:
+    """Looks for images that fall to twice the steps."""
+    more, count = sum(steps.fell), len(steps.positions)
+    share = more / max(1, count)
+    if share > LARGEST_DROP and more >= FEWEST_IMAGES:
+        yield (
+            "not-converged",
+            f"With twice the steps, {tally.names[steps.attack_number]} breaks "
+            f"{more} more of {count} images ({100 * share:.1f} points). Its "
+            "steps are too few for this classifier, so that the accuracy "
+            "under it is too high. Raise `steps`, or the step size.",
+        )
+
+
+def try_twice_the_steps(
     classifier: CompiledClassifier,
     samples: Samples,
     attacks: dict[str, Attack],
     progress: Progress,
     seed: int,
-) -> Iterator[Finding]:
+) -> StepsCheck:
     """Gives the first attack that takes steps twice as many.
 
     On at most `PROBED_STEPS` of the images that it was run on, from the same
@@ -275,7 +310,7 @@ def _check_steps(
         if attack.longer is not None and attack.epsilon > 0
     }
     if not longer:
-        return
+        return StepsCheck(0, [], [])
     fair = progress.attacked[min(longer)] / 2
     number = max(
         (n for n in longer if progress.attacked[n] >= fair),
@@ -284,7 +319,8 @@ def _check_steps(
     fallen_to = progress.fallen_to
     reached = (fallen_to == STANDS) | (fallen_to > number)
     rows = np.flatnonzero(reached)[:PROBED_STEPS]
-    stood, more = rows[fallen_to[rows] != number + 1], 0
+    stood = rows[fallen_to[rows] != number + 1]
+    fell = np.zeros(len(fallen_to), bool)
     for part in classifier.batches(len(stood)):
         left = stood[part]
         for stage in range(longer[number].stages_for(samples.labels.shape[1])):
@@ -292,14 +328,8 @@ def _check_steps(
                 _, wrong, allowed = classifier.attack_and_judge(
                     longer[number], number, stage, samples, left, seed
                 )
-                left = left[~(wrong & allowed)]
-        more += len(stood[part]) - len(left)
-    share = more / max(1, len(rows))
-    if share > LARGEST_DROP and more >= FEWEST_IMAGES:
-        yield (
-            "not-converged",
-            f"With twice the steps, {list(attacks)[number]} breaks {more} "
-            f"more of {len(rows)} images ({100 * share:.1f} points). Its steps "
-            "are too few for this classifier, so that the accuracy under it "
-            "is too high. Raise `steps`, or the step size.",
-        )
+                broken = wrong & allowed
+                fell[left[broken]] = True
+                left = left[~broken]
+    positions = samples.positions[rows].tolist()
+    return StepsCheck(number, positions, fell[rows].tolist())

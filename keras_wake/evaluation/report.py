@@ -2,21 +2,21 @@
 
 import dataclasses
 import json
-import math
-import statistics
 from collections.abc import Iterable
 
 import numpy as np
 
+from keras_wake.evaluation.interval import CONFIDENCE
+from keras_wake.evaluation.interval import METHOD
+from keras_wake.evaluation.interval import percents
+from keras_wake.evaluation.interval import wilson_interval
+from keras_wake.evaluation.shard import Shard
 from keras_wake.utils import validate
 from keras_wake.utils.tables import class_table
 from keras_wake.utils.tables import percent
 from keras_wake.utils.tables import table
 from keras_wake.utils.types import Array
 from keras_wake.utils.types import Json
-
-CONFIDENCE = 0.95
-METHOD = "Wilson"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +133,9 @@ class RobustnessReport(Report):
             from JSON.
         images: Float32 array (n, ...) in the order of the data: the image
             that is misclassified, else the clean one. None unless asked for.
+        shard: Of a share of the images, which one it is, as `shard.index` of
+            `shard.count`; all numbers are then about this share. None for
+            a report of all images.
     """
 
     version: str
@@ -145,6 +148,7 @@ class RobustnessReport(Report):
     attacks: tuple[AttackResult, ...]
     fallen_to: Array | None = None
     images: Array | None = None
+    shard: Shard | None = None
 
     @property
     def samples(self) -> int:
@@ -198,7 +202,9 @@ class RobustnessReport(Report):
 
     def to_dict(self) -> Json:
         """The numbers as lists and dictionaries, without images."""
+        shard = {} if self.shard is None else {"shard": self.shard.to_dict()}
         return super().to_dict() | {
+            **shard,
             "version": self.version,
             "epsilon": self.epsilon,
             "batch_size": self.batch_size,
@@ -283,6 +289,9 @@ class RobustnessReport(Report):
                     (entry["code"], entry["message"])
                     for entry in found["findings"]
                 ),
+                shard=Shard.from_dict(found["shard"])
+                if "shard" in found
+                else None,
             )
             str(report)  # What cannot be shown is not one.
             return report
@@ -320,6 +329,11 @@ class RobustnessReport(Report):
             f"{percents(self.robust_interval)} ({CONFIDENCE:.0%} interval, "
             f"{METHOD})",
         ]
+        if self.shard is not None:
+            above.append(
+                f"{self.shard} of {self.shard.samples} samples: these numbers "
+                "are about its samples alone"
+            )
         tables = [
             "",
             *table(header, rows),
@@ -337,12 +351,6 @@ class RobustnessReport(Report):
         )
 
 
-def percents(interval: tuple[float, float]) -> str:
-    """The ends of an interval in per cent."""
-    low, high = interval
-    return f"[{100 * low:.1f}, {100 * high:.1f}]"
-
-
 def _count(number: int | None) -> str:
     return "-" if number is None else f"{number:,}"
 
@@ -350,50 +358,3 @@ def _count(number: int | None) -> str:
 def _total(numbers: Iterable[int | None]) -> int | None:
     values = list(numbers)
     return None if None in values else sum(filter(None, values))
-
-
-def wilson_interval(
-    successes: int, samples: int, confidence: float = CONFIDENCE
-) -> tuple[float, float]:
-    """Wilson's score interval of a share (Wilson 1927).
-
-    It stays within [0, 1] and is not empty where p is 0 or 1. It covers the
-    chance of which images were drawn, not the chance that a stronger attack
-    exists.
-
-    Args:
-        successes: How many samples count.
-        samples: How many there are.
-        confidence: Between 0 and 1. Defaults to `0.95`.
-
-    Returns:
-        Lower and upper end.
-
-    Raises:
-        ValueError: If there are no samples, or more successes than samples.
-
-    Example:
-
-    >>> low, high = wilson_interval(50, 100)
-    >>> round(low, 3), round(high, 3)
-    (0.404, 0.596)
-    """
-    samples = validate.integer(1, samples=samples)
-    successes = validate.integer(0, successes=successes)
-    if successes > samples:
-        raise ValueError(
-            "`successes` must be at most `samples`. Received: "
-            f"successes={successes}, samples={samples}."
-        )
-    confidence = validate.fraction(confidence=confidence)
-    z = statistics.NormalDist().inv_cdf((1 + confidence) / 2)
-    share = successes / samples
-    centre = share + z**2 / (2 * samples)
-    half = z * math.sqrt(
-        share * (1 - share) / samples + z**2 / (4 * samples**2)
-    )
-    scale = 1 + z**2 / samples
-    # Where all or none count, rounding would leave an end beside 0 or 1.
-    low = 0.0 if successes == 0 else (centre - half) / scale
-    high = 1.0 if successes == samples else (centre + half) / scale
-    return low, high

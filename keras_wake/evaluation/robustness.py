@@ -55,6 +55,7 @@ def autoattack(
     class_names: Sequence[str] | None = None,
     checks: bool = True,
     verbose: int = 1,
+    shard: tuple[int, int] | None = None,
 ) -> RobustnessReport:
     """Robust accuracy under AutoAttack (Croce and Hein 2020).
 
@@ -117,6 +118,10 @@ def autoattack(
             (Images outside the ball are always reported.) Defaults to `True`.
         verbose: 0 for silence, 1 for progress bars, 2 for a line for each
             attack. Defaults to `1`.
+        shard: Pair (i, n) to evaluate share i, counted from 0, of n: every
+            n-th image in the order of digests. `join_reports` makes one report
+            of all shares. The `state` belongs to the share. Defaults to
+            `None`: all images.
 
     Returns:
         A `RobustnessReport`.
@@ -148,6 +153,7 @@ def autoattack(
         class_names=class_names,
         checks=checks,
         verbose=verbose,
+        shard=shard,
     )
 
 
@@ -162,6 +168,7 @@ def robust_accuracy(
     class_names: Sequence[str] | None = None,
     checks: bool = True,
     verbose: int = 1,
+    shard: tuple[int, int] | None = None,
 ) -> RobustnessReport:
     """Robust accuracy under a plain attack, such as PGD.
 
@@ -183,6 +190,8 @@ def robust_accuracy(
             Defaults to `True`.
         verbose: 0 for silence, 1 for a progress bar, 2 for a line. Defaults to
             `1`.
+        shard: Pair (i, n) to evaluate share i of n, as in `autoattack`.
+            Defaults to `None`: all images.
 
     Returns:
         A `RobustnessReport`.
@@ -214,6 +223,7 @@ def robust_accuracy(
         class_names=class_names,
         checks=checks,
         verbose=verbose,
+        shard=shard,
     )
 
 

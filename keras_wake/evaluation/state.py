@@ -29,6 +29,7 @@ WRONG = 0  # Misclassified without an attack.
 
 # Outputs of the same network on another machine agree to this.
 _SAME_OUTPUTS = 1e-3
+_PLACES = ("the file", "this call")
 
 
 # Fields of `Progress` that have another name in files.
@@ -60,6 +61,7 @@ class Progress:
             in the order of the file of images.
         images_checksum: CRC-32 of these images.
         findings: What the checks have found, as pairs of code and message.
+        steps: A `StepsCheck` as a dictionary; None if there was none.
         finished: Whether nothing is left to do.
     """
 
@@ -75,6 +77,7 @@ class Progress:
     kept_samples: list[int] = dataclasses.field(default_factory=list)
     images_checksum: int = 0
     findings: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    steps: Json | None = None
     finished: bool = False
 
     @property
@@ -149,8 +152,10 @@ def fingerprint(
     }
 
 
-def differences(found: Json, wanted: Json) -> list[str]:
-    """The differences between two fingerprints, as text."""
+def differences(
+    found: Json, wanted: Json, places: tuple[str, str] = _PLACES
+) -> list[str]:
+    """The differences between two fingerprints, and where each is, as text."""
     # States of earlier versions have no graph.
     found = {"graph": wanted["graph"], **found}
     words = [
@@ -169,8 +174,8 @@ def differences(found: Json, wanted: Json) -> list[str]:
         )
     old, new = found.get("settings", {}), wanted["settings"]
     words += [
-        f"`{name}` ({old.get(name)!r} in the file, {new.get(name)!r} in this "
-        "call)"
+        f"`{name}` ({old.get(name)!r} in {places[0]}, {new.get(name)!r} in "
+        f"{places[1]})"
         for name in architecture.differences(old, new)
     ]
     if any(

@@ -13,9 +13,9 @@ from keras_wake.attacks import PGD
 from keras_wake.evaluation import robustness
 from keras_wake.evaluation.compiled_classifier import CompiledClassifier
 from keras_wake.evaluation.evaluate import evaluate
-from keras_wake.evaluation.report import CONFIDENCE
-from keras_wake.evaluation.report import METHOD
-from keras_wake.evaluation.report import percents
+from keras_wake.evaluation.interval import CONFIDENCE
+from keras_wake.evaluation.interval import METHOD
+from keras_wake.evaluation.interval import percents
 from keras_wake.evaluation.report import Report
 from keras_wake.utils import validate
 from keras_wake.utils.tables import percent
