@@ -1,6 +1,7 @@
 """What several of the backends have in common."""
 
 import contextlib
+import math
 import threading
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -64,10 +65,13 @@ def to_numpy(value: Tensor) -> np.ndarray:
 def all_finite(values: list[Tensor]) -> Tensor:
     """Whether no entry of any tensor is NaN or infinite, a boolean scalar.
 
-    By their sums, which are not finite as soon as an entry is not.
+    By one sum, which is not finite as soon as an entry is not. It is scaled so
+    that finite entries cannot overflow it.
     """
-    sums = [keras.ops.sum(keras.ops.cast(v, "float32")) for v in values]
-    total = sum(sums, keras.ops.zeros((), "float32"))
+    total = keras.ops.zeros((), "float32")
+    for value in values:
+        scale = 0.5 / max(1, math.prod(value.shape)) / len(values)
+        total += keras.ops.sum(scale * keras.ops.cast(value, "float32"))
     return keras.ops.isfinite(total)
 
 

@@ -57,16 +57,10 @@ def side_by_side(function: Callable, *tensors: Tensor) -> Tensor:
     if jit_by_default():
         return function(*tensors)
     size = tf.shape(tensors[0])[0]
-    # A replica may have no image, but the gradient of a convolution fails on
-    # an empty batch.
-    missing = tf.maximum(1 - size, 0)
-    tensors = tuple(
-        tf.pad(tensor, [[0, missing], *[[0, 0]] * (len(tensor.shape) - 1)])
-        for tensor in tensors
-    )
-    middle = (size + missing + 1) // 2
-    # A single image is in both halves, for the same reason.
-    start = tf.minimum(middle, size + missing - 1)
+    middle = (size + 1) // 2
+    # A single image is in both halves, because convolutions fail on an empty
+    # batch.
+    start = tf.maximum(tf.minimum(middle, size - 1), 0)
     first = function(*(tensor[:middle] for tensor in tensors))
     second = function(*(tensor[start:] for tensor in tensors))
     return tf.concat([first, second], axis=0)[:size]
@@ -245,8 +239,9 @@ class Trainer(CommonTrainer):
         return bool(given), False
 
     def make_train_function(self, force: bool = False) -> Callable | None:
-        """As in Keras. Refuses loss scaling for float16 on several replicas."""
-        if self.distribute_strategy.num_replicas_in_sync > 1 and isinstance(
+        """As in Keras. Refuses what several replicas cannot compute."""
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        if replicas > 1 and isinstance(
             self.optimizer, keras.optimizers.LossScaleOptimizer
         ):
             # Keras lets each replica decide by itself whether gradients have
@@ -255,10 +250,30 @@ class Trainer(CommonTrainer):
                 "With several replicas, Keras's scaling of the loss for "
                 "float16 does not work on TensorFlow. Use "
                 '"mixed_bfloat16", which needs none, or one replica. '
-                f"Received: {self.distribute_strategy.num_replicas_in_sync} "
-                "replicas and a LossScaleOptimizer."
+                f"Received: {replicas} replicas and a LossScaleOptimizer."
             )
+        self._check_attack(self.training_step.attack)
         return super().make_train_function(force=force)
+
+    def make_test_function(self, force: bool = False) -> Callable | None:
+        """As in Keras. Refuses what several replicas cannot compute."""
+        self._check_attack(self.evaluation_step.attack)
+        return super().make_test_function(force=force)
+
+    def _check_attack(self, attack: Any) -> None:
+        """Refuses an attack whose passes would wait for other replicas."""
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        if replicas > 1 and getattr(attack, "training", False):
+            layers = keras_compat.flatten_layers(self.classifier)
+            if any(getattr(layer, "synchronized", False) for layer in layers):
+                raise ValueError(
+                    "On TensorFlow, replicas cannot exchange the statistics "
+                    "of a synchronised batch norm within the loop of an "
+                    "attack. Use an attack with `training=False`, or "
+                    "`BatchNormalization(synchronized=False)`. Received: "
+                    f"{replicas} replicas and `{attack.name}` with "
+                    "`training=True`."
+                )
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """Attack, update the student, average the teacher, report."""

@@ -15,7 +15,6 @@ from keras import ops
 
 from keras_wake import backend
 from keras_wake.attacks import Attack
-from keras_wake.backend import keras_compat
 from keras_wake.backend.numerics import hits
 from keras_wake.losses import distillation_loss
 from keras_wake.objectives.objective import losses_of
@@ -61,19 +60,9 @@ def attacked(
     ) -> Tensor:
         return attack.perturb(network, x, labels, SampleSeed(stream, ids))
 
-    # What is compiled must not wait for other replicas, as a batch norm does
-    # that is synchronised.
-    if jit and not (attack.training and has_synchronized_norm(network)):
+    if jit:
         perturb = backend.jit(perturb)
     return perturb(x, labels, seed.seed, seed.ids)
-
-
-def has_synchronized_norm(network: keras.Model) -> bool:
-    """Whether replicas share the statistics of a batch."""
-    return any(
-        getattr(layer, "synchronized", False)
-        for layer in keras_compat.flatten_layers(network)
-    )
 
 
 def regularisation(regularisers: list[Tensor]) -> Tensor:

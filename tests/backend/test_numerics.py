@@ -9,6 +9,7 @@ from keras.ops import convert_to_numpy as to_numpy
 from scipy import special
 
 import keras_wake as kw
+from keras_wake import backend
 from keras_wake.backend import numerics
 
 POLICIES = ("mixed_bfloat16", "mixed_float16")
@@ -145,3 +146,15 @@ def test_a_policy_of_single_layers_is_seen():
         assert numerics.computes_in_float16(classifier) == scaled
         kind = type(small.wake(classifier).optimizer)
         assert (kind is keras.optimizers.LossScaleOptimizer) == scaled
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_all_finite_finds_one_bad_entry_and_no_large_ones(bad):
+    largest = np.finfo("float32").max
+    good = [np.full((50, 3), largest, "float32"), np.float32(largest)]
+    tensors = [keras.ops.convert_to_tensor(value) for value in good]
+    assert bool(backend.all_finite(tensors))
+    good[0][17, 1] = bad
+    tensors[0] = keras.ops.convert_to_tensor(good[0])
+    assert not bool(backend.all_finite(tensors))
+    assert bool(backend.all_finite([]))

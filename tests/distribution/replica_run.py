@@ -47,7 +47,7 @@ CASES = {
     "batch_norm_alone": ((2,), train, (25, 12), {"batch_norm": True}),
     # On one without XLA.
     "xla": ((1, 2), train, (39, 10), {"xla": True}),
-    "xla_norm": ((1, 2), train, (37, 12), {"xla": True, **SHARED_NORM}),
+    "norm_in_attack": ((2,), train, (37, 12), SHARED_NORM),
     "nan": ((2,), train, (24, 12), {"nan": True}),
     "awp": ((1, 2), awp, (), {"reassigns": False}),
     "awp_reassigning": ((1, 2), awp, (), {"reassigns": True}),

@@ -181,7 +181,8 @@ def test_without_a_copy_the_weights_stay_and_the_message_says_so():
     model.optimizer.learning_rate = 1e38
     with pytest.raises(FloatingPointError, match="`keep_recovery_copy=False`"):
         run(model, count=3 * BATCH)
-    assert not all(np.isfinite(w).all() for w in model.get_weights())
+    weights = np.concatenate([w.ravel() for w in model.get_weights()])
+    assert not np.abs(weights).max() < 1e30
 
 
 def test_config_has_what_the_guard_was_given():
