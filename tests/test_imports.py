@@ -29,6 +29,7 @@ FLOORS = [
     ["visualization"],
     ["callbacks"],
     ["theory"],
+    ["doctor"],
 ]
 
 

@@ -28,6 +28,7 @@ names, for what must differ:
 - `random_state`, `set_random_state`: of generators that are not variables;
 - `to_numpy`, `copy`: a value on the host, and one that stays on the device;
 - `all_finite`: whether tensors have neither NaN nor infinity;
+- `accelerators`: the names of the GPUs and TPUs that the backend sees;
 - `jit_by_default`: whether compilation pays off.
 """
 

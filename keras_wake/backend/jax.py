@@ -88,6 +88,11 @@ def saving_in_one_process() -> Iterator[None]:
         keras.distribution.set_distribution(distribution)
 
 
+def accelerators() -> list[str]:
+    """The names of the GPUs and TPUs of all processes."""
+    return [d.device_kind for d in jax.devices() if d.platform != "cpu"]
+
+
 def jit_by_default() -> bool:
     """Always: without it, JAX dispatches every operation by itself."""
     return True

@@ -111,6 +111,16 @@ def replicas_of(variable: keras.Variable) -> list[keras.Variable]:
     return list(getattr(variable.value, "values", [variable]))
 
 
+def accelerators() -> list[str]:
+    """The names of the GPUs and TPUs."""
+    details = tf.config.experimental.get_device_details
+    return [
+        details(device).get("device_name", device.name)
+        for device in tf.config.list_physical_devices()
+        if device.device_type in ("GPU", "TPU")
+    ]
+
+
 def jit_by_default() -> bool:
     """Whether XLA pays off here.
 

@@ -91,6 +91,13 @@ def set_random_state(state: Json) -> None:
         )
 
 
+def accelerators() -> list[str]:
+    """The names of the GPUs."""
+    numbers = range(torch.cuda.device_count())
+    names = [torch.cuda.get_device_name(number) for number in numbers]
+    return names + ["MPS"] * torch.backends.mps.is_available()
+
+
 def jit_by_default() -> bool:
     """Never: `torch.compile` does not pay off for most, as in Keras."""
     return False
