@@ -17,6 +17,16 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # TensorFlow leaves oneDNN off on CPUs without AVX-512, where the gradients of
 # convolutions still gain from it.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+# JAX keeps its compiled steps there, as the first one takes long to compile.
+# JAX_ENABLE_COMPILATION_CACHE=0 switches it off.
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR",
+    os.path.join(
+        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"),
+        "keras-wake",
+        "jax",
+    ),
+)
 
 from runner import flags
 from runner import processes
