@@ -5,6 +5,7 @@ replica's share of the batch.
 """
 
 import functools
+import itertools
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -269,6 +270,17 @@ class Trainer(CommonTrainer):
         """As in Keras. Refuses what several replicas cannot compute."""
         self._check_attack(self.evaluation_step.attack)
         return super().make_test_function(force=force)
+
+    def _guarded(self, function: Callable, phase: str) -> Callable:
+        def steps(iterator: Any) -> Any:
+            replicas = self.distribute_strategy.num_replicas_in_sync
+            if replicas > 1 and self.steps_per_execution > 1:
+                # Keras's loop over several steps fails on several replicas.
+                # For an iterator of Python it makes them one by one.
+                iterator = itertools.chain([next(iterator)], iterator)
+            return function(iterator)
+
+        return super()._guarded(steps, phase)
 
     def _check_attack(self, attack: Any) -> None:
         """Refuses an attack whose passes would wait for other replicas."""

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.slow
 
 # Batches of 10 out of 39 leave 9, five on one replica and four on the other;
 # batches of 12 out of 37 leave one image, and the second replica has none.
-QUICK = ("single_image_last", "xla", "awp", "awp_reassigning")
+QUICK = ("single_image_last", "several_steps", "xla", "awp", "awp_reassigning")
 LONGER = ("uneven_last_batch", "pipeline", "batch_norm")
 REFUSED = {
     # A fault on the second replica.
@@ -51,6 +51,10 @@ def check_same(results, case):
     assert np.ptp(one["history"]["robust_accuracy"]) > 0
     difference = np.subtract(one["student"][0], one["teacher"][0])
     assert np.abs(difference).max() > 0.001
+
+
+def test_two_replicas_run_several_steps_in_one_call(replica_results):
+    check_same(replica_results, "several_steps")
 
 
 def test_attack_under_xla_finds_what_it_finds_without(replica_results):
