@@ -263,6 +263,15 @@ class Trainer(CommonTrainer):
                 '"mixed_bfloat16", which needs none, or one replica. '
                 f"Received: {replicas} replicas and a LossScaleOptimizer."
             )
+        accumulated = self.optimizer.gradient_accumulation_steps
+        if replicas > 1 and accumulated:
+            raise ValueError(
+                "With several replicas, Keras's accumulation of gradients does "
+                "not work on TensorFlow: it updates the weights within a "
+                "condition. Use a larger batch, or one replica. Received: "
+                f"{replicas} replicas and gradient_accumulation_steps="
+                f"{accumulated}."
+            )
         self._check_attack(self.training_step.attack)
         return super().make_train_function(force=force)
 

@@ -47,6 +47,7 @@ CASES = {
     "batch_norm_alone": ((2,), train, (25, 12), {"batch_norm": True}),
     # On one without XLA.
     "xla": ((1, 2), train, (39, 10), {"xla": True}),
+    "accumulating": ((2,), train, (20, 10), {"accumulate": 2}),
     "norm_in_attack": ((2,), train, (37, 12), SHARED_NORM),
     "nan": ((2,), train, (24, 12), {"nan": True}),
     "awp": ((1, 2), awp, (), {"reassigns": False}),

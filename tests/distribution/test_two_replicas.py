@@ -18,6 +18,7 @@ REFUSED = {
     # A replica with nothing to take the mean of would make all weights NaN.
     "batch_norm_alone": "1 replica(s) got no image of epoch 1, batch 3, and "
     "the batch norm there has no statistics.",
+    "accumulating": "With several replicas, Keras's accumulation of gradients",
     "norm_in_attack": "On TensorFlow, replicas cannot exchange the statistics",
     # Keras would have each replica skip updates for itself.
     "float16": "With several replicas, Keras's scaling of the loss",

@@ -72,6 +72,7 @@ def train(
     steps_per_execution=1,
     xla=False,
     attack_training=False,
+    accumulate=None,
 ):
     keras.config.set_dtype_policy(policy)
     if xla and strategy:
@@ -84,7 +85,9 @@ def train(
         ramp = kw.schedules.DistillationRamp(1, 3, final=0.9)
         model = kw.WakeModel(student, pgd, eval_attack=pgd, schedule=ramp)
         model.compile(
-            keras.optimizers.SGD(0.03, momentum=0.9),
+            keras.optimizers.SGD(
+                0.03, momentum=0.9, gradient_accumulation_steps=accumulate
+            ),
             metrics=None if pipeline else ["accuracy"],
             steps_per_execution=steps_per_execution,
         )
