@@ -58,6 +58,8 @@ class Record:
     ):
         import keras
 
+        import keras_wake
+
         backend = keras.backend.backend()
         self.run_dir = run_dir
         self.path = run_dir / RECORD
@@ -69,8 +71,12 @@ class Record:
             "resumed_commits": [],
             "device": device,
             "versions": {
-                name: importlib.metadata.version(name)
-                for name in ("keras-wake", "keras", backend, "numpy")
+                "keras-wake": keras_wake.__version__,
+                "keras": keras.__version__,
+                **{
+                    name: importlib.metadata.version(name)
+                    for name in (backend, "numpy")
+                },
             },
             "seconds": 0.0,
             "epochs": [],

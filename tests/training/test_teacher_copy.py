@@ -291,9 +291,13 @@ def test_a_classifier_that_computes_something_else_by_now_is_refused():
 
 
 @pytest.mark.filterwarnings("ignore:.*:UserWarning")
-def test_a_network_in_float8_is_refused():
+def test_a_network_in_float8_is_copied_or_refused():
     network = ended(layers.Flatten(), layers.Dense(8))
     network.quantize("float8")
+    if not keras.__version__.startswith("3.15"):
+        # Keras makes it again from its configuration.
+        assert_equal(network, kw.WakeModel(network, ATTACK).teacher)
+        return
     with pytest.raises(ValueError, match="to float8 after training only"):
         kw.WakeModel(network, ATTACK)
 

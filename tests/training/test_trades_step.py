@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import keras_wake as kw
+from keras_wake.utils.seeds import SampleSeed
 
 pytest.importorskip("torch", reason="the reference is in PyTorch")
 
@@ -52,6 +53,9 @@ def test_equals_the_step_by_hand_from_the_same_start(monkeypatch):
     def given(shape, mean=0.0, stddev=1.0, dtype=None, seed=None):
         return keras.ops.convert_to_tensor(stddev * noise + mean, "float32")
 
+    def given_by_sample(self, counter, shape):
+        return given(shape)
+
     network = reference.small_network()
     x, y = reference.small_data(COUNT)
     first = network.get_weights()
@@ -60,6 +64,8 @@ def test_equals_the_step_by_hand_from_the_same_start(monkeypatch):
     model = kw.WakeModel(network, attack, objective)
     assert model.attack.loss == "kl"
     monkeypatch.setattr(keras.random, "normal", given)
+    # A step draws for each sample, from its position in the batch.
+    monkeypatch.setattr(SampleSeed, "normal", given_by_sample)
     found = model.attack(network, x, y, seed=0)
     np.testing.assert_allclose(
         keras.ops.convert_to_numpy(found), adversarial, atol=2e-5
