@@ -11,6 +11,8 @@ from image_batches import on_tensorflow
 from image_batches import random_data
 from image_batches import SIZE
 from image_batches import training
+from small import assert_same
+from small import Interrupt
 from small import wake
 
 import keras_wake as kw
@@ -132,6 +134,26 @@ def test_load_refuses_what_leaves_nothing():
         load(drop_remainder=1)
 
 
+def flat_network(*layers):
+    keras.utils.set_random_seed(0)
+    hidden = [keras.layers.Flatten(), *layers, keras.layers.Dense(10)]
+    return keras.Sequential([keras.Input((8, 8, 1)), *hidden])
+
+
+def test_a_resumed_run_sees_the_same_batches(tmp_path):
+    def trained(folder, *callbacks):
+        model = wake(flat_network())
+        backup = kw.BackupAndRestore(tmp_path / folder)
+        batches = load(limit=134, drop_remainder=True).train
+        model.fit(batches, epochs=3, verbose=0, callbacks=[*callbacks, backup])
+        return model.get_weights()
+
+    whole = trained("whole")
+    with pytest.raises(KeyboardInterrupt):
+        trained("killed", Interrupt(1))
+    assert_same(trained("killed"), whole)
+
+
 class Seen(keras.layers.Layer):
     """Notes the batch sizes for which a step is traced."""
 
@@ -150,8 +172,7 @@ class Seen(keras.layers.Layer):
 )
 def test_one_step_is_compiled(drop_remainder, traced):
     train = load(limit=134, drop_remainder=drop_remainder).train
-    layers = [keras.layers.Flatten(), Seen(), keras.layers.Dense(10)]
-    model = wake(keras.Sequential([keras.Input((8, 8, 1)), *layers]))
+    model = wake(flat_network(Seen()))
     Seen.sizes.clear()
     model.fit(train, epochs=2, verbose=0)
     assert Seen.sizes == traced
