@@ -179,7 +179,8 @@ def classifier():
 def shard(monkeypatch):
     """Sets the process, the processes and the devices that share the data."""
 
-    def set_shard(*values):
+    def set_shard(*values, evenly=True):
         monkeypatch.setattr("keras_wake.backend.data_shard", lambda: values)
+        monkeypatch.setattr("keras_wake.backend.divides_evenly", evenly)
 
     return set_shard

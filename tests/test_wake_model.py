@@ -494,18 +494,6 @@ def test_images_of_weight_0_take_no_part_in_evaluation(trained):
     assert abs(all_of_them["loss"] - results[0]["loss"]) > 1e-3
 
 
-@pytest.mark.skipif(
-    keras.backend.backend() != "torch", reason="a process group of PyTorch"
-)
-def test_a_process_group_is_refused(monkeypatch):
-    import torch
-
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    with pytest.raises(ValueError, match="process group of 2"):
-        fit(wake())
-
-
 def test_evaluation_within_an_epoch_leaves_its_logs_alone():
     class Evaluate(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):

@@ -116,5 +116,11 @@ print("two devices", train(two))
 # ```
 #
 # For several hosts, call `keras.distribution.initialize` before it.
+#
+# ## PyTorch
+#
+# Call `torch.distributed.init_process_group()` before the model is made, and start the
+# script by `torchrun --nproc-per-node 8 train.py`: one process for each GPU.
+#
 # [Scaling](../scaling.md) explains SLURM, jobs that die and continue, the learning rate
 # for a larger batch, batch norm, and what to expect of 8, 64 and 512 devices.

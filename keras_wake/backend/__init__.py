@@ -19,10 +19,11 @@ names, for what must differ:
   batch axis, whose size must be a multiple of the `device_count` of the model;
   the result is one tensor (batch, ...), sample by sample;
 - `cut_gradients_are_zero`: where a missing gradient is 0, and no error;
-- `global_sum`, `batch_positions`, `replica_index`, `replicas_of`: what replicas
-  share, or not;
+- `global_sum`, `metric_sum`, `batch_positions`, `replica_index`, `replicas_of`:
+  what replicas share, or not;
 - `data_shard()`: the number of this process, how many share each batch of the
   data, and what the size of a process's share must be a multiple of;
+- `divides_evenly`: whether all shares of a batch must have the same size;
 - `saving_in_one_process`: a context in which one process may save by itself;
 - `buffers`: tensors other than variables that a step changes;
 - `random_state`, `set_random_state`: of generators that are not variables;

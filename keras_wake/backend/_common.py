@@ -75,8 +75,9 @@ def all_finite(values: list[Tensor]) -> Tensor:
     return keras.ops.isfinite(total)
 
 
-# Defaults for JAX and PyTorch, where one call of a step sees the batch of all
-# devices. (`data_shard` is the default for TensorFlow and PyTorch.)
+# Defaults for JAX, where one call of a step sees the batch of all devices.
+# (`data_shard` is the default for TensorFlow; `side_by_side`, `metric_sum` and
+# `replicas_of` are those for PyTorch, too.)
 
 
 def side_by_side(function: Callable, *tensors: Tensor) -> Tensor:
@@ -94,6 +95,11 @@ def batch_positions(size: int | Tensor) -> Tensor:
     return keras.ops.arange(size, dtype="int32")
 
 
+def metric_sum(variable: keras.Variable) -> Tensor:
+    """The variable of a metric: it is that of the batch of all devices."""
+    return keras.ops.convert_to_tensor(variable)
+
+
 def replica_index() -> int:
     """Always 0: a step sees the batch of all devices."""
     return 0
@@ -102,6 +108,10 @@ def replica_index() -> int:
 def data_shard() -> tuple[int, int, int]:
     """One process has the whole batch, or a framework divides it by itself."""
     return 0, 1, 1
+
+
+# Whether devices must have equal shares of a batch. On JAX they must.
+divides_evenly = False
 
 
 def replicas_of(variable: keras.Variable) -> list[keras.Variable]:
@@ -199,9 +209,20 @@ class CommonTrainer(keras.Model):
 
     def evaluate_batch(self, data: Any) -> dict[str, Tensor]:
         """Evaluates a batch without any update, and returns the logs."""
-        return self.evaluation_step.run(
-            data, lambda: self.losses, keras_compat.compiled_metrics(self)
-        )
+        compiled = keras_compat.compiled_metrics(self)
+        with self.shared_metrics():
+            self.evaluation_step.run(data, lambda: self.losses, compiled)
+        return self.evaluation_step.logs(compiled)
+
+    def shared_metrics(self) -> contextlib.AbstractContextManager:
+        """A block in which metrics are updated; replicas add them up later."""
+        return contextlib.nullcontext()
+
+    def start_pass(self) -> None:
+        """Makes the variables of processes equal before a pass over the data.
+
+        Those of TensorFlow and JAX are.
+        """
 
     def optimizer_updates(self) -> Tensor:
         """How often the weights were updated, an int32 scalar.

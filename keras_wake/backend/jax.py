@@ -63,6 +63,9 @@ def copy(variable: keras.Variable) -> Tensor:
     return jax.numpy.copy(variable.value)
 
 
+divides_evenly = True
+
+
 def data_shard() -> tuple[int, int, int]:
     """JAX divides the share of a process evenly among its devices."""
     distribution = keras.distribution.distribution()

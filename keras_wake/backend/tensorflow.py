@@ -75,6 +75,11 @@ def global_sum(value: Tensor) -> Tensor:
     return context.all_reduce(tf.distribute.ReduceOp.SUM, value)
 
 
+def metric_sum(variable: keras.Variable) -> Tensor:
+    """The variable of a metric, of which each replica has its own."""
+    return global_sum(keras.ops.convert_to_tensor(variable))
+
+
 def batch_positions(size: int | Tensor) -> Tensor:
     """Positions of this replica's `size` images in the global batch, (size,).
 

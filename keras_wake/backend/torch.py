@@ -1,16 +1,20 @@
-"""PyTorch: input gradients and the eager steps, on one device."""
+"""PyTorch: input gradients and the eager steps, each process on one device."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import keras
 import torch
 
 from keras_wake.backend import keras_compat
+from keras_wake.backend import torch_processes
 from keras_wake.backend._common import CommonTrainer
 from keras_wake.backend._common import no_gradient
 from keras_wake.utils.types import Json
 from keras_wake.utils.types import Tensor
+
+torch_processes.take_own_gpu()
 
 
 def gradient_and_outputs(
@@ -98,6 +102,28 @@ def accelerators() -> list[str]:
     return names + ["MPS"] * torch.backends.mps.is_available()
 
 
+def global_sum(value: Tensor) -> Tensor:
+    """Sum of `value` over all processes; `value` itself where there is one."""
+    (total,) = torch_processes.sums([value])
+    return total
+
+
+def batch_positions(size: int) -> Tensor:
+    """Positions of this process's images in the global batch, (size,)."""
+    device = keras.ops.zeros(()).device
+    return torch_processes.positions(int(size), device)
+
+
+def replica_index() -> int:
+    """Number of the process."""
+    return torch_processes.rank_and_count()[0]
+
+
+def data_shard() -> tuple[int, int, int]:
+    """Each process has a share of the batch, for its one device."""
+    return *torch_processes.rank_and_count(), 1
+
+
 def jit_by_default() -> bool:
     """Never: `torch.compile` does not pay off for most, as in Keras."""
     return False
@@ -131,29 +157,108 @@ class Trainer(CommonTrainer):
     jit_by_default = staticmethod(jit_by_default)
 
     def make_train_function(self, force: bool = False) -> Callable | None:
-        """As in Keras, for one process."""
-        group = torch.distributed
-        if group.is_available() and group.is_initialized():
-            if group.get_world_size() > 1:
-                raise ValueError(
-                    "With PyTorch, `fit` runs in one process: nothing would "
-                    "average the gradients of several. Received: a process "
-                    f"group of {group.get_world_size()}. Take the TensorFlow "
-                    "or JAX backend for several devices."
-                )
+        """As in Keras. Processes start with the variables of the chief."""
+        if keras.distribution.distribution() is not None:
+            raise ValueError(
+                "On PyTorch, `keras.distribution` shares nothing out. Start "
+                "the script by `torchrun`, call "
+                "`torch.distributed.init_process_group()`, and leave the "
+                "distribution out. Received: "
+                f"{type(keras.distribution.distribution()).__name__}."
+            )
+        if self.jit_compile and torch_processes.rank_and_count()[1] > 1:
+            raise ValueError(
+                "With several processes, the step cannot be compiled as a "
+                'whole. Leave jit_compile="auto". Received: jit_compile=True.'
+            )
+        self.start_pass()
         return super().make_train_function(force=force)
+
+    def make_test_function(self, force: bool = False) -> Callable | None:
+        """As in Keras. Processes start with the variables of the chief."""
+        self.start_pass()
+        return super().make_test_function(force=force)
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """Attack, update the student, average the teacher, report."""
+        with torch_processes.step("train"):
+            with torch.no_grad():
+                batch = self.training_step.check_and_attack(data)
+                self.training_step.perturb_weights(batch)
+                updates_before = self.optimizer_updates()
+            with torch_processes.changes_shared(
+                self._metrics_to_sum(), self._moving_statistics()
+            ):
+                self._update(batch)
+            with torch.no_grad():
+                updates = self.optimizer_updates() - updates_before
+                self.training_step.finish(updates)
+                return self.get_metrics_result()
+
+    def _update(self, batch: Any) -> None:
+        """The update of Keras; with several processes, one by all gradients.
+
+        The loss of each is a part of that of the whole batch, so that the
+        gradients add up.
+        """
+        weights = self.trainable_weights
+        if torch_processes.rank_and_count()[1] == 1 or not weights:
+            super().train_step(batch)
+            return
+        images, labels, sample_weight = batch
+        logits = self(images, training=True)
+        self.zero_grad()
+        loss = self.compute_loss(images, labels, logits, sample_weight)
+        self.optimizer.scale_loss(loss).backward()
+        # A weight that this share does not reach, another one may.
+        gradients = [
+            torch.zeros_like(v.value) if v.value.grad is None else v.value.grad
+            for v in weights
+        ]
         with torch.no_grad():
-            batch = self.training_step.check_and_attack(data)
-            self.training_step.perturb_weights(batch)
-            updates_before = self.optimizer_updates()
-        super().train_step(batch)
-        with torch.no_grad():
-            self.training_step.finish(self.optimizer_updates() - updates_before)
-            return self.get_metrics_result()
+            self.optimizer.apply(torch_processes.sums(gradients), weights)
+        self.compute_metrics(images, labels, logits, sample_weight)
 
     def test_step(self, data: Any) -> dict[str, Any]:
         """Accuracy on clean and on adversarial images, without any update."""
-        return self.evaluate_batch(data)
+        with torch_processes.step("test"):
+            return self.evaluate_batch(data)
+
+    def shared_metrics(self) -> AbstractContextManager:
+        """A block in which metrics are updated, by what all processes found."""
+        return torch_processes.changes_shared(self._metrics_to_sum())
+
+    def _metrics_to_sum(self) -> list[keras.Variable]:
+        return [
+            variable
+            for metric in self.metrics
+            for variable in metric.variables
+            if variable.aggregation == "sum"
+        ]
+
+    def _moving_statistics(self) -> list[Any]:
+        """What the forward pass of the student changes, as batch norm does."""
+        network = self.classifier
+        return [
+            value
+            for value in (*network.non_trainable_variables, *buffers(network))
+            if keras.backend.is_float_dtype(
+                keras.backend.standardize_dtype(value.dtype)
+            )
+        ]
+
+    def start_pass(self) -> None:
+        """Gives all processes the variables of the chief."""
+        variables = [*self.trainable_variables, *self.non_trainable_variables]
+        if self.compiled:
+            variables += self.optimizer.variables
+        torch_processes.equalise([*variables, *buffers(self)])
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this process is the one of several that writes files."""
+        return torch_processes.rank_and_count()[0] == 0
+
+    def of_all_processes(self, value: Tensor) -> list[Tensor]:
+        """The `value` of each process, the chief's first."""
+        return torch_processes.of_all(value)

@@ -7,5 +7,5 @@ In the order in which they are made:
 - `arrays`: one array of images, labels or sample weights: dtype and shape;
 - `faults`: the values, counted within the compiled step and raised after it.
 
-`sharding` divides batches among the processes and devices of JAX.
+`sharding` divides batches among processes, and devices of JAX.
 """

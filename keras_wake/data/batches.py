@@ -4,6 +4,7 @@ A data set is a pair of arrays (x, y), or anything that yields batches (images,
 labels) or (images, labels, sample_weight).
 """
 
+import contextlib
 import itertools
 import math
 import numbers
@@ -119,6 +120,16 @@ def check_ends(
         raise ValueError(
             f"The data set never ends, as after `repeat()`. {advice}"
         )
+
+
+def number_of_batches(data: Dataset) -> int | None:
+    """The number of batches, where it is known without taking one."""
+    count = data.cardinality() if hasattr(data, "cardinality") else None
+    if count is None and hasattr(data, "__len__"):
+        # `len` of a `DataLoader` over an `IterableDataset` raises.
+        with contextlib.suppress(TypeError):
+            count = len(data)
+    return int(count) if count is not None and int(count) > 0 else None
 
 
 def _without_padding(

@@ -1,9 +1,10 @@
-"""Batches of arrays that the processes and devices of JAX share.
+"""Batches of arrays that processes share, and the devices of JAX.
 
 All processes have the same arrays, `batch_size` counts the images of all of
 them together, and each process makes its share of each batch. Keras itself
 would take the arrays of each process for another part of the data, and JAX
-refuses a batch that its devices cannot divide evenly.
+refuses a batch that its devices cannot divide evenly. Processes of PyTorch may
+have unequal shares, but none without an image.
 """
 
 import math
@@ -16,7 +17,9 @@ import numpy as np
 
 from keras_wake import backend
 from keras_wake.data.arrays import check_lengths
+from keras_wake.data.batches import number_of_batches
 from keras_wake.utils.types import Array
+from keras_wake.utils.types import Dataset
 from keras_wake.utils.types import Tensor
 
 
@@ -27,8 +30,9 @@ class ShardedBatches(keras.utils.PyDataset):
         count: Number of images.
         batch_size: Images per batch of all processes together; the last
             batch may be smaller.
-        training: What to do with the last images that devices cannot divide
-            evenly. True leaves them out. False fills the last batch up with
+        training: What to do with the last images, if the devices of JAX
+            cannot divide them evenly or they are fewer than the processes of
+            PyTorch. True leaves them out. False fills the last batch up with
             its first image, at a weight of 0.
     """
 
@@ -57,24 +61,34 @@ class ShardedBatches(keras.utils.PyDataset):
 
     def _total(self) -> int:
         """Number of images in all batches of all processes."""
-        # Asked each time: it is known once `keras.distribution` is set up.
+        # Asked each time: it is known once the processes know of each other.
         _, processes, devices = backend.data_shard()
-        multiple = processes * devices
-        if self.batch_size % multiple:
+        sharers = processes * devices
+        if backend.divides_evenly and self.batch_size % sharers:
             raise ValueError(
-                f"`batch_size` must be a multiple of {multiple}, because "
+                f"`batch_size` must be a multiple of {sharers}, because "
                 f"{processes} process(es) with {devices} device(s) each share "
                 f"a batch evenly. Received: batch_size={self.batch_size}."
             )
-        if not self.training:
-            return math.ceil(self._count / multiple) * multiple
-        if self._count < multiple:
+        if self.batch_size < sharers:
+            raise ValueError(
+                f"`batch_size` must be at least {sharers}, because "
+                f"{processes} processes share a batch. Received: "
+                f"batch_size={self.batch_size}."
+            )
+        if self.training and self._count < sharers:
             raise ValueError(
                 f"The {self._count} training image(s) are fewer than the "
-                f"{multiple} devices that share a batch. Use more images or "
+                f"{sharers} devices that share a batch. Use more images or "
                 "fewer devices."
             )
-        return self._count // multiple * multiple
+        rest = self._count % sharers
+        if not backend.divides_evenly:
+            # Only a last batch that is too small for all is a problem.
+            last = self._count % self.batch_size
+            rest = last if last < sharers else 0
+        padded = 0 if self.training or not rest else sharers
+        return self._count - rest + padded
 
     def _share(self, index: int) -> tuple[Array, Array | None]:
         """This process's share of batch `index`.
@@ -90,8 +104,12 @@ class ShardedBatches(keras.utils.PyDataset):
                 f"There are {len(self)} batches. Received: index {index}."
             )
         process, processes, _ = backend.data_shard()
-        size = (min(start + self.batch_size, total) - start) // processes
-        numbers = start + process * size + np.arange(size)
+        size = min(start + self.batch_size, total) - start
+        first, last = (
+            start + size * number // processes
+            for number in (process, process + 1)
+        )
+        numbers = np.arange(first, last)
         if total <= self._count:
             return numbers, None
         real = numbers < self._count
@@ -154,12 +172,16 @@ def shard_arrays(model: Any, given: dict[str, Any], training: bool) -> None:
         given["x"] = ShardedArrays(arrays, size, training, seeds)
         given.pop("y")
         given.pop("batch_size", None)
+    elif not (given.get("steps_per_epoch") or given.get("steps")):
+        _check_same_length(model, "x", x)
     held_out = given.get("validation_data")
     if isinstance(held_out, (tuple, list)) and all(map(_is_array, held_out)):
         arrays = _arrays(*held_out)
         _check_same(model, arrays)
         own = given.pop("validation_batch_size", None)
         given["validation_data"] = ShardedArrays(arrays, own or size, False)
+    elif held_out is not None and not given.get("validation_steps"):
+        _check_same_length(model, "validation_data", held_out)
 
 
 def _is_array(value: object) -> bool:
@@ -193,6 +215,19 @@ def _check_same(model: Any, arrays: tuple[Array, ...]) -> None:
             "its share of each batch. Received: arrays with other labels, of "
             f"lengths {counts}. Pass the whole arrays to all of them, or "
             "data that are divided already as a `keras.utils.PyDataset`."
+        )
+
+
+def _check_same_length(model: Any, name: str, data: Dataset) -> None:
+    """Refuses data that end earlier in one process than in another."""
+    mine = number_of_batches(data)
+    found = model.of_all_processes(np.int32(-1 if mine is None else mine))
+    counts = [int(count) for count in found]
+    if len(set(counts)) > 1:
+        raise ValueError(
+            "Every process must take the same number of batches: a step waits "
+            f"for all. Received: {counts} batches in `{name}` (-1 where the "
+            "length is not known)."
         )
 
 

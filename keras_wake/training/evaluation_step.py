@@ -192,8 +192,8 @@ class EvaluationStep:
         data: Any,
         regularisers: Callable[[], list[Tensor]],
         compiled_metrics: keras.metrics.Metric | None,
-    ) -> dict[str, Tensor]:
-        """Updates the metrics with one batch, and returns the logs.
+    ) -> None:
+        """Updates the metrics with one batch.
 
         Args:
             data: Images, labels and perhaps weights, as Keras hands them in.
@@ -207,9 +207,7 @@ class EvaluationStep:
         # Images of weight 0 are padding: some pipelines fill a batch up.
         present = None if sample_weight is None else sample_weight > 0
         # Each pass over the same images has the same random starts.
-        seen = backend.global_sum(
-            ops.convert_to_tensor(self.student_metrics.accuracy.count)
-        )
+        seen = backend.metric_sum(self.student_metrics.accuracy.count)
         seed = SampleSeed(training.seed, 0).substream(_EVALUATION_STREAM)
         seed = sample_seed(seed, x, ops.cast(seen, "int32"))
         for metrics in self._networks:
@@ -232,7 +230,6 @@ class EvaluationStep:
             if compiled_metrics is not None:
                 _, y, _ = keras.utils.unpack_x_y_sample_weight(data)
                 compiled_metrics.update_state(y, logits["clean"], sample_weight)
-        return self._logs(compiled_metrics)
 
     def metrics(
         self, compiled_metrics: keras.metrics.Metric | None
@@ -251,7 +248,7 @@ class EvaluationStep:
             found += [metrics.attribution for metrics in self._networks]
         return found
 
-    def _logs(
+    def logs(
         self, compiled_metrics: keras.metrics.Metric | None
     ) -> dict[str, Tensor]:
         """The logs after a batch.

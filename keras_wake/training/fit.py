@@ -21,6 +21,7 @@ from keras_wake.data import arrays
 from keras_wake.data.arrays import ImageShape
 from keras_wake.data.batches import check_ends
 from keras_wake.data.batches import check_structure
+from keras_wake.data.batches import number_of_batches
 from keras_wake.data.sharding import ShardedBatches
 from keras_wake.training.guard import BatchGuard
 from keras_wake.utils import validate
@@ -73,13 +74,9 @@ def data_settings(given: dict[str, Any]) -> dict[str, Json]:
         for name in ("batch_size", "_batch_size"):
             if isinstance(getattr(x, name, None), int):
                 found.setdefault("batch_size", getattr(x, name))
-        count = x.cardinality() if hasattr(x, "cardinality") else None
-        if count is None and hasattr(x, "__len__"):
-            # `len` of a `DataLoader` over an `IterableDataset` raises.
-            with contextlib.suppress(TypeError):
-                count = len(x)
-        if count is not None and int(count) > 0:
-            found["batches"] = int(count)
+        count = number_of_batches(x)
+        if count is not None:
+            found["batches"] = count
     return {name: _number(value) for name, value in found.items()}
 
 

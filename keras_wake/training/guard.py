@@ -169,6 +169,7 @@ class InputGuard(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Remembers the epoch, for the message, and the weights."""
         self._epoch = epoch
+        self._wake_model.start_pass()
         self._good = None  # Frees the memory that the next copy takes.
         if self.keep_recovery_copy:
             self._good = snapshot.copy(self._wake_model)

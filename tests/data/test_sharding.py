@@ -1,4 +1,4 @@
-"""Arrays whose batches several JAX processes and devices share."""
+"""Arrays whose batches processes and devices share."""
 
 import zlib
 
@@ -27,11 +27,11 @@ def arrays(count):
     return x, np.arange(count)
 
 
-def passes(shard, processes, devices, *args):
+def passes(shard, processes, devices, *args, evenly=True):
     """The batches of one pass, joined over the processes."""
     parts = []
     for process in range(processes):
-        shard(process, processes, devices)
+        shard(process, processes, devices, evenly=evenly)
         mine = ShardedArrays(*args)
         parts.append([mine[index] for index in range(len(mine))])
     return [
@@ -65,6 +65,46 @@ def test_evaluation_fills_the_last_batch_up_without_weight(
     assert len(y) == -(-19 // multiple) * multiple
     assert (weights[19:] == 0).all()
     np.testing.assert_array_equal(x[:, 0], y)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_shares_may_be_unequal_but_none_is_empty(shard, training):
+    # The last batch has 4 images for 3 processes, then 2 and 1.
+    for count, last in ((14, 4), (12, 2), (11, 1)):
+        given = (*arrays(count), np.ones(count))
+        found = passes(shard, 3, 1, given, 10, training, evenly=False)
+        x, y, weights = map(np.concatenate, zip(*found, strict=True))
+        np.testing.assert_array_equal(x[:, 0], y)
+        if last < 3:
+            left = count - last if training else count
+            assert len(y) == (10 if training else 13)
+        else:
+            left = len(y)
+        np.testing.assert_array_equal(y[:left], np.arange(left))
+        np.testing.assert_array_equal(weights > 0, np.arange(len(y)) < left)
+    for process, size in enumerate((1, 1, 2)):
+        shard(process, 3, 1, evenly=False)
+        assert len(ShardedArrays(arrays(14), 10, training)[1][0]) == size
+    with pytest.raises(ValueError, match=r"at least 3.*batch_size=2"):
+        len(ShardedArrays(arrays(14), 2, training))
+
+
+def test_data_sets_of_other_lengths_are_refused(shard):
+    class Batches(keras.utils.PyDataset):
+        def __len__(self):
+            return 4
+
+    shard(0, 2, 1)
+    other = Processes(np.int32(3))
+    message = r"same number of batches.*\[4, 3\] batches in `"
+    with pytest.raises(ValueError, match=f"{message}x`"):
+        shard_arrays(other, {"x": Batches()}, training=True)
+    given = {"x": Batches(), "steps_per_epoch": 2}
+    shard_arrays(other, given, training=True)
+    with pytest.raises(ValueError, match=f"{message}validation_data`"):
+        given |= {"validation_data": Batches()}
+        shard_arrays(other, given, training=True)
+    shard_arrays(other, given | {"validation_steps": 1}, training=True)
 
 
 def test_every_pass_of_training_has_an_order_that_all_processes_share(shard):

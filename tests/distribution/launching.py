@@ -14,10 +14,10 @@ import keras_wake
 HERE = pathlib.Path(__file__).parent
 
 
-def start(script, *arguments, **environment):
+def start(script, *arguments, command=(sys.executable,), **environment):
     """Starts a script of this folder; its output goes to a pipe."""
     return subprocess.Popen(
-        [sys.executable, str(HERE / script), *map(str, arguments)],
+        [*command, str(HERE / script), *map(str, arguments)],
         env={
             **os.environ,
             "PYTHONPATH": str(pathlib.Path(keras_wake.__file__).parents[1]),

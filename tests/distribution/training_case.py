@@ -12,13 +12,18 @@ import keras_wake as kw
 from keras_wake import backend
 
 
-def classifier(batch_norm, synchronized, shape=(4, 4, 1), classes=3):
+def classifier(
+    batch_norm, synchronized, shape=(4, 4, 1), classes=3, dropout=False
+):
     keras.utils.set_random_seed(1)
     layers = [keras.Input(shape), keras.layers.Conv2D(6, 3)]
     if batch_norm:
         norm = keras.layers.BatchNormalization(synchronized=synchronized)
         layers.append(norm)
     l2 = keras.regularizers.L2(1e-2)
+    if dropout:
+        # PyTorch draws for the first from its own generator.
+        layers += [keras.layers.Dropout(0.3), keras.layers.Dropout(0.3, seed=3)]
     layers += [
         keras.layers.ELU(),
         keras.layers.Flatten(),
@@ -37,10 +42,14 @@ def data(count, one_hot):
     return x, np.eye(3, dtype="float32")[y] if one_hot else y
 
 
+def darker_at_the_end(x):
+    """Images of which the second half has other statistics."""
+    half = len(x) // 2
+    return np.concatenate([x[:half], x[half:] / 4])
+
+
 def numpy_of(weights):
-    return [
-        np.asarray(keras.ops.convert_to_tensor(w)).tolist() for w in weights
-    ]
+    return [backend.to_numpy(w).tolist() for w in weights]
 
 
 class DieAt(keras.callbacks.Callback):
@@ -73,12 +82,15 @@ def train(
     xla=False,
     attack_training=False,
     accumulate=None,
+    dropout=False,
 ):
     keras.config.set_dtype_policy(policy)
     if xla and strategy:
         # As on a GPU.
         backend.tensorflow.jit_by_default = lambda: True
     digits = {"shape": (8, 8, 1), "classes": 10} if pipeline else {}
+    if dropout:
+        digits["dropout"] = True
     with strategy.scope() if strategy else contextlib.nullcontext():
         student = classifier(batch_norm, synchronized, **digits)
         pgd = kw.attacks.PGD(epsilon=0.03, steps=2, training=attack_training)
