@@ -476,8 +476,8 @@ class WakeModel(backend.Trainer):
     def make_train_function(self, force: bool = False) -> Any:
         """Compiles the training step, again if its callbacks changed."""
         self.switches.check_average(self.schedule, self.teacher_in_use)
-        setting = (self.switches.averager, self.switches.pretrained)
-        setting += (self._label_spec, self._leaves_teacher_out)
+        switched_on = self.switches.averager, self.switches.pretrained
+        setting = (switched_on, self._label_spec, self._leaves_teacher_out)
         force = self._changed("train", setting) or force
         return super().make_train_function(force=force)
 

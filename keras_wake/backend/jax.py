@@ -171,7 +171,7 @@ class Trainer(CommonTrainer):
     def __setattr__(self, name: str, value: Any) -> None:
         """As in Keras, which looks for variables in the state of each step."""
         if name == keras_compat.JAX_STATE:
-            vars(self)[name] = value
+            self.__dict__[name] = value
         else:
             super().__setattr__(name, value)
 
@@ -244,7 +244,7 @@ class Trainer(CommonTrainer):
             # Bringing the variables themselves up to date after each step,
             # as `sync_variables` does, would take milliseconds.
             if measures:
-                vars(self)["_newest"] = newest[-1]  # `setattr` is slow.
+                self.__dict__["_newest"] = newest[-1]  # `setattr` is slow.
             return logs, newest
 
         return step

@@ -62,7 +62,10 @@ def copy(variable: keras.Variable) -> Tensor:
 
 def all_finite(values: list[Tensor]) -> Tensor:
     """Whether no entry of any tensor is NaN or infinite, a boolean scalar."""
-    tensors = [getattr(value, "value", value) for value in values]
+    tensors: list[torch.Tensor] = [
+        value.value if isinstance(value, keras.Variable) else value
+        for value in values
+    ]
     # The largest absolute values, in few calls.
     return torch.nn.utils.get_total_norm(tensors, float("inf")).isfinite()
 

@@ -104,7 +104,7 @@ class CatastrophicOverfitMonitor(WakeCallback):
         self.single_step, self.multi_step = single_step, multi_step
         if self._interval is None:
             # Where a callback has a hook for batches, Keras waits for each.
-            self.on_train_batch_end = super().on_train_batch_end
+            self.__dict__["on_train_batch_end"] = super().on_train_batch_end
         self._forget()
 
     def _forget(self) -> None:

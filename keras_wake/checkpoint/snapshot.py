@@ -83,7 +83,7 @@ def put_back(model: keras.Model, values: Sequence) -> None:
             for replica, value in zip(replicas, own, strict=True):
                 replica.assign(value)
         return
-    check(variables, values)
+    check(variables, list(values))
     for variable, value in zip(variables, values, strict=True):
         assign(variable, value)
 

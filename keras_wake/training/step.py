@@ -146,7 +146,7 @@ class TrainingStep:
         self.train_steps.assign_add(1)
         images = {}
         for name in self.objective.inputs:
-            if name == "clean":
+            if name == "clean" or self.attack is None:
                 images[name] = x
                 continue
             seed = SampleSeed(self.seed, 0).substream(self.train_steps)
