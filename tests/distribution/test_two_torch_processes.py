@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 # The sums of a batch are taken in another order; seen: 2e-6, of CAS.
 TOLERANCE = 1e-5
-# Seen: two seconds, in which a process notices that another is gone.
+# Far below the 30 minutes that a group of gloo waits for a silent process.
 NOTICED_WITHIN = 60
 
 
