@@ -311,13 +311,3 @@ class _Search(Schedule):
         self.ramp = None if start is None else self.schedule.from_epoch(start)
         self._best, self._waited = state["best"], state["waited"]
         self._best_teacher = list(state["best_teacher"])
-
-
-def check_schedule(schedule: object) -> Schedule | None:
-    """The schedule, if it is one or `None`."""
-    if not isinstance(schedule, (Schedule, type(None))):
-        raise TypeError(
-            "`schedule` must be a `DistillationRamp`, an `AdaptiveRamp` or "
-            f"None. Received: schedule={schedule!r}."
-        )
-    return schedule

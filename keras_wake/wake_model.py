@@ -21,7 +21,6 @@ from keras_wake.checkpoint import model_files
 from keras_wake.data.classifier import check_classifier
 from keras_wake.data.sharding import shard_arrays
 from keras_wake.losses.distillation import check_temperature
-from keras_wake.schedules import check_schedule
 from keras_wake.schedules import Schedule
 from keras_wake.training import fit as fit_checks
 from keras_wake.training import teacher_copy
@@ -146,7 +145,7 @@ class WakeModel(backend.Trainer):
         self.attack, self.eval_attack = check_attacks(
             attack, eval_attack, self.objective
         )
-        self.schedule = check_schedule(schedule)
+        self.schedule = fit_checks.check_schedule(schedule)
         self.temperature = check_temperature(temperature)
         self.scale_distillation = validate.boolean(
             scale_distillation=scale_distillation

@@ -23,6 +23,7 @@ from keras_wake.data.batches import check_ends
 from keras_wake.data.batches import check_structure
 from keras_wake.data.batches import number_of_batches
 from keras_wake.data.sharding import ShardedBatches
+from keras_wake.schedules import Schedule
 from keras_wake.training.guard import BatchGuard
 from keras_wake.utils import validate
 from keras_wake.utils.labels import int32_labels
@@ -276,6 +277,16 @@ def _check_class_weight(class_weight: object, num_classes: int) -> None:
                 f"and {num_classes - 1}. Received: {label!r}."
             )
         validate.not_negative(class_weight=weight)
+
+
+def check_schedule(schedule: object) -> Schedule | None:
+    """The schedule, if it is one or `None`."""
+    if not isinstance(schedule, (Schedule, type(None))):
+        raise TypeError(
+            "`schedule` must be a `DistillationRamp`, an `AdaptiveRamp` or "
+            f"None. Received: schedule={schedule!r}."
+        )
+    return schedule
 
 
 def check_no_loss(loss: object, loss_weights: object) -> None:
