@@ -72,7 +72,9 @@ def global_sum(value: Tensor) -> Tensor:
     context = tf.distribute.get_replica_context()
     if context is None or context.num_replicas_in_sync == 1:
         return value
-    return context.all_reduce(tf.distribute.ReduceOp.SUM, value)
+    # Several workers cannot sum the value of a metric as it is read: `+ 0`
+    # makes a tensor of it on the device of the replica.
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, value + 0)
 
 
 def metric_sum(variable: keras.Variable) -> Tensor:
