@@ -86,8 +86,9 @@ def modules():
     yield keras_wake
     for _, name, _ in pkgutil.walk_packages(keras_wake.__path__, "keras_wake."):
         package, _, last = name.rpartition(".")
-        is_backend = package == "keras_wake.backend" and last in BACKENDS
-        if not is_backend or importlib.util.find_spec(last):
+        backend = last.partition("_")[0]  # `torch_processes` needs torch.
+        is_backend = package == "keras_wake.backend" and backend in BACKENDS
+        if not is_backend or importlib.util.find_spec(backend):
             yield importlib.import_module(name)
 
 
