@@ -45,8 +45,8 @@ CASES = {
     "float16": ((2,), train, (20, 10), {"policy": "mixed_float16"}),
     "batch_norm": ((1, 2), train, (37, 12), NORM),
     "batch_norm_alone": ((2,), train, (25, 12), {"batch_norm": True}),
-    # On one without XLA.
-    "xla": ((1, 2), train, (39, 10), {"xla": True}),
+    # To be compared with `several_steps` on one.
+    "xla": ((2,), train, (39, 10), {"xla": True}),
     "accumulating": ((2,), train, (20, 10), {"accumulate": 2}),
     "norm_in_attack": ((2,), train, (37, 12), SHARED_NORM),
     "nan": ((2,), train, (24, 12), {"nan": True}),

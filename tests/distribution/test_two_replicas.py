@@ -32,15 +32,15 @@ def replica_results(tmp_path_factory):
     return results_of("replica_run.py", tmp_path_factory, *cases)
 
 
-def of_one_and_two(results, case):
-    one, two = results[f"{case}_1"], results[f"{case}_2"]
+def of_one_and_two(results, case, case_of_one=None):
+    one, two = results[f"{case_of_one or case}_1"], results[f"{case}_2"]
     assert "error" not in one, one.get("error")
     assert "error" not in two, two.get("error")
     return one, two
 
 
-def check_same(results, case):
-    one, two = of_one_and_two(results, case)
+def check_same(results, case, case_of_one=None):
+    one, two = of_one_and_two(results, case, case_of_one)
     assert {"val_cas", "val_teacher_robust_accuracy"} <= set(one["history"])
     # The sums of a batch are taken in another order, in float32; seen: 1e-6.
     assert_same(one, two, 1e-4)
@@ -59,7 +59,7 @@ def test_two_replicas_run_several_steps_in_one_call(replica_results):
 
 
 def test_attack_under_xla_finds_what_it_finds_without(replica_results):
-    check_same(replica_results, "xla")
+    check_same(replica_results, "xla", "several_steps")
 
 
 def test_two_replicas_train_as_one(replica_results):
