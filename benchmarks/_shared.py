@@ -1,9 +1,11 @@
 """What the benchmarks share: commit and versions, and measuring processes."""
 
+import datetime
 import importlib.metadata
 import json
 import os
 import pathlib
+import platform
 import signal
 import subprocess
 import sys
@@ -36,6 +38,16 @@ def versions(*packages: str) -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def where_measured(*packages: str) -> dict:
+    """Date, commit, device and versions, for the record of a benchmark."""
+    return {
+        "date": datetime.date.today().isoformat(),
+        "commit": commit(),
+        "device": f"{os.cpu_count()} CPU cores, {platform.machine()}",
+        "versions": versions(*packages),
+    }
 
 
 def environment(backend: str, cpu: bool = True) -> dict[str, str]:

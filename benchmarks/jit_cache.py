@@ -11,21 +11,17 @@ cache holds afterwards. The loss must be the same.
 """
 
 import argparse
-import datetime
 import json
-import os
 import pathlib
-import platform
 import tempfile
 import time
 
-from _shared import commit
 from _shared import environment
 from _shared import images
 from _shared import measure
 from _shared import report
-from _shared import versions
 from _shared import wake_model
+from _shared import where_measured
 from _shared import write
 
 SPEC = {"width": 16, "batch": 64, "attack_steps": 10}
@@ -91,10 +87,7 @@ def main() -> None:
     }
     turns = [turn(spec, 600) for _ in range(args.turns)]
     result = {
-        "date": datetime.date.today().isoformat(),
-        "commit": commit(),
-        "device": f"{os.cpu_count()} CPU cores, {platform.machine()}",
-        "versions": versions("keras", "jax"),
+        **where_measured("keras", "jax"),
         **spec,
         "turns": args.turns,
         "first_step_seconds": {

@@ -13,18 +13,16 @@ epoch.
 """
 
 import argparse
-import datetime
 import json
-import os
-import platform
+import pathlib
 import statistics
 import time
 
-from _shared import commit
 from _shared import environment
 from _shared import measure
 from _shared import report
-from _shared import versions
+from _shared import where_measured
+from _shared import write
 
 LAYERS, UNITS, BATCH, BATCHES = 30, 64, 32, 200
 BACKENDS = ("tensorflow", "jax", "torch")
@@ -127,7 +125,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=15)
     parser.add_argument("--backends", nargs="+", default=BACKENDS)
     parser.add_argument("--steps-per-execution", type=int, default=1)
-    parser.add_argument("--output", help="JSON file for the result")
+    parser.add_argument("--output", type=pathlib.Path, help="JSON file")
     parser.add_argument("--measure", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
@@ -138,10 +136,7 @@ def main() -> None:
         "steps_per_execution": args.steps_per_execution,
     }
     result = {
-        "date": datetime.date.today().isoformat(),
-        "commit": commit(),
-        "device": f"{os.cpu_count()} CPU cores, {platform.machine()}",
-        "versions": versions("keras", "tensorflow", "jax", "torch"),
+        **where_measured("keras", "tensorflow", "jax", "torch"),
         **spec,
         "backends": {},
     }
@@ -150,8 +145,7 @@ def main() -> None:
         result["backends"][backend] = found[-1] if found else failure
         print(backend, result["backends"][backend], flush=True)
     if args.output:
-        with open(args.output, "w") as file:
-            json.dump(result, file, indent=1)
+        write(args.output, result)
 
 
 if __name__ == "__main__":

@@ -190,7 +190,7 @@ class Trainer(CommonTrainer):
                 self.training_step.perturb_weights(batch)
                 updates_before = self.optimizer_updates()
             with torch_processes.changes_shared(
-                self._metrics_to_sum(), self._moving_statistics()
+                self._metrics_to_sum, self._moving_statistics
             ):
                 self._update(batch)
             with torch.no_grad():
@@ -229,7 +229,7 @@ class Trainer(CommonTrainer):
 
     def shared_metrics(self) -> AbstractContextManager:
         """A block in which metrics are updated, by what all processes found."""
-        return torch_processes.changes_shared(self._metrics_to_sum())
+        return torch_processes.changes_shared(self._metrics_to_sum)
 
     def _metrics_to_sum(self) -> list[keras.Variable]:
         return [

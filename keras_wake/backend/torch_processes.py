@@ -9,6 +9,7 @@ the group's time is over, and never add what does not belong together.
 import contextlib
 import os
 import zlib
+from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
@@ -117,20 +118,24 @@ def sums(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
 
 @contextlib.contextmanager
 def changes_shared(
-    summed: Sequence[Any], averaged: Sequence[Any] = ()
+    find_summed: Callable[[], Sequence[Any]],
+    find_averaged: Callable[[], Sequence[Any]] = tuple,
 ) -> Iterator[None]:
     """Makes changes of variables in the block those of all processes.
 
     Args:
-        summed: Variables which change by the sum of all changes.
-        averaged: Variables and buffers which change by the mean. What does
-            not change in any process stays as it is, to the last bit.
+        find_summed: Returns the variables which change by the sum of all
+            changes. Called only where there are several processes.
+        find_averaged: Returns the variables and buffers which change by the
+            mean. What does not change in any process stays as it is, to the
+            last bit.
     """
     count = rank_and_count()[1]
     if count == 1:
         yield
         return
-    changed = [*summed, *averaged]
+    summed = find_summed()
+    changed = [*summed, *find_averaged()]
     before = [_tensor_of(value).clone() for value in changed]
     yield
     tensors = [_tensor_of(value) for value in changed]

@@ -128,20 +128,18 @@ class FirstFault(NamedTuple):
     """The value of `InputFaults`.
 
     Attributes:
-        batches: Number of batches since the last reset.
         batch: Number of the first one with a fault, from 1; 0 without any.
         counts: Its faults, over all replicas.
     """
 
-    batches: int
     batch: int
     counts: FaultCounts
 
     @classmethod
     def from_values(cls, values: np.ndarray) -> "FirstFault":
         """Reads the variable of `InputFaults`."""
-        batches, batch, *counts = map(int, values)
-        return cls(batches, batch, FaultCounts(*counts))
+        _, batch, *counts = map(int, values)
+        return cls(batch, FaultCounts(*counts))
 
 
 def has_length(values: Tensor, count: int | Tensor) -> bool | Tensor:

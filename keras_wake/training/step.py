@@ -104,7 +104,7 @@ class TrainingStep:
     teacher: keras.Model
     accuracies: dict[str, keras.metrics.Metric]
     objective: Objective
-    attack: Attack | None
+    attack: Any
     temperature: float
     scale_distillation: bool
     seed: int
@@ -146,7 +146,7 @@ class TrainingStep:
         self.train_steps.assign_add(1)
         images = {}
         for name in self.objective.inputs:
-            if name == "clean" or self.attack is None:
+            if name == "clean":
                 images[name] = x
                 continue
             seed = SampleSeed(self.seed, 0).substream(self.train_steps)
