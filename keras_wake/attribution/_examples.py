@@ -9,9 +9,9 @@ import dataclasses
 import numpy as np
 from keras import ops
 
+from keras_wake.attribution.batches import Batch
 from keras_wake.attribution.correlation import indices_of_largest
 from keras_wake.attribution.correlation import unit_vectors
-from keras_wake.attribution.vectors import Batch
 from keras_wake.attribution.vectors import ClassMeans
 from keras_wake.utils.types import Array
 

@@ -152,6 +152,9 @@ def correlation_matrix(
     are kept in memory, see `instance_vectors`. A class without samples, or
     with zero vectors only, gives NaN in its row and column and a warning.
 
+    Several processes share the batches, and all return the same matrix: see
+    `attribution_vectors`.
+
     Args:
         classifier: Built `keras.Model`, as in `attribution_vectors`.
         data: As in `attribution_vectors`.

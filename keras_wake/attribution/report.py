@@ -219,6 +219,9 @@ def class_report(
     so far. Shuffle data of more than ten classes: in data sorted by class, a
     cosine is unknown until both classes have been seen.
 
+    Several processes share the batches, and all return the same report: see
+    `attribution_vectors`.
+
     Args:
         classifier: Built `keras.Model`, as in `attribution_vectors`.
         data: As in `attribution_vectors`. It is read once.

@@ -8,7 +8,6 @@ import weakref
 from collections.abc import Callable
 from collections.abc import Iterator
 from functools import partial
-from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -17,6 +16,8 @@ from keras import ops
 from keras_wake import backend
 from keras_wake.attacks import Attack
 from keras_wake.attacks import ThreatModel
+from keras_wake.attribution.batches import Batch
+from keras_wake.attribution.batches import shared_batches
 from keras_wake.attribution.head import find_head
 from keras_wake.attribution.head import head_features
 from keras_wake.attribution.head import head_weights
@@ -25,6 +26,7 @@ from keras_wake.backend.layer_settings import PerModel
 from keras_wake.data.batches import iterate_checked
 from keras_wake.data.classifier import check_classifier
 from keras_wake.data.classifier import image_shape
+from keras_wake.data.sharding import whole_batches
 from keras_wake.utils import validate
 from keras_wake.utils.types import Array
 from keras_wake.utils.types import Dataset
@@ -38,26 +40,6 @@ _COMPILED = PerModel()
 _LARGEST_SCALED = 32
 
 Bounds = tuple[float, float]
-
-
-class Batch(NamedTuple):
-    """A batch and what the classifier made of it.
-
-    Attributes:
-        images: Tensor (batch, ...), clean.
-        adversarial: Tensor (batch, ...); `images` if there is no attack.
-        labels: (batch,), class numbers.
-        clean_logits: Float32 (batch, K); `logits` if not asked for.
-        logits: Float32 (batch, K), of the adversarial images.
-        vectors: Float32 (batch, n), A(x) of the adversarial images.
-    """
-
-    images: Tensor
-    adversarial: Tensor
-    labels: Array
-    clean_logits: Array
-    logits: Array
-    vectors: Array
 
 
 class ClassMeans:
@@ -118,25 +100,26 @@ def analyse(
     by_head = _COMPILED.get(classifier, lambda _: PerModel())
     compiled = by_head.get(head, partial(_compile, weakref.ref(classifier)))
     shape = image_shape(classifier)
+    data = whole_batches(data)
     checked = iterate_checked(data, num_classes, limits, batch_size, shape)
 
-    def batches() -> Iterator[Batch]:
-        for number, (x, labels) in enumerate(checked):
-            if np.isinf(limits[1]):
-                _refuse_unscaled_images(x)
-            seen = x
-            if attack is not None:
-                start = (seed + 7919 * number) % 2**32
-                seen = attack(classifier, x, labels, seed=start)
-            classes, logits, vectors = map(
-                ops.convert_to_numpy, compiled(seen, labels)
-            )
-            before = logits
-            if clean and attack is not None:
-                before = ops.convert_to_numpy(compiled(x, labels)[1])
-            yield Batch(x, seen, classes, before, logits, vectors)
+    def analysed(number: int, x: Tensor, labels: Tensor) -> Batch:
+        if np.isinf(limits[1]):
+            _refuse_unscaled_images(x)
+        seen = x
+        if attack is not None:
+            start = (seed + 7919 * number) % 2**32
+            seen = attack(classifier, x, labels, seed=start)
+        classes, logits, vectors = map(
+            ops.convert_to_numpy, compiled(seen, labels)
+        )
+        before = logits
+        if clean and attack is not None:
+            before = ops.convert_to_numpy(compiled(x, labels)[1])
+        return Batch(x, seen, classes, before, logits, vectors)
 
-    return ClassMeans(num_classes, head_features(head)), batches()
+    batches = shared_batches(classifier, checked, analysed)
+    return ClassMeans(num_classes, head_features(head)), batches
 
 
 def _refuse_unscaled_images(x: Tensor) -> None:
@@ -177,6 +160,12 @@ def attribution_vectors(
 
     A(x) = g(x + δ) ⊙ W[y], averaged over all samples of class y, whether the
     classifier gets them right or not. The bias of the head is not used.
+
+    Several processes (those of `MultiWorkerMirroredStrategy`,
+    `keras.distribution.initialize` or `torch.distributed`) share the batches,
+    and all return what one process would. All of them must make this call,
+    with all of the data. Where their weights differ, as by moving statistics
+    of batch norm, the first one analyses its own for all.
 
     Args:
         classifier: Built `keras.Model`: images to logits, by a Dense layer.

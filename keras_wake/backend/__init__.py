@@ -24,6 +24,8 @@ names, for what must differ:
 - `data_shard()`: the number of this process, how many share each batch of the
   data, and what the size of a process's share must be a multiple of;
 - `divides_evenly`: whether all shares of a batch must have the same size;
+- `processes(model)`: the number of this process, and how many work together;
+- `gather_objects(model, value)`: the `value` of each of them, in their order;
 - `saving_in_one_process`: a context in which one process may save by itself;
 - `buffers`: tensors other than variables that a step changes;
 - `random_state`, `set_random_state`: of generators that are not variables;

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import pickle
 import threading
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -117,6 +118,26 @@ divides_evenly = False
 def replicas_of(variable: keras.Variable) -> list[keras.Variable]:
     """The variable of each replica: one is enough, as all are the same."""
     return [variable]
+
+
+def gathered_as_bytes(
+    all_gather: Callable[[np.ndarray], list[np.ndarray]], value: object
+) -> list[Any]:
+    """What each process has passed, by a function that gathers arrays.
+
+    Args:
+        all_gather: The array of each process. It takes int32 arrays, of the
+            same shape in all processes.
+        value: Anything that can be pickled.
+    """
+    content = pickle.dumps(value)
+    sizes = [int(size) for size in all_gather(np.array(len(content), np.int32))]
+    padded = np.zeros(-(-max(sizes) // 4), np.int32)
+    padded.view(np.uint8)[: len(content)] = np.frombuffer(content, np.uint8)
+    return [
+        pickle.loads(np.ascontiguousarray(found).tobytes()[:size])
+        for found, size in zip(all_gather(padded), sizes, strict=True)
+    ]
 
 
 # Where all random numbers come from variables or explicit seeds: TensorFlow

@@ -19,6 +19,7 @@ from jax.experimental import multihost_utils
 
 from keras_wake.backend import keras_compat
 from keras_wake.backend._common import CommonTrainer
+from keras_wake.backend._common import gathered_as_bytes
 from keras_wake.backend._common import to_numpy
 from keras_wake.utils.labels import with_int32_labels
 from keras_wake.utils.types import Tensor
@@ -76,6 +77,20 @@ def data_shard() -> tuple[int, int, int]:
     return jax.process_index(), processes, max(1, devices // processes)
 
 
+def processes(model: keras.Model) -> tuple[int, int]:
+    """The number of this process, and how many work together."""
+    return jax.process_index(), jax.process_count()
+
+
+def gather_objects(model: keras.Model, value: object) -> list[Any]:
+    """The `value` of each process, which all have to call this."""
+    if jax.process_count() == 1:
+        return [value]
+    return gathered_as_bytes(
+        lambda array: list(multihost_utils.process_allgather(array)), value
+    )
+
+
 @contextlib.contextmanager
 def saving_in_one_process() -> Iterator[None]:
     """A context in which one process may save by itself.
@@ -111,9 +126,33 @@ def compile(function: Callable, get_model: Callable) -> Callable:
             return function(*tensors)
 
     def run(*tensors: Tensor) -> Tensor:
-        return stateless([v.value for v in get_model().variables], *tensors)
+        values = [_of_this_process(v.value) for v in get_model().variables]
+        result = stateless(values, *tensors)
+        if jax.process_count() == 1:
+            return result
+        # From the host, it is bound to no device: a call of the network, whose
+        # weights are on the devices of all processes, takes it.
+        return keras.tree.map_structure(
+            lambda value: jax.numpy.asarray(np.asarray(value)), result
+        )
 
     return run
+
+
+def _of_this_process(value: Tensor) -> Tensor:
+    """The value of a variable, for what one of several processes computes.
+
+    Else all of them would have to compute the same.
+    """
+    if jax.process_count() == 1 or value.is_fully_addressable:
+        return value
+    if not value.is_fully_replicated:
+        raise ValueError(
+            "Attacks, evaluation and attribution need all weights in each "
+            "process, and those of this model are divided among several. Save "
+            "it, and load the file in one process."
+        )
+    return value.addressable_data(0)
 
 
 def device_count(model: keras.Model) -> int:

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from keras_wake.backend import keras_compat
 from keras_wake.backend._common import CommonTrainer
+from keras_wake.backend._common import gathered_as_bytes
 from keras_wake.backend._common import no_gradient
 from keras_wake.utils.types import Tensor
 
@@ -232,6 +233,34 @@ def _is_multi_worker(strategy: tf.distribute.Strategy) -> bool:
     return isinstance(
         strategy, tf.distribute.MultiWorkerMirroredStrategy
     ) and bool(strategy.cluster_resolver.cluster_spec().as_dict())
+
+
+def processes(model: keras.Model) -> tuple[int, int]:
+    """The number of this process, and how many work together."""
+    strategy = model.distribute_strategy
+    if not _is_multi_worker(strategy):
+        return 0, 1
+    resolver = strategy.cluster_resolver
+    cluster = resolver.cluster_spec().as_dict()
+    chiefs, workers = (len(cluster.get(k, ())) for k in ("chief", "worker"))
+    is_worker = resolver.task_type == "worker"
+    return resolver.task_id + chiefs * is_worker, chiefs + workers
+
+
+def gather_objects(model: keras.Model, value: object) -> list[Any]:
+    """The `value` of each process, which all have to call this."""
+    _, count = processes(model)
+    if count == 1:
+        return [value]
+    strategy = model.distribute_strategy
+
+    def all_gather(array: Any) -> list[Any]:
+        own = strategy.run(lambda: tf.constant(array)[tf.newaxis])
+        found = strategy.gather(own, axis=0).numpy()
+        # One for each replica.
+        return list(found[:: len(found) // count])
+
+    return gathered_as_bytes(all_gather, value)
 
 
 class Trainer(CommonTrainer):

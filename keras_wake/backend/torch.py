@@ -127,6 +127,21 @@ def data_shard() -> tuple[int, int, int]:
     return *torch_processes.rank_and_count(), 1
 
 
+def processes(model: keras.Model) -> tuple[int, int]:
+    """The number of this process, and how many work together."""
+    return torch_processes.rank_and_count()
+
+
+def gather_objects(model: keras.Model, value: object) -> list[Any]:
+    """The `value` of each process, which all have to call this."""
+    _, count = processes(model)
+    if count == 1:
+        return [value]
+    found: list[Any] = [None] * count
+    torch.distributed.all_gather_object(found, value)
+    return found
+
+
 def jit_by_default() -> bool:
     """Never: `torch.compile` does not pay off for most, as in Keras."""
     return False

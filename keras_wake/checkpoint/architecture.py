@@ -13,6 +13,7 @@ import json
 import keras
 import numpy as np
 
+from keras_wake import backend
 from keras_wake.backend import keras_compat
 from keras_wake.backend.layer_settings import is_plain
 from keras_wake.backend.layer_settings import layers_of
@@ -51,6 +52,16 @@ def layers_digest(model: keras.Model) -> str:
 def graph_digest(model: keras.Model) -> str:
     """Digest of `graph_records`."""
     return checksum(json.dumps(graph_records(model), sort_keys=True).encode())
+
+
+def weights_digest(model: keras.Model) -> str:
+    """The same for equal values of the weights, whatever their names."""
+    digest = hashlib.blake2b(digest_size=16)
+    for variable in model.weights:
+        value = np.ascontiguousarray(backend.to_numpy(variable))
+        digest.update(f"{value.dtype}{value.shape}".encode())
+        digest.update(value.tobytes())
+    return digest.hexdigest()
 
 
 def checksum(content: bytes) -> str:

@@ -7,6 +7,7 @@ refuses a batch that its devices cannot divide evenly. Processes of PyTorch may
 have unequal shares, but none without an image.
 """
 
+import copy
 import math
 import zlib
 from collections.abc import Callable
@@ -38,6 +39,8 @@ class ShardedBatches(keras.utils.PyDataset):
 
     def __init__(self, count: int, batch_size: int, training: bool):
         super().__init__()
+        # Whether this process makes all of each batch.
+        self.whole = False
         self.batch_size = batch_size
         self._count = count
         self.training = training
@@ -59,10 +62,13 @@ class ShardedBatches(keras.utils.PyDataset):
     def __len__(self) -> int:
         return math.ceil(self._total() / self.batch_size)
 
+    def _shard(self) -> tuple[int, int, int]:
+        # Asked each time: it is known once the processes know of each other.
+        return (0, 1, 1) if self.whole else backend.data_shard()
+
     def _total(self) -> int:
         """Number of images in all batches of all processes."""
-        # Asked each time: it is known once the processes know of each other.
-        _, processes, devices = backend.data_shard()
+        _, processes, devices = self._shard()
         sharers = processes * devices
         if backend.divides_evenly and self.batch_size % sharers:
             raise ValueError(
@@ -103,7 +109,7 @@ class ShardedBatches(keras.utils.PyDataset):
             raise IndexError(
                 f"There are {len(self)} batches. Received: index {index}."
             )
-        process, processes, _ = backend.data_shard()
+        process, processes, _ = self._shard()
         size = min(start + self.batch_size, total) - start
         first, last = (
             start + size * number // processes
@@ -114,6 +120,15 @@ class ShardedBatches(keras.utils.PyDataset):
             return numbers, None
         real = numbers < self._count
         return np.where(real, numbers, start), real.astype(np.float32)
+
+
+def whole_batches(data: Dataset) -> Dataset:
+    """`data`, of which this process gets all, also where several share it."""
+    if not isinstance(data, ShardedBatches):
+        return data
+    data = copy.copy(data)
+    data.whole = True
+    return data
 
 
 class ShardedArrays(ShardedBatches):

@@ -25,6 +25,7 @@ from keras_wake.attacks.logits import CrossEntropy
 from keras_wake.attacks.logits import stateless_logits
 from keras_wake.data.batches import iterate_checked
 from keras_wake.data.classifier import image_shape
+from keras_wake.data.sharding import whole_batches
 from keras_wake.utils import validate
 from keras_wake.utils.seeds import as_int32
 from keras_wake.utils.seeds import SampleSeed
@@ -100,6 +101,7 @@ def collect(
     """Reads, checks and sorts the data of a checked classifier."""
     images, classes, digests = [], [], []
     shape = image_shape(classifier)
+    data = whole_batches(data)
     for x, labels in iterate_checked(
         data, num_classes, bounds, batch_size, shape
     ):

@@ -10,9 +10,11 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
+from keras_wake import backend
 from keras_wake._version import __version__
 from keras_wake.attacks import Attack
 from keras_wake.data.classifier import check_classifier
+from keras_wake.evaluation import processes
 from keras_wake.evaluation import reliability
 from keras_wake.evaluation.compiled_classifier import collect
 from keras_wake.evaluation.compiled_classifier import CompiledClassifier
@@ -25,6 +27,7 @@ from keras_wake.evaluation.shard import digest_of_order
 from keras_wake.evaluation.shard import Shard
 from keras_wake.evaluation.shard import StepsCheck
 from keras_wake.evaluation.state import fingerprint
+from keras_wake.evaluation.state import of_share
 from keras_wake.evaluation.state import Progress
 from keras_wake.evaluation.state import STANDS
 from keras_wake.evaluation.state import StateFile
@@ -32,6 +35,7 @@ from keras_wake.evaluation.state import WRONG
 from keras_wake.utils import validate
 from keras_wake.utils.types import Array
 from keras_wake.utils.types import Dataset
+from keras_wake.utils.types import Json
 
 # The logits of so many images are part of the fingerprint.
 _COMPARED = 8
@@ -50,11 +54,13 @@ def evaluate(
     checks: bool = True,
     verbose: int = 0,
     shard: tuple[int, int] | None = None,
+    shared: bool = False,
 ) -> RobustnessReport:
     """Runs a list of attacks, checks, and reports.
 
-    The arguments are those of `autoattack`. Warnings point at the user's call
-    of the function that has called this one.
+    The arguments are those of `autoattack`; with `shared`, several processes
+    share the samples, unless `shard` is given. Warnings point at the user's
+    call of the function that has called this one.
     """
     seed = validate.seed(seed=seed)
     # What the result depends on besides classifier and data.
@@ -67,7 +73,7 @@ def evaluate(
         "backend": keras.backend.backend(),
         "keras_wake": __version__,
     }
-    index, count = (0, 1) if shard is None else check_shard(shard)
+    share = (0, 1) if shard is None else check_shard(shard)
     validate.one_of((0, 1, 2), verbose=verbose)
     if state is not None:
         validate.path(state=state)
@@ -76,35 +82,86 @@ def evaluate(
     names = validate.names_of_classes(class_names, num_classes)
     bounds = next(iter(attacks.values())).bounds
     everyone = collect(model, data, num_classes, bounds, classifier.batch_size)
-    samples = everyone.shard(index, count)
     for attack in attacks.values():
-        attack.check_image_shape(samples.images.shape[1:])
-    outputs, again = classifier.probe(everyone.images[: reliability.PROBED])
-    first = None if classifier.has_random_outputs else outputs[:_COMPARED]
+        attack.check_image_shape(everyone.images.shape[1:])
+    probed = classifier.probe(everyone.images[: reliability.PROBED])
+    first = None if classifier.has_random_outputs else probed[0][:_COMPARED]
     wanted = fingerprint(model, everyone.digest, settings, first)
-    of_file = wanted
-    if shard is not None:
-        of_file = {**wanted, "settings": {**settings, "shard": [index, count]}}
-    with StateFile(state, of_file) as file:
+    together = shared and shard is None and backend.processes(model)[1] > 1
+    if together:
+        share = processes.share_of_process(
+            model, wanted, names, len(everyone.images)
+        )
+        state = processes.state_of_share(state, *share)
+        verbose = verbose if share[0] == 0 else 0
+    report = None
+    if share[0] < share[1]:
+        samples = everyone.shard(*share)
+        run = _run_attacks(
+            classifier,
+            samples,
+            attacks,
+            everyone,
+            probed,
+            StateFile(state, of_share(wanted, *share)),
+            settings,
+            verbose,
+            together,
+        )
+        report = _report(run, names, version)
+        if shard is not None or together:
+            shown = _shard(run.tally(), samples, everyone, wanted, share)
+            report = dataclasses.replace(report, shard=shown)
+    # Alone, a process always has a share.
+    if report is None or together:
+        return processes.joined(model, report)
+    return report
+
+
+def _run_attacks(
+    classifier: CompiledClassifier,
+    samples: Samples,
+    attacks: dict[str, Attack],
+    everyone: Samples,
+    probed: tuple[Array, Array],
+    state_file: StateFile,
+    settings: Json,
+    verbose: int,
+    together: bool,
+) -> "Run":
+    """Runs the attacks on a share of the samples, and checks.
+
+    Args:
+        everyone: The samples of all shares.
+        probed: Two passes over the first of these.
+        together: Whether processes share the samples, and the attacks are
+            checked when their shares are joined.
+    """
+    name, checks = classifier.model.name, settings["checks"]
+    with state_file as file:
         progress = file.read()
         if progress is None:
             right = classifier.are_correct(samples.images, samples.classes)
             progress = Progress(np.where(right, STANDS, WRONG))
             if checks:
                 progress.findings += reliability.findings_before_attacks(
-                    classifier, everyone, attacks, outputs, again
+                    classifier, everyone, attacks, *probed
                 )
             file.write(progress)
         images = None
-        if return_images:
+        if settings["return_images"]:
             # The clean image where there is no adversarial one.
             images = samples.images.copy()
             images[progress.kept_samples] = file.read_images(
                 progress, images.shape[1:]
             )
+        seed = settings["seed"]
         run = Run(classifier, samples, attacks, seed, file, progress, images)
+        known = progress.findings
+        if together:
+            known = reliability.of_clean_images(known)
         # The state is written already: the user may have made warnings errors.
-        reliability.warn(progress.findings, model.name, stacklevel=3)
+        reliability.warn(known, name, stacklevel=4)
         if not progress.finished:
             warned = len(progress.findings)
             run.attack_all(verbose)
@@ -117,30 +174,10 @@ def evaluate(
             progress.findings += reliability.findings_after_attacks(run.tally())
             progress.finished = True
             file.write(progress)
-            reliability.warn(
-                progress.findings[warned:], model.name, stacklevel=3
-            )
-    report = _report(run, names, version)
-    if shard is None:
-        return report
-    tally = run.tally()
-    return dataclasses.replace(
-        report,
-        shard=Shard(
-            index,
-            count,
-            samples=len(everyone.images),
-            fingerprint={
-                **wanted,
-                "outputs": None if first is None else first.ravel(),
-            },
-            outside=tally.outside,
-            black_box=tally.black_box,
-            steps=tally.steps,
-            order=digest_of_order(everyone.places),
-            places=np.sort(samples.places),
-        ),
-    )
+            if not together:
+                found = progress.findings[warned:]
+                reliability.warn(found, name, stacklevel=4)
+    return run
 
 
 @dataclasses.dataclass
@@ -283,7 +320,7 @@ def _report(run: Run, class_names: list[str], version: str) -> RobustnessReport:
                 note=attack.note(num_classes),
             )
         )
-    backend = keras.backend.backend()
+    name_of_backend = keras.backend.backend()
     return RobustnessReport(
         version=version,
         norm=attack.norm,
@@ -303,10 +340,33 @@ def _report(run: Run, class_names: list[str], version: str) -> RobustnessReport:
             "keras_wake": __version__,
             "keras": keras.__version__,
             "numpy": np.__version__,
-            backend: sys.modules[backend].__version__,
+            name_of_backend: sys.modules[name_of_backend].__version__,
         },
         fallen_to=samples.in_order_of_data(fallen_to),
         images=None
         if run.images is None
         else samples.in_order_of_data(run.images),
+    )
+
+
+def _shard(
+    tally: reliability.Tally,
+    samples: Samples,
+    everyone: Samples,
+    wanted: Json,
+    share: tuple[int, int],
+) -> Shard:
+    """What joining needs to know of a share."""
+    outputs = wanted["outputs"]
+    if outputs is not None:
+        outputs = outputs.ravel()
+    return Shard(
+        *share,
+        samples=len(everyone.images),
+        fingerprint={**wanted, "outputs": outputs},
+        outside=tally.outside,
+        black_box=tally.black_box,
+        steps=tally.steps,
+        order=digest_of_order(everyone.places),
+        places=np.sort(samples.places),
     )

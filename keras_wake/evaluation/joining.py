@@ -84,8 +84,7 @@ def joined_report(reports: Sequence[RobustnessReport]) -> RobustnessReport:
     before = dict(
         finding
         for report, _ in reversed(pairs)
-        for finding in report.findings
-        if finding[0] not in reliability.AFTER_ATTACKS
+        for finding in reliability.of_clean_images(report.findings)
     )
     now = datetime.datetime.now(datetime.UTC)
     fields = {**vars(first), "shard": None}

@@ -42,6 +42,11 @@ Finding = tuple[str, str]
 AFTER_ATTACKS = ("outside-threat-model", "black-box", "not-converged")
 
 
+def of_clean_images(findings: Iterable[Finding]) -> list[Finding]:
+    """Those that are seen before the attacks."""
+    return [found for found in findings if found[0] not in AFTER_ATTACKS]
+
+
 @dataclasses.dataclass(frozen=True)
 class Tally:
     """What the attacks have done, in numbers that shares can add up.

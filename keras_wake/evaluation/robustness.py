@@ -84,7 +84,14 @@ def autoattack(
     All images are held in the memory of the host. Under
     `tf.distribute.MirroredStrategy` (for a classifier made in its scope) and
     `keras.distribution.DataParallel`, each batch is divided evenly among the
-    devices. Several processes would each compute everything: use one.
+    devices.
+
+    Several processes (those of `MultiWorkerMirroredStrategy`,
+    `keras.distribution.initialize` or `torch.distributed`) share the images,
+    and all return the report of one process. All of them must make this call,
+    with all of the data; each writes a `state` of its own. Where their weights
+    differ, as by moving statistics of batch norm, the first one evaluates its
+    own for all. With `shard=(0, 1)` a process evaluates by itself.
 
     With `state`, the progress is written to a file after every batch, and the
     same call goes on from there. The classifier, the data, the settings, the
@@ -154,6 +161,7 @@ def autoattack(
         checks=checks,
         verbose=verbose,
         shard=shard,
+        shared=True,
     )
 
 
@@ -224,6 +232,7 @@ def robust_accuracy(
         checks=checks,
         verbose=verbose,
         shard=shard,
+        shared=True,
     )
 
 

@@ -6,7 +6,6 @@ kept, go to a second file, to which each batch appends its own.
 """
 
 import dataclasses
-import hashlib
 import math
 import os
 import pathlib
@@ -15,7 +14,6 @@ import zlib
 import keras
 import numpy as np
 
-from keras_wake import backend
 from keras_wake.checkpoint import architecture
 from keras_wake.checkpoint import archive
 from keras_wake.checkpoint.lock import FileLock
@@ -137,19 +135,22 @@ def fingerprint(
         outputs: Logits of a few images: networks of the same layers and
             weights may still differ. None if outputs are random.
     """
-    weights = hashlib.blake2b(digest_size=16)
-    for variable in classifier.weights:
-        value = np.ascontiguousarray(backend.to_numpy(variable))
-        weights.update(f"{value.dtype}{value.shape}".encode())
-        weights.update(value.tobytes())
     return {
         "layers": architecture.layers_digest(classifier),
         "graph": architecture.graph_digest(classifier),
-        "weights": weights.hexdigest(),
+        "weights": architecture.weights_digest(classifier),
         "data": digest,
         "settings": settings,
         "outputs": outputs,
     }
+
+
+def of_share(wanted: Json, index: int, count: int) -> Json:
+    """The fingerprint of a share; one of one is the whole evaluation."""
+    if count == 1:
+        return wanted
+    shard = {"shard": [index, count]}
+    return {**wanted, "settings": {**wanted["settings"], **shard}}
 
 
 def differences(

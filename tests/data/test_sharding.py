@@ -10,6 +10,7 @@ from small import wake
 
 from keras_wake.data.sharding import shard_arrays
 from keras_wake.data.sharding import ShardedArrays
+from keras_wake.data.sharding import whole_batches
 
 
 class Processes:
@@ -123,6 +124,21 @@ def test_every_pass_of_training_has_an_order_that_all_processes_share(shard):
         assert len(mine) == len(other) == 8
         assert len({*mine, *other}) == 16
     assert not np.array_equal(one[0], one[1])
+
+
+def test_a_process_can_have_whole_batches(shard):
+    shard(1, 2, 2)
+    batches = ShardedArrays(arrays(10), 4, False)
+    whole = list(whole_batches(batches))
+    assert [y.tolist() for _, y in whole] == [
+        [0, 1, 2, 3],
+        [4, 5, 6, 7],
+        [8, 9],
+    ]
+    # The batches themselves are shared as before.
+    assert batches[0][1].tolist() == [2, 3]
+    other = arrays(4)
+    assert whole_batches(other) is other
 
 
 def test_replaces_the_arrays_of_fit(shard):

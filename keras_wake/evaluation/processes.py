@@ -1,0 +1,78 @@
+"""What several processes do about an evaluation that they share."""
+
+import os
+import pathlib
+
+import keras
+
+from keras_wake import backend
+from keras_wake.evaluation import reliability
+from keras_wake.evaluation.joining import joined_report
+from keras_wake.evaluation.report import RobustnessReport
+from keras_wake.evaluation.state import differences
+from keras_wake.utils.types import Json
+
+
+def share_of_process(
+    model: keras.Model, fingerprint: Json, class_names: list[str], images: int
+) -> tuple[int, int]:
+    """The share of this process, and how many shares there are.
+
+    A process whose number is not below that of the shares has none: there are
+    at most as many as images, and one alone, for the first process, where the
+    weights of the processes differ, as by moving statistics of batch norm.
+
+    Raises:
+        ValueError: If the processes are given different things.
+    """
+    process, processes = backend.processes(model)
+    given = {
+        **fingerprint,
+        "settings": {**fingerprint["settings"], "class_names": class_names},
+    }
+    found = backend.gather_objects(model, given)
+    first, same_weights = found[0], True
+    for number, other in enumerate(found):
+        # What the weights change is no reason to refuse.
+        alike = {"weights": first["weights"], "outputs": first["outputs"]}
+        words = differences(
+            first, {**other, **alike}, ("process 0", f"process {number}")
+        )
+        if words:
+            raise ValueError(
+                "Every process must be given the same classifier, settings "
+                "and all of the data, which they share out by themselves. "
+                f"Between the processes 0 and {number} these differ: "
+                f"{'; '.join(words)}. To evaluate in this process alone, pass "
+                "`shard=(0, 1)`."
+            )
+        same_weights &= other["weights"] == first["weights"]
+    return process, min(processes, images) if same_weights else 1
+
+
+def state_of_share(
+    state: str | os.PathLike | None, index: int, count: int
+) -> str | os.PathLike | None:
+    """The file of a share, next to that of the evaluation."""
+    if state is None or count == 1:
+        return state
+    path = pathlib.Path(state)
+    return path.with_name(f"{path.stem}.{index}-of-{count}{path.suffix}")
+
+
+def joined(
+    model: keras.Model, report: RobustnessReport | None
+) -> RobustnessReport:
+    """The one report of all processes, in each of them.
+
+    Args:
+        model: The classifier.
+        report: That of the share of this process; None if it has none.
+    """
+    found = backend.gather_objects(model, report)
+    whole = joined_report([each for each in found if each is not None])
+    # Those before have been told.
+    before = reliability.of_clean_images(whole.findings)
+    after = [finding for finding in whole.findings if finding not in before]
+    reliability.warn(after, model.name, stacklevel=4)
+    return whole
