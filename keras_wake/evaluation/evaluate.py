@@ -90,7 +90,7 @@ def evaluate(
     together = shared and shard is None and backend.processes(model)[1] > 1
     if together:
         share = processes.share_of_process(
-            model, wanted, names, len(everyone.images)
+            model, wanted, names, len(everyone.images), verbose
         )
         state = processes.state_of_share(state, *share)
         verbose = verbose if share[0] == 0 else 0

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import sys
 
 import keras
 
@@ -14,7 +15,11 @@ from keras_wake.utils.types import Json
 
 
 def share_of_process(
-    model: keras.Model, fingerprint: Json, class_names: list[str], images: int
+    model: keras.Model,
+    fingerprint: Json,
+    class_names: list[str],
+    images: int,
+    verbose: int,
 ) -> tuple[int, int]:
     """The share of this process, and how many shares there are.
 
@@ -26,6 +31,13 @@ def share_of_process(
         ValueError: If the processes are given different things.
     """
     process, processes = backend.processes(model)
+    if verbose and process == 0:
+        # A process that calls alone waits here without an end.
+        sys.stdout.write(
+            f"{processes} processes share this evaluation. Waiting until all "
+            "of them have called it.\n"
+        )
+        sys.stdout.flush()
     given = {
         **fingerprint,
         "settings": {**fingerprint["settings"], "class_names": class_names},

@@ -5,6 +5,7 @@ the state of an evaluation. Run by `test_sharing.py`.
 """
 
 import contextlib
+import io
 import json
 import os
 import pathlib
@@ -107,9 +108,11 @@ def evaluated():
                 ]
             )
         )
-    of_digits = kw.evaluation.robust_accuracy(
-        small, digits.test, PGD, checks=False, **OPTIONS
-    )
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        of_digits = kw.evaluation.robust_accuracy(
+            small, digits.test, PGD, checks=False, batch_size=8, verbose=1
+        )
     alone = kw.evaluation.robust_accuracy(
         network, (x, y), PGD, checks=False, shard=(0, 1), **OPTIONS
     )
@@ -118,6 +121,7 @@ def evaluated():
         "images": report.images.tolist(),
         "few": numbers(few),
         "digits": numbers(of_digits),
+        "said": said.getvalue(),
         "alone": alone.fallen_to.tolist(),
     }
 

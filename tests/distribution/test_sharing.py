@@ -51,6 +51,10 @@ def test_two_processes_find_what_one_finds(backend, tmp_path):
             np.testing.assert_allclose(
                 found[key], one[key], rtol=0, atol=1e-5, err_msg=key
             )
+    # One of them says what it is waiting for.
+    said = ["2 processes share" in each["said"] for each in two]
+    assert said == [True, False]
+    assert "processes share" not in one["said"]
     # Each process has a state of its own.
     states = {path.name for path in (tmp_path / "two").glob("*.npz")}
     assert states == {"state.0-of-2.npz", "state.1-of-2.npz"}
