@@ -72,13 +72,15 @@ def main(description: str, defaults: dict[str, Any], argv: Any = None) -> None:
         record.write()
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         parser.error(str(error))
-    print(
-        f"{args.method} on {args.dataset}: {splits.train_size} training, "
-        f"{splits.validation_size} validation and {splits.test_size} test "
-        f"images; {model.classifier.count_params():,} parameters; "
-        f"{replicas} replica{'s' * (replicas > 1)}; writing to {args.run_dir}",
-        flush=True,
-    )
+    if model.is_chief:
+        print(
+            f"{args.method} on {args.dataset}: {splits.train_size} training, "
+            f"{splits.validation_size} validation and {splits.test_size} test "
+            f"images; {model.classifier.count_params():,} parameters; "
+            f"{replicas} replica{'s' * (replicas > 1)}; writing to "
+            f"{args.run_dir}",
+            flush=True,
+        )
     given = sys.argv[1:] if argv is None else list(argv)
     again = [sys.argv[0], *given, *["--resume"] * (not args.resume)]
     try:
@@ -101,7 +103,8 @@ def main(description: str, defaults: dict[str, Any], argv: Any = None) -> None:
             file=sys.stderr,
         )
         sys.exit(1)
-    print(
-        f"\nThe run is in {args.run_dir}: robust.keras is the network of the "
-        "last epoch, best.keras that of the best one."
-    )
+    if model.is_chief:
+        print(
+            f"\nThe run is in {args.run_dir}: robust.keras is the network of "
+            "the last epoch, best.keras that of the best one."
+        )

@@ -29,17 +29,13 @@ def start(threads: int) -> Any:
             f"This is one of several processes ({', '.join(given)}), which "
             f"the {backend} backend does not join by this. TensorFlow joins "
             "those of TF_CONFIG and SLURM, JAX those that "
-            "KERAS_DISTRIBUTION_JOB_ADDRESSES names."
+            "KERAS_DISTRIBUTION_JOB_ADDRESSES names, PyTorch those of torchrun."
         )
     if backend == "tensorflow":
         return _start_tensorflow(threads)
     if backend == "jax":
         return _start_jax()
-    if threads:
-        import torch
-
-        torch.set_num_threads(threads)
-    return None
+    return _start_torch(threads)
 
 
 def _start_tensorflow(threads: int) -> Any:
@@ -92,6 +88,17 @@ def _start_jax() -> Any:
     return distribution
 
 
+def _start_torch(threads: int) -> Any:
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)
+    if not processes.torch_job():
+        return None
+    torch.distributed.init_process_group()
+    return torch.distributed.get_world_size()
+
+
 def describe() -> str:
     """GPUs and CPU in words."""
     backend = keras.backend.backend()
@@ -125,6 +132,8 @@ def scope(started: Any) -> Iterator[int]:
     """
     if started is None:
         yield 1
+    elif keras.backend.backend() == "torch":
+        yield started
     elif keras.backend.backend() == "jax":
         yield started.device_mesh.devices.size
     else:

@@ -24,6 +24,11 @@ def jax_job() -> bool:
     return bool(os.environ.get("KERAS_DISTRIBUTION_JOB_ADDRESSES"))
 
 
+def torch_job() -> bool:
+    """Whether `torchrun` has started several PyTorch processes."""
+    return "RANK" in os.environ and _number("WORLD_SIZE", 1) > 1
+
+
 def not_joined(backend: str) -> list[str]:
     """What describes other processes, which the backend does not join by it."""
     found = sorted(
@@ -31,13 +36,15 @@ def not_joined(backend: str) -> list[str]:
         for name, value in os.environ.items()
         if name.startswith("KERAS_DISTRIBUTION_") and value
     )
+    by_torch = ["RANK"] * torch_job()
     if backend == "tensorflow":
-        return found
-    by_jax = backend == "jax" and jax_job()
+        return [*found, *([] if tf_config() or slurm() else by_torch)]
+    joined = jax_job() if backend == "jax" else torch_job()
     return [
         *["TF_CONFIG"] * tf_config(),
-        *["SLURM"] * (slurm() and not by_jax),
+        *["SLURM"] * (slurm() and not joined),
         *([] if backend == "jax" else found),
+        *(by_torch if backend == "jax" and not joined else []),
     ]
 
 
@@ -63,6 +70,9 @@ def is_chief() -> bool:
             ) from error
     if jax_job():
         return _number("KERAS_DISTRIBUTION_PROCESS_ID", 0) == 0
+    # Before SLURM, under which each task may be a `torchrun` of several.
+    if torch_job():
+        return _number("RANK", 0) == 0
     if slurm():
         return _number("SLURM_PROCID", 0) == 0
     return True

@@ -32,7 +32,8 @@ def report(
     `history` is that of `CrossClassAttribution`, with the matrices of the
     validations. Returns whether networks and record could be written.
     """
-    print("Evaluating on the test images ...", flush=True)
+    if model.is_chief:
+        print("Evaluating on the test images ...", flush=True)
     saved = save(model, model.robust_classifier, args.run_dir, "robust.keras")
     networks = ["student", "teacher"] if model.teacher_in_use else ["student"]
     clean = parts.method.on_clean_images
@@ -97,7 +98,7 @@ def measure(
         splits.test,
         callbacks=[] if clean else [attribution],
         return_dict=True,
-        verbose=1 if sys.stdout.isatty() else 0,
+        verbose=int(sys.stdout.isatty() and model.is_chief),
     )
     rows, matrices = [], {}
     for network in networks:

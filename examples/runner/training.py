@@ -181,7 +181,7 @@ def train(
             validation_data=splits.validation,
             validation_freq=args.eval_every,
             callbacks=callbacks,
-            verbose=1 if sys.stdout.isatty() else 2,
+            verbose=(1 if sys.stdout.isatty() else 2) if model.is_chief else 0,
         )
     ramp = parts.ramp
     if method.teacher == "adaptive" and ramp is not None:

@@ -11,7 +11,11 @@ JAX = [
     f"KERAS_DISTRIBUTION_{name}"
     for name in ("JOB_ADDRESSES", "PROCESS_ID", "NUM_PROCESSES")
 ]
-NAMES = ("TF_CONFIG", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID", *JAX)
+SLURM = ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID")
+TORCH = ("RANK", "WORLD_SIZE")
+NAMES = ("TF_CONFIG", *SLURM, *TORCH, *JAX)
+# Two processes of `torchrun`, which runs in two tasks of SLURM.
+NESTED = {SLURM[0]: "2", SLURM[1]: "0", TORCH[0]: "1", TORCH[1]: "4"}
 
 
 @pytest.fixture
@@ -35,6 +39,10 @@ def given(monkeypatch):
         ({"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1"}, False),
         ({JAX[0]: "a:1", JAX[1]: "1"}, False),
         ({"TF_CONFIG": json.dumps(SECOND)}, False),
+        ({TORCH[0]: "1", TORCH[1]: "2"}, False),
+        ({TORCH[0]: "0", TORCH[1]: "2"}, True),
+        ({TORCH[1]: "2"}, True),
+        (NESTED, False),
     ],
 )
 def test_chief(examples, given, variables, chief):
@@ -69,6 +77,24 @@ def test_variables_that_make_no_sense_are_named(
     with pytest.raises(ValueError, match=message):
         examples.processes.is_chief()
     assert next(iter(variables)).split("_")[0] in refused(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("backend", "variables", "named"),
+    [
+        ("torch", NESTED, []),
+        ("torch", {SLURM[0]: "2"}, ["SLURM"]),
+        ("tensorflow", NESTED, []),
+        ("tensorflow", {TORCH[0]: "0", TORCH[1]: "2"}, ["RANK"]),
+        ("jax", {TORCH[0]: "0", TORCH[1]: "2"}, ["RANK"]),
+        ("jax", {**NESTED, JAX[0]: "a:1"}, []),
+    ],
+)
+def test_processes_that_a_backend_does_not_join(
+    examples, given, backend, variables, named
+):
+    given(variables)
+    assert examples.processes.not_joined(backend) == named
 
 
 @pytest.mark.parametrize("name", JAX)
