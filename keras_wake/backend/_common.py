@@ -3,6 +3,7 @@
 import contextlib
 import math
 import pickle
+import re
 import threading
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -19,6 +20,19 @@ NO_GRADIENT = (
     "The logits of the classifier have no gradient with respect to the images, "
     "so no attack can follow it. Look for what cuts it: a cast to integers, "
     "rounding, `stop_gradient`, or NumPy inside the network."
+)
+# How the backends say that a device is full, each with an error of its own.
+_NO_MEMORY = re.compile(
+    "out of memory|resource.?exhausted|OOM when allocating"
+    "|can't allocate memory",
+    re.IGNORECASE,
+)
+_WHAT_TO_LOWER = (
+    "The memory of the device is not enough for a step of {}. Lower "
+    "`batch_size` first. `WakeModel(keep_recovery_copy=False)` does without a "
+    "copy of all weights, and under the policy `mixed_bfloat16` the outputs of "
+    "layers take half as much. With `BackupAndRestore` a run goes on after its "
+    "last complete epoch."
 )
 # How many `cut_gradients_are_zero` blocks are open, in all threads.
 _cut_is_zero = 0
@@ -201,8 +215,19 @@ class CommonTrainer(keras.Model):
 
     def _guarded(self, function: Callable, phase: str) -> Callable:
         def call(*args: Any) -> Any:
-            result = function(*args)
-            self.input_guard.after_step(phase)
+            try:
+                result = function(*args)
+                self.input_guard.after_step(phase)
+            except Exception as error:
+                # The line that says so; TensorFlow adds a screenful.
+                lines = filter(_NO_MEMORY.search, str(error).splitlines())
+                found = next(lines, None)
+                if found is None:
+                    raise
+                step = "training" if phase == "train" else "evaluation"
+                raise MemoryError(
+                    f"{_WHAT_TO_LOWER.format(step)} ({found})"
+                ) from error
             return result
 
         return call
