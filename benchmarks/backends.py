@@ -4,9 +4,9 @@
     python benchmarks/backends.py --backends jax --limit 600
 
 Adversarial training with PGD-10 of PreActResNet-18 at width 16, batch 64, on
-every Keras backend that is installed: with and without compiling (XLA, or
-`torch.compile`), and with the steps of the attack as a loop in the compiled
-function or unrolled. PyTorch has no such loop. Each row of the table is
+every Keras backend that is installed: with and without compiling (XLA; on
+PyTorch the network is traced for the attack), and with the steps of the attack
+as a loop in the compiled function or unrolled. PyTorch has no such loop. Each row of the table is
 measured in a process of its own. Two steps warm up, of which the first
 compiles, and the median of the others is reported. If a row does not finish
 within the limit, it says how far it got. The first row is plain PyTorch:
@@ -127,7 +127,7 @@ def run_keras(spec: dict) -> None:
     module = importlib.import_module(f"keras_wake.backend.{name}")
     report(
         auto={
-            "jit": bool(model.jit_compile),
+            "jit": bool(model.jit_compile or model.training_step.jit_attack),
             "unrolled": name == "torch"
             or (name == "jax" and module.unroll_loops()),
         }

@@ -203,8 +203,8 @@ def _jit() -> str:
     name, xla = keras.backend.backend(), backend.jit_by_default()
     if name == "torch":
         return (
-            "no torch.compile: it was still compiling a whole step after two "
-            "minutes"
+            "the network is traced for the attack; no torch.compile, which "
+            "was still compiling a step after two minutes"
         )
     if name == "jax":
         how = "a loop" if backend.accelerators() else "unrolled: loops are slow"

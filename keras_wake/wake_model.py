@@ -320,7 +320,8 @@ class WakeModel(backend.Trainer):
             metrics: Computed on clean images in `evaluate`.
             jit_compile: `True`, `False` or `"auto"`: XLA on JAX, and on
                 TensorFlow on GPU and TPU, with several replicas for the attack
-                alone; no `torch.compile` on PyTorch. Defaults to `"auto"`.
+                alone; on PyTorch the network is traced for the attack.
+                Defaults to `"auto"`.
             **kwargs: As in Keras.
 
         Raises:

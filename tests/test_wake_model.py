@@ -450,6 +450,8 @@ def test_the_choice_of_jit_compile_is_saved_as_it_was_given(given, tmp_path):
     model.compile(keras.optimizers.SGD(0.1), jit_compile=given)
     # There is no GPU where this runs, so "auto" is yes on JAX alone.
     expected = backend.jit_by_default() if given == "auto" else given
+    # PyTorch compiles no whole step.
+    expected = expected and keras.backend.backend() != "torch"
     assert model.jit_compile is expected
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")

@@ -32,7 +32,9 @@ names, for what must differ:
 - `to_numpy`, `copy`: a value on the host, and one that stays on the device;
 - `all_finite`: whether tensors have neither NaN nor infinity;
 - `accelerators`: the names of the GPUs and TPUs that the backend sees;
-- `jit_by_default`: whether compilation pays off.
+- `jit_by_default`: whether compilation pays off;
+- `jit(function, network)`: `function(network, ...)` without Python, for the
+  attack of a step that is not compiled as a whole (TensorFlow and PyTorch).
 """
 
 from collections.abc import Callable

@@ -40,7 +40,7 @@ def check_floatx() -> None:
 
 def computes_in_float16(classifier: Callable) -> bool:
     """Whether any layer of a model computes in float16."""
-    if not isinstance(classifier, keras.Model):
+    if not hasattr(classifier, "layers"):
         return False
     layers = keras_compat.flatten_layers(classifier)
     return any(layer.compute_dtype == "float16" for layer in layers)

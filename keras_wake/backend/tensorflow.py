@@ -141,9 +141,11 @@ def jit_by_default() -> bool:
     return any(device.device_type in ("GPU", "TPU") for device in devices)
 
 
-def jit(function: Callable) -> Callable:
-    """`function` under XLA, for a part of a step."""
-    return tf.function(function, jit_compile=True, autograph=False)
+def jit(function: Callable, network: keras.Model) -> Callable:
+    """`function(network, ...)` under XLA, for a part of a step."""
+    return tf.function(
+        functools.partial(function, network), jit_compile=True, autograph=False
+    )
 
 
 def compile(function: Callable, get_model: Callable) -> Callable:

@@ -11,6 +11,7 @@ from keras_wake.backend import keras_compat
 from keras_wake.backend import torch_processes
 from keras_wake.backend._common import CommonTrainer
 from keras_wake.backend._common import no_gradient
+from keras_wake.backend.torch_trace import jit  # noqa: F401
 from keras_wake.utils.types import Json
 from keras_wake.utils.types import Tensor
 
@@ -174,6 +175,13 @@ class Trainer(CommonTrainer):
 
     jit_by_default = staticmethod(jit_by_default)
 
+    def choose_jit(self, given: bool | str) -> tuple[bool, bool]:
+        """The network is traced for the attack, the rest is eager.
+
+        `torch.compile` of a whole step does not come to an end.
+        """
+        return False, bool(given)
+
     def make_train_function(self, force: bool = False) -> Callable | None:
         """As in Keras. Processes start with the variables of the chief."""
         if keras.distribution.distribution() is not None:
@@ -183,11 +191,6 @@ class Trainer(CommonTrainer):
                 "`torch.distributed.init_process_group()`, and leave the "
                 "distribution out. Received: "
                 f"{type(keras.distribution.distribution()).__name__}."
-            )
-        if self.jit_compile and torch_processes.rank_and_count()[1] > 1:
-            raise ValueError(
-                "With several processes, the step cannot be compiled as a "
-                'whole. Leave jit_compile="auto". Received: jit_compile=True.'
             )
         self.start_pass()
         return super().make_train_function(force=force)

@@ -8,6 +8,8 @@ around the update of the weights that Keras makes.
 
 import dataclasses
 import threading
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import keras
@@ -56,13 +58,16 @@ def attacked(
     """Adversarial images of a step, compiled by themselves if `jit`."""
 
     def perturb(
-        x: Tensor, labels: Tensor, stream: Tensor, ids: Tensor
+        network: Callable,
+        x: Tensor,
+        labels: Tensor,
+        stream: Tensor,
+        ids: Tensor,
     ) -> Tensor:
         return attack.perturb(network, x, labels, SampleSeed(stream, ids))
 
-    if jit:
-        perturb = backend.jit(perturb)
-    return perturb(x, labels, seed.seed, seed.ids)
+    run = backend.jit(perturb, network) if jit else partial(perturb, network)
+    return run(x, labels, seed.seed, seed.ids)
 
 
 def regularisation(regularisers: list[Tensor]) -> Tensor:

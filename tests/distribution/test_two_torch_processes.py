@@ -171,7 +171,6 @@ def test_what_cannot_be_right_is_refused_in_every_process(refused):
         "batch_size": "`batch_size` must be at least 2",
         "model": "must make the same model",
         "reestimate": "is for one process",
-        "jit": "Received: jit_compile=True",
         "nan": "1 image(s) of epoch 1, batch 2 contain NaN",
     }
     for found in refused:

@@ -119,15 +119,12 @@ def refused(folder, die_at):
     nan = x.copy()
     nan[-1] = np.nan
     teacher = kw.EMATeacher(batch_norm="reestimate", data=(x, y))
-    jitted = kw.WakeModel(network, PGD)
-    jitted.compile("sgd", jit_compile=True)
     attempts = {
         "arrays": lambda: model.fit(x, (y + rank) % 3),
         "lengths": lambda: model.fit(Batches()),
         "batch_size": lambda: model.fit(x, y, batch_size=1),
         "model": lambda: compiled(other, PGD).evaluate(x, y),
         "reestimate": lambda: model.fit(x, y, callbacks=[teacher]),
-        "jit": lambda: jitted.fit(x, y),
         "nan": lambda: model.fit(nan, y, shuffle=False, batch_size=10),
     }
     messages = {}
