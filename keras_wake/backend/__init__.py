@@ -26,6 +26,8 @@ names, for what must differ:
 - `divides_evenly`: whether all shares of a batch must have the same size;
 - `processes(model)`: the number of this process, and how many work together;
 - `gather_objects(model, value)`: the `value` of each of them, in their order;
+- `own_value(variable)`: its value, for what one process computes alone;
+- `check_distribution`: refuses a `keras.distribution` that cannot work;
 - `saving_in_one_process`: a context in which one process may save by itself;
 - `buffers`: tensors other than variables that a step changes;
 - `random_state`, `set_random_state`: of generators that are not variables;

@@ -134,6 +134,15 @@ def replicas_of(variable: keras.Variable) -> list[keras.Variable]:
     return [variable]
 
 
+def own_value(variable: keras.Variable) -> Tensor:
+    """The value of a variable, for what one of several processes computes."""
+    return keras.ops.convert_to_tensor(variable)
+
+
+def check_distribution() -> None:
+    """Refuses a `keras.distribution` under which results would be wrong."""
+
+
 def gathered_as_bytes(
     all_gather: Callable[[np.ndarray], list[np.ndarray]], value: object
 ) -> list[Any]:

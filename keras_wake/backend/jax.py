@@ -69,12 +69,41 @@ divides_evenly = True
 
 def data_shard() -> tuple[int, int, int]:
     """JAX divides the share of a process evenly among its devices."""
-    distribution = keras.distribution.distribution()
-    if distribution is None:
+    if keras.distribution.distribution() is None:
         return 0, 1, 1
     processes = jax.process_count()
-    devices = distribution.device_mesh.devices.size
-    return jax.process_index(), processes, max(1, devices // processes)
+    return jax.process_index(), processes, max(1, _shares() // processes)
+
+
+def _shares() -> int:
+    """Into how many shares `keras.distribution` divides a batch.
+
+    With `ModelParallel`, devices that have parts of the same weights have the
+    same share.
+    """
+    distribution = keras.distribution.distribution()
+    if distribution is None:
+        return 1
+    mesh = distribution.device_mesh
+    return int(mesh.shape[mesh.axis_names.index(distribution.batch_dim_name)])
+
+
+def check_distribution() -> None:
+    """Refuses weights that are divided among processes.
+
+    Raises:
+        ValueError: For `ModelParallel` in several processes.
+    """
+    distribution = keras.distribution.distribution()
+    divided = isinstance(distribution, keras.distribution.ModelParallel)
+    if divided and jax.process_count() > 1:
+        raise ValueError(
+            "Each of several processes needs all weights: to check the "
+            "classifier, to attack it and to write a backup. Use "
+            "`keras.distribution.DataParallel`, or `ModelParallel` on the "
+            f"devices of one process. Received: {jax.process_count()} "
+            "processes and a `ModelParallel`."
+        )
 
 
 def processes(model: keras.Model) -> tuple[int, int]:
@@ -126,7 +155,7 @@ def compile(function: Callable, get_model: Callable) -> Callable:
             return function(*tensors)
 
     def run(*tensors: Tensor) -> Tensor:
-        values = [_of_this_process(v.value) for v in get_model().variables]
+        values = [own_value(v) for v in get_model().variables]
         result = stateless(values, *tensors)
         if jax.process_count() == 1:
             return result
@@ -139,19 +168,14 @@ def compile(function: Callable, get_model: Callable) -> Callable:
     return run
 
 
-def _of_this_process(value: Tensor) -> Tensor:
+def own_value(variable: keras.Variable) -> Tensor:
     """The value of a variable, for what one of several processes computes.
 
     Else all of them would have to compute the same.
     """
+    value = variable.value
     if jax.process_count() == 1 or value.is_fully_addressable:
         return value
-    if not value.is_fully_replicated:
-        raise ValueError(
-            "Attacks, evaluation and attribution need all weights in each "
-            "process, and those of this model are divided among several. Save "
-            "it, and load the file in one process."
-        )
     return value.addressable_data(0)
 
 
@@ -160,12 +184,7 @@ def device_count(model: keras.Model) -> int:
 
     Several processes each compute all of a batch.
     """
-    distribution = keras.distribution.distribution()
-    if distribution is None or jax.process_count() > 1:
-        return 1
-    mesh = distribution.device_mesh
-    axis = mesh.axis_names.index(distribution.batch_dim_name)
-    return int(mesh.shape[axis])
+    return 1 if jax.process_count() > 1 else _shares()
 
 
 def compile_split(

@@ -128,6 +128,25 @@ def data_shard() -> tuple[int, int, int]:
     return *torch_processes.rank_and_count(), 1
 
 
+def check_distribution() -> None:
+    """Refuses `keras.distribution`.
+
+    Keras 3.15 shares nothing out by it on PyTorch. What 3.16 shares out would
+    be shared a second time.
+
+    Raises:
+        ValueError: If a distribution is set.
+    """
+    distribution = keras.distribution.distribution()
+    if distribution is not None:
+        raise ValueError(
+            "On PyTorch, keras-wake shares the work among processes by itself, "
+            "without `keras.distribution`. Start the script by `torchrun`, "
+            "call `torch.distributed.init_process_group()`, and leave the "
+            f"distribution out. Received: {type(distribution).__name__}."
+        )
+
+
 def processes(model: keras.Model) -> tuple[int, int]:
     """The number of this process, and how many work together."""
     return torch_processes.rank_and_count()
@@ -184,19 +203,13 @@ class Trainer(CommonTrainer):
 
     def make_train_function(self, force: bool = False) -> Callable | None:
         """As in Keras. Processes start with the variables of the chief."""
-        if keras.distribution.distribution() is not None:
-            raise ValueError(
-                "On PyTorch, `keras.distribution` shares nothing out. Start "
-                "the script by `torchrun`, call "
-                "`torch.distributed.init_process_group()`, and leave the "
-                "distribution out. Received: "
-                f"{type(keras.distribution.distribution()).__name__}."
-            )
+        check_distribution()
         self.start_pass()
         return super().make_train_function(force=force)
 
     def make_test_function(self, force: bool = False) -> Callable | None:
         """As in Keras. Processes start with the variables of the chief."""
+        check_distribution()
         self.start_pass()
         return super().make_test_function(force=force)
 

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_wake import backend
 from keras_wake.backend import keras_compat
 from keras_wake.backend import numerics
 from keras_wake.data.arrays import ImageShape
@@ -32,6 +33,7 @@ def check_classifier(classifier: Any, allow_probabilities: bool = False) -> int:
             f"Received: {classifier!r} (of type {type(classifier).__name__})."
         )
     refuse_wake_model(classifier)
+    backend.check_distribution()
     _check_preprocessor(classifier)
     numerics.check_floatx()
     shape = input_shape(classifier)

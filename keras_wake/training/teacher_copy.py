@@ -233,13 +233,12 @@ def _saved_and_loaded(classifier: keras.Model) -> keras.Model:
 
     It holds what layers save in addition to their weights.
     """
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        backend.saving_in_one_process(),
-    ):
+    with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, "classifier.keras")
-        classifier.save(path)
-        # It was made in this process, so it is as safe as the process is.
+        with backend.saving_in_one_process():
+            classifier.save(path)
+        # It was made in this process, so it is as safe as the process is. The
+        # copy is divided among devices as the classifier is.
         return keras.models.load_model(path, compile=False, safe_mode=False)
 
 
