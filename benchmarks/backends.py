@@ -6,11 +6,11 @@
 Adversarial training with PGD-10 of PreActResNet-18 at width 16, batch 64, on
 every Keras backend that is installed: with and without compiling (XLA; on
 PyTorch the network is traced for the attack), and with the steps of the attack
-as a loop in the compiled function or unrolled. PyTorch has no such loop. Each row of the table is
-measured in a process of its own. Two steps warm up, of which the first
-compiles, and the median of the others is reported. If a row does not finish
-within the limit, it says how far it got. The first row is plain PyTorch:
-eager, NCHW, float32.
+as a loop in the compiled function or unrolled. PyTorch has no such loop. Each
+row of the table is measured in a process of its own. Two steps warm up, of
+which the first compiles, and the median of the others is reported. If a row
+does not finish within the limit, it says how far it got. The first row is plain
+PyTorch: eager, NCHW, float32.
 """
 
 import argparse
