@@ -14,10 +14,9 @@ from keras_wake import backend
 from keras_wake.attacks.logits import ATTACK_LOSSES
 from keras_wake.attacks.logits import likely_wrong_class
 from keras_wake.attacks.logits import stateless_logits
+from keras_wake.attacks.search import until_found
 from keras_wake.attacks.staged import StagedAttack
-from keras_wake.attacks.staged import until_found
 from keras_wake.attacks.threat_model import per_sample
-from keras_wake.attacks.threat_model import where_sample
 from keras_wake.backend import numerics
 from keras_wake.losses.margin import margin_for_search
 from keras_wake.utils import validate
@@ -134,14 +133,15 @@ class APGD(StagedAttack):
     ) -> Tensor:
         """Perturbations that one start has led to, float32 like `x`."""
         logits_of = stateless_logits(classifier)
-        targets = None
+        targets = labels  # Which a loss without targets leaves alone.
         if self.targeted:
             number = ops.mod(stage, self._targets_for(labels.shape[-1]))
             targets = likely_wrong_class(labels, logits_of(x), number)
-        loss = ATTACK_LOSSES[self.loss](classifier, labels, targets)
 
-        def at(delta: Tensor, draw: Tensor | None = None) -> tuple:
+        def at(those: _Given, delta: Tensor, draw: Tensor = None) -> tuple:
             """Loss, margin and gradient of one pass."""
+            labels = those.labels
+            loss = ATTACK_LOSSES[self.loss](classifier, labels, those.targets)
 
             def objective(images: Tensor) -> tuple:
                 logits = logits_of(images, draw)
@@ -149,43 +149,48 @@ class APGD(StagedAttack):
                 return total, (losses, margin_for_search(labels, logits))
 
             gradient, (losses, margins) = backend.gradient_and_outputs(
-                objective, x + delta
+                objective, those.x + delta
             )
             # No later loss would count as larger than NaN.
             losses = ops.where(ops.isnan(losses), _LOWEST_LOSS, losses)
             # A NaN of one draw must not spoil the sum over draws.
             return losses, margins, numerics.finite(gradient)
 
-        def evaluate(delta: Tensor, number: Tensor) -> tuple:
+        def evaluate(those: _Given, delta: Tensor, number: Tensor) -> tuple:
             """Loss, misclassification and direction of ascent at x + δ."""
             if self.eot_samples == 1:
-                losses, margins, gradient = at(delta)
+                losses, margins, gradient = at(those, delta)
                 return losses, margins > 0, gradient
 
             def add(index: Tensor, sums: tuple) -> tuple:
                 draw = self.eot_samples * number + ops.cast(index, "int32")
-                return tuple(map(ops.add, sums, at(delta, draw)))
+                return tuple(map(ops.add, sums, at(those, delta, draw)))
 
-            zeros = ops.zeros_like(labels[:, 0])
+            zeros = ops.zeros_like(those.labels[:, 0])
+            start = (zeros, zeros, ops.zeros_like(delta))
             losses, margins, gradient = ops.fori_loop(
-                0, self.eot_samples, add, (zeros, zeros, ops.zeros_like(x))
+                0, self.eot_samples, add, start
             )
             # The direction is the same for the sum of gradients.
             return losses / self.eot_samples, margins > 0, gradient
 
         start = self.threat_model.random_on_sphere(x, seed)
-        return self._search(evaluate, start, x)
+        return self._search(evaluate, start, _Given(x, labels, targets))
 
-    def _search(self, evaluate: Callable, start: Tensor, x: Tensor) -> Tensor:
+    def _search(
+        self, evaluate: Callable, start: Tensor, given: "_Given"
+    ) -> Tensor:
         """Follows the gradient from δ = `start` on.
 
-        `evaluate` maps δ and its number to three tensors: the loss (batch,),
-        whether x + δ is misclassified (batch,), and the gradient, like δ.
+        `evaluate` maps what is given, δ and its number to three tensors: the
+        loss (batch,), whether x + δ is misclassified (batch,), and the
+        gradient, like δ.
         """
         threat = self.threat_model
         schedule = self._schedule()
 
-        def step(state: _State) -> _State:
+        def step(given: _Given, state: _State) -> _State:
+            x = given.x
             alpha = ops.where(state.step == 0, 1.0, _ALPHA)
             # Keras turns Python numbers into `floatx`, which may be float64.
             alpha = ops.cast(alpha, "float32")
@@ -198,15 +203,23 @@ class APGD(StagedAttack):
                 + (1 - alpha) * (state.delta - state.previous),
                 x,
             )
-            moved = _after_step(state, delta, evaluate)
+            number = state.step + 1
+            moved = _after_step(state, delta, evaluate(given, delta, number))
             return _at_checkpoint(
                 moved, *(ops.take(a, state.step) for a in schedule)
             )
 
-        begin = _initial_state(start, evaluate, self.epsilon)
-        # Once all images are misclassified, the result is fixed.
-        end = until_found(step, begin, self.steps)
-        return where_sample(end.found, end.adversarial, end.best)
+        first = evaluate(given, start, ops.zeros((), "int32"))
+        begin = _initial_state(start, first, self.epsilon)
+        return until_found(
+            step,
+            given,
+            begin,
+            self.steps,
+            lambda end: backend.where_sample(
+                end.found, end.adversarial, end.best
+            ),
+        )
 
     def _schedule(self) -> tuple[Tensor, Tensor]:
         """For each step: whether it is a checkpoint, and the rises it needs."""
@@ -237,6 +250,14 @@ def checkpoints(steps: int) -> list[int]:
     return sorted(set(found))
 
 
+class _Given(NamedTuple):
+    """What the search is about, image by image."""
+
+    x: Tensor
+    labels: Tensor
+    targets: Tensor
+
+
 class _State(NamedTuple):
     """Where the search stands; of each image, shape (batch,) or like δ."""
 
@@ -256,12 +277,11 @@ class _State(NamedTuple):
     found: Tensor  # whether there is one
 
 
-def _initial_state(start: Tensor, evaluate: Callable, epsilon: float) -> _State:
-    """At the start, before the first step."""
-    step = ops.zeros((), "int32")
-    loss, found, gradient = evaluate(start, step)
+def _initial_state(start: Tensor, first: tuple, epsilon: float) -> _State:
+    """At the start, before the first step; `first` was found there."""
+    loss, found, gradient = first
     return _State(
-        step=step,
+        step=ops.zeros((), "int32"),
         delta=start,
         previous=start,
         gradient=gradient,
@@ -278,9 +298,9 @@ def _initial_state(start: Tensor, evaluate: Callable, epsilon: float) -> _State:
     )
 
 
-def _after_step(state: _State, delta: Tensor, evaluate: Callable) -> _State:
-    """After a step to `delta`."""
-    loss, misclassified, gradient = evaluate(delta, state.step + 1)
+def _after_step(state: _State, delta: Tensor, newest: tuple) -> _State:
+    """After a step to `delta`; `newest` was found there."""
+    loss, misclassified, gradient = newest
     first = ops.logical_and(misclassified, ~state.found)
     better = loss > state.best_loss
     return state._replace(
@@ -290,11 +310,13 @@ def _after_step(state: _State, delta: Tensor, evaluate: Callable) -> _State:
         gradient=gradient,
         loss=loss,
         rises=state.rises + ops.cast(loss > state.loss, "float32"),
-        best=where_sample(better, delta, state.best),
-        best_gradient=where_sample(better, gradient, state.best_gradient),
+        best=backend.where_sample(better, delta, state.best),
+        best_gradient=backend.where_sample(
+            better, gradient, state.best_gradient
+        ),
         # `ops.maximum` would keep a NaN for good.
         best_loss=ops.where(better, loss, state.best_loss),
-        adversarial=where_sample(first, delta, state.adversarial),
+        adversarial=backend.where_sample(first, delta, state.adversarial),
         found=ops.logical_or(state.found, misclassified),
     )
 
@@ -309,8 +331,8 @@ def _at_checkpoint(
     halve = ops.logical_or(state.rises < rises_needed, stands_still)
     now = ops.logical_and(halve, is_checkpoint)
     return state._replace(
-        delta=where_sample(now, state.best, state.delta),
-        gradient=where_sample(now, state.best_gradient, state.gradient),
+        delta=backend.where_sample(now, state.best, state.delta),
+        gradient=backend.where_sample(now, state.best_gradient, state.gradient),
         loss=ops.where(now, state.best_loss, state.loss),
         step_size=ops.where(now, state.step_size / 2, state.step_size),
         rises=ops.where(is_checkpoint, 0.0, state.rises),

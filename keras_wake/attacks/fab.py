@@ -11,10 +11,9 @@ from keras import ops
 from keras_wake import backend
 from keras_wake.attacks.logits import likely_wrong_class
 from keras_wake.attacks.logits import stateless_logits
+from keras_wake.attacks.search import until_found
 from keras_wake.attacks.staged import StagedAttack
-from keras_wake.attacks.staged import until_found
 from keras_wake.attacks.threat_model import per_sample
-from keras_wake.attacks.threat_model import where_sample
 from keras_wake.backend import numerics
 from keras_wake.losses.margin import logit_of
 from keras_wake.losses.margin import margin_for_search
@@ -36,10 +35,9 @@ class FAB(StagedAttack):
         x_{k+1} ← (1 − α) · (x_k + eta · d(x_k)) + α · (x + eta · d(x))
 
     From a point that is misclassified the search goes on at
-    x + beta · (x_{k+1} − x), in order to find a nearer one. It ends when
-    every image of the batch has a misclassified point inside the ball. For an
-    image without one, δ is 0: as published, a point outside is not projected
-    into the ball.
+    x + beta · (x_{k+1} − x), in order to find a nearer one. It ends at the
+    first misclassified point inside the ball. For an image without one, δ is 0:
+    as published, a point outside is not projected into the ball.
 
     Each of the most likely wrong classes of the clean image is the target of
     a stage. The first search for a target starts from the image, further ones
@@ -125,12 +123,14 @@ class FAB(StagedAttack):
         half = numerics.computes_in_float16(classifier)
         factor = numerics.GRADIENT_SIZE if half else 1.0
 
-        def difference(images: Tensor) -> tuple[Tensor, Tensor]:
-            logits = logits_of(images)
-            h = logit_of(target, logits) - logit_of(labels, logits)
-            return factor * ops.sum(h), h
+        def step(given: _Given, state: _State) -> _State:
+            x, labels, target = given
 
-        def step(state: _State) -> _State:
+            def difference(images: Tensor) -> tuple[Tensor, Tensor]:
+                logits = logits_of(images)
+                h = logit_of(target, logits) - logit_of(labels, logits)
+                return factor * ops.sum(h), h
+
             gradient, h = backend.gradient_and_outputs(
                 difference, x + state.delta
             )
@@ -148,7 +148,7 @@ class FAB(StagedAttack):
             return _State(
                 step=state.step + 1,
                 delta=delta * back,
-                kept=where_sample(first, delta, state.kept),
+                kept=backend.where_sample(first, delta, state.kept),
                 found=ops.logical_or(state.found, success),
             )
 
@@ -159,7 +159,8 @@ class FAB(StagedAttack):
             kept=ops.zeros_like(x),
             found=ops.zeros_like(labels[:, 0], "bool"),
         )
-        return until_found(step, begin, self.steps).kept
+        given = _Given(x, labels, target)
+        return until_found(step, given, begin, self.steps, lambda end: end.kept)
 
     def _stepped(
         self, delta: Tensor, h: Tensor, gradient: Tensor, x: Tensor
@@ -170,7 +171,7 @@ class FAB(StagedAttack):
         normal = ops.reshape(gradient, flat)
         # The linearised h at x is h − ⟨gradient, δ⟩.
         moved = ops.sum(normal * ops.reshape(delta, flat), axis=1)
-        # Both in one call: each call has a fixed cost, for sorting.
+        # Both in one call, which takes no longer than the slower one.
         both = shortest_steps(
             self.norm,
             ops.reshape(ops.concatenate([x + delta, x]), flat),
@@ -195,6 +196,14 @@ class FAB(StagedAttack):
         return ops.clip(x + delta, *self.bounds) - x
 
 
+class _Given(NamedTuple):
+    """What the search is about, image by image."""
+
+    x: Tensor
+    labels: Tensor
+    target: Tensor
+
+
 class _State(NamedTuple):
     """Where the search stands; of each image, shape (batch,) or like δ."""
 
@@ -216,9 +225,9 @@ def shortest_steps(
         ℓ∞: G(t) = Σ_i |w_i| · min(t, m_i),          |d_i| = min(t, m_i)
         ℓ2: G(t) = Σ_i |w_i| · min(t · |w_i|, m_i),  |d_i| = min(t · |w_i|, m_i)
 
-    Both are Σ_i s_i · min(t, k_i): increasing, and linear between the knots
-    k_i. So sorting the knots gives the t with G(t) = |c|. If the box is too
-    small for that, the step goes into its corner.
+    Both are Σ_i s_i · min(t, k_i): increasing, concave, and linear between the
+    knots k_i. If the box is too small for a t with G(t) = |c|, the step goes
+    into its corner.
     """
     low, high = bounds
     x, w, c = (ops.convert_to_tensor(v, "float32") for v in (x, w, c))
@@ -238,27 +247,30 @@ def shortest_steps(
 
 
 def _level(knots: Tensor, slopes: Tensor, gain: Tensor) -> Tensor:
-    """The t with Σ_i s_i · min(t, k_i) = `gain`, shape (batch,).
+    """The t with G(t) = Σ_i s_i · min(t, k_i) = `gain`, shape (batch,).
 
     The last knot, where the sum stays below `gain`.
+
+    By Newton's method from 0 on. G is concave and made of lines, so a step
+    never goes beyond the t, and ends there once it starts on the same line: few
+    steps are enough, where sorting the knots takes longer than the network.
     """
-    order = ops.argsort(knots, axis=1)
-    knots = ops.take_along_axis(knots, order, axis=1)
-    slopes = ops.take_along_axis(slopes, order, axis=1)
-    # At each knot: the sum over the coordinates with smaller knots, and the
-    # slope of the others. The slopes are added from the end: a difference of
-    # sums would lose digits.
-    spent = ops.cumsum(slopes * knots, axis=1) - slopes * knots
-    rising = ops.flip(ops.cumsum(ops.flip(slopes, axis=1), axis=1), axis=1)
-    gained = spent + rising * knots
-    passed = ops.sum(
-        ops.cast(gained < gain[:, None], "int32"), axis=1, keepdims=True
+    spent, last = slopes * knots, ops.max(knots, axis=1)
+
+    def step(level: Tensor, newest: Tensor) -> tuple[Tensor, Tensor]:
+        """The level that was `newest`, and one that is no smaller."""
+        rising = ops.cast(knots > newest[:, None], "float32")
+        slope = ops.sum(rising * slopes, axis=1)
+        left = gain - ops.sum((1 - rising) * spent, axis=1)
+        after = ops.minimum(left / ops.maximum(slope, 1e-30), last)
+        # By rounding it could be smaller, and the steps go round in circles.
+        return newest, ops.where(after > newest, after, newest)
+
+    begin = ops.zeros_like(gain)
+    _, level = ops.while_loop(
+        lambda level, newest: ops.any(newest > level),
+        step,
+        step(begin, begin),
     )
-    last = ops.shape(knots)[1] - 1
-    at = ops.minimum(passed, last)
-    spent, rising, knot = (
-        ops.take_along_axis(values, at, axis=1)[:, 0]
-        for values in (spent, rising, knots)
-    )
-    level = (gain - spent) / ops.maximum(rising, 1e-30)
-    return ops.where(passed[:, 0] > last, knot, ops.minimum(level, knot))
+    # The steps leave a NaN alone.
+    return ops.where(ops.isnan(gain), gain, level)

@@ -1,16 +1,18 @@
 """Square: a search that sees logits alone, by changing windows of an image."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import keras
 from keras import ops
 
+from keras_wake import backend
 from keras_wake.attacks.logits import stateless_logits
+from keras_wake.attacks.search import until_found
 from keras_wake.attacks.square_windows import L2Windows
 from keras_wake.attacks.square_windows import LinfWindows
 from keras_wake.attacks.square_windows import window_sides
 from keras_wake.attacks.staged import StagedAttack
-from keras_wake.attacks.threat_model import where_sample
 from keras_wake.losses.margin import margin_for_search
 from keras_wake.utils import validate
 from keras_wake.utils.seeds import SampleSeed
@@ -33,8 +35,7 @@ class Square(StagedAttack):
     Windows shrink after the published numbers of queries. Unlike in the
     published code, a window may cover the last row and column.
 
-    An image that is misclassified stays as it is, and the search ends when
-    all images of the batch are.
+    The search ends for an image when it is misclassified.
 
     Args:
         norm: As for `ThreatModel`. Defaults to `"linf"`.
@@ -131,31 +132,57 @@ class Square(StagedAttack):
         windows = self._windows(tuple(x.shape[1:]))
         project = self.threat_model.project
 
-        def loss_of(delta: Tensor) -> Tensor:
-            return margin_for_search(labels, logits_of(x + delta))
+        def loss_of(those: _Given, delta: Tensor) -> Tensor:
+            return margin_for_search(those.labels, logits_of(those.x + delta))
 
-        def goes_on(query: Tensor, delta: Tensor, loss: Tensor) -> Tensor:
-            return ops.logical_and(query < self.queries, ops.any(~(loss > 0)))
+        def step(those: _Given, now: _State) -> _State:
+            draws = seed.for_samples(those.ids).uniform(
+                now.step, (windows.num_draws,)
+            )
+            changed = windows.changed(now.delta, draws, now.step)
+            changed = project(changed, those.x)
+            new = loss_of(those, changed)
+            # What is misclassified stays as it is.
+            better = ops.logical_and(new > now.loss, ~now.found)
+            loss = ops.where(better, new, now.loss)
+            return _State(
+                step=now.step + 1,
+                delta=backend.where_sample(better, changed, now.delta),
+                loss=loss,
+                found=loss > 0,
+            )
 
-        def step(query: Tensor, delta: Tensor, loss: Tensor) -> tuple:
-            draws = seed.uniform(query, (windows.num_draws,))
-            changed = project(windows.changed(delta, draws, query), x)
-            new = loss_of(changed)
-            # With a loss above 0 an image is misclassified, and stays so.
-            better = ops.logical_and(new > loss, ~(loss > 0))
-            delta = where_sample(better, changed, delta)
-            return query + 1, delta, ops.where(better, new, loss)
-
+        given = _Given(x, labels, seed.ids)
         draws = seed.uniform(0, (windows.num_start_draws,))
         start = project(windows.start(draws), x)
-        begin = (ops.ones((), "int32"), start, loss_of(start))
-        return ops.while_loop(goes_on, step, begin)[1]
+        loss = loss_of(given, start)
+        begin = _State(ops.ones((), "int32"), start, loss, loss > 0)
+        return until_found(
+            step, given, begin, self.queries, lambda end: end.delta
+        )
 
     @classmethod
     def from_config(cls, config: Config) -> "Square":
         """Makes the attack again from `get_config()`."""
         # Older configs have no entry: their schedule was always scaled.
         return cls(**{"stretch_schedule": True, **config})
+
+
+class _Given(NamedTuple):
+    """What the search is about, image by image."""
+
+    x: Tensor
+    labels: Tensor
+    ids: Tensor
+
+
+class _State(NamedTuple):
+    """Where the search stands; of each image, shape (batch,) or like δ."""
+
+    step: Tensor  # number of queries so far, int32 scalar
+    delta: Tensor  # the best so far
+    loss: Tensor  # its margin
+    found: Tensor  # whether it is misclassified
 
 
 def _channels_first() -> bool:

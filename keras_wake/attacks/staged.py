@@ -7,7 +7,7 @@ compiled step, so that all stages share what is compiled.
 
 from collections.abc import Callable
 from collections.abc import Sized
-from typing import Any
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -16,7 +16,7 @@ from keras import ops
 from keras_wake import backend
 from keras_wake.attacks.attack import Attack
 from keras_wake.attacks.logits import stateless_logits
-from keras_wake.attacks.threat_model import where_sample
+from keras_wake.attacks.search import until_found
 from keras_wake.losses.margin import margin_for_search
 from keras_wake.utils.seeds import SampleSeed
 from keras_wake.utils.seeds import Seed
@@ -103,24 +103,36 @@ class StagedAttack(Attack):
         labels = ops.convert_to_tensor(labels, "float32")
         seed = SampleSeed.of(seed, ops.shape(x)[0])
         logits_of = stateless_logits(classifier)
-        stages = self.stages_for(labels.shape[-1])
 
-        def succeeds(images: Tensor) -> Tensor:
+        def succeeds(labels: Tensor, images: Tensor) -> Tensor:
             return margin_for_search(labels, logits_of(images)) > 0
 
-        def goes_on(stage: Tensor, found: Tensor, x_adv: Tensor) -> Tensor:
-            return ops.logical_and(stage < stages, ops.any(~found))
-
-        def attack(stage: Tensor, found: Tensor, x_adv: Tensor) -> tuple:
-            newest = self.perturb_stage(classifier, x, labels, seed, stage)
-            newest = ops.reshape(newest, ops.shape(x))
-            x_adv = where_sample(found, x_adv, newest)
-            return stage + 1, ops.logical_or(found, succeeds(newest)), x_adv
+        def attack(those: _Images, now: _Stages) -> _Stages:
+            newest = self.perturb_stage(
+                classifier,
+                those.x,
+                those.labels,
+                seed.for_samples(those.ids),
+                now.step,
+            )
+            newest = ops.reshape(newest, ops.shape(those.x))
+            return _Stages(
+                step=now.step + 1,
+                adversarial=backend.where_sample(
+                    now.found, now.adversarial, newest
+                ),
+                found=ops.logical_or(now.found, succeeds(those.labels, newest)),
+            )
 
         # The loop keeps the images and not x_adv − x: its rounding could
         # bring an image back over the boundary between two classes.
-        start = (ops.zeros((), "int32"), succeeds(x), x)
-        return ops.while_loop(goes_on, attack, start)[2]
+        return until_found(
+            attack,
+            _Images(x, labels, seed.ids),
+            _Stages(ops.zeros((), "int32"), x, succeeds(labels, x)),
+            self.stages_for(labels.shape[-1]),
+            lambda now: now.adversarial,
+        )
 
     def run(
         self, classifier: Callable, x: Tensor, labels: Tensor, seed: Seed
@@ -159,16 +171,17 @@ def _checked_ids(ids: Array | None, x: Array | Tensor) -> Tensor:
     return ops.convert_to_tensor(ids, "int32")
 
 
-def until_found(step: Callable, state: Any, steps: int) -> Any:
-    """Takes `steps` steps, or fewer if all images are misclassified by then.
+class _Images(NamedTuple):
+    """What a stage is given."""
 
-    `step` maps a state to the next one. A state is a named tuple; its fields
-    `step` and `found` say how many steps it had and which images fell.
-    """
-    kind = type(state)
+    x: Tensor
+    labels: Tensor
+    ids: Tensor
 
-    def goes_on(*values: Tensor) -> Tensor:
-        now = kind(*values)
-        return ops.logical_and(now.step < steps, ops.any(~now.found))
 
-    return kind(*ops.while_loop(goes_on, lambda *now: step(kind(*now)), state))
+class _Stages(NamedTuple):
+    """What the stages have found so far."""
+
+    step: Tensor  # number of the next stage, int32 scalar
+    adversarial: Tensor  # images, of the first success or of the last stage
+    found: Tensor  # whether there was a success

@@ -21,11 +21,6 @@ def per_sample(values: Tensor, like: Tensor) -> Tensor:
     return ops.reshape(values, (-1,) + (1,) * (len(like.shape) - 1))
 
 
-def where_sample(which: Tensor, new: Tensor, old: Tensor) -> Tensor:
-    """For each sample `new` where `which` (batch,) holds, else `old`."""
-    return ops.where(per_sample(which, old), new, old)
-
-
 def _axes(values: Tensor) -> tuple[int, ...]:
     """All axes but that of the batch."""
     return tuple(range(1, len(values.shape)))

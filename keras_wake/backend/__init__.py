@@ -9,6 +9,9 @@ names, for what must differ:
   structure of tensors; the gradient of the first with respect to `values`, a
   tensor or a list of them, and the second, through which no gradient goes;
 - `repeat(times, function, value)`: `function` applied so many times;
+- `where_sample(which, new, old)`: sample by sample, one of two tensors;
+- `batches_may_shrink()`: whether samples may leave the batch within what is
+  running, or being compiled, in a `while_loop_of_any_size`;
 - `side_by_side(function, *tensors)`: the same as `function(*tensors)`, which
   treats the samples of a batch apart;
 - `without_gradient(function)`: its result, through which no gradient goes;

@@ -91,8 +91,27 @@ def all_finite(values: list[Tensor]) -> Tensor:
 
 
 # Defaults for JAX, where one call of a step sees the batch of all devices.
-# (`data_shard` is the default for TensorFlow; `side_by_side`, `metric_sum` and
-# `replicas_of` are those for PyTorch, too.)
+# (`data_shard` is the default for TensorFlow; those for PyTorch, too, are
+# `where_sample`, `while_loop_of_any_size`, `side_by_side`, `metric_sum` and
+# `replicas_of`.)
+
+
+def where_sample(which: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """For each sample `new` where `which` (batch,) holds, else `old`."""
+    shape = (-1, *[1] * (len(old.shape) - 1))
+    return keras.ops.where(keras.ops.reshape(which, shape), new, old)
+
+
+def batches_may_shrink() -> bool:
+    """Never: what is compiled is compiled for one size of a batch."""
+    return False
+
+
+def while_loop_of_any_size(
+    condition: Callable, body: Callable, values: tuple
+) -> tuple:
+    """`keras.ops.while_loop` in which the axis of the batch may get smaller."""
+    return keras.ops.while_loop(condition, body, values)
 
 
 def side_by_side(function: Callable, *tensors: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ Under `tf.distribute` the functions here run once per replica, on that
 replica's share of the batch.
 """
 
+import contextvars
 import functools
 import itertools
 import warnings
@@ -47,6 +48,53 @@ def without_gradient(function: Callable) -> Tensor:
     return tf.stop_gradient(function())
 
 
+def where_sample(which: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """For each sample `new` where `which` (batch,) holds, else `old`.
+
+    This `where` copies whole samples. That of TensorFlow 2 broadcasts, and
+    takes ten times as long.
+    """
+    return tf.compat.v1.where(which, new, old)
+
+
+# Whether the function that is being traced is compiled for batches of any size.
+_takes_any_size = contextvars.ContextVar("takes_any_size", default=False)
+
+
+def batches_may_shrink() -> bool:
+    """In what `compile` and `compile_split` compile without XLA.
+
+    A training step may be compiled by XLA, if the user says so.
+    """
+    return _takes_any_size.get()
+
+
+def _for_any_size(function: Callable) -> Callable:
+    """`function`, in which batches may shrink if XLA does not compile it."""
+
+    def run(*tensors: Tensor) -> Tensor:
+        token = _takes_any_size.set(not jit_by_default())
+        try:
+            return function(*tensors)
+        finally:
+            _takes_any_size.reset(token)
+
+    return run
+
+
+def while_loop_of_any_size(
+    condition: Callable, body: Callable, values: tuple
+) -> tuple:
+    """`keras.ops.while_loop` in which the axis of the batch may get smaller."""
+    shapes = keras.tree.map_structure(
+        lambda value: tf.TensorShape(
+            [None, *value.shape[1:]] if value.shape.rank else []
+        ),
+        values,
+    )
+    return tf.while_loop(condition, body, values, shape_invariants=shapes)
+
+
 def side_by_side(function: Callable, *tensors: Tensor) -> Tensor:
     """`function(*tensors)`.
 
@@ -63,8 +111,12 @@ def side_by_side(function: Callable, *tensors: Tensor) -> Tensor:
     # A single image is in both halves, because convolutions fail on an empty
     # batch.
     start = tf.maximum(tf.minimum(middle, size - 1), 0)
-    first = function(*(tensor[:middle] for tensor in tensors))
-    second = function(*(tensor[start:] for tensor in tensors))
+    half = function
+    if not tf.executing_eagerly():
+        # Traced once for both. (`partial`: see `compile`.)
+        half = tf.function(functools.partial(function), autograph=False)
+    first = half(*(tensor[:middle] for tensor in tensors))
+    second = half(*(tensor[start:] for tensor in tensors))
     return tf.concat([first, second], axis=0)[:size]
 
 
@@ -160,7 +212,7 @@ def compile(function: Callable, get_model: Callable) -> Callable:
             # TensorFlow identifies functions by their code. Without `partial`
             # it would warn that one function is traced again and again.
             compiled[key] = tf.function(
-                functools.partial(function),
+                functools.partial(_for_any_size(function)),
                 reduce_retracing=True,
                 jit_compile=jit_by_default(),
                 autograph=False,
@@ -190,7 +242,7 @@ def compile_split(
     """
     # XLA compiles what one device does, and not how the batch is divided.
     on_one_device = tf.function(
-        function, jit_compile=jit_by_default(), autograph=False
+        _for_any_size(function), jit_compile=jit_by_default(), autograph=False
     )
 
     def on_all_devices(*tensors: Tensor) -> Tensor:

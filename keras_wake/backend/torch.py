@@ -50,6 +50,11 @@ def repeat(times: int, function: Callable, value: Tensor) -> Tensor:
     return value
 
 
+def batches_may_shrink() -> bool:
+    """Always: nothing is compiled."""
+    return True
+
+
 def without_gradient(function: Callable) -> Tensor:
     """The result of `function()`, of which nothing is kept for a gradient."""
     with torch.no_grad():

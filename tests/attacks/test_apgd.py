@@ -14,6 +14,7 @@ from scipy import special
 
 from keras_wake import backend
 from keras_wake.attacks import APGD
+from keras_wake.attacks.apgd import _Given
 from keras_wake.attacks.apgd import checkpoints
 from keras_wake.losses import cross_entropy
 from keras_wake.utils.seeds import SampleSeed
@@ -97,7 +98,7 @@ def test_equals_the_description(norm, epsilon, steps):
     attack = APGD(norm, epsilon, steps)
     images = ops.convert_to_tensor(x)
 
-    def evaluate(delta, number):
+    def evaluate(those, delta, number):
         """What `APGD._search` takes; nothing counts as misclassified."""
         losses = cross_entropy(y, network(images + delta))
         gradient = backend.gradient(
@@ -107,7 +108,9 @@ def test_equals_the_description(norm, epsilon, steps):
 
     seed = SampleSeed(0, np.arange(25))
     start = attack.threat_model.random_on_sphere(images, seed)
-    found = x + to_numpy(attack._search(evaluate, start, images))
+    labels = ops.one_hot(y, 4)
+    given = _Given(images, labels, labels)
+    found = x + to_numpy(attack._search(evaluate, start, given))
     halved = 0
     for i, one_hot in enumerate(np.eye(4)[y]):
 

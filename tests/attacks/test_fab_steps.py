@@ -125,6 +125,38 @@ def test_stays_in_the_box_and_gains_what_it_can(
     assert np.all(np.abs(gained - expected) <= 1e-5 * largest + 1e-7)
 
 
+def _by_sorting(norm, x, w, c):
+    """The step in [0, 1] of one point, in float64: by its sorted knots."""
+    sign = np.sign(w) * np.sign(c)
+    room = np.where(sign > 0, 1 - x, x)
+    speed = np.abs(w) if norm == "l2" else np.ones_like(w)
+    slope = np.abs(w) * speed
+    knots = np.divide(room, speed, where=speed > 0, out=np.zeros_like(x))
+    gained = [np.sum(slope * np.minimum(knot, knots)) for knot in knots]
+    level = np.interp(abs(c), *np.sort([[0.0, *gained], [0.0, *knots]]))
+    return sign * np.minimum(level * speed, room)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_takes_many_knots_and_equal_ones(norm):
+    rng = np.random.default_rng(4)
+    # Pixels of 8 bits: many coordinates have the same room, or none at all.
+    x = rng.integers(0, 256, (6, 3072)) / 255
+    x[::2] = np.clip(2 * x[::2] - 0.5, 0, 1)
+    w = rng.normal(size=x.shape) * rng.integers(0, 2, x.shape)
+    w[:3] = np.round(2 * w[:3])
+    x, w = x.astype("float32"), w.astype("float32")
+    largest = np.sum(np.abs(w) * np.where(w > 0, 1 - x, x), axis=1)
+    for share in (0, 1e-6, 0.02, 0.5, 0.999):
+        c = (share * largest).astype("float32")
+        found = _step(norm, x, w, c)
+        for row in range(6):
+            points = (v[row].astype("float64") for v in (x, w, c))
+            expected = _by_sorting(norm, *points)
+            # Sums of 3072 numbers in float32; seen: 2e-5.
+            np.testing.assert_allclose(found[row], expected, atol=1e-4)
+
+
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_depends_on_its_own_row_and_on_no_scale(norm):
     x, w, c, _ = _problems(6, 3, 0.0, 1.0, 0.9)
