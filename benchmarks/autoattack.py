@@ -1,158 +1,84 @@
-"""Time of AutoAttack, against that of torchattacks on the same network.
+"""Time of AutoAttack and of its attacks, against the reference in PyTorch.
 
-    python benchmarks/autoattack.py \
-        --output benchmarks/results/autoattack.json
+    python benchmarks/autoattack.py --data cifar10 --data-dir FOLDER \\
+        --samples 300 --output benchmarks/results/autoattack_cifar10.json
 
-A small network is trained adversarially on the 8×8 digits of scikit-learn with
-keras-wake. Its weights are copied into a PyTorch twin, and the two are compared
-on the test images: logits must agree. Then both libraries run the standard
-version (APGD-CE, APGD-T, FAB-T, Square with 5,000 queries) on the same images,
+A small network is trained adversarially with keras-wake, and kept in
+`~/.cache/keras-wake/benchmarks` (below `XDG_CACHE_HOME`, if that is set). Its
+weights are copied into a PyTorch twin; the logits of both must agree. Then
+keras-wake and torchattacks, whose attacks are copies of the reference
+implementation, run each attack by itself (`apgd-ce`, `apgd-t`, `fab-t`,
+`square`) and the standard version of all four (`ensemble`) on the same images,
 in processes of their own that take turns. The time is that of one call from
 images to robust accuracy. It includes the compiling of keras-wake, but not
 importing and training. Both use the same numbers of steps, targets and queries,
 and put all images that are not broken yet into one batch.
 
-Both use the cores that the process may use. The threads of TensorFlow are set
-up as in the examples.
+Both may use all cores. `--threads examples` sets up the threads of TensorFlow
+as the README advises, `--threads default` leaves them alone.
 """
 
 import argparse
-import datetime
-import itertools
 import json
 import os
 import pathlib
-import platform
 import statistics
 import sys
-import tempfile
 import time
 
-from _shared import commit
+from _autoattack_network import EPOCHS
+from _autoattack_network import EPSILON
+from _autoattack_network import keras_network
+from _autoattack_network import torch_network
+from _autoattack_network import train
 from _shared import environment
 from _shared import measure
 from _shared import report
 from _shared import table
-from _shared import versions
+from _shared import where_measured
 from _shared import write
 
 CONTENDERS = ("keras-wake", "torchattacks")
-EPSILON = {"linf": 0.1, "l2": 0.8}
-WIDTHS = (16, 32)
+ATTACKS = ("apgd-ce", "apgd-t", "fab-t", "square", "ensemble")
+# Both contenders take one network from images to robust accuracy.
+MEASURED = ("seconds", "clean_accuracy", "robust_accuracy")
 
 
-def keras_network():
-    """Two convolutions of stride 2 and a Dense layer on all their outputs."""
-    import keras
-
-    layers = keras.layers
-    return keras.Sequential(
-        [
-            keras.Input((8, 8, 1)),
-            *(
-                layers.Conv2D(
-                    width, 3, strides=2, padding="same", activation="relu"
-                )
-                for width in WIDTHS
-            ),
-            layers.Flatten(),
-            layers.Dense(10),
-        ]
-    )
-
-
-def torch_network(weights):
-    """The same in PyTorch, which puts channels before pixels."""
-    import torch
-    from torch import nn
-
-    class Network(nn.Module):
-        def __init__(self):
-            super().__init__()
-            inputs = (1, *WIDTHS)
-            self.convolutions = nn.ModuleList(
-                nn.Conv2d(a, b, 3, 2) for a, b in itertools.pairwise(inputs)
-            )
-            self.dense = nn.Linear(4 * WIDTHS[-1], 10)
-
-        def forward(self, x):
-            for convolution in self.convolutions:
-                # As Keras pads: one row and column, at the end.
-                x = nn.functional.pad(x, (0, 1, 0, 1))
-                x = torch.relu(convolution(x))
-            return self.dense(x.permute(0, 2, 3, 1).flatten(1))
-
-    network = Network()
-    names = [
-        f"convolutions.{number}.{kind}"
-        for number in range(len(WIDTHS))
-        for kind in ("weight", "bias")
-    ]
-    state = {}
-    for name, value in zip(
-        [*names, "dense.weight", "dense.bias"], weights, strict=True
-    ):
-        tensor = torch.tensor(value)
-        if tensor.ndim == 4:
-            tensor = tensor.permute(3, 2, 0, 1)
-        elif tensor.ndim == 2:
-            tensor = tensor.T
-        state[name] = tensor.contiguous()
-    network.load_state_dict(state)
-    return network.eval()
-
-
-def train(path: str, epochs: int, norm: str) -> None:
-    """Trains the network, and writes weights, images and logits."""
-    import keras
-    import numpy as np
-
-    import keras_wake as kw
-
-    keras.utils.set_random_seed(0)
-    splits = kw.datasets.load("digits", batch_size=50)
-    x, y = map(np.concatenate, zip(*splits.train, strict=True))
-    x_test, y_test = map(np.concatenate, zip(*splits.test, strict=True))
-    network = keras_network()
-    attack = kw.attacks.PGD(norm, epsilon=EPSILON[norm], steps=5)
-    model = kw.WakeModel(network, attack)
-    model.compile(keras.optimizers.Adam(0.003))
-    model.fit(x, y, epochs=epochs, batch_size=50, verbose=0)
-    # The digits have 1,797 images: missing test images are training images.
-    x, y = np.concatenate([x_test, x]), np.concatenate([y_test, y])
-    weights = {f"weight_{n}": w for n, w in enumerate(network.get_weights())}
-    np.savez(path, x=x, y=y, logits=network.predict(x, verbose=0), **weights)
-    report(trained=True)
-
-
-def run(contender: str, path: str, samples: int, norm: str, seed: int) -> None:
+def run(contender: str, path: str, samples: int, **settings) -> None:
     """One evaluation; the entry point of a process."""
     import numpy as np
 
     with np.load(path) as file:
         found = dict(file)
-    x, y = found["x"][:samples], found["y"][:samples]
+    task = {name: found[name][:samples] for name in ("x", "y", "logits")}
     count = sum(name.startswith("weight_") for name in found)
-    weights = [found[f"weight_{n}"] for n in range(count)]
-    task = {"x": x, "y": y, "weights": weights, "logits": found["logits"]}
+    task["weights"] = [found[f"weight_{n}"] for n in range(count)]
     if contender == "keras-wake":
-        run_keras_wake(task, norm, seed)
+        run_keras_wake(task, **settings)
     else:
-        run_torchattacks(task, norm, seed)
+        run_torchattacks(task, **settings)
 
 
-def run_keras_wake(task, norm: str, seed: int) -> None:
+def run_keras_wake(task, attack: str, data: str, norm: str, seed: int) -> None:
     """The evaluation by keras-wake."""
     import keras_wake as kw
 
-    network = keras_network()
+    attacks = kw.attacks
+    threat = {"norm": norm, "epsilon": EPSILON[data][norm]}
+    every = {
+        "apgd-ce": attacks.APGD(**threat),
+        "apgd-t": attacks.APGD(loss="dlr_targeted", **threat),
+        "fab-t": attacks.FAB(**threat),
+        "square": attacks.Square(**threat),
+    }
+    network = keras_network(data)
     network.set_weights(task["weights"])
     begin = time.perf_counter()
     found = kw.evaluation.autoattack(
         network,
         (task["x"], task["y"]),
-        epsilon=EPSILON[norm],
-        norm=norm,
+        attacks=None if attack == "ensemble" else [every[attack]],
+        **threat,
         batch_size=len(task["x"]),
         seed=seed,
         checks=False,
@@ -166,89 +92,121 @@ def run_keras_wake(task, norm: str, seed: int) -> None:
     )
 
 
-def run_torchattacks(task, norm: str, seed: int) -> None:
+def run_torchattacks(
+    task, attack: str, data: str, norm: str, seed: int
+) -> None:
     """The evaluation by torchattacks."""
     import numpy as np
     import torch
     import torchattacks
 
-    network = torch_network(task["weights"])
+    network = torch_network(data, task["weights"])
     x = torch.tensor(task["x"]).permute(0, 3, 1, 2).contiguous()
     y = torch.tensor(task["y"]).long()
     with torch.no_grad():
         logits = network(x).numpy()
-    difference = float(np.abs(logits - task["logits"][: len(x)]).max())
+    difference = float(np.abs(logits - task["logits"]).max())
     if difference > 1e-3:
         raise SystemExit(f"The twin's logits differ by {difference}.")
     options = {
         "norm": {"linf": "Linf", "l2": "L2"}[norm],
-        "eps": EPSILON[norm],
+        "eps": EPSILON[data][norm],
         "seed": seed,
     }
+    targets = {"n_classes": 10, "steps": 100}
     # Its `AutoAttack` takes 10 steps where 100 are published.
-    attack = torchattacks.MultiAttack(
-        [
-            torchattacks.APGD(network, steps=100, loss="ce", **options),
-            torchattacks.APGDT(network, steps=100, n_classes=10, **options),
-            torchattacks.FAB(
-                network,
-                steps=100,
-                multi_targeted=True,
-                n_classes=10,
-                **options,
-            ),
-            torchattacks.Square(
-                network, n_queries=5000, resc_schedule=False, **options
-            ),
-        ]
-    )
+    every = {
+        "apgd-ce": torchattacks.APGD(network, steps=100, loss="ce", **options),
+        "apgd-t": torchattacks.APGDT(network, **targets, **options),
+        "fab-t": torchattacks.FAB(
+            network, multi_targeted=True, **targets, **options
+        ),
+        "square": torchattacks.Square(
+            network, n_queries=5000, resc_schedule=False, **options
+        ),
+    }
     begin = time.perf_counter()
-    adversarial = attack(x, y)
+    clean = torch.tensor(logits).argmax(1) == y
+    ensemble = torchattacks.MultiAttack(list(every.values()))
+    chosen = ensemble if attack == "ensemble" else every[attack]
+    # As the reference: images that are wrong without an attack are left out.
+    adversarial = chosen(x[clean], y[clean])
     with torch.no_grad():
-        right = (network(adversarial).argmax(1) == y).float().mean().item()
+        right = network(adversarial).argmax(1) == y[clean]
     report(
         seconds=time.perf_counter() - begin,
-        clean_accuracy=float((logits.argmax(1) == task["y"]).mean()),
-        robust_accuracy=right,
+        clean_accuracy=float(clean.float().mean()),
+        robust_accuracy=float(right.sum() / len(y)),
         largest_difference=difference,
     )
 
 
-def compare(path: str, args) -> dict:
-    """All runs of both contenders, in turns."""
+def compare(attack: str, path: pathlib.Path, args, variables: dict) -> dict:
+    """All runs of an attack by both contenders, in turns."""
     runs: dict[str, list[dict]] = {name: [] for name in CONTENDERS}
     for turn in range(args.turns):
-        for name in CONTENDERS:
+        # Neither is always the first one.
+        for name in CONTENDERS[:: 1 if turn % 2 == 0 else -1]:
             spec = {
                 "contender": name,
-                "path": path,
+                "path": str(path),
                 "samples": args.samples,
+                "attack": attack,
+                "data": args.data,
                 "norm": args.norm,
                 "seed": turn,
             }
-            found, failure = measure(
-                __file__, spec, environment(args.backend), limit=args.limit
-            )
+            found, failure = measure(__file__, spec, variables, args.limit)
             if failure:
-                sys.exit(f"{name}: {failure}")
+                sys.exit(f"{attack}, {name}: {failure}")
             runs[name].append(found[-1])
     result: dict = {"runs": runs}
     for name, measured in runs.items():
         result[name] = {
             key: statistics.median(one[key] for one in measured)
-            for key in ("seconds", "clean_accuracy", "robust_accuracy")
+            for key in MEASURED
         }
-    ours, theirs = (result[name]["seconds"] for name in CONTENDERS)
-    result["ratio"] = ours / theirs
+    ours, theirs = (
+        [one["seconds"] for one in runs[name]] for name in CONTENDERS
+    )
+    # Of the turns, because what disturbs a turn disturbs both sides.
+    result["ratio"] = statistics.median(
+        a / b for a, b in zip(ours, theirs, strict=True)
+    )
     return result
+
+
+def kept_network(args, variables: dict) -> pathlib.Path:
+    """The file with the trained network, which is trained if there is none."""
+    cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    folder = pathlib.Path(cache) / "keras-wake" / "benchmarks"
+    path = folder / f"autoattack-{args.data}-{args.norm}.npz"
+    if not path.exists():
+        spec = {
+            "path": str(path),
+            "data": args.data,
+            "norm": args.norm,
+            "data_dir": args.data_dir,
+        }
+        _, failure = measure(__file__, spec, variables, args.limit)
+        if failure:
+            sys.exit(f"training: {failure}")
+    return path
 
 
 def main() -> None:
     """Trains, compares, and prints a table and the record as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--samples", type=int, default=500)
-    parser.add_argument("--norm", choices=tuple(EPSILON), default="linf")
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--data", choices=tuple(EPOCHS), default="digits")
+    parser.add_argument("--data-dir", help="folder with the images of CIFAR-10")
+    parser.add_argument("--samples", type=int, default=300)
+    parser.add_argument("--norm", choices=("linf", "l2"), default="linf")
+    parser.add_argument(
+        "--attacks", nargs="+", choices=ATTACKS, default=ATTACKS
+    )
+    parser.add_argument(
+        "--threads", choices=("default", "examples"), default="examples"
+    )
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--backend", default="tensorflow")
     parser.add_argument("--limit", type=float, default=3600)
@@ -256,41 +214,48 @@ def main() -> None:
     parser.add_argument("--measure", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
-        task = train if "epochs" in args.measure else run
-        task(**args.measure)
+        spec = args.measure
+        if "contender" in spec:
+            run(**spec)
+        else:
+            train(**{**spec, "path": pathlib.Path(spec["path"])})
         return
-    with tempfile.TemporaryDirectory() as folder:
-        path = str(pathlib.Path(folder) / "network.npz")
-        spec = {"path": path, "epochs": args.epochs, "norm": args.norm}
-        _, failure = measure(
-            __file__, spec, environment(args.backend), limit=args.limit
+    variables = environment(args.backend, cpu=args.threads == "examples")
+    # PyTorch uses all cores unless this says otherwise.
+    variables.pop("OMP_NUM_THREADS", None)
+    path = kept_network(args, variables)
+    results = {
+        attack: compare(attack, path, args, variables)
+        for attack in args.attacks
+    }
+    rows = []
+    for attack, result in results.items():
+        ours, theirs = (result[name] for name in CONTENDERS)
+        rows.append(
+            [
+                attack,
+                *(f"{side['seconds']:.1f}" for side in (ours, theirs)),
+                f"{result['ratio']:.2f}",
+                *(
+                    f"{100 * side['robust_accuracy']:.1f}"
+                    for side in (ours, theirs)
+                ),
+            ]
         )
-        if failure:
-            sys.exit(f"training: {failure}")
-        result = compare(path, args)
-    rows = [
-        [
-            name,
-            f"{result[name]['seconds']:.1f}",
-            f"{100 * result[name]['clean_accuracy']:.1f}",
-            f"{100 * result[name]['robust_accuracy']:.1f}",
-        ]
-        for name in CONTENDERS
-    ]
-    print(table(["library", "seconds", "clean, %", "robust, %"], rows))
-    print(f"ratio of times {result['ratio']:.2f}")
+    header = ["attack", "keras-wake, s", "torchattacks, s", "ratio"]
+    header += [f"robust, %, {name}" for name in CONTENDERS]
+    print(table(header, rows))
     record = {
-        "date": datetime.date.today().isoformat(),
+        **where_measured("keras", args.backend, "torch", "torchattacks"),
         "command": " ".join(["python", *sys.argv]),
-        "device": f"{os.cpu_count()} CPU cores, {platform.machine()}",
         "load": os.getloadavg(),
-        "commit": commit(),
-        "versions": versions("keras", args.backend, "torch", "torchattacks"),
+        "data": args.data,
         "samples": args.samples,
         "norm": args.norm,
-        "epsilon": EPSILON[args.norm],
+        "epsilon": EPSILON[args.data][args.norm],
+        "threads": args.threads,
         "turns": args.turns,
-        **result,
+        "attacks": results,
     }
     if args.output:
         write(args.output, record)
