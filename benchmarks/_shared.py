@@ -78,18 +78,56 @@ def images(count: int):
     return x, rng.integers(0, 10, count)
 
 
-def wake_model(method: str, width: int, steps: int, jit_compile="auto"):
-    """The compiled model of a method, and its callbacks."""
+def classifier(network: str, width: int, **options):
+    """The network of a name.
+
+    Args:
+        network: `"preact_resnet18"`, or `"wide_resnet28_10"`, of any depth and
+            factor.
+        width: Of `preact_resnet18`.
+        **options: More arguments of the network.
+    """
+    import keras_wake as kw
+
+    if network == "preact_resnet18":
+        return kw.models.PreActResNet18(10, width=width, **options)
+    return kw.models.WideResNet(10, **wide_sizes(network), **options)
+
+
+def wide_sizes(network: str) -> dict[str, int]:
+    """Depth and factor, which the name of a wide residual network has."""
+    depth, factor = network.removeprefix("wide_resnet").split("_")
+    return {"depth": int(depth), "widen_factor": int(factor)}
+
+
+def wake_model(
+    method: str,
+    width: int,
+    steps: int,
+    jit_compile="auto",
+    network="preact_resnet18",
+    **options,
+):
+    """The compiled model of a method, and its callbacks.
+
+    Args:
+        method: `"standard"`, `"at"`, `"trades"` or `"wake"`.
+        width: Of the network.
+        steps: Of the attack.
+        jit_compile: As in `compile`.
+        network: As in `classifier`.
+        **options: More arguments of the network.
+    """
     import keras
 
     import keras_wake as kw
 
     model = kw.WakeModel(
-        kw.models.PreActResNet18(10, width=width),
+        classifier(network, width, **options),
         attack=kw.attacks.PGD(
             epsilon=EPSILON, step_size=STEP_SIZE, steps=steps
         ),
-        objective="standard" if method == "standard" else "at",
+        objective="at" if method == "wake" else method,
         # Distillation and averaging begin in the first epoch: the full cost.
         schedule=kw.schedules.DistillationRamp(0, 100)
         if method == "wake"

@@ -15,6 +15,8 @@ names, for what must differ:
 - `side_by_side(function, *tensors)`: the same as `function(*tensors)`, which
   treats the samples of a batch apart;
 - `without_gradient(function)`: its result, through which no gradient goes;
+- `recomputed(function)`: calls it once more for a gradient, which then needs
+  to keep the arguments only;
 - `compile(function, get_model)`: compiles a function of tensors that reads
   the variables of `get_model()`; its updates of variables may be lost;
 - `compile_split(function, get_model, split)`: the same for batches of any

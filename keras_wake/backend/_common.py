@@ -182,6 +182,17 @@ def gathered_as_bytes(
     ]
 
 
+# For TensorFlow and PyTorch.
+
+
+def recomputed(function: Callable) -> Callable:
+    """`function`, of which a gradient keeps the arguments only.
+
+    Its results and arguments are float tensors, or lists of them.
+    """
+    return keras.remat(function)
+
+
 # Where all random numbers come from variables or explicit seeds: TensorFlow
 # and JAX.
 

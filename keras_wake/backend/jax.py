@@ -56,6 +56,28 @@ def without_gradient(function: Callable) -> Tensor:
     return jax.lax.stop_gradient(function())
 
 
+def recomputed(function: Callable) -> Callable:
+    """`function`, of which a gradient keeps the arguments only.
+
+    XLA for CPUs finds that what `jax.checkpoint` computes once more is there
+    already, and keeps it. So the arguments are made to depend on the gradient.
+    """
+    call = jax.custom_vjp(function)
+
+    def forward(*tensors: Any) -> tuple[Any, Any]:
+        return function(*tensors), tensors
+
+    def backward(tensors: Any, gradient: Any) -> Any:
+        entry = jax.tree.leaves(gradient)[0].ravel()[0]
+        # XLA cannot tell that it is 0, or NaN if the gradient is.
+        zero = jax.numpy.where(entry == entry, 0.0, jax.numpy.nan)
+        later = jax.tree.map(lambda t: t + zero.astype(t.dtype), tensors)
+        return jax.vjp(function, *later)[1](gradient)
+
+    call.defvjp(forward, backward)
+    return call
+
+
 def copy(variable: keras.Variable) -> Tensor:
     """The value of a variable, in an array of its own on the same devices.
 

@@ -3,7 +3,8 @@
 The published networks are PyTorch networks, so layers start from PyTorch's
 defaults unless the published code says otherwise, and have the names of their
 twins in the PyTorch state dict, with `_` for `.`. All are plain Keras layers: a
-saved network loads where keras-wake is not installed.
+saved network loads where keras-wake is not installed, unless it has gradient
+checkpointing.
 """
 
 import math
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 
 import keras
 
+from keras_wake.models.gradient_checkpointing import CheckpointedModel
 from keras_wake.utils import validate
 
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
@@ -176,3 +178,16 @@ def pooled_logits(
         or keras.initializers.RandomUniform(-limit, limit),
         name=name,
     )(x)
+
+
+def network(
+    images: keras.KerasTensor,
+    logits: keras.KerasTensor,
+    name: str,
+    gradient_checkpointing: bool,
+) -> keras.Model:
+    """The network from images to logits."""
+    kind = keras.Model
+    if validate.boolean(gradient_checkpointing=gradient_checkpointing):
+        kind = CheckpointedModel
+    return kind(images, logits, name=name)

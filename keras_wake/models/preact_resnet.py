@@ -19,6 +19,7 @@ def PreActResNet18(
     final_norm: bool = True,
     name: str = "preact_resnet18",
     shortcut: str = "preactivated",
+    gradient_checkpointing: bool = False,
 ) -> keras.Model:
     """The pre-activation ResNet-18 of robust training.
 
@@ -48,12 +49,16 @@ def PreActResNet18(
             of the block's input: `"preactivated"`, after batch norm and ReLU,
             or `"raw"`, as it is. Published code has both, and their weights
             look the same. Defaults to `"preactivated"`.
+        gradient_checkpointing: Whether a pass that a gradient is taken of
+            keeps only what goes into each block, and computes the block once
+            more. Weights and logits are the same. Defaults to `False`.
 
     Returns:
         A functional `keras.Model` from float images in [0, 1] to logits
-        `(batch, num_classes)`. It loads without keras-wake. Its layers are
-        named as in the PyTorch state dict (`conv1`, `layer1_0_bn1`, ...,
-        `bn`, `linear`), from which `load_pytorch_weights` fills it.
+        `(batch, num_classes)`. It loads without keras-wake, unless it has
+        gradient checkpointing. Its layers are named as in the PyTorch
+        state dict (`conv1`, `layer1_0_bn1`, ..., `bn`, `linear`), from which
+        `load_pytorch_weights` fills it.
 
     Raises:
         ValueError, TypeError: If an argument is out of range, has the wrong
@@ -85,4 +90,4 @@ def PreActResNet18(
     if final_norm:
         x = _blocks.batch_norm_relu(x, name="bn", relu_name="relu")
     logits = _blocks.pooled_logits(x, num_classes)
-    return keras.Model(images, logits, name=name)
+    return _blocks.network(images, logits, name, gradient_checkpointing)

@@ -17,6 +17,7 @@ def WideResNet(
     mean: _blocks.ChannelValues = None,
     std: _blocks.ChannelValues = None,
     name: str = "wide_resnet",
+    gradient_checkpointing: bool = False,
 ) -> keras.Model:
     """The wide residual network WRN-`depth`-`widen_factor`.
 
@@ -43,6 +44,7 @@ def WideResNet(
         mean: Of the pixels, as for `PreActResNet18`.
         std: Of the pixels, like `mean`.
         name: Name of the model.
+        gradient_checkpointing: As for `PreActResNet18`.
 
     Returns:
         A functional `keras.Model` like that of `PreActResNet18`, with layers
@@ -84,7 +86,7 @@ def WideResNet(
     logits = _blocks.pooled_logits(
         x, num_classes, "fc", keras.initializers.Zeros()
     )
-    return keras.Model(images, logits, name=name)
+    return _blocks.network(images, logits, name, gradient_checkpointing)
 
 
 def WideResNet28_10(
@@ -93,9 +95,19 @@ def WideResNet28_10(
     mean: _blocks.ChannelValues = None,
     std: _blocks.ChannelValues = None,
     name: str = "wide_resnet28_10",
+    gradient_checkpointing: bool = False,
 ) -> keras.Model:
     """`WideResNet(depth=28, widen_factor=10)`: 36.5 million weights."""
-    return WideResNet(num_classes, input_shape, 28, 10, mean, std, name)
+    return WideResNet(
+        num_classes,
+        input_shape,
+        28,
+        10,
+        mean,
+        std,
+        name,
+        gradient_checkpointing,
+    )
 
 
 def WideResNet34_10(
@@ -104,9 +116,19 @@ def WideResNet34_10(
     mean: _blocks.ChannelValues = None,
     std: _blocks.ChannelValues = None,
     name: str = "wide_resnet34_10",
+    gradient_checkpointing: bool = False,
 ) -> keras.Model:
     """`WideResNet(depth=34, widen_factor=10)`: 46.2 million weights."""
-    return WideResNet(num_classes, input_shape, 34, 10, mean, std, name)
+    return WideResNet(
+        num_classes,
+        input_shape,
+        34,
+        10,
+        mean,
+        std,
+        name,
+        gradient_checkpointing,
+    )
 
 
 def _normal_fan_out() -> keras.initializers.Initializer:

@@ -1,0 +1,74 @@
+"""The benchmark of memory: what it reads, and a small run of it."""
+
+import json
+import pathlib
+
+import keras
+import pytest
+from small import output_of
+
+MEMORY = pathlib.Path(__file__).parents[2] / "benchmarks" / "memory.py"
+BACKEND = keras.backend.backend()
+# As XLA writes it.
+PLAN = """BufferAssignment:
+allocation 0: size 400, parameter 0, shape |f32[100]| at ShapeIndex {}:
+ value: <1 arg0.1 @0> (size=400,offset=0): f32[100]{0}
+allocation 1: size 24, maybe-live-out:
+ value: <2 tuple @0> (size=24,offset=0): (f32[100]{0})
+allocation 2: size 7, constant:
+allocation 3: size 9, thread-local:
+allocation 4: size 5000, preallocated-temp:
+ value: <3 add @0> (size=4000,offset=1000): f32[1000]{0}
+"""
+
+
+def test_what_xla_allocates(load):
+    assert load("memory").allocated(PLAN) == 5024
+
+
+def test_what_variables_need(load):
+    network = keras.Sequential(
+        [keras.Input((3,)), keras.layers.Dense(2), keras.layers.Dropout(0.5)]
+    )
+    # Three times two weights and two biases, and the seed of the dropout.
+    assert load("memory").bytes_of(network.variables) == 4 * (6 + 2) + 4 * 2
+
+
+def test_checkpointing_and_both_attacks_are_compiled(load):
+    memory = load("memory")
+    args = type("Args", (), {"backends": ["jax"], "settings": [("net", 8)]})
+    found = [tuple(spec.values()) for spec in memory.wanted(args)]
+    assert len(found) == len(set(found)) == 9
+    assert ("jax", "net", 8, False, "attack", 2) in found
+    assert ("jax", "net", 8, True, "at", 10) in found
+
+
+@pytest.mark.slow
+def test_the_attack_keeps_no_history(tmp_path):
+    if BACKEND == "torch":
+        pytest.skip("PyTorch has no plan")
+    output = tmp_path / "memory.json"
+    common = [MEMORY, "--backends", BACKEND, "--width", "8", "--output", output]
+    printed = output_of(*common, "--settings", "preact_resnet18:4")
+    found = json.loads(output.read_text())["measurements"]
+    assert len(found) == 9
+    assert all("error" not in each for each in found)
+    sizes = {
+        (
+            each["method"],
+            each["attack_steps"],
+            each["gradient_checkpointing"],
+        ): (each["allocated"])
+        for each in found
+    }
+    # Ten steps need what two need, but for counters and seeds.
+    two, ten = sizes["attack", 2, False], sizes["attack", 10, False]
+    assert ten == pytest.approx(two, abs=1024)
+    # The weights are moved in place, so a step needs no second copy of them,
+    # and the attack runs before the training pass, in the same memory.
+    assert sizes["at", 10, False] < 1.1 * sizes["standard", 10, False]
+    assert sizes["at", 10, True] < 0.8 * sizes["at", 10, False]
+    assert f"| {BACKEND}" in printed
+    # What is there is kept.
+    again = [*common, "--settings", "preact_resnet18:4", "--resume"]
+    assert output_of(*again, timeout=60) == printed
