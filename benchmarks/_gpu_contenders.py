@@ -3,11 +3,16 @@
 import time
 import traceback
 
+import _gpu_trace
 from _shared import EPSILON
 from _shared import images
 from _shared import report
 from _shared import STEP_SIZE
 from _shared import wake_model
+from _shared import wide_sizes
+
+# How many steps are traced, after those that are timed.
+TRACED = 10
 
 
 class Repetitions:
@@ -31,6 +36,15 @@ class Repetitions:
         return late or len(self.seconds) >= self.wanted
 
 
+def torch_network(spec: dict):
+    """The network of a PyTorch contender."""
+    import _torch_reference as reference
+
+    if spec["network"] == "preact_resnet18":
+        return reference.PreActResNet18(spec["width"])
+    return reference.WideResNet(**wide_sizes(spec["network"]))
+
+
 def torch_step(spec: dict, device: str):
     """The step of a PyTorch contender, `step(images, labels)`."""
     import _torch_reference as reference
@@ -38,8 +52,8 @@ def torch_step(spec: dict, device: str):
     from torch.nn import functional as F
 
     compiled = spec["contender"] != "torch-eager"
-    wake, standard = spec["method"] == "wake", spec["method"] == "standard"
-    network = reference.PreActResNet18(spec["width"]).to(device)
+    wake, trades = spec["method"] == "wake", spec["method"] == "trades"
+    network = torch_network(spec).to(device)
     options = {}
     if compiled:
         network = network.to(memory_format=torch.channels_last)
@@ -55,11 +69,18 @@ def torch_step(spec: dict, device: str):
     def precision():
         return torch.autocast(device, torch.bfloat16, enabled=compiled)
 
-    def attack_loss(images, labels):
+    def attack_loss(images, target):
         with precision():
-            return F.cross_entropy(attacked(images), labels, reduction="sum")
+            logits = attacked(images)
+            if trades:
+                return reference.divergence(logits, target)
+            return F.cross_entropy(logits, target, reduction="sum")
 
-    def training_loss(images, labels):
+    def clean_logits(images):
+        with torch.no_grad(), precision():
+            return attacked(images)
+
+    def training_loss(images, labels, clean):
         with precision():
             logits = network(images)
             loss = F.cross_entropy(logits, labels)
@@ -67,6 +88,11 @@ def torch_step(spec: dict, device: str):
                 with torch.no_grad():
                     teacher = averaged.module(images)
                 loss = 0.5 * (loss + reference.distillation(logits, teacher))
+            if trades:
+                natural = network(clean)
+                divergence = reference.divergence(logits, natural)
+                loss = F.cross_entropy(natural, labels)
+                loss = loss + 6.0 * divergence / len(labels)
         return loss, (logits.argmax(1) == labels).sum()
 
     ascend = reference.ascend
@@ -75,29 +101,36 @@ def torch_step(spec: dict, device: str):
         if spec["contender"] == "torch-compile-graphs":
             mode = "reduce-overhead"
         attack_loss = torch.compile(attack_loss, dynamic=False, mode=mode)
+        clean_logits = torch.compile(clean_logits, dynamic=False, mode=mode)
         training_loss = torch.compile(training_loss, dynamic=False, mode=mode)
         ascend = torch.compile(ascend, dynamic=False)
 
     network.train()
 
+    def attack(clean, labels):
+        if not compiled:
+            network.eval()
+        # A copy, as CUDA graphs write their results to the same memory.
+        target = clean_logits(clean).clone() if trades else labels
+        adversarial = reference.pgd(
+            attack_loss,
+            clean,
+            target,
+            EPSILON,
+            STEP_SIZE,
+            spec["attack_steps"],
+            ascend,
+        )
+        if not compiled:
+            network.train()
+        return adversarial
+
     def step(clean, labels):
         trained = clean
-        if not standard:
-            if not compiled:
-                network.eval()
-            trained = reference.pgd(
-                attack_loss,
-                clean,
-                labels,
-                EPSILON,
-                STEP_SIZE,
-                spec["attack_steps"],
-                ascend,
-            )
-            if not compiled:
-                network.train()
+        if spec["method"] != "standard":
+            trained = attack(clean, labels)
         optimizer.zero_grad()
-        loss, hits = training_loss(trained, labels)
+        loss, hits = training_loss(trained, labels, clean)
         loss.backward()
         optimizer.step()
         if wake:
@@ -140,12 +173,17 @@ def run_torch(spec: dict) -> None:
     repetition(repetitions.steps)
     while not repetitions.enough:
         repetitions.add(repetition(repetitions.steps))
+    peak = peak_bytes("torch")
+    trace = _gpu_trace.Trace("torch")
+    trace.start()
+    repetition(min(TRACED, repetitions.steps))
     report(
         device=name,
         seconds_per_step=repetitions.seconds,
         first_step_seconds=first,
         forward_flops=forward_flops(network),
-        peak_bytes=peak_bytes("torch"),
+        peak_bytes=peak,
+        idle=trace.idle_share(),
     )
 
 
@@ -159,50 +197,73 @@ def run_keras(spec: dict) -> None:
         keras.config.set_dtype_policy("mixed_bfloat16")
     repetitions = Repetitions(spec)
 
+    def wait_for(model):
+        # A step changes it last.
+        for network in (model.teacher, model.classifier):
+            keras.ops.convert_to_numpy(network.variables[-1])
+        if backend == "torch":
+            wait()
+
+    # No hook for batches: Keras would wait for each.
     class Clock(keras.callbacks.Callback):
         """Times the epochs, the first of which warms up."""
-
-        first = None
 
         def on_epoch_begin(self, epoch, logs=None):
             self.begin = time.perf_counter()
 
-        def on_train_batch_end(self, batch, logs=None):
-            if self.first is None:
-                float(logs["loss"])
-                self.first = time.perf_counter() - self.begin
-
         def on_epoch_end(self, epoch, logs=None):
-            # A step changes it last.
-            for network in (self.model.teacher, self.model.classifier):
-                keras.ops.convert_to_numpy(network.variables[-1])
-            if backend == "torch":
-                wait()
+            wait_for(self.model)
             if epoch:
                 repetitions.add(time.perf_counter() - self.begin)
             self.model.stop_training = repetitions.enough
 
+    class Tracer(keras.callbacks.Callback):
+        """Traces the second epoch."""
+
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch:
+                trace.start()
+
+        def on_epoch_end(self, epoch, logs=None):
+            wait_for(self.model)
+
     model, callbacks = wake_model(
-        spec["method"], spec["width"], spec["attack_steps"]
+        spec["method"],
+        spec["width"],
+        spec["attack_steps"],
+        network=spec["network"],
     )
     flops = keras_forward_flops(model.classifier)
-    clock = Clock()
-    count = repetitions.steps * spec["batch"]
-    x, y = images(count)
-    model.fit(
-        x,
-        y.astype("int32"),
-        batch_size=spec["batch"],
-        epochs=repetitions.wanted + 1,
-        verbose=0,
-        callbacks=[*callbacks, clock],
-    )
+    x, y = images(repetitions.steps * spec["batch"])
+    y = y.astype("int32")
+
+    def fit(steps, epochs, *more):
+        """Trains on so many batches, several times."""
+        count = steps * spec["batch"]
+        model.fit(
+            x[:count],
+            y[:count],
+            batch_size=spec["batch"],
+            epochs=epochs,
+            verbose=0,
+            callbacks=[*callbacks, *more],
+        )
+
+    begin = time.perf_counter()
+    fit(1, 1)
+    wait_for(model)
+    first = time.perf_counter() - begin
+    fit(repetitions.steps, repetitions.wanted + 1, Clock())
+    peak = peak_bytes(backend)
+    trace = _gpu_trace.Trace(backend)
+    fit(min(TRACED, repetitions.steps), 2, Tracer())
     report(
         device=name,
         seconds_per_step=repetitions.seconds,
-        first_step_seconds=clock.first,
+        first_step_seconds=first,
         forward_flops=flops,
-        peak_bytes=peak_bytes(backend),
+        peak_bytes=peak,
+        idle=trace.idle_share(),
     )
 
 

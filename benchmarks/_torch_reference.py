@@ -43,14 +43,42 @@ class PreActResNet18(nn.Module):
         self.blocks = nn.Sequential(*blocks)
         self.bn = nn.BatchNorm2d(inputs)
         self.linear = nn.Linear(inputs, 10)
-        mean = torch.tensor([0.4914, 0.4822, 0.4465]).view(1, 3, 1, 1)
-        std = torch.tensor([0.2471, 0.2435, 0.2616]).view(1, 3, 1, 1)
-        self.register_buffer("mean", mean)
-        self.register_buffer("std", std)
+        _add_statistics(self)
 
     def forward(self, x):
         out = self.blocks(self.conv1((x - self.mean) / self.std))
         return self.linear(F.relu(self.bn(out)).mean((2, 3)))
+
+
+class WideResNet(nn.Module):
+    """The wide residual network as published."""
+
+    def __init__(self, depth=28, widen_factor=10):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
+        blocks, inputs = [], 16
+        for group in range(3):
+            outputs = 16 * widen_factor * 2**group
+            for block in range((depth - 4) // 6):
+                stride = 2 if group and not block else 1
+                blocks.append(Block(inputs, outputs, stride))
+                inputs = outputs
+        self.blocks = nn.Sequential(*blocks)
+        self.bn = nn.BatchNorm2d(inputs)
+        self.linear = nn.Linear(inputs, 10)
+        _add_statistics(self)
+
+    def forward(self, x):
+        out = self.blocks(self.conv1((x - self.mean) / self.std))
+        return self.linear(F.relu(self.bn(out)).mean((2, 3)))
+
+
+def _add_statistics(network):
+    """Mean and standard deviation of CIFAR-10's pixels."""
+    mean = torch.tensor([0.4914, 0.4822, 0.4465]).view(1, 3, 1, 1)
+    std = torch.tensor([0.2471, 0.2435, 0.2616]).view(1, 3, 1, 1)
+    network.register_buffer("mean", mean)
+    network.register_buffer("std", std)
 
 
 def sgd(network, **kwargs):
@@ -73,7 +101,7 @@ def pgd(loss, clean, labels, epsilon, step_size, steps, ascend=ascend):
     Args:
         loss: Maps images and labels to the sum of the losses.
         clean: Images (batch, channels, height, width).
-        labels: Class numbers (batch,).
+        labels: What `loss` takes: class numbers (batch,), or logits.
         epsilon: Radius.
         step_size: Length of a step.
         steps: Number of steps.
@@ -107,6 +135,16 @@ def distillation(student, teacher, temperature=2.0):
         F.log_softmax(student / temperature, dim=1),
         F.log_softmax(teacher / temperature, dim=1),
         reduction="batchmean",
+        log_target=True,
+    )
+
+
+def divergence(logits, clean_logits):
+    """KL of TRADES, from what is predicted on clean images; a sum."""
+    return F.kl_div(
+        F.log_softmax(logits, dim=1),
+        F.log_softmax(clean_logits, dim=1),
+        reduction="sum",
         log_target=True,
     )
 

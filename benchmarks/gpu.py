@@ -2,13 +2,14 @@
 
     python benchmarks/gpu.py
     python benchmarks/gpu.py --resume          # goes on where it stopped
-    python benchmarks/gpu.py --methods at --batches 128 --contenders keras-jax
+    python benchmarks/gpu.py --methods at --workloads preact_resnet18:128
 
 The benchmark times a step of regular training ("standard"), of adversarial
-training with PGD-10 ("at") and of WAKE ("wake": the teacher is averaged and
-distilled from in every step) of PreActResNet-18 on random images of CIFAR's
-size: SGD with momentum and weight decay, the attack from a random start on the
-network in evaluation mode, the update in training mode. Contenders are
+training with PGD-10 ("at"), of TRADES ("trades") and of WAKE ("wake": the
+teacher is averaged and distilled from in every step) of PreActResNet-18 and
+WideResNet-28-10 on random images of CIFAR's size: SGD with momentum and weight
+decay, the attack from a random start on the network in evaluation mode, the
+update in training mode. Contenders are
 
     torch-eager          plain PyTorch: float32, NCHW
     torch-compile        `torch.compile`, channels last, bfloat16 (autocast)
@@ -17,29 +18,34 @@ network in evaluation mode, the update in training mode. Contenders are
                          `mixed_bfloat16`, for each installed backend
 
 PyTorch's images are on the GPU, and its metrics are read once per repetition.
-`fit` feeds its batches from the host's memory and reads a counter of faults
-after each, as it does for users. Each measurement has a process of its own. A
-repetition is an epoch of about ten thousand images, timed from its beginning
-until the GPU is idle. The first one compiles and warms up, and the median of
-the others is reported. "first" is the time of the first step, which compiles.
+`fit` feeds its batches from the host's memory, as it does for users. Each
+measurement has a process of its own. A repetition is an epoch of a few thousand
+images, timed from its beginning until the GPU is idle. The first one warms up,
+and the median of the others is reported. "first" is the time of the first step,
+which compiles. After the timing, ten steps are traced by the framework's
+profiler; "idle" is the share of their time in which nothing ran on the GPU.
 
 Model FLOP utilisation (MFU) counts the multiplications and additions of
-convolutions and dense layers. A backward pass counts as two forward passes, or
-as one if only the gradient of the images is computed. So a step counts as 3
-forward passes, as 2k + 3 with PGD-k, and as 2k + 4 with WAKE's teacher. The
-peak is that of dense products on the tensor cores. For float32 it is that of
-TF32, which all three frameworks use in convolutions by default.
+convolutions and dense layers. A backward pass counts as two forward passes,
+or as one if only the gradient of the images is computed. So a step counts as
+3 forward passes, as 2k + 3 with PGD-k, as 2k + 4 with WAKE's teacher, and as
+2k + 7 with TRADES, which trains on clean images, too. The peak is that of
+dense products on the tensor cores. For float32 it is that of TF32, which all
+three frameworks use in convolutions by default.
 
 The most important measurements come first. Each is written as soon as it is
-finished; one that fails is written with its error.
+finished; one that fails is written with its error. After eight minutes the
+benchmark stops, and `--resume` goes on.
 """
 
 import argparse
 import datetime
 import importlib.util
+import itertools
 import json
 import pathlib
 import platform
+import re
 import statistics
 import sys
 import time
@@ -62,9 +68,18 @@ CONTENDERS = {
     "keras-torch": ("bfloat16", "float32"),
     "torch-compile-graphs": ("bfloat16",),
 }
-METHODS = ("at", "wake", "standard")
-BATCHES = (128, 512, 1024)
-GOALS = {"torch-eager": 2.5, "torch-compile": 1.1}
+METHODS = ("at", "wake", "trades", "standard")
+# Network and batch size, and how many images a repetition has.
+WORKLOADS = {
+    "preact_resnet18:128": 6400,
+    "wide_resnet28_10:128": 1280,
+    "preact_resnet18:512": 12800,
+}
+TINY = {"preact_resnet18:8": 24}
+# The largest shares of the time of these peers, and of the time that the
+# device waits.
+GOALS = {"torch-eager": 0.40, "torch-compile": 0.90}
+IDLE_GOAL = 0.03
 
 # Dense peak in TFLOP/s: bfloat16, and float32 as TF32 on the tensor cores
 # (V100 and T4: plain float32, they have neither). From the data sheets; the
@@ -101,24 +116,36 @@ def missing_package(contender: str) -> str | None:
 
 def wanted(args) -> list[dict]:
     """The measurements to make, the most important first."""
+    # What is at the top of both lists comes first.
+    pairs = itertools.product(
+        enumerate(args.workloads), enumerate(args.methods)
+    )
+    pairs = sorted(pairs, key=lambda pair: pair[0][0] + pair[1][0])
     return [
         {
             "contender": contender,
             "method": method,
             "precision": precision,
-            "batch": batch,
+            **workload,
         }
-        for batch in args.batches
-        for method in args.methods
+        for (_, workload), (_, method) in pairs
         for contender in args.contenders
         for precision in CONTENDERS[contender]
         if precision in args.precisions
     ]
 
 
+def workload(name: str) -> dict:
+    """Network and batch size; `ValueError` for other texts."""
+    if not re.fullmatch(r"(preact_resnet18|wide_resnet\d+_\d+):\d+", name):
+        raise ValueError
+    network, batch = name.split(":")
+    return {"network": network, "batch": int(batch)}
+
+
 def key(measurement: dict, **changes) -> tuple:
     """What identifies a measurement."""
-    names = ("contender", "method", "precision", "batch")
+    names = ("contender", "method", "precision", "network", "batch")
     return tuple({**measurement, **changes}[name] for name in names)
 
 
@@ -141,6 +168,7 @@ def measure_all(record: dict, args) -> bool:
         print(f"{number}/{len(todo)} {label}", file=sys.stderr, flush=True)
         if reason is None:
             spec = {**found, **record["setting"], "cpu": args.cpu or args.tiny}
+            spec["images"] = images_of(found)
             family, framework = found["contender"].split("-")[:2]
             backend = framework if family == "keras" else "torch"
             reports, failure = measure(
@@ -167,6 +195,13 @@ def measure_all(record: dict, args) -> bool:
     return True
 
 
+def images_of(measurement: dict) -> int:
+    """How many images a repetition has; at least ten steps if not given."""
+    network, batch = measurement["network"], measurement["batch"]
+    sizes = {**WORKLOADS, **TINY}
+    return sizes.get(f"{network}:{batch}", 10 * batch)
+
+
 def step_seconds(measurement: dict | None) -> float | None:
     """The median over the repetitions; `None` if there are none."""
     seconds = (measurement or {}).get("seconds_per_step")
@@ -188,7 +223,7 @@ def forward_passes(method: str, attack_steps: int) -> int:
     """How many forward passes a step counts as."""
     if method == "standard":
         return 3
-    return 2 * attack_steps + (4 if method == "wake" else 3)
+    return 2 * attack_steps + {"at": 3, "wake": 4, "trades": 7}[method]
 
 
 def summarise(record: dict, peaks: dict) -> None:
@@ -211,7 +246,7 @@ def summarise(record: dict, peaks: dict) -> None:
             other = by_key.get(key(found, contender=peer, precision=precision))
             if other and other.get("device") == found["device"]:
                 if step_seconds(other):
-                    ratios[peer] = step_seconds(other) / seconds
+                    ratios[peer] = seconds / step_seconds(other)
         if found["method"] == "wake":
             other = step_seconds(by_key.get(key(found, method="at")))
             if other:
@@ -226,20 +261,23 @@ def show(record: dict, peaks: dict) -> None:
         return "" if value is None else form.format(value)
 
     header = (
-        "batch | method | contender | precision | ms a step | images/s | MFU "
-        "| × eager | × compiled | time / AT | peak GiB | first s"
+        "network | batch | method | contender | precision | ms a step | "
+        "images/s | MFU | / eager | / compiled | / AT | idle | peak GiB | "
+        "first s"
     ).split(" | ")
-    rows, failures = [], []
-    ranks = {name: rank for rank, name in enumerate([*METHODS, *CONTENDERS])}
+    rows, failures, order = [], [], [*METHODS, *CONTENDERS]
     for found in sorted(
         record["measurements"],
-        key=lambda m: (m["batch"], ranks[m["method"]], ranks[m["contender"]]),
+        key=lambda m: (
+            *(m["network"], m["batch"]),
+            *(order.index(m["method"]), order.index(m["contender"])),
+        ),
     ):
         names = [found["method"], found["contender"], found["precision"]]
         seconds = step_seconds(found)
         if seconds is None:
-            failures.append(f"- {' '.join(map(str, key(found)))}: ")
-            failures[-1] += found["error"].splitlines()[-1]
+            reason = found["error"].splitlines()[-1]
+            failures.append(f"- {' '.join(map(str, key(found)))}: {reason}")
             continue
         ratios, memory = found["ratios"], found["peak_bytes"]
         row = [
@@ -248,20 +286,20 @@ def show(record: dict, peaks: dict) -> None:
             number(found["mfu"], "{:.1%}"),
             *(number(ratios.get(peer)) for peer in GOALS),
             number(ratios.get("time of AT")),
+            number(found["idle"], "{:.1%}"),
             number(memory and memory / 2**30),
             number(found["first_step_seconds"], "{:.1f}"),
         ]
-        rows.append([str(found["batch"]), *names, *row])
+        rows.append([found["network"], str(found["batch"]), *names, *row])
     setting = record["setting"]
     print(
-        f"\nPreActResNet-18 width {setting['width']}, "
-        f"PGD-{setting['attack_steps']}, {record['device']}\n"
-        f"Peak TFLOP/s: {peaks}; goals: {GOALS}\n"
+        f"\nPGD-{setting['attack_steps']}, width of PreActResNet-18 "
+        f"{setting['width']}, {record['device']}\nPeak TFLOP/s: {peaks}; "
+        f"goals: at most {GOALS} of their time, idle {IDLE_GOAL:.0%}\n"
     )
     print(table(header, rows))
     if failures:
-        print("\nWithout a result:\n")
-        print("\n".join(failures))
+        print("\n".join(["\nWithout a result:\n", *failures]))
 
 
 def parse(argv=None):
@@ -276,19 +314,19 @@ def parse(argv=None):
     add("--contenders", nargs="+", choices=CONTENDERS, default=[*CONTENDERS])
     add("--methods", nargs="+", choices=METHODS, default=METHODS)
     add("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS)
-    add("--batches", nargs="+", type=int)
+    add("--workloads", nargs="+", type=workload, metavar="NETWORK:BATCH")
     add("--width", type=int, help="default 64")
-    add("--repetitions", type=int, help="timed epochs, default 5")
+    add("--repetitions", type=int, help="timed epochs, default 3")
     add(
         "--budget-seconds",
         type=float,
-        default=540,
+        default=480,
         help="when to stop; --resume goes on (default %(default)g)",
     )
     add(
         "--timeout",
         type=float,
-        default=240,
+        default=150,
         help="seconds for one measurement (default %(default)g)",
     )
     add("--resume", action="store_true", help="keep what --output holds")
@@ -313,8 +351,7 @@ def new_record(args) -> dict:
         # Below 8, oneDNN in TensorFlow 2.21 crashes on a single thread.
         "width": args.width or (8 if args.tiny else 64),
         "attack_steps": 2 if args.tiny else 10,
-        "images": 24 if args.tiny else 12800,
-        "repetitions": args.repetitions or (2 if args.tiny else 5),
+        "repetitions": args.repetitions or (2 if args.tiny else 3),
         # No repetition begins after three that took longer than this.
         "seconds": 20,
     }
@@ -338,7 +375,8 @@ def main() -> None:
     if args.measure:
         run_measurement(args.measure)
         return
-    args.batches = args.batches or ([8] if args.tiny else BATCHES)
+    names = TINY if args.tiny else WORKLOADS
+    args.workloads = args.workloads or [*map(workload, names)]
     record = new_record(args)
     if args.resume and args.output.exists():
         before = json.loads(args.output.read_text())

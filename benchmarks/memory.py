@@ -178,7 +178,7 @@ def wanted(args) -> list[dict]:
     for backend in args.backends:
         for network, batch in args.settings:
             for checkpointing in (False, True):
-                for method, steps in PARTS.values():
+                for method, steps in map(PARTS.get, args.parts):
                     if checkpointing and (method, steps) == ("attack", 2):
                         continue
                     spec = {
@@ -199,65 +199,46 @@ def same(found: dict, spec: dict) -> bool:
 
 
 def show(record: dict) -> None:
-    """Prints the table."""
-
-    def number(spec):
-        for found in record["measurements"]:
-            if same(found, spec) and "error" not in found:
-                return found
-        return None
-
-    def text(size):
-        return "" if size is None else f"{size / 2**20:,.0f}"
-
+    """Prints the table, in MiB."""
     header = (
-        "backend | network | batch | checkpointing | weights | momentum | "
-        "teacher | training pass | attack | attack, 2 steps | AT | WAKE | "
-        "AT, with what stays"
+        "network, batch | backend | weights | momentum | teacher | "
+        "training pass | attack | attack, 2 steps | AT | WAKE | AT, all | "
+        "AT, checkpointing | AT, all, checkpointing"
     ).split(" | ")
-    rows, seen = [], []
-    names = ("backend", "network", "batch", "gradient_checkpointing")
-    for measured in record["measurements"]:
-        setting = {name: measured[name] for name in names}
-        if setting in seen:
-            continue
-        seen.append(setting)
-        found = {}
-        for name, (method, steps) in PARTS.items():
-            spec = {**setting, "method": method, "attack_steps": steps}
-            found[name] = number(spec)
-        stays = next(filter(None, found.values()), None)
-        if stays is None:
-            continue
-        sizes = {n: f and f["allocated"] for n, f in found.items()}
-        kept = [stays[name] for name in ("weights", "momentum", "teacher")]
-        images = setting["batch"] * 32 * 32 * 3 * 4
-        at = sizes["AT"]
-        rows.append(
-            [
-                setting["backend"],
-                setting["network"],
-                str(setting["batch"]),
-                "yes" if setting["gradient_checkpointing"] else "no",
-                *map(text, kept),
-                *(
-                    text(sizes[name])
-                    for name in (
-                        "training pass",
-                        "attack",
-                        "attack, 2 steps",
-                        "AT",
-                        "WAKE",
-                    )
-                ),
-                text(at and at + sum(kept) + images),
-            ]
-        )
-    print("\nMiB\n")
-    print(table(header, rows))
+    by_setting: dict[tuple, list[dict]] = {}
     for found in record["measurements"]:
         if "error" in found:
-            print(f"\nWithout a result: {found}")
+            print(f"Without a result: {found}")
+            continue
+        names = ("network", "batch", "backend")
+        setting = tuple(found[name] for name in names)
+        by_setting.setdefault(setting, []).append(found)
+    rows = [row(*setting, found) for setting, found in by_setting.items()]
+    print(f"\nMiB\n\n{table(header, rows)}")
+
+
+def row(network: str, batch: int, backend: str, found: list[dict]) -> list[str]:
+    """A row of the table; what was not compiled is left empty."""
+    parts = {
+        (
+            each["method"],
+            each["attack_steps"],
+            each["gradient_checkpointing"],
+        ): each["allocated"]
+        for each in found
+    }
+    plain = [parts.get((*PARTS[name], False)) for name in PARTS]
+    at, training_pass, attack, short_attack, wake = plain
+    recomputed = parts.get((*PARTS["AT"], True))
+    stays = [found[0][name] for name in ("weights", "momentum", "teacher")]
+    all_that_stays = sum(stays) + batch * 32 * 32 * 3 * 4
+    sizes = [
+        *(*stays, training_pass, attack, short_attack, at, wake),
+        *(at and at + all_that_stays, recomputed),
+        recomputed and recomputed + all_that_stays,
+    ]
+    texts = ["" if s is None else f"{s / 2**20:,.0f}" for s in sizes]
+    return [f"{network}, {batch}", backend, *texts]
 
 
 def setting(text: str) -> tuple[str, int]:
@@ -278,6 +259,7 @@ def main() -> None:
         default=SETTINGS,
         metavar="NETWORK:BATCH",
     )
+    add("--parts", nargs="+", choices=PARTS, default=[*PARTS])
     add("--width", type=int, default=64, help="of preact_resnet18")
     add("--timeout", type=float, default=1200, help="seconds for each")
     add("--output", type=pathlib.Path, help="JSON file")

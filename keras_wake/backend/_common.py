@@ -188,7 +188,8 @@ def gathered_as_bytes(
 def recomputed(function: Callable) -> Callable:
     """`function`, of which a gradient keeps the arguments only.
 
-    Its results and arguments are float tensors, or lists of them.
+    Its results and arguments are float tensors, or lists of them. The first
+    argument is one tensor, on which all of the results depend.
     """
     return keras.remat(function)
 

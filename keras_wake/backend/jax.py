@@ -60,7 +60,8 @@ def recomputed(function: Callable) -> Callable:
     """`function`, of which a gradient keeps the arguments only.
 
     XLA for CPUs finds that what `jax.checkpoint` computes once more is there
-    already, and keeps it. So the arguments are made to depend on the gradient.
+    already, and keeps it. So the first argument is made to depend on the
+    gradient.
     """
     call = jax.custom_vjp(function)
 
@@ -68,11 +69,12 @@ def recomputed(function: Callable) -> Callable:
         return function(*tensors), tensors
 
     def backward(tensors: Any, gradient: Any) -> Any:
+        first, *others = tensors
         entry = jax.tree.leaves(gradient)[0].ravel()[0]
         # XLA cannot tell that it is 0, or NaN if the gradient is.
         zero = jax.numpy.where(entry == entry, 0.0, jax.numpy.nan)
-        later = jax.tree.map(lambda t: t + zero.astype(t.dtype), tensors)
-        return jax.vjp(function, *later)[1](gradient)
+        later = first + zero.astype(first.dtype)
+        return jax.vjp(function, later, *others)[1](gradient)
 
     call.defvjp(forward, backward)
     return call

@@ -5,8 +5,11 @@ import pathlib
 import types
 
 import keras
+import numpy as np
 import pytest
 from small import output_of
+
+import keras_wake as kw
 
 FOLDER = pathlib.Path(__file__).parents[2] / "benchmarks"
 GPU = FOLDER / "gpu.py"
@@ -94,13 +97,15 @@ def measurement(contender, method, precision, seconds):
         "contender": contender,
         "method": method,
         "precision": precision,
+        "network": "preact_resnet18",
         "batch": 100,
         "device": "NVIDIA H200",
         # Their median is `seconds`.
         "seconds_per_step": [9 * seconds, seconds, 0.0],
         "first_step_seconds": 9.0,
         "forward_flops": 10**9,
-        "peak_bytes": None,
+        "peak_bytes": 2**30,
+        "idle": 0.25,
     }
 
 
@@ -109,6 +114,7 @@ def test_ratios_and_utilisation(gpu, capsys):
         "contender": "keras-torch",
         "method": "at",
         "precision": "float32",
+        "network": "preact_resnet18",
         "batch": 100,
         "error": "lines\nOutOfMemoryError: too much",
     }
@@ -123,28 +129,41 @@ def test_ratios_and_utilisation(gpu, capsys):
             measurement("keras-jax", "standard", "bfloat16", 0.0625),
             measurement("torch-eager", "standard", "float32", 0.125),
             failed,
+            measurement("keras-jax", "trades", "bfloat16", 0.5),
         ],
     }
     # The second is from another device, and no peer of what was measured here.
     record["measurements"][5]["device"] = "NVIDIA L4"
     gpu.summarise(record, {"bfloat16": 100.0, "float32": None})
     eager, compiled, at, wake, standard, *_ = record["measurements"]
+    trades = record["measurements"][-1]
     assert eager["mfu"] is None
     assert at["images_per_second"] == 800
-    # 23, 24 and 3 forward passes of 100 images and 1 GFLOP; 100 TFLOP/s.
-    for row, work in ((at, 2.3e12), (wake, 2.4e12), (standard, 0.3e12)):
+    # 23, 24, 3 and 27 forward passes of 100 images and 1 GFLOP; 100 TFLOP/s.
+    for row, work in (
+        (at, 2.3e12),
+        (wake, 2.4e12),
+        (standard, 0.3e12),
+        (trades, 2.7e12),
+    ):
         seconds = row["seconds_per_step"][1]
         assert row["mfu"] == pytest.approx(work / seconds / 1e14)
-    assert at["ratios"] == {"torch-eager": 4.0, "torch-compile": 2.0}
-    assert compiled["ratios"] == {"torch-eager": 2.0, "torch-compile": 1.0}
+    assert at["ratios"] == {"torch-eager": 0.25, "torch-compile": 0.5}
+    assert compiled["ratios"] == {"torch-eager": 0.5, "torch-compile": 1.0}
     assert wake["ratios"] == {"time of AT": 2.0}
     assert standard["ratios"] == {}
 
     gpu.show(record, {})
     lines = capsys.readouterr().out.splitlines()
-    rows = [line.split() for line in lines if line.startswith("| 100")]
-    assert [row[3] for row in rows[:2]] == ["at", "at"]
-    assert "- keras-torch at float32 100: OutOfMemoryError: too much" in lines
+    rows = [line.split(" | ") for line in lines if line.startswith("| preact")]
+    rows = [[cell.strip("| ") for cell in row] for row in rows]
+    assert [row[2] for row in rows[:2]] == ["at", "at"]
+    # Milliseconds, images, utilisation, the three ratios, idle, GiB, seconds.
+    assert rows[2][3:] == (
+        "keras-jax bfloat16 125.00 800 18.4% 0.25 0.50  25.0% 1.00 9.0"
+    ).split(" ")
+    failure = "- keras-torch at float32 preact_resnet18 100: OutOfMemoryError"
+    assert f"{failure}: too much" in lines
 
 
 @pytest.fixture
@@ -165,8 +184,66 @@ def measured(gpu, monkeypatch):
 def arguments(gpu, tmp_path, *more):
     output = f"--output={tmp_path / 'gpu.json'}"
     _, args = gpu.parse([output, "--tiny", "--methods", "at", *more])
-    args.batches = args.batches or [8, 16]
+    names = [f"preact_resnet18:{batch}" for batch in (8, 16)]
+    args.workloads = args.workloads or [*map(gpu.workload, names)]
     return args
+
+
+def test_the_most_important_come_first(gpu, tmp_path):
+    _, args = gpu.parse([f"--output={tmp_path / 'gpu.json'}"])
+    args.workloads = [*map(gpu.workload, gpu.WORKLOADS)]
+    wanted = gpu.wanted(args)
+    assert len(wanted) == 3 * 4 * 9 == len({gpu.key(m) for m in wanted})
+    found = dict.fromkeys(
+        (m["network"], m["batch"], m["method"]) for m in wanted
+    )
+    small, wide = "preact_resnet18", "wide_resnet28_10"
+    assert list(found)[:6] == [
+        (small, 128, "at"),
+        (small, 128, "wake"),
+        (wide, 128, "at"),
+        (small, 128, "trades"),
+        (wide, 128, "wake"),
+        (small, 512, "at"),
+    ]
+    # Its peers are measured first, in the same run.
+    contenders = list(dict.fromkeys(m["contender"] for m in wanted))
+    assert contenders[:2] == ["torch-eager", "torch-compile"]
+    # A repetition has at least ten steps.
+    assert all(gpu.images_of(m) >= 10 * m["batch"] for m in wanted)
+
+
+def test_unknown_workloads_are_refused(gpu, capsys):
+    for name in ("preact_resnet18", "resnet50:128", "preact_resnet18:all"):
+        with pytest.raises(SystemExit):
+            gpu.parse(["--workloads", name])
+        assert "invalid workload value" in capsys.readouterr().err
+
+
+def test_the_share_of_time_without_work(load):
+    idle_share = load("_gpu_trace").idle_share
+    assert idle_share([]) is None
+    assert idle_share([(5, 5)]) == 0.0
+    # Overlapping streams, out of order; nothing runs from 4 to 6.
+    assert idle_share([(6, 10), (0, 3), (2, 4), (7, 8)]) == 0.2
+
+
+@pytest.mark.slow
+def test_a_trace_of_this_backend(load):
+    trace_of = load("_gpu_trace")
+    trace = trace_of.Trace(BACKEND, trace_of.CPU)
+    trace.start()
+    total = keras.ops.ones((300, 300))
+    for _ in range(3):
+        total = keras.ops.matmul(total, total / 300.0)
+    # Of 300 products in float32 each.
+    assert float(keras.ops.sum(total)) == pytest.approx(9e4, rel=1e-4)
+    assert 0.0 <= trace.idle_share() < 1.0
+    # A machine without a GPU has no share.
+    nothing = trace_of.Trace(BACKEND)
+    nothing.start()
+    keras.ops.convert_to_numpy(total + 1.0)
+    assert nothing.idle_share() is None
 
 
 def test_failures_are_recorded_and_the_rest_goes_on(gpu, measured, tmp_path):
@@ -225,7 +302,7 @@ def test_gpu_runs(tmp_path):
     output = tmp_path / "gpu.json"
     common = ["--tiny", "--output", output, "--precisions", "float32"]
     keras_too = ["--contenders", "torch-eager", f"keras-{BACKEND}"]
-    printed = output_of(GPU, *common, *keras_too, "--methods", "at")
+    printed = output_of(GPU, *common, *keras_too, "--methods", "trades")
     record = json.loads(output.read_text())
     assert len(record["measurements"]) == 2
     for found in record["measurements"]:
@@ -238,13 +315,41 @@ def test_gpu_runs(tmp_path):
 
     # What is there is kept.
     again = ["--resume", "--contenders", "torch-eager"]
-    output_of(GPU, *common, *again, "--methods", "at", "wake")
+    output_of(GPU, *common, *again, "--methods", "trades", "wake")
     there = json.loads(output.read_text())["measurements"]
     assert [(found["contender"], found["method"]) for found in there] == [
-        ("torch-eager", "at"),
-        (f"keras-{BACKEND}", "at"),
+        ("torch-eager", "trades"),
+        (f"keras-{BACKEND}", "trades"),
         ("torch-eager", "wake"),
     ]
+
+
+@pytest.mark.slow
+def test_gpu_runs_wide_networks(tmp_path):
+    pytest.importorskip("torch")
+    output = tmp_path / "gpu.json"
+    output_of(
+        *(GPU, "--tiny", "--output", output, "--methods", "at"),
+        *("--contenders", "torch-eager", f"keras-{BACKEND}"),
+        *("--workloads", "wide_resnet10_1:2", "--precisions", "float32"),
+    )
+    mine, other = json.loads(output.read_text())["measurements"]
+    assert mine.get("error") is None and other.get("error") is None
+    # Both networks are the same.
+    assert mine["forward_flops"] == other["forward_flops"] > 0
+    assert other["ratios"]["torch-eager"] > 0
+
+
+def test_the_divergence_of_the_reference(load):
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    logits, clean = rng.normal(size=(2, 4, 10)).astype("float32")
+    found = load("_torch_reference").divergence(
+        torch.tensor(logits), torch.tensor(clean)
+    )
+    expected = kw.losses.kl_divergence(clean, logits)
+    expected = keras.ops.convert_to_numpy(expected).sum()
+    assert float(found) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_gpu_refuses_a_cpu_unless_it_is_meant(load):

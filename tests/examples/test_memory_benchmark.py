@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import types
 
 import keras
 import pytest
@@ -36,7 +37,9 @@ def test_what_variables_need(load):
 
 def test_checkpointing_and_both_attacks_are_compiled(load):
     memory = load("memory")
-    args = type("Args", (), {"backends": ["jax"], "settings": [("net", 8)]})
+    args = types.SimpleNamespace(
+        backends=["jax"], settings=[("net", 8)], parts=[*memory.PARTS]
+    )
     found = [tuple(spec.values()) for spec in memory.wanted(args)]
     assert len(found) == len(set(found)) == 9
     assert ("jax", "net", 8, False, "attack", 2) in found
@@ -48,10 +51,14 @@ def test_the_attack_keeps_no_history(tmp_path):
     if BACKEND == "torch":
         pytest.skip("PyTorch has no plan")
     output = tmp_path / "memory.json"
-    common = [MEMORY, "--backends", BACKEND, "--width", "8", "--output", output]
-    printed = output_of(*common, "--settings", "preact_resnet18:4")
+    command = [
+        *(MEMORY, "--backends", BACKEND, "--settings", "wide_resnet10_1:4"),
+        *("--parts", "AT", "attack", "attack, 2 steps", "training pass"),
+        *("--output", output),
+    ]
+    printed = output_of(*command)
     found = json.loads(output.read_text())["measurements"]
-    assert len(found) == 9
+    assert len(found) == 7
     assert all("error" not in each for each in found)
     sizes = {
         (
@@ -68,7 +75,6 @@ def test_the_attack_keeps_no_history(tmp_path):
     # and the attack runs before the training pass, in the same memory.
     assert sizes["at", 10, False] < 1.1 * sizes["standard", 10, False]
     assert sizes["at", 10, True] < 0.8 * sizes["at", 10, False]
-    assert f"| {BACKEND}" in printed
+    assert f"| wide_resnet10_1, 4 | {BACKEND}" in printed
     # What is there is kept.
-    again = [*common, "--settings", "preact_resnet18:4", "--resume"]
-    assert output_of(*again, timeout=60) == printed
+    assert output_of(*command, "--resume", timeout=60) == printed

@@ -50,7 +50,9 @@ def trained(checkpointing, objective):
 
 
 # AWP takes the gradient of the weights in a function of its own.
-@pytest.mark.parametrize("objective", ["at", "awp"])
+@pytest.mark.parametrize(
+    "objective", ["at", pytest.param("awp", marks=pytest.mark.slow)]
+)
 def test_a_step_has_the_same_numbers(objective):
     plain, loss = trained(False, objective)
     model, loss_too = trained(True, objective)
@@ -161,9 +163,9 @@ def test_a_gradient_needs_less_memory():
     if BACKEND == "tensorflow":
         pytest.skip("benchmarks/memory.py reads the plan of XLA")
     needed = kept_by_torch if BACKEND == "torch" else planned_by_jax
-    # A block keeps one array in place of at least six. Of three blocks, one is
-    # computed at a time.
-    assert needed(wide()) < 0.7 * needed(wide(False))
+    # A block keeps one array in place of at least six. But there are three, one
+    # of which is computed at a time, and XLA counts gradients of weights.
+    assert needed(wide()) < 0.8 * needed(wide(False))
 
 
 def test_weights_are_exchanged_with_the_plain_network(tmp_path):
