@@ -31,8 +31,9 @@ _WHAT_TO_LOWER = (
     "The memory of the device is not enough for a step of {}. Lower "
     "`batch_size` first. `WakeModel(keep_recovery_copy=False)` does without a "
     "copy of all weights, and under the policy `mixed_bfloat16` the outputs of "
-    "layers take half as much. With `BackupAndRestore` a run goes on after its "
-    "last complete epoch."
+    "layers take half as much. The residual networks of `keras_wake.models` "
+    "keep less of them with `gradient_checkpointing=True`. With "
+    "`BackupAndRestore` a run goes on after its last complete epoch."
 )
 # How many `cut_gradients_are_zero` blocks are open, in all threads.
 _cut_is_zero = 0
@@ -182,7 +183,7 @@ def gathered_as_bytes(
     ]
 
 
-# For TensorFlow and PyTorch.
+# For TensorFlow, and PyTorch outside of a trace.
 
 
 def recomputed(function: Callable) -> Callable:

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import torch
 
+from keras_wake.backend import _common
 from keras_wake.backend import keras_compat
 from keras_wake.backend import torch_processes
 from keras_wake.backend._common import CommonTrainer
@@ -59,6 +60,19 @@ def without_gradient(function: Callable) -> Tensor:
     """The result of `function()`, of which nothing is kept for a gradient."""
     with torch.no_grad():
         return function()
+
+
+def recomputed(function: Callable) -> Callable:
+    """As on TensorFlow. A trace would keep everything, so it is given up.
+
+    Raises:
+        RuntimeError: While a network is traced.
+    """
+    from torch.fx.experimental.proxy_tensor import get_proxy_mode
+
+    if get_proxy_mode() is not None:
+        raise RuntimeError("Gradient checkpointing cannot be traced.")
+    return _common.recomputed(function)
 
 
 def copy(variable: keras.Variable) -> Tensor:

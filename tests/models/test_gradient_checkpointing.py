@@ -129,8 +129,8 @@ def loss_of(network, x, y):
     return keras.ops.sum(losses)
 
 
-def kept_by_torch(network):
-    """Bytes that a forward pass keeps for the gradient."""
+def kept_by_torch(function, *arguments):
+    """Bytes that a call of a function keeps for the gradient."""
     import torch
 
     kept = {}
@@ -139,9 +139,8 @@ def kept_by_torch(network):
         kept[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
         return tensor
 
-    x, y = map(keras.ops.convert_to_tensor, data(64))
     with torch.autograd.graph.saved_tensors_hooks(note, lambda found: found):
-        loss_of(network, x, y)
+        function(*arguments)
     return sum(kept.values())
 
 
@@ -162,10 +161,29 @@ def planned_by_jax(network):
 def test_a_gradient_needs_less_memory():
     if BACKEND == "tensorflow":
         pytest.skip("benchmarks/memory.py reads the plan of XLA")
-    needed = kept_by_torch if BACKEND == "torch" else planned_by_jax
+    batch = [keras.ops.convert_to_tensor(each) for each in data(64)]
+
+    def needed(network):
+        if BACKEND == "jax":
+            return planned_by_jax(network)
+        return kept_by_torch(loss_of, network, *batch)
+
     # A block keeps one array in place of at least six. But there are three, one
     # of which is computed at a time, and XLA counts gradients of weights.
     assert needed(wide()) < 0.8 * needed(wide(False))
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="PyTorch traces the network")
+def test_the_attack_of_a_step_needs_less_memory():
+    # A trace of the network would keep everything.
+    def logits(checkpointing):
+        return kw.backend.jit(
+            lambda network, x: network(x), wide(checkpointing)
+        )
+
+    x = keras.ops.convert_to_tensor(data(64)[0]).requires_grad_()
+    kept = [kept_by_torch(logits(flag), x) for flag in (True, False)]
+    assert kept[0] < 0.8 * kept[1]
 
 
 def test_weights_are_exchanged_with_the_plain_network(tmp_path):
