@@ -98,7 +98,7 @@ def _cpu() -> str:
     name, flags = _cpu_info()
     text = f"{name or platform.machine()}, {_cores()} cores"
     if flags is None:
-        return f"{text}; not known whether it computes bfloat16"
+        return text  # Its instructions are not known.
     found = [_BFLOAT16[flag] for flag in _BFLOAT16 if flag in flags]
     if not found:
         return (
@@ -106,8 +106,8 @@ def _cpu() -> str:
             "pay off on it"
         )
     return (
-        f"{text}; {' and '.join(found)}: mixed_bfloat16 pays off on it, for "
-        "wide networks"
+        f"{text}; {' and '.join(found)}: use mixed_bfloat16 (or attack_dtype) "
+        "for wide networks, with TensorFlow or PyTorch"
     )
 
 

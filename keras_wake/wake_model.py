@@ -30,6 +30,7 @@ from keras_wake.training.evaluation_step import find_heads
 from keras_wake.training.evaluation_step import NetworkMetrics
 from keras_wake.training.guard import BatchGuard
 from keras_wake.training.guard import InputGuard
+from keras_wake.training.reduced_precision import copy_in
 from keras_wake.training.session import FitSession
 from keras_wake.training.session import prepared_callbacks
 from keras_wake.training.session import Switches
@@ -38,13 +39,11 @@ from keras_wake.utils import validate
 from keras_wake.utils.types import Config
 from keras_wake.utils.types import Tensor
 
-# Arguments that a config holds serialised.
+# Arguments that a config holds serialised, and as they are.
 _OBJECTS = ("classifier", "attack", "objective", "eval_attack", "schedule")
+_VALUES = ("temperature", "scale_distillation", "seed", "attack_dtype")
 # Captured by compiled steps: a new value would have no effect.
-_SETTINGS = (
-    *_OBJECTS,
-    *("num_classes", "scale_distillation", "seed", "teacher", "temperature"),
-)
+_SETTINGS = (*_OBJECTS, *_VALUES, "num_classes", "teacher")
 
 
 @keras.saving.register_keras_serializable(package="keras_wake")
@@ -97,6 +96,8 @@ class WakeModel(backend.Trainer):
             of NaN, which each step looks for. Defaults to `100`.
         keep_recovery_copy: Whether the device keeps the weights with which
             the epoch began, to go back to after a NaN. Defaults to `True`.
+        attack_dtype: `"bfloat16"`: training attacks a copy of the student that
+            computes in it; nothing else does. Defaults to `None`.
         **kwargs: `name`, as for every Keras model.
 
     Raises:
@@ -133,6 +134,7 @@ class WakeModel(backend.Trainer):
         seed: int = 0,
         check_every: int = 100,
         keep_recovery_copy: bool = True,
+        attack_dtype: str | None = None,
         **kwargs: Any,
     ) -> None:
         num_classes = check_classifier(classifier)
@@ -164,13 +166,13 @@ class WakeModel(backend.Trainer):
         self._compiled_for: dict[str, Any] = {}
         self.classifier = classifier
         self.teacher = teacher_copy.copy_of(classifier, self._bounds)
+        self.attack_dtype = attack_dtype
         self._head_name = getattr(head, "name", head)
         self.head, self.teacher_head, self._why_no_head = find_heads(
             classifier, self.teacher, head, num_classes
         )
-        # Callbacks set the first two. Who averages, the step or a callback,
-        # counts `teacher_updates`. The step counts `train_steps`. Compiled
-        # steps see changes of variables, and a backup holds them.
+        # Compiled steps see changes of variables, and backups hold them.
+        # Callbacks set the first two; whoever averages counts the third.
         self.kd_weight = self._scalar("kd_weight", "float32")
         self.teacher_averaging = self._scalar("teacher_averaging", "float32")
         self.teacher_updates = self._scalar("teacher_updates", "int32")
@@ -194,6 +196,7 @@ class WakeModel(backend.Trainer):
             },
             objective=self.objective,
             attack=self.attack,
+            reduced=copy_in(self.attack_dtype, self.classifier, self._bounds),
             temperature=self.temperature,
             scale_distillation=self.scale_distillation,
             seed=self.seed,
@@ -388,8 +391,7 @@ class WakeModel(backend.Trainer):
 
     def _check(self, given: dict[str, Any]) -> None:
         """Checks the classifier, and the data among the arguments."""
-        copied = self.training_step.variables
-        teacher_copy.bring_up_to_date(self.classifier, self.teacher, copied)
+        self.training_step.bring_copies_up_to_date()
         fit_checks.check(given, self.guard)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
@@ -584,10 +586,8 @@ class WakeModel(backend.Trainer):
         return {
             "name": self.name,
             **{name: serialize(getattr(self, name)) for name in _OBJECTS},
-            "temperature": self.temperature,
-            "scale_distillation": self.scale_distillation,
+            **{name: getattr(self, name) for name in _VALUES},
             "head": self._head_name,
-            "seed": self.seed,
             "check_every": self.input_guard.check_every,
             "keep_recovery_copy": self.input_guard.keep_recovery_copy,
         }

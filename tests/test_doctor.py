@@ -141,11 +141,11 @@ def test_devices(monkeypatch, report):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("flags : fpu avx512_bf16\n", "AVX512_BF16: mixed_bfloat16 pays off"),
+        ("flags : fpu avx512_bf16\n", "; AVX512_BF16: use mixed_bfloat16"),
         ("flags : amx_tile amx_bf16 avx512_bf16", "AVX512_BF16 and AMX: "),
         ("flags : fpu avx512f", "neither AVX512_BF16 nor AMX"),
-        ("Features : bf16", "not known whether"),
-        (None, "not known whether"),
+        ("Features : bf16", " cores"),
+        (None, " cores"),
     ],
 )
 def test_bfloat16(tmp_path, monkeypatch, text, words):
@@ -155,7 +155,9 @@ def test_bfloat16(tmp_path, monkeypatch, text, words):
     name, flags = doctor._cpu_info(path)
     assert name == ("" if text is None else "A CPU")
     monkeypatch.setattr(doctor, "_cpu_info", lambda: (name, flags))
+    # What is not known is not said.
     assert words in doctor._cpu()
+    assert ("bfloat16" in doctor._cpu()) == (flags is not None)
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow's variables")

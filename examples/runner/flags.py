@@ -19,6 +19,7 @@ PYTORCH = ("preact_resnet18", "wide_resnet28_10", "wide_resnet34_10")
 MODELS = ("small", *PYTORCH, "deit_tiny", "keras_cv_resnet18")
 AUGMENTATIONS = ("crop_flip", "flip", "none", "keras_cv")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+ATTACK_DTYPES = ("bfloat16",)
 TEACHERS = ("robust_teacher", "standard_teacher")
 # Flags that may differ when a run is resumed. Files may have moved.
 UNIMPORTANT = ("run_dir", "resume", "threads", "data_dir", "matrix_epochs")
@@ -85,6 +86,8 @@ def _parser(description: str) -> Parser:
         "--method standard)")
     add("--precision", choices=PRECISIONS, default="float32", help="of the "
         "network; weights, perturbations and losses stay in float32")
+    add("--attack-dtype", choices=ATTACK_DTYPES, help="of the network under "
+        "the attack of training alone; default: as --precision")
     add("--eval-every", type=at_least(1), default=1, help="epochs between "
         "validations")
 

@@ -31,6 +31,7 @@ def unused(settings: Mapping[str, Any]) -> list[str]:
         (("beta",), method.objective in ("trades", "mart")),
         (("gamma",), method.awp),
         (("steps", "step_size"), steps),
+        (("attack_dtype",), method.objective != "standard"),
         # Runs that are older than the choice of a model have none.
         (("width",), settings.get("model", model) == model),
     )

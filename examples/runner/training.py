@@ -64,6 +64,7 @@ def build(args: argparse.Namespace, parts: Parts, splits: Any) -> Any:
         schedule=parts.schedule,
         temperature=args.temperature,
         seed=args.seed,
+        attack_dtype=args.attack_dtype,
     )
     momentum = 0.9
     model.compile(

@@ -22,7 +22,9 @@ from keras_wake.losses import distillation_loss
 from keras_wake.objectives.objective import losses_of
 from keras_wake.objectives.objective import Objective
 from keras_wake.objectives.objective import WeightPerturbation
+from keras_wake.training import teacher_copy
 from keras_wake.training.guard import BatchGuard
+from keras_wake.training.reduced_precision import ReducedPrecisionCopy
 from keras_wake.training.session import Switches
 from keras_wake.utils.seeds import SampleSeed
 from keras_wake.utils.types import Tensor
@@ -49,7 +51,7 @@ def sample_seed(seed: SampleSeed, x: Tensor, first: Tensor = 0) -> SampleSeed:
 
 def attacked(
     attack: Attack,
-    network: keras.Model,
+    network: keras.Model | ReducedPrecisionCopy,
     x: Tensor,
     labels: Tensor,
     seed: SampleSeed,
@@ -94,6 +96,7 @@ class TrainingStep:
         accuracies: Metric for each kind of images that an objective may see.
         objective: What the student minimises besides distillation.
         attack: What makes adversarial images; `None` for none.
+        reduced: What it attacks in place of the student; `None` for that.
         temperature: T of the distillation.
         scale_distillation: Whether distillation is multiplied by T².
         seed: Of the attack's random starts.
@@ -110,6 +113,7 @@ class TrainingStep:
     accuracies: dict[str, keras.metrics.Metric]
     objective: Objective
     attack: Any
+    reduced: ReducedPrecisionCopy | None
     temperature: float
     scale_distillation: bool
     seed: int
@@ -123,9 +127,18 @@ class TrainingStep:
         self.jit_attack = False
         self.loss = mean("loss")
         self.kd_weight_mean = mean("kd_weight")
-        # What the teacher is a copy of.
-        self.variables = tuple(self.student.variables)
+        self._copied = tuple(self.student.variables)
         self._replica_state = _ReplicaState()
+
+    def bring_copies_up_to_date(self) -> None:
+        """Gives the copies of the student what was set on it since then.
+
+        Raises:
+            ValueError: If the student has got other variables.
+        """
+        teacher_copy.bring_up_to_date(self.student, self.teacher, self._copied)
+        if self.reduced is not None:
+            self.reduced.bring_up_to_date(self._copied)
 
     def set_jit_attack(self, jit: bool) -> None:
         """Sets whether the attack is compiled by itself in the next step."""
@@ -157,7 +170,7 @@ class TrainingStep:
             seed = SampleSeed(self.seed, 0).substream(self.train_steps)
             images[name] = attacked(
                 self.attack,
-                self.student,
+                self.reduced or self.student,
                 x,
                 labels,
                 sample_seed(seed, x),

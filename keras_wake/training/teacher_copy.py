@@ -119,6 +119,25 @@ def check_same_function(
         raise _changed(student, "with the same weights, different logits")
 
 
+def compute_the_same(
+    source: keras.Model,
+    network: keras.Model,
+    bounds: tuple[float, float],
+    tolerance: float,
+) -> bool:
+    """Whether two networks with the same weights have the same logits.
+
+    Args:
+        source: Checked `keras.Model`.
+        network: A copy of it.
+        bounds: Smallest and largest pixel value.
+        tolerance: Largest difference, relative to the largest logit.
+    """
+    images = probe_images(source, bounds)
+    values = _values_for_zero_variables(source)
+    return _compute_the_same(source, network, images, values, tolerance)
+
+
 def _changed(student: keras.Model, how: str) -> ValueError:
     return ValueError(
         f"The classifier {student.name!r} has changed since this `WakeModel` "
@@ -262,13 +281,15 @@ def _compute_the_same(
     network: keras.Model,
     images: Tensor,
     values: dict[int, Tensor],
+    tolerance: float | None = None,
 ) -> bool:
     """Whether both have the same logits, with these values of variables.
 
     A network that is random at inference cannot be compared: its copy counts
     as equal.
     """
-    tolerance = _tolerance(source)
+    if tolerance is None:
+        tolerance = _tolerance(source)
     expected, again = _logits(source, images, values, times=2)
     (logits,) = _logits(network, images, values)
     return _close(logits, expected, tolerance) or not _close(

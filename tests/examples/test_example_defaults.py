@@ -19,6 +19,7 @@ PUBLISHED = {
     "weight_decay": 5e-4,
     "label_smoothing": 0.0,
     "precision": "float32",
+    "attack_dtype": None,
     "augment": None,  # The data set's own: crop and flip.
     "cutmix": None,
     "norm": "linf",

@@ -384,8 +384,10 @@ def test_a_row_of_the_backends(load, capsys):
 
 
 @pytest.mark.slow
-def test_the_reference_of_the_training_step():
+@pytest.mark.parametrize("name", ["torch", "torch channels_last bfloat16"])
+def test_the_reference_of_the_training_step(name):
     pytest.importorskip("torch")
-    arguments = ["--contender", "torch", "--turns", "1"]
+    arguments = ["--contender", name, "--turns", "1"]
+    arguments += ["--width", "4", "--batch", "4"]
     printed = output_of(FOLDER / "train_step.py", *arguments, input="\n")
     assert json.loads(printed)["seconds"] > 0
