@@ -40,12 +40,20 @@ def versions(*packages: str) -> dict[str, str]:
     return found
 
 
+def cores() -> int:
+    """The CPU cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # Not on Linux.
+        return os.cpu_count() or 1
+
+
 def where_measured(*packages: str) -> dict:
     """Date, commit, device and versions, for the record of a benchmark."""
     return {
         "date": datetime.date.today().isoformat(),
         "commit": commit(),
-        "device": f"{os.cpu_count()} CPU cores, {platform.machine()}",
+        "device": f"{cores()} CPU cores, {platform.machine()}",
         "versions": versions(*packages),
     }
 
@@ -57,7 +65,7 @@ def environment(backend: str, cpu: bool = True) -> dict[str, str]:
     """
     variables = dict(os.environ)
     if cpu:
-        half = max(1, (os.cpu_count() or 1) // 2)
+        half = max(1, cores() // 2)
         variables.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
         variables.setdefault("TF_NUM_INTRAOP_THREADS", str(half))
         variables.setdefault("TF_NUM_INTEROP_THREADS", "2")
@@ -106,6 +114,7 @@ def wake_model(
     steps: int,
     jit_compile="auto",
     network="preact_resnet18",
+    attack_dtype: str | None = None,
     **options,
 ):
     """The compiled model of a method, and its callbacks.
@@ -116,6 +125,7 @@ def wake_model(
         steps: Of the attack.
         jit_compile: As in `compile`.
         network: As in `classifier`.
+        attack_dtype: As in `WakeModel`.
         **options: More arguments of the network.
     """
     import keras
@@ -132,6 +142,7 @@ def wake_model(
         schedule=kw.schedules.DistillationRamp(0, 100)
         if method == "wake"
         else None,
+        attack_dtype=attack_dtype,
     )
     model.compile(
         keras.optimizers.SGD(0.1, momentum=0.9, weight_decay=5e-4),

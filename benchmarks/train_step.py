@@ -2,44 +2,48 @@
 
     pip install torch==2.13.0 && pip install -e '.[tensorflow]'
     python benchmarks/train_step.py --output benchmarks/results/train_step.json
+    python benchmarks/train_step.py --width 64 --batch 32 --output FILE
 
-The step is that of PreActResNet-18 at width 16, batch 64, PGD-10, on random
-images of CIFAR's size. Each contender runs in a process of its own. They take
-turns, one step each, so that a machine that is slow for a while slows all of
-them down. A ratio is the median over the turns. The claim is about ratios; the
-seconds depend on the machine. The PyTorch step is a plain eager implementation
-of the same step.
+The step is that of PreActResNet-18 with PGD-10, on random images of CIFAR's
+size; 64 is the published width. Each contender runs in a process of its own.
+They take turns, one step each, so that a machine that is slow for a while slows
+all of them down. A ratio is the median over the turns. The claim is about
+ratios; the seconds depend on the machine. The PyTorch step is a plain eager
+implementation of the same step; in bfloat16 under autocast, channels last.
+`KERAS_BACKEND=jax` (or torch) measures keras-wake on that backend.
 """
 
 import argparse
-import datetime
 import json
 import os
 import pathlib
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 
-from _shared import commit
 from _shared import environment
 from _shared import EPSILON
 from _shared import images
 from _shared import report
 from _shared import STEP_SIZE
-from _shared import versions
 from _shared import wake_model
+from _shared import where_measured
+from _shared import write
 
-WIDTH, BATCH, STEPS = 16, 64, 10
+BACKEND = os.environ.get("KERAS_BACKEND", "tensorflow")
+STEPS = 10
 WARM_UP = 2  # steps that compile, allocate and fill caches
 CONTENDERS = (
     "torch",
     "torch channels_last",
+    "torch channels_last bfloat16",
     "keras-wake standard",
     "keras-wake AT",
     "keras-wake WAKE",
+    "keras-wake AT bfloat16",
+    "keras-wake AT attack_dtype",
 )
 
 
@@ -48,29 +52,40 @@ def wait_for_turn() -> None:
     sys.stdin.readline()
 
 
-def run_torch(batches: int, channels_last: bool) -> None:
-    """Times the eager adversarial training step."""
+def run_torch(width: int, batch: int, batches: int, *how: str) -> None:
+    """Times the eager adversarial training step.
+
+    Args:
+        width: Of the network.
+        batch: Images in a step.
+        batches: Number of steps.
+        *how: `"channels_last"`, and `"bfloat16"` for autocast.
+    """
     import _torch_reference as reference
     import torch
     from torch.nn import functional as F
 
-    network = reference.PreActResNet18(WIDTH)
+    network = reference.PreActResNet18(width)
     memory_format = torch.contiguous_format
-    if channels_last:
+    if "channels_last" in how:
         memory_format = torch.channels_last
     network = network.to(memory_format=memory_format)
     optimizer = reference.sgd(network)
 
-    def total_loss(images, labels):
-        return F.cross_entropy(network(images), labels, reduction="sum")
+    def logits_of(images):
+        with torch.autocast("cpu", torch.bfloat16, enabled="bfloat16" in how):
+            return network(images)
 
-    x, y = images(batches * BATCH)
+    def total_loss(images, labels):
+        return F.cross_entropy(logits_of(images), labels, reduction="sum")
+
+    x, y = images(batches * batch)
     x = torch.tensor(x).permute(0, 3, 1, 2).contiguous()
     y = torch.tensor(y)
-    for start in range(0, len(x), BATCH):
+    for start in range(0, len(x), batch):
         wait_for_turn()
-        clean = x[start : start + BATCH].contiguous(memory_format=memory_format)
-        labels = y[start : start + BATCH]
+        clean = x[start : start + batch].contiguous(memory_format=memory_format)
+        labels = y[start : start + batch]
         begin = time.perf_counter()
         network.eval()
         adversarial = reference.pgd(
@@ -78,7 +93,7 @@ def run_torch(batches: int, channels_last: bool) -> None:
         )
         network.train()
         optimizer.zero_grad()
-        logits = network(adversarial)
+        logits = logits_of(adversarial)
         loss = F.cross_entropy(logits, labels)
         loss.backward()
         optimizer.step()
@@ -87,8 +102,16 @@ def run_torch(batches: int, channels_last: bool) -> None:
         report(seconds=time.perf_counter() - begin)
 
 
-def run_wake(batches: int, kind: str) -> None:
-    """Times the steps of `fit`, and takes the peak of memory."""
+def run_wake(width: int, batch: int, batches: int, *how: str) -> None:
+    """Times the steps of `fit`, and takes the peak of memory.
+
+    Args:
+        width: Of the network.
+        batch: Images in a step.
+        batches: Number of steps.
+        *how: The method; `"bfloat16"` for the policy `mixed_bfloat16`, and
+            `"attack_dtype"` for the attack alone in bfloat16.
+    """
     import resource
 
     import keras
@@ -109,27 +132,32 @@ def run_wake(batches: int, kind: str) -> None:
                 grown_mib=peak() - before,
             )
 
-    model, callbacks = wake_model(kind, WIDTH, STEPS)
-    x, y = images(batches * BATCH)
+    if "bfloat16" in how:
+        keras.config.set_dtype_policy("mixed_bfloat16")
+    attack_dtype = "bfloat16" if "attack_dtype" in how else None
+    model, callbacks = wake_model(
+        how[0].lower(), width, STEPS, attack_dtype=attack_dtype
+    )
+    x, y = images(batches * batch)
     before = peak()
     model.fit(
-        x, y, batch_size=BATCH, verbose=0, callbacks=[*callbacks, Clock()]
+        x, y, batch_size=batch, verbose=0, callbacks=[*callbacks, Clock()]
     )
 
 
-def run_validation(batches: int) -> None:
+def run_validation(width: int, batch: int, batches: int) -> None:
     """Times a validation pass with and without attribution, in turns."""
     import keras_wake as kw
 
-    x, y = images(batches * BATCH)
+    x, y = images(batches * batch)
     # The step is compiled anew whenever attribution is switched on or off,
     # so one model is timed for each.
-    plain = wake_model("at", WIDTH, STEPS)[0]
-    attributed = wake_model("at", WIDTH, STEPS)[0]
+    plain = wake_model("at", width, STEPS)[0]
+    attributed = wake_model("at", width, STEPS)[0]
 
     def seconds(model, callbacks):
         begin = time.perf_counter()
-        model.evaluate(x, y, batch_size=BATCH, verbose=0, callbacks=callbacks)
+        model.evaluate(x, y, batch_size=batch, verbose=0, callbacks=callbacks)
         return time.perf_counter() - begin
 
     turns = {
@@ -156,32 +184,38 @@ def run_import() -> None:
     report(seconds=time.perf_counter() - begin)
 
 
-def run_contender(name: str, batches: int) -> None:
+def run_contender(name: str, width: int, batch: int, batches: int) -> None:
     """Runs one contender; the entry point of a process."""
-    if name.startswith("torch"):
-        run_torch(batches, channels_last=name != "torch")
-    elif name == "validation":
-        run_validation(batches)
-    elif name == "import":
+    kind, *how = name.split()
+    if kind == "torch":
+        run_torch(width, batch, batches, *how)
+    elif kind == "validation":
+        run_validation(width, batch, batches)
+    elif kind == "import":
         run_import()
     else:
-        run_wake(batches, name.split()[-1].lower())
+        run_wake(width, batch, batches, *how)
 
 
 class Contender:
     """A process that does one step whenever it is told to."""
 
-    def __init__(self, name: str, batches: int = 1) -> None:
+    def __init__(
+        self, name: str, width: int, batch: int, batches: int = 1
+    ) -> None:
         command = [sys.executable, __file__, "--contender", name]
+        numbers = {"width": width, "batch": batch, "turns": batches}
+        for flag, number in numbers.items():
+            command += [f"--{flag}", str(number)]
         self.name = name
         self.errors = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(
-            [*command, "--turns", str(batches)],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
             text=True,
-            env=environment("tensorflow"),
+            env=environment(BACKEND),
         )
 
     def step(self) -> dict:
@@ -201,9 +235,11 @@ class Contender:
         self.process.wait()
 
 
-def take_turns(turns: int) -> dict[str, list[dict]]:
+def take_turns(width: int, batch: int, turns: int) -> dict[str, list[dict]]:
     """All contenders, one step each in every turn."""
-    contenders = [Contender(name, turns + WARM_UP) for name in CONTENDERS]
+    contenders = [
+        Contender(name, width, batch, turns + WARM_UP) for name in CONTENDERS
+    ]
     steps = {name: [] for name in CONTENDERS}
     for turn in range(turns + WARM_UP):
         for contender in contenders:
@@ -221,9 +257,11 @@ def take_turns(turns: int) -> dict[str, list[dict]]:
     return steps
 
 
-def validate(passes: int = 16, batches: int = 2) -> list[dict]:
+def validate(
+    width: int, batch: int, passes: int = 16, batches: int = 2
+) -> list[dict]:
     """Seconds of some validation passes, without the one that compiles."""
-    contender = Contender("validation", batches)
+    contender = Contender("validation", width, batch, batches)
     results = [contender.step() for _ in range(passes + 1)]
     contender.stop()
     return results[1:]
@@ -231,7 +269,7 @@ def validate(passes: int = 16, batches: int = 2) -> list[dict]:
 
 def import_seconds() -> float:
     """The time of one import in a fresh process."""
-    contender = Contender("import")
+    contender = Contender("import", 1, 1)
     seconds = contender.step()["seconds"]
     contender.stop()
     return seconds
@@ -246,17 +284,23 @@ def median_ratio(numerators: list, denominators: list) -> float:
 def main() -> None:
     """Measures everything and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--turns", type=int, default=20)
-    parser.add_argument("--output", type=pathlib.Path)
-    parser.add_argument("--contender", help=argparse.SUPPRESS)
+    add = parser.add_argument
+    add("--turns", type=int, default=20, help="steps of each contender")
+    add("--width", type=int, default=16, help="of the network")
+    add("--batch", type=int, default=64, help="images in a step")
+    add("--passes", type=int, default=16, help="of validation; 0: no "
+        "validation, and no import")  # fmt: skip
+    add("--output", type=pathlib.Path)
+    add("--contender", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    size = args.width, args.batch
     if args.contender:
-        run_contender(args.contender, args.turns)
+        run_contender(args.contender, *size, args.turns)
         return
 
-    steps = take_turns(args.turns)
-    validation = validate()
-    imports = [import_seconds() for _ in range(3)]
+    steps = take_turns(*size, args.turns)
+    validation = validate(*size, args.passes) if args.passes else []
+    imports = [import_seconds() for _ in range(3)] if args.passes else []
 
     def column(name: str, key: str) -> list:
         return [step[key] for step in steps[name]]
@@ -265,48 +309,52 @@ def main() -> None:
         return median_ratio(column(name, key), column(peer, key))
 
     at, wake = "keras-wake AT", "keras-wake WAKE"
-    standard = "keras-wake standard"
+    standard, attack = "keras-wake standard", "keras-wake AT attack_dtype"
+    at16, torch16 = "keras-wake AT bfloat16", "torch channels_last bfloat16"
     ratios = {
         "AT step / torch eager step": ratio(at, "torch"),
         "AT step / torch eager step, channels_last": ratio(
             at, "torch channels_last"
         ),
+        "the same, both in bfloat16": ratio(at16, torch16),
+        "AT step, bfloat16 / float32": ratio(at16, at),
+        "AT step, attack_dtype=bfloat16 / float32": ratio(attack, at),
         "WAKE step / AT step": ratio(wake, at),
-        "validation with / without attribution": median_ratio(
-            [v["attributed"] for v in validation],
-            [v["plain"] for v in validation],
-        ),
         "peak memory, AT / standard": ratio(at, standard, "peak_mib"),
         "memory above the start, AT / standard": ratio(
             at, standard, "grown_mib"
         ),
     }
+    if validation:
+        ratios["validation with / without attribution"] = median_ratio(
+            [v["attributed"] for v in validation],
+            [v["plain"] for v in validation],
+        )
     step = {
         name: statistics.median(column(name, "seconds")) for name in CONTENDERS
     }
-    print(f"\nPreActResNet-18 width {WIDTH}, batch {BATCH}, PGD-{STEPS}")
+    print(f"\nPreActResNet-18 width {size[0]}, batch {size[1]}, PGD-{STEPS}")
     for name, seconds in step.items():
-        print(f"{name:24} {seconds:7.3f} s a step")
+        print(f"{name:28} {seconds:7.3f} s a step")
     for name, value in ratios.items():
         print(f"{name:48} {value:6.2f}")
-    print(
-        f"{'import keras_wake, seconds':48} {statistics.median(imports):6.2f}"
-    )
+    if imports:
+        median = statistics.median(imports)
+        print(f"{'import keras_wake, seconds':48} {median:6.2f}")
     if args.output:
         record = {
-            "date": datetime.date.today().isoformat(),
+            **where_measured("keras", BACKEND, "torch"),
+            "backend": BACKEND,
             "command": " ".join(["python", *sys.argv]),
-            "device": f"{os.cpu_count()} CPU cores, {platform.machine()}",
-            "commit": commit(),
-            "versions": versions("keras", "tensorflow", "torch"),
+            "width": args.width,
+            "batch": args.batch,
             "ratios": ratios,
             "seconds_per_step": step,
             "import_seconds": imports,
             "validation": validation,
             "steps": steps,
         }
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps(record, indent=1) + "\n")
+        write(args.output, record)
 
 
 if __name__ == "__main__":
