@@ -7,6 +7,7 @@ the group's time is over, and never add what does not belong together.
 """
 
 import contextlib
+import datetime
 import os
 import zlib
 from collections.abc import Callable
@@ -83,9 +84,29 @@ def _groups_of_steps() -> dict[str, Any]:
     global _groups
     world = distributed.group.WORLD
     if _groups is None or _groups[0] is not world:
-        phases = ("train", "test")
-        _groups = world, {phase: distributed.new_group() for phase in phases}
+        limit = _time_limit()
+        _groups = (
+            world,
+            {
+                phase: distributed.new_group(timeout=limit)
+                for phase in ("train", "test")
+            },
+        )
     return _groups[1]
+
+
+def _time_limit() -> datetime.timedelta | None:
+    """How long the group of `init_process_group` waits for a process.
+
+    None, for PyTorch's default, if a version of PyTorch does not tell.
+    """
+    world: Any = distributed.group.WORLD
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        # There is no public name for it.
+        return world._get_backend(device).options._timeout
+    except (AttributeError, RuntimeError):
+        return None
 
 
 @contextlib.contextmanager

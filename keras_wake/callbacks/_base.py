@@ -16,6 +16,7 @@ from keras_wake.checkpoint import files
 from keras_wake.data.batches import check_ends
 from keras_wake.data.batches import check_reusable
 from keras_wake.data.batches import iterate_batches
+from keras_wake.data.sharding import data_of_all
 from keras_wake.models.batch_norm import reestimate_batch_norm
 from keras_wake.utils import validate
 from keras_wake.utils.types import Array
@@ -80,6 +81,7 @@ class TeacherAverage(WakeCallback):
         check_ends(data)
         self.data = data
         self.averaged_pairs: list[tuple[Any, Any]] = []
+        self._all_data: Dataset | None = None
         self._estimated_at: int | None = None
 
     def set_model(self, model: keras.Model) -> None:
@@ -89,14 +91,12 @@ class TeacherAverage(WakeCallback):
         self.averaged_pairs = _float_pairs(model.classifier, model.teacher)
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        """Refuses `data` if there are several workers."""
-        if self.data is not None and backend.data_shard()[1] > 1:
-            raise ValueError(
-                f"`{type(self).__name__}(data=)` is for one process: each of "
-                "several sees other images, and their teachers would differ. "
-                'Use `EMATeacher(batch_norm="average")`.'
-            )
+        """Refuses `data` of which several processes see other images."""
         self._estimated_at = None
+        self._all_data = None
+        if self.data is not None:
+            owner = f"{type(self).__name__}(data=)"
+            self._all_data = data_of_all(self.model, self.data, owner)
 
     def bring_up_to_date(self) -> None:
         """Re-estimates batch norm if the weights of the teacher have changed.
@@ -107,7 +107,9 @@ class TeacherAverage(WakeCallback):
         if self.data is None or updates in (0, self._estimated_at):
             return
         attack = self.model.attack or self.model.eval_attack
-        reestimate_batch_norm(self.model.teacher, self.data, attack.bounds)
+        reestimate_batch_norm(self.model.teacher, self._all_data, attack.bounds)
+        # Dropout before a batch norm draws other numbers in each process.
+        self.model.start_pass()
         self._estimated_at = updates
 
 

@@ -14,6 +14,8 @@ from keras_wake.callbacks._base import first_images
 from keras_wake.callbacks._base import WakeCallback
 from keras_wake.checkpoint import snapshot
 from keras_wake.data.arrays import one_hot_labels
+from keras_wake.data.sharding import data_of_all
+from keras_wake.data.sharding import whole_batches
 from keras_wake.utils import validate
 from keras_wake.utils.types import Array
 from keras_wake.utils.types import Dataset
@@ -39,7 +41,9 @@ class CatastrophicOverfitMonitor(WakeCallback):
 
     Args:
         data: Pair of arrays (x, y), or anything that yields such batches.
-            Defaults to `None`: the training data of `fit`.
+            Defaults to `None`: the training data of `fit`, in several
+            processes of JAX or PyTorch arrays or data of
+            `keras_wake.datasets`.
         samples: How many images, the first ones. Defaults to `256`.
         every: `"epoch"`, or the number of steps. Defaults to `"epoch"`.
         action: On a collapse `"warn"`, `"stop"` training, or `"rollback"`:
@@ -131,14 +135,15 @@ class CatastrophicOverfitMonitor(WakeCallback):
         if data is None:
             x, y = self.model.session.data
             data = x if y is None else (x, y)
-            several = y is None and backend.data_shard()[1] > 1
-            if isinstance(data, Iterator) or several:
+            if isinstance(data, Iterator):
                 raise ValueError(
                     "`CatastrophicOverfitMonitor()` takes the first images of "
                     f"`fit`. It cannot if this {type(data).__name__} gives "
-                    "each only once, or other ones to each of several "
-                    "processes. Pass `CatastrophicOverfitMonitor(data=(x, y))`."
+                    "each only once. Pass "
+                    "`CatastrophicOverfitMonitor(data=(x, y))`."
                 )
+            data = data_of_all(self.model, data, "CatastrophicOverfitMonitor()")
+        data = whole_batches(data)
         self._x, self._y = first_images(data, self.samples)
         self._next_check = self._interval or 0
 

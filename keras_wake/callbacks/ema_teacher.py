@@ -55,8 +55,9 @@ class EMATeacher(TeacherAverage):
         data: Training images for `"reestimate"`: a pair of arrays (x, y), or
             anything that yields such batches more than once. A pass over
             `Splits.train` counts as an epoch of it, unless `set_epoch` pins
-            the epoch; better take `Splits.arrays("train")`. Defaults to
-            `None`.
+            the epoch; better take `Splits.arrays("train")`. In several
+            processes each passes over all of them: on JAX and PyTorch arrays
+            or data of `keras_wake.datasets`. Defaults to `None`.
 
     Raises:
         ValueError: If `decay` is outside [0, 1), for an unknown `batch_norm`,

@@ -131,6 +131,33 @@ def whole_batches(data: Dataset) -> Dataset:
     return data
 
 
+def data_of_all(model: Any, data: Dataset, owner: str) -> Dataset:
+    """`data`, of which each process gets all.
+
+    Args:
+        model: The `WakeModel`.
+        data: Arrays (x, y) or a data set.
+        owner: What needs them, for the message.
+
+    Raises:
+        ValueError: If each of several has a share, or may have other images.
+    """
+    _, processes, devices = backend.data_shard()
+    if isinstance(data, ShardedBatches) and processes * devices > 1:
+        return whole_batches(data)
+    if processes == 1:
+        return data
+    if isinstance(data, (tuple, list)) and len(data) in (2, 3):
+        if all(map(_is_array, data)):
+            _check_same(model, _arrays(*data))
+            return data
+    raise ValueError(
+        f"`{owner}` needs the same images in each of several processes. Pass "
+        "`data=` arrays (x, y), or data of `keras_wake.datasets.load`. "
+        f"Received: {type(data).__name__}."
+    )
+
+
 class ShardedArrays(ShardedBatches):
     """Batches of the arrays `(x, y)` or `(x, y, sample_weight)`.
 

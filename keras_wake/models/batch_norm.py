@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+from keras import ops
 
 from keras_wake import backend
 from keras_wake.backend import keras_compat
@@ -60,18 +61,17 @@ def reestimate_batch_norm(
     if not layers:
         return
     statistics = [v for n in layers for v in (n.moving_mean, n.moving_variance)]
-    values = [backend.to_numpy(variable) for variable in statistics]
     momenta = [layer.momentum for layer in layers]
     try:
         for layer in layers:
             # With momentum 0 the statistics after a call are the batch's own.
             layer.momentum = 0.0
-        values = _means(network, data, bounds, statistics)
+        means = _means(network, data, bounds, statistics)
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
-        for variable, value in zip(statistics, values, strict=True):
-            variable.assign(value)
+    for variable, mean in zip(statistics, means, strict=True):
+        variable.assign(mean)
 
 
 def _means(
@@ -88,11 +88,18 @@ def _means(
         (x, np.zeros(len(x), "int32"))
         for x, _ in iterate_batches(data, shape=shape)
     )
+    # Also the random states, which go on from batch to batch.
+    state = {id(v): backend.own_value(v) for v in network.variables}
     for x, _ in iterate_checked(labelled, 1, bounds, shape=shape):
-        network(x, training=True)
+        # Each of several processes computes by itself, and changes nothing.
+        pairs = [(v, state[id(v)]) for v in network.variables]
+        with keras.StatelessScope(state_mapping=pairs) as scope:
+            backend.without_gradient(lambda x=x: network(x, training=True))
+        for variable in network.variables:
+            state[id(variable)] = scope.get_current_value(variable)
         images += len(x)
         for total, variable in zip(sums, statistics, strict=True):
-            total += len(x) * backend.to_numpy(variable)
+            total += len(x) * ops.convert_to_numpy(state[id(variable)])
     return [total / images for total in sums]
 
 

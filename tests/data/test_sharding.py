@@ -8,6 +8,7 @@ import pytest
 from small import data
 from small import wake
 
+from keras_wake.data.sharding import data_of_all
 from keras_wake.data.sharding import shard_arrays
 from keras_wake.data.sharding import ShardedArrays
 from keras_wake.data.sharding import whole_batches
@@ -207,3 +208,22 @@ def test_fit_and_evaluate_on_arrays_that_cannot_be_divided(shard, eagerly):
     assert "val_robust_accuracy" in log.history
     # 14 images remain for training.
     assert int(keras.ops.convert_to_numpy(model.train_steps)) == 2
+
+
+def test_each_process_gets_all_images(shard):
+    x, y = data()
+    batches = ShardedArrays((x, y), 4, False)
+    # One process with several devices leaves no image out either.
+    for sharers in ((0, 1, 2), (1, 2, 1)):
+        shard(*sharers)
+        whole = data_of_all(Processes(), batches, "Monitor()")
+        found = np.concatenate([whole[index][1] for index in range(3)])
+        np.testing.assert_array_equal(found, y)
+    pair = (x, y)
+    assert data_of_all(Processes(), pair, "Monitor()") is pair
+    with pytest.raises(ValueError, match="with other labels, of lengths"):
+        data_of_all(Processes(np.array([12, 1])), pair, "Monitor()")
+    with pytest.raises(ValueError, match=r"`Monitor\(\)` needs the same"):
+        data_of_all(Processes(), [pair], "Monitor()")
+    shard(0, 1, 1)
+    assert data_of_all(Processes(), batches, "Monitor()") is batches

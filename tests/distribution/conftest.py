@@ -13,5 +13,5 @@ if keras.backend.backend() != "tensorflow":
 @pytest.fixture(scope="session")
 def more_replica_results(tmp_path_factory):
     """What `replica_run.py` finds in the cases that take longer."""
-    cases = ("uneven_last_batch", "pipeline", "batch_norm")
+    cases = ("uneven_last_batch", "pipeline", "batch_norm", "averages")
     return results_of("replica_run.py", tmp_path_factory, *cases)

@@ -77,3 +77,14 @@ def assert_same(one, two, tolerance):
         for a, b in zip(one[key], two[key], strict=True):
             np.testing.assert_allclose(a, b, rtol=0, atol=tolerance)
     assert (one["steps"], one["updates"]) == (two["steps"], two["updates"])
+
+
+def assert_same_averages(one, two, tolerance):
+    """Two results of `training_case.train_averages` agree."""
+    assert set(one) == set(two) == {"at", "awp"}
+    for objective, expected in one.items():
+        assert_same(expected, two[objective], tolerance)
+        assert len(expected["history"]["multi_step_accuracy"]) == 3
+        # Statistics that were estimated anew are others than the student's.
+        gaps = map(np.subtract, expected["student"], expected["teacher"])
+        assert max(np.abs(gap).max() for gap in gaps) > 1e-3

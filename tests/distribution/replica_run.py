@@ -16,6 +16,7 @@ tf.config.set_logical_device_configuration(
 )
 
 from training_case import train  # noqa: E402
+from training_case import train_averages  # noqa: E402
 from training_case import train_with_awp  # noqa: E402
 
 from keras_wake import backend  # noqa: E402
@@ -41,7 +42,7 @@ CASES = {
     # Four batches in each epoch: three steps, and one.
     "several_steps": ((1, 2), train, (39, 10), {"steps_per_execution": 3}),
     # 20, 20, 20 and 9 images for training, 20 and 1 for validation.
-    "pipeline": ((1, 2), train, (69, 20), {"pipeline": True}),
+    "pipeline": ((1, 2), train, (69, 20), {"pipeline": True, "monitor": True}),
     "float16": ((2,), train, (20, 10), {"policy": "mixed_float16"}),
     "batch_norm": ((1, 2), train, (37, 12), NORM),
     "batch_norm_alone": ((2,), train, (25, 12), {"batch_norm": True}),
@@ -50,6 +51,7 @@ CASES = {
     "accumulating": ((2,), train, (20, 10), {"accumulate": 2}),
     "norm_in_attack": ((2,), train, (37, 12), SHARED_NORM),
     "nan": ((2,), train, (24, 12), {"nan": True}),
+    "averages": ((1, 2), train_averages, (), {}),
     "awp": ((1, 2), awp, (), {"reassigns": False}),
     "awp_reassigning": ((1, 2), awp, (), {"reassigns": True}),
 }

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from launching import assert_same
+from launching import assert_same_averages
 from launching import results_of
 
 # Two processes of TensorFlow for most of a minute.
@@ -80,6 +81,12 @@ def test_two_replicas_train_as_one(replica_results):
 @pytest.mark.parametrize("case", LONGER)
 def test_two_replicas_train_as_one_in_more_cases(more_replica_results, case):
     check_same(more_replica_results, case)
+
+
+def test_two_replicas_average_as_one(more_replica_results):
+    one, two = of_one_and_two(more_replica_results, "averages")
+    # The sums of a batch are taken in another order, in float32.
+    assert_same_averages(one, two, 1e-4)
 
 
 @pytest.mark.parametrize("case", REFUSED)

@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 from launching import assert_same
+from launching import assert_same_averages
 from launching import finish
 from launching import free_addresses
 from launching import start
@@ -91,6 +92,19 @@ def test_pipelines_are_divided(more):
     one, *two = (results["pipeline"] for results in more)
     for found in two:
         assert_same(one, found, TOLERANCE)
+        # On the first images of the pipeline, which no process has alone.
+        assert found["checks"] == one["checks"]
+
+
+def test_averages_are_those_of_one_process(more):
+    one, *two = (results["averages"] for results in more)
+    for found in two:
+        assert_same_averages(one, found, TOLERANCE)
+
+
+def test_processes_keep_one_teacher_whatever_they_draw(more):
+    _, chief, other = (results["drawn"] for results in more)
+    assert chief == other
 
 
 def test_half_precision_scales_the_loss_alike(more):
@@ -157,6 +171,17 @@ def test_a_dead_process_ends_the_job_which_resumes(undisturbed, tmp_path, dead):
         assert_same(expected, found, 0)
 
 
+def test_a_silent_process_ends_the_job_within_the_limit_of_the_group(tmp_path):
+    begun = time.monotonic()
+    waiting, silent = start_two(tmp_path, "silent")
+    status, output = finish(waiting, timeout=200)[0]
+    silent.kill()
+    finish(silent)
+    # The limit is 10 seconds; the rest is the time to start.
+    assert time.monotonic() - begun < 200
+    assert status != 0 and "could not exchange values" in output, output[-3000:]
+
+
 @pytest.fixture(scope="module")
 def refused(tmp_path_factory):
     folder = tmp_path_factory.mktemp("refused")
@@ -170,7 +195,7 @@ def test_what_cannot_be_right_is_refused_in_every_process(refused):
         "lengths": "Received: [3, 2] batches in `x`",
         "batch_size": "`batch_size` must be at least 2",
         "model": "must make the same model",
-        "reestimate": "is for one process",
+        "reestimate": "needs the same images in each of several processes",
         "nan": "1 image(s) of epoch 1, batch 2 contain NaN",
     }
     for found in refused:

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 from launching import assert_same
+from launching import assert_same_averages
 from launching import finish
 from launching import free_addresses
 from launching import results_of
@@ -93,6 +94,13 @@ def test_a_pipeline_is_divided_among_workers(
     for worker in more_results:
         assert_same(
             more_replica_results["pipeline_2"], worker["pipeline"], 1e-6
+        )
+
+
+def test_workers_average_as_one_process(more_results, more_replica_results):
+    for worker in more_results:
+        assert_same_averages(
+            more_replica_results["averages_1"], worker["averages"], 1e-4
         )
 
 

@@ -4,10 +4,12 @@
 after so many steps. Run by `test_two_torch_processes.py`.
 """
 
+import datetime
 import json
 import os
 import pathlib
 import sys
+import time
 from unittest import mock
 
 os.environ["KERAS_BACKEND"] = "torch"
@@ -20,6 +22,7 @@ from training_case import darker_at_the_end
 from training_case import data
 from training_case import numpy_of
 from training_case import train
+from training_case import train_averages
 from training_case import train_with_awp
 
 import keras_wake as kw
@@ -46,7 +49,9 @@ def dropout(folder, die_at):
 def more(folder, die_at):
     """Other objectives, optimizers, data and precision."""
     return {
-        "pipeline": train(None, 69, 20, pipeline=True),
+        "pipeline": train(None, 69, 20, pipeline=True, monitor=True),
+        "averages": train_averages(None),
+        "drawn": reestimated_behind_dropout(),
         "trades": trades(),
         "awp": train_with_awp(None, True),
         "statistics": statistics(),
@@ -91,6 +96,19 @@ def statistics():
     return numpy_of([norm.moving_mean, norm.moving_variance])
 
 
+def reestimated_behind_dropout():
+    """Statistics of images of which each process drops others."""
+    keras.utils.set_random_seed(1)
+    norm = keras.layers.BatchNormalization()
+    layers = [keras.Input((4, 4, 1)), keras.layers.Dropout(0.5), norm]
+    layers += [keras.layers.Flatten(), keras.layers.Dense(3)]
+    model = compiled(keras.Sequential(layers), PGD)
+    x, y = data(12, False)
+    average = kw.EMATeacher(batch_norm="reestimate", data=(x, y))
+    model.fit(x, y, batch_size=12, callbacks=[average], verbose=0)
+    return numpy_of(model.teacher.weights)
+
+
 class Batches(keras.utils.PyDataset):
     """Three batches in the first process, two in the second."""
 
@@ -118,7 +136,7 @@ def refused(folder, die_at):
     other = classifier(False, False, classes=3 + rank)
     nan = x.copy()
     nan[-1] = np.nan
-    teacher = kw.EMATeacher(batch_norm="reestimate", data=(x, y))
+    teacher = kw.EMATeacher(batch_norm="reestimate", data=[(x, y)])
     attempts = {
         "arrays": lambda: model.fit(x, (y + rank) % 3),
         "lengths": lambda: model.fit(Batches()),
@@ -135,6 +153,23 @@ def refused(folder, die_at):
             messages[name] = str(error)
     weights = numpy_of(network.weights)
     return {"messages": messages, "drawn": drawn, "weights": weights}
+
+
+class Sleep(keras.callbacks.Callback):
+    """Keeps the second process from its second step."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        if os.environ["RANK"] == "1":
+            time.sleep(300)
+
+
+def silent(folder, die_at):
+    """A process that hangs, in a group with a time limit of its own."""
+    torch.distributed.destroy_process_group()
+    limit = datetime.timedelta(seconds=10)
+    torch.distributed.init_process_group(timeout=limit)
+    model = compiled(classifier(False, False), PGD)
+    model.fit(*data(20, False), batch_size=10, callbacks=[Sleep()])
 
 
 def alone(folder, die_at):

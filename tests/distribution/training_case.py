@@ -143,12 +143,14 @@ def train(
     if die_at is not None:
         callbacks.append(DieAt(die_at))
     watch = None
-    if monitor:
+    if monitor and pipeline:
+        # The first images of `fit`.
+        watch = kw.CatastrophicOverfitMonitor(samples=25)
+        callbacks.append(watch)
+    elif monitor:
         # Where processes share a batch, each must see the same.
         same = data(16, False)
-        watch = kw.callbacks.CatastrophicOverfitMonitor(
-            data=same, action="rollback"
-        )
+        watch = kw.CatastrophicOverfitMonitor(data=same, action="rollback")
         callbacks += [watch, kw.CrossClassAttribution(data=same)]
     fit_options = {"shuffle": False, "epochs": 4, "verbose": 0}
     log = model.fit(x, y, callbacks=callbacks, **data_options, **fit_options)
@@ -193,3 +195,45 @@ def train_with_awp(strategy, reassigns):
     replicas = map(backend.replicas_of, network.variables)
     weights = [numpy_of(values) for values in replicas]
     return {"loss": log.history["loss"], "weights": weights}
+
+
+def train_averages(strategy):
+    """Averages of weights with batch norm, AWP, a monitor without data.
+
+    Both halves of a batch are the same images. So two shares that batch norm
+    normalises by themselves give the numbers of the whole batch.
+    """
+    x, y = data(20, False)
+    twice = np.arange(20).reshape(4, 1, 5).repeat(2, axis=1).reshape(-1)
+    x, y = x[twice], y[twice]
+    pgd = kw.attacks.PGD(epsilon=0.03, steps=2, random_start=False)
+    averages = {
+        "at": kw.EMATeacher(0.5, batch_norm="reestimate", data=(x, y)),
+        "awp": kw.StochasticWeightAveraging(2, data=(x, y)),
+    }
+    results = {}
+    for objective, average in averages.items():
+        with strategy.scope() if strategy else contextlib.nullcontext():
+            network = classifier(True, False)
+            model = kw.WakeModel(network, pgd, objective, eval_attack=pgd)
+            model.compile(keras.optimizers.SGD(0.03, momentum=0.9))
+        log = model.fit(
+            x,
+            y,
+            batch_size=10,
+            epochs=3,
+            shuffle=False,
+            validation_data=(x, y),
+            callbacks=[average, kw.CatastrophicOverfitMonitor(samples=16)],
+            verbose=0,
+        )
+        results[objective] = {
+            "history": log.history,
+            "student": numpy_of(network.weights),
+            "teacher": numpy_of(model.teacher.weights),
+            "steps": int(numpy_of([model.train_steps])[0]),
+            "updates": int(numpy_of([model.teacher_updates])[0]),
+            "correlation": [],
+            "evaluated": {},
+        }
+    return results

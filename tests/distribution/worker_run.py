@@ -16,6 +16,7 @@ import tensorflow as tf
 strategy = tf.distribute.MultiWorkerMirroredStrategy()
 
 from training_case import train  # noqa: E402
+from training_case import train_averages  # noqa: E402
 
 from keras_wake.checkpoint import archive  # noqa: E402
 
@@ -34,7 +35,8 @@ def undisturbed(folder, die_at=None):
 
 def more():
     return {
-        "pipeline": train(strategy, 69, 20, pipeline=True),
+        "pipeline": train(strategy, 69, 20, pipeline=True, monitor=True),
+        "averages": train_averages(strategy),
         # Each worker's batch norm has moving averages of its own.
         "own_norm": train(strategy, 39, 10, batch_norm=True, monitor=True),
     }
