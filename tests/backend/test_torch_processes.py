@@ -59,11 +59,18 @@ def test_a_lost_process_is_explained(monkeypatch):
 
 
 def test_a_distribution_of_keras_is_refused():
+    model = wake()
+    x, y = data()
     keras.distribution.set_distribution(
         keras.distribution.DataParallel(devices=["cpu:0"])
     )
     try:
-        with pytest.raises(ValueError, match="Received: DataParallel"):
-            wake().fit(*data(), verbose=0)
+        for call in (
+            wake,
+            lambda: model.fit(x, y, verbose=0),
+            lambda: model.evaluate(x, y, verbose=0),
+        ):
+            with pytest.raises(ValueError, match="Received: DataParallel"):
+                call()
     finally:
         keras.distribution.set_distribution(None)
