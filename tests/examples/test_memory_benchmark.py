@@ -68,9 +68,11 @@ def test_the_attack_keeps_no_history(tmp_path):
         ): (each["allocated"])
         for each in found
     }
-    # Ten steps need what two need, but for counters and seeds.
+    # A history of eight more steps would have eight more batches of images. JAX
+    # plans two more.
+    batch = 4 * 32 * 32 * 3 * 4
     two, ten = sizes["attack", 2, False], sizes["attack", 10, False]
-    assert ten == pytest.approx(two, abs=1024)
+    assert abs(ten - two) <= (3 * batch if BACKEND == "jax" else 1024)
     # The weights are moved in place, so a step needs no second copy of them,
     # and the attack runs before the training pass, in the same memory.
     assert sizes["at", 10, False] < 1.1 * sizes["standard", 10, False]
