@@ -54,10 +54,13 @@ _BACKEND = keras.backend.backend()
 
 if _BACKEND == "tensorflow":
     from keras_wake.backend.tensorflow import *  # noqa: F403
+    from keras_wake.backend.tensorflow_replicas import *  # noqa: F403
 elif _BACKEND == "jax":
     from keras_wake.backend.jax import *  # noqa: F403
+    from keras_wake.backend.jax_processes import *  # noqa: F403
 elif _BACKEND == "torch":
     from keras_wake.backend.torch import *  # noqa: F403
+    from keras_wake.backend.torch_trace import *  # noqa: F403
 else:
     raise ImportError(
         "keras-wake runs on Keras's TensorFlow, JAX and PyTorch backends. "

@@ -1,4 +1,4 @@
-"""TensorFlow: input gradients, the compiled step, and what replicas share.
+"""TensorFlow: input gradients, and the compiled step.
 
 Under `tf.distribute` the functions here run once per replica, on that
 replica's share of the batch.
@@ -16,8 +16,10 @@ import tensorflow as tf
 
 from keras_wake.backend import keras_compat
 from keras_wake.backend._common import CommonTrainer
-from keras_wake.backend._common import gathered_as_bytes
 from keras_wake.backend._common import no_gradient
+from keras_wake.backend.tensorflow_replicas import device_count
+from keras_wake.backend.tensorflow_replicas import is_multi_worker
+from keras_wake.backend.tensorflow_replicas import replica_index
 from keras_wake.utils.types import Tensor
 
 
@@ -120,56 +122,9 @@ def side_by_side(function: Callable, *tensors: Tensor) -> Tensor:
     return tf.concat([first, second], axis=0)[:size]
 
 
-def global_sum(value: Tensor) -> Tensor:
-    """Sum of `value` over all replicas; `value` itself where there is one."""
-    context = tf.distribute.get_replica_context()
-    if context is None or context.num_replicas_in_sync == 1:
-        return value
-    # Several workers cannot sum the value of a metric as it is read: `+ 0`
-    # makes a tensor of it on the device of the replica.
-    return context.all_reduce(tf.distribute.ReduceOp.SUM, value + 0)
-
-
-def metric_sum(variable: keras.Variable) -> Tensor:
-    """The variable of a metric, of which each replica has its own."""
-    return global_sum(keras.ops.convert_to_tensor(variable))
-
-
-def batch_positions(size: int | Tensor) -> Tensor:
-    """Positions of this replica's `size` images in the global batch, (size,).
-
-    Replicas have consecutive shares of it.
-    """
-    positions = tf.range(size)
-    context = tf.distribute.get_replica_context()
-    if context is None or context.num_replicas_in_sync == 1:
-        return positions
-    replica = replica_index()
-    own = tf.one_hot(replica, context.num_replicas_in_sync, dtype=tf.int32)
-    sizes = context.all_reduce(tf.distribute.ReduceOp.SUM, own * size)
-    return positions + tf.reduce_sum(sizes[:replica])
-
-
-def replica_index() -> Tensor:
-    """Number of the replica that runs this code, an int32 scalar."""
-    context = tf.distribute.get_replica_context()
-    if context is None or context.num_replicas_in_sync == 1:
-        return tf.constant(0, tf.int32)
-    return tf.cast(context.replica_id_in_sync_group, tf.int32)
-
-
 def copy(variable: keras.Variable | tf.Variable) -> Tensor:
     """The value of a variable, in a tensor of its own on the same device."""
     return tf.identity(tf.convert_to_tensor(variable))
-
-
-def replicas_of(variable: keras.Variable) -> list[keras.Variable]:
-    """The variable of each replica of this process.
-
-    They differ where replicas do not share what they have found, as in batch
-    normalisation.
-    """
-    return list(getattr(variable.value, "values", [variable]))
 
 
 def accelerators() -> list[str]:
@@ -222,17 +177,6 @@ def compile(function: Callable, get_model: Callable) -> Callable:
     return run
 
 
-def device_count(model: keras.Model) -> int:
-    """Among how many devices `compile_split` divides a batch.
-
-    The replicas of the strategy that the model was made under. Several
-    workers each compute all of it, as the devices of the others are not
-    theirs to use.
-    """
-    strategy = model.distribute_strategy
-    return 1 if _is_multi_worker(strategy) else strategy.num_replicas_in_sync
-
-
 def compile_split(
     function: Callable, get_model: Callable, split: int
 ) -> Callable:
@@ -281,40 +225,6 @@ def compile_split(
         return compiled[specs](*tensors)
 
     return run
-
-
-def _is_multi_worker(strategy: tf.distribute.Strategy) -> bool:
-    return isinstance(
-        strategy, tf.distribute.MultiWorkerMirroredStrategy
-    ) and bool(strategy.cluster_resolver.cluster_spec().as_dict())
-
-
-def processes(model: keras.Model) -> tuple[int, int]:
-    """The number of this process, and how many work together."""
-    strategy = model.distribute_strategy
-    if not _is_multi_worker(strategy):
-        return 0, 1
-    resolver = strategy.cluster_resolver
-    cluster = resolver.cluster_spec().as_dict()
-    chiefs, workers = (len(cluster.get(k, ())) for k in ("chief", "worker"))
-    is_worker = resolver.task_type == "worker"
-    return resolver.task_id + chiefs * is_worker, chiefs + workers
-
-
-def gather_objects(model: keras.Model, value: object) -> list[Any]:
-    """The `value` of each process, which all have to call this."""
-    _, count = processes(model)
-    if count == 1:
-        return [value]
-    strategy = model.distribute_strategy
-
-    def all_gather(array: Any) -> list[Any]:
-        own = strategy.run(lambda: tf.constant(array)[tf.newaxis])
-        found = strategy.gather(own, axis=0).numpy()
-        # One for each replica.
-        return list(found[:: len(found) // count])
-
-    return gathered_as_bytes(all_gather, value)
 
 
 class Trainer(CommonTrainer):
@@ -411,7 +321,7 @@ class Trainer(CommonTrainer):
 
     def _in_keras_form(self, logs: dict[str, Any]) -> dict[str, Any]:
         """The logs of a step, in the form in which Keras reduces them."""
-        if not _is_multi_worker(self.distribute_strategy):
+        if not is_multi_worker(self.distribute_strategy):
             return logs
         # With several workers Keras takes the mean along the first axis.
         return {name: value[tf.newaxis] for name, value in logs.items()}
@@ -426,7 +336,7 @@ class Trainer(CommonTrainer):
             # Nothing is left to build. Taking a batch only to build also uses
             # up the prefetched ones, and Keras would see a short epoch.
             iterator = None
-        if iterator is not None and _is_multi_worker(strategy):
+        if iterator is not None and is_multi_worker(strategy):
             _, _, batches = next(iter(iterator))
             data_batch = keras.tree.map_structure(
                 lambda value: strategy.experimental_local_results(value)[0],
@@ -443,7 +353,7 @@ class Trainer(CommonTrainer):
     def of_all_processes(self, value: Tensor) -> list[Any]:
         """The `value` of each process, the chief's first."""
         strategy = self.distribute_strategy
-        if not _is_multi_worker(strategy):
+        if not is_multi_worker(strategy):
             return [value]
         own = strategy.run(lambda: tf.constant(value)[tf.newaxis])
         return list(strategy.gather(own, axis=0).numpy())

@@ -12,7 +12,6 @@ from keras_wake.backend import keras_compat
 from keras_wake.backend import torch_processes
 from keras_wake.backend._common import CommonTrainer
 from keras_wake.backend._common import no_gradient
-from keras_wake.backend.torch_trace import jit  # noqa: F401
 from keras_wake.utils.types import Json
 from keras_wake.utils.types import Tensor
 
