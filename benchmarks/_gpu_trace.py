@@ -10,7 +10,7 @@ GPU, CPU = "/device:GPU", "/host:CPU"
 
 
 class Trace:
-    """A trace of what the GPU does, from `start` to `idle_share`.
+    """A trace of what the GPU does between `start` and `idle_share`.
 
     Args:
         framework: `"tensorflow"`, `"jax"` or `"torch"`.
@@ -49,7 +49,7 @@ class Trace:
             tf.profiler.experimental.start(self.folder.name, options)
 
     def idle_share(self) -> float | None:
-        """Stops; `None` if there was no such device."""
+        """Stops the trace; `None` if there was no such device."""
         with self.folder:
             return idle_share(self._intervals())
 
@@ -112,9 +112,10 @@ def _of_tensorflow(file: pathlib.Path, device: str) -> list[Interval]:
 
 
 def _is_of_device(line: str, device: str) -> bool:
-    """Whether a line has what ran on a stream of a GPU.
+    """Whether a line of a trace has what ran on a stream of a GPU.
 
-    The profiler derives others from it, such as "Steps", that span the waits.
+    The profiler derives other lines from these, such as "Steps", which include
+    the time in which the GPU waits.
     """
     return device == CPU or line.startswith("Stream")
 

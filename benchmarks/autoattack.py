@@ -40,7 +40,7 @@ from _shared import write
 
 CONTENDERS = ("keras-wake", "torchattacks")
 ATTACKS = ("apgd-ce", "apgd-t", "fab-t", "square", "ensemble")
-# Both contenders take one network from images to robust accuracy.
+# What both contenders report, and of which the median is taken.
 MEASURED = ("seconds", "clean_accuracy", "robust_accuracy")
 
 
@@ -169,7 +169,7 @@ def compare(attack: str, path: pathlib.Path, args, variables: dict) -> dict:
     ours, theirs = (
         [one["seconds"] for one in runs[name]] for name in CONTENDERS
     )
-    # Of the turns, because what disturbs a turn disturbs both sides.
+    # The median of the ratios: what disturbs a turn disturbs both sides.
     result["ratio"] = statistics.median(
         a / b for a, b in zip(ours, theirs, strict=True)
     )

@@ -8,13 +8,13 @@ with 128: SGD with momentum, PGD-10, float32. Nothing is executed. The step is
 compiled for its shapes alone, as "auto" would on a GPU: the whole of it, with
 the attack as a loop. On JAX, `memory_analysis()` of the compiled step has the
 numbers, and on TensorFlow the plan that `--xla_dump_to` writes. XLA plans for
-this CPU; on a GPU the libraries need some more, and arrays may have another
-layout.
+this CPU; on a GPU, libraries such as cuDNN need memory of their own, and arrays
+may have another layout.
 
-A step needs what stays (weights, momentum, teacher, images) and what XLA
-allocates while it runs. The latter is also shown of the training pass by
-itself (a step on clean images, with its gradients) and of the attack by
-itself. A process of its own compiles each of them.
+A step needs the arrays that stay (weights, momentum, teacher, images) and what
+XLA allocates while it runs. The latter is also measured for the training pass
+alone (a step on clean images, with its gradients) and for the attack alone.
+Each is compiled in a process of its own.
 """
 
 import argparse
@@ -81,7 +81,7 @@ def run(spec: dict) -> None:
 
 
 def bytes_of(variables) -> int:
-    """Of the values of variables."""
+    """Bytes of the values of variables."""
     sizes = {"float32": 4, "int32": 4, "uint32": 4, "bool": 1, "int64": 8}
     total = 0
     for variable in variables:
@@ -163,7 +163,7 @@ def planned_by_tensorflow(model, method: str, batch: int, folder: str) -> int:
 
 
 def allocated(plan: str) -> int:
-    """What a plan of XLA has in addition to the arrays that are given."""
+    """Bytes of a plan of XLA, without its arguments and constants."""
     found = re.findall(r"^allocation \d+: size (\d+), (.*)$", plan, re.M)
     return sum(
         int(size)

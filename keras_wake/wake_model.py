@@ -96,8 +96,8 @@ class WakeModel(backend.Trainer):
             of NaN, which each step looks for. Defaults to `100`.
         keep_recovery_copy: Whether the device keeps the weights with which
             the epoch began, to go back to after a NaN. Defaults to `True`.
-        attack_dtype: `"bfloat16"`: training attacks a copy of the student that
-            computes in it; nothing else does. Defaults to `None`.
+        attack_dtype: `"bfloat16"` to attack a copy of the student in bfloat16
+            in training; all else stays as it is. Defaults to `None`.
         **kwargs: `name`, as for every Keras model.
 
     Raises:

@@ -133,7 +133,7 @@ class APGD(StagedAttack):
     ) -> Tensor:
         """Perturbations that one start has led to, float32 like `x`."""
         logits_of = stateless_logits(classifier)
-        targets = labels  # Which a loss without targets leaves alone.
+        targets = labels  # A loss without targets ignores them.
         if self.targeted:
             number = ops.mod(stage, self._targets_for(labels.shape[-1]))
             targets = likely_wrong_class(labels, logits_of(x), number)
@@ -251,7 +251,7 @@ def checkpoints(steps: int) -> list[int]:
 
 
 class _Given(NamedTuple):
-    """What the search is about, image by image."""
+    """What no step of the search changes, for each image."""
 
     x: Tensor
     labels: Tensor
@@ -259,7 +259,7 @@ class _Given(NamedTuple):
 
 
 class _State(NamedTuple):
-    """Where the search stands; of each image, shape (batch,) or like δ."""
+    """The state of the search: for each image, shape (batch,) or like δ."""
 
     step: Tensor  # number of the next one, int32 scalar
     delta: Tensor

@@ -171,7 +171,7 @@ class FAB(StagedAttack):
         normal = ops.reshape(gradient, flat)
         # The linearised h at x is h − ⟨gradient, δ⟩.
         moved = ops.sum(normal * ops.reshape(delta, flat), axis=1)
-        # Both in one call, which takes no longer than the slower one.
+        # Both in one call, whose loop takes as many steps as the slower one.
         both = shortest_steps(
             self.norm,
             ops.reshape(ops.concatenate([x + delta, x]), flat),
@@ -197,7 +197,7 @@ class FAB(StagedAttack):
 
 
 class _Given(NamedTuple):
-    """What the search is about, image by image."""
+    """What no step of the search changes, for each image."""
 
     x: Tensor
     labels: Tensor
@@ -205,7 +205,7 @@ class _Given(NamedTuple):
 
 
 class _State(NamedTuple):
-    """Where the search stands; of each image, shape (batch,) or like δ."""
+    """The state of the search: for each image, shape (batch,) or like δ."""
 
     step: Tensor  # number of the next one, int32 scalar
     delta: Tensor
@@ -249,21 +249,22 @@ def shortest_steps(
 def _level(knots: Tensor, slopes: Tensor, gain: Tensor) -> Tensor:
     """The t with G(t) = Σ_i s_i · min(t, k_i) = `gain`, shape (batch,).
 
-    The last knot, where the sum stays below `gain`.
+    Where G stays below `gain`, it is the last knot.
 
-    By Newton's method from 0 on. G is concave and made of lines, so a step
-    never goes beyond the t, and ends there once it starts on the same line: few
-    steps are enough, where sorting the knots takes longer than the network.
+    Newton's method finds it from t = 0 on. G is concave and piecewise linear,
+    so a step never goes beyond the solution, and one that starts on the same
+    piece ends there. A few steps are enough; sorting the knots took longer than
+    the network.
     """
     spent, last = slopes * knots, ops.max(knots, axis=1)
 
     def step(level: Tensor, newest: Tensor) -> tuple[Tensor, Tensor]:
-        """The level that was `newest`, and one that is no smaller."""
+        """`newest`, and the level of the next step, which is no smaller."""
         rising = ops.cast(knots > newest[:, None], "float32")
         slope = ops.sum(rising * slopes, axis=1)
         left = gain - ops.sum((1 - rising) * spent, axis=1)
         after = ops.minimum(left / ops.maximum(slope, 1e-30), last)
-        # By rounding it could be smaller, and the steps go round in circles.
+        # Rounding could make it smaller, and the loop would not end.
         return newest, ops.where(after > newest, after, newest)
 
     begin = ops.zeros_like(gain)
@@ -272,5 +273,5 @@ def _level(knots: Tensor, slopes: Tensor, gain: Tensor) -> Tensor:
         step,
         step(begin, begin),
     )
-    # The steps leave a NaN alone.
+    # The loop ends at a number where `gain` is NaN.
     return ops.where(ops.isnan(gain), gain, level)

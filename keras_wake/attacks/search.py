@@ -1,7 +1,7 @@
-"""The loop of an attack that ends for each image as soon as it is found.
+"""The loop of an attack, which ends for an image once it is misclassified.
 
-What an attack has to compute depends on how many images still stand: most of
-those that fall do so in the first steps.
+Most images that an attack breaks are misclassified after a few steps. Without
+them the further steps have less to compute.
 """
 
 from collections.abc import Callable
@@ -14,9 +14,8 @@ from keras import ops
 from keras_wake import backend
 from keras_wake.utils.types import Tensor
 
-# Images leave the batch when so many have fallen that they are one in `LEAVE`.
-# Each size of a batch that occurs costs time of its own: kernels are prepared
-# for it.
+# Misclassified images leave the batch when they are at least 1 / `LEAVE` of it.
+# Not one by one: for each new size of a batch, kernels are prepared.
 LEAVE = 8
 
 
@@ -25,7 +24,7 @@ class SearchState(Protocol):
 
     @property
     def step(self) -> Tensor:
-        """How many steps it had, an int32 scalar."""
+        """Number of steps so far, an int32 scalar."""
 
     @property
     def found(self) -> Tensor:
@@ -43,18 +42,19 @@ def until_found(
     steps: int,
     result: Callable[[State], Tensor],
 ) -> Tensor:
-    """Takes steps, with each image until it is misclassified.
+    """Repeats `step`, for each image until it is misclassified.
 
-    Images that are leave the batch, unless the backend compiles for one size of
-    a batch. Then they stay until all are misclassified, so further steps must
-    not change the result of such an image.
+    A misclassified image leaves the batch, unless the backend compiles for one
+    size of a batch. Then it stays until all are misclassified, so further steps
+    must not change its result.
 
     Args:
-        step: Maps what is given and a state to the next state.
-        given: What stays the same: a named tuple of tensors (batch, ...).
-        start: The first state: a named tuple, too, whose `step` is a scalar.
-        steps: Where `step` ends.
-        result: What a state has found, a tensor (batch, ...).
+        step: Maps `given` and a state to the next state.
+        given: What no step changes: a named tuple of tensors (batch, ...).
+        start: The first state: a named tuple of tensors (batch, ...), apart
+            from the scalar `step`.
+        steps: The `step` of a state at which the loop ends.
+        result: Maps a state to its result, a tensor (batch, ...).
 
     Returns:
         The results of all images, in their order.

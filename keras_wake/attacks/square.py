@@ -169,7 +169,7 @@ class Square(StagedAttack):
 
 
 class _Given(NamedTuple):
-    """What the search is about, image by image."""
+    """What no step of the search changes, for each image."""
 
     x: Tensor
     labels: Tensor
@@ -177,7 +177,7 @@ class _Given(NamedTuple):
 
 
 class _State(NamedTuple):
-    """Where the search stands; of each image, shape (batch,) or like δ."""
+    """The state of the search: for each image, shape (batch,) or like δ."""
 
     step: Tensor  # number of queries so far, int32 scalar
     delta: Tensor  # the best so far

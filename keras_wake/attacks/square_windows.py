@@ -92,15 +92,15 @@ class Placed:
     def plain(self, values: Tensor) -> Tensor:
         """Zeros around a window of one value for each channel.
 
-        Float32 (batch, height, width, channels) of (batch, 1, 1, channels).
+        Float32 (batch, height, width, channels) from (batch, 1, 1, channels).
         """
-        # In this order the large product broadcasts least.
+        # In this order the large product repeats whole rows, not single pixels.
         return self._in_rows * (self._in_columns * values)
 
     def filled(self, values: Tensor) -> Tensor:
         """Zeros around a window of `values`, float32 (batch, height, width, 1).
 
-        Of `values`, float32 (n, n), those beyond the side are left out.
+        `values`, float32 (n, n), are cut off at the side of the window.
         """
         size = values.shape[0]
         rows, columns = (
@@ -142,7 +142,7 @@ class LinfWindows:
         """δ with a window that is drawn anew."""
         window = self._placed(draws[:, :2], query)
         signs = _signs(draws[:, None, None, 2:])
-        # From −epsilon to epsilon it is 2 epsilon, and rounding.
+        # Not 2 · epsilon: rounding could keep it from reaching the other side.
         added = window.plain(3 * self.epsilon * signs)
         return ops.clip(delta + added, -self.epsilon, self.epsilon)
 

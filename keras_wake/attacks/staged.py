@@ -172,7 +172,7 @@ def _checked_ids(ids: Array | None, x: Array | Tensor) -> Tensor:
 
 
 class _Images(NamedTuple):
-    """What a stage is given."""
+    """What no stage changes, for each image."""
 
     x: Tensor
     labels: Tensor

@@ -16,7 +16,7 @@ from keras_wake.utils.types import Tensor
 
 
 class Batch(NamedTuple):
-    """A batch and what the classifier made of it.
+    """A batch and what the classifier computed for it.
 
     Attributes:
         images: Tensor (batch, ...), clean.
@@ -46,10 +46,10 @@ def shared_batches(
 ) -> Iterator[Batch]:
     """Yields `analysed(number, *pair)` for all pairs, numbered from 0.
 
-    Several processes take every n-th batch each, and pass on what they have
-    found: every process yields all batches, in their order. Where their
-    networks differ, as by moving statistics of batch norm, the first process
-    takes all.
+    Each of n processes analyses every n-th batch, and sends the result to the
+    others: every process yields all batches, in their order. Where their
+    weights differ, as by moving statistics of batch norm, the first process
+    analyses all.
     """
     process, processes = backend.processes(classifier)
     if processes == 1:
@@ -66,7 +66,7 @@ def shared_batches(
         own = None
         if process < len(taken):
             own = analysed(number + process, *taken[process])
-            # The others have the clean images.
+            # The other processes have the clean images themselves.
             seen = ops.convert_to_numpy(own.adversarial)
             own = own._replace(images=None, adversarial=seen)
         passed_on = (list(map(_checksum, taken)), own)

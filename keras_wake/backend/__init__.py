@@ -1,7 +1,7 @@
 """The one place where keras-wake computes with a deep-learning framework.
 
 Everything else is written in `keras.ops`, apart from batches of `tf.data` and
-`copy_` of PyTorch buffers. Each backend is one file. All have the same few
+`copy_` of PyTorch buffers. Each backend is one file. All define the same
 names, for what must differ:
 
 - `Trainer`: the training and test step that Keras compiles;
@@ -10,13 +10,15 @@ names, for what must differ:
   tensor or a list of them, and the second, through which no gradient goes;
 - `repeat(times, function, value)`: `function` applied so many times;
 - `where_sample(which, new, old)`: sample by sample, one of two tensors;
-- `batches_may_shrink()`: whether samples may leave the batch within what is
-  running, or being compiled, in a `while_loop_of_any_size`;
+- `batches_may_shrink()`: whether samples may leave the batch in the step that
+  runs or is being compiled;
+- `while_loop_of_any_size(condition, body, values)`: `keras.ops.while_loop` in
+  which they may;
 - `side_by_side(function, *tensors)`: the same as `function(*tensors)`, which
   treats the samples of a batch apart;
 - `without_gradient(function)`: its result, through which no gradient goes;
-- `recomputed(function)`: calls it once more for a gradient, which then needs
-  to keep the arguments only;
+- `recomputed(function)`: `function`, of which only the arguments are kept for a
+  gradient, and which is called once more for it;
 - `compile(function, get_model)`: compiles a function of tensors that reads
   the variables of `get_model()`; its updates of variables may be lost;
 - `compile_split(function, get_model, split)`: the same for batches of any

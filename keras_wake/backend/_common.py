@@ -92,9 +92,8 @@ def all_finite(values: list[Tensor]) -> Tensor:
 
 
 # Defaults for JAX, where one call of a step sees the batch of all devices.
-# (`data_shard` is the default for TensorFlow; those for PyTorch, too, are
-# `where_sample`, `while_loop_of_any_size`, `side_by_side`, `metric_sum` and
-# `replicas_of`.)
+# (PyTorch uses `where_sample`, `while_loop_of_any_size`, `side_by_side`,
+# `metric_sum` and `replicas_of`, too. `data_shard` is TensorFlow's.)
 
 
 def where_sample(which: Tensor, new: Tensor, old: Tensor) -> Tensor:
@@ -104,7 +103,7 @@ def where_sample(which: Tensor, new: Tensor, old: Tensor) -> Tensor:
 
 
 def batches_may_shrink() -> bool:
-    """Never: what is compiled is compiled for one size of a batch."""
+    """Never: JAX compiles for one size of a batch."""
     return False
 
 

@@ -60,9 +60,9 @@ def without_gradient(function: Callable) -> Tensor:
 def recomputed(function: Callable) -> Callable:
     """`function`, of which a gradient keeps the arguments only.
 
-    XLA for CPUs finds that what `jax.checkpoint` computes once more is there
-    already, and keeps it. So the first argument is made to depend on the
-    gradient.
+    Not `jax.checkpoint`: on a CPU, XLA finds that it computes the same twice,
+    and keeps the first result. So here the second call depends on the gradient,
+    by its first argument.
     """
     call = jax.custom_vjp(function)
 
@@ -116,8 +116,8 @@ def compile(function: Callable, get_model: Callable) -> Callable:
         result = stateless(values, *tensors)
         if jax.process_count() == 1:
             return result
-        # From the host, it is bound to no device: a call of the network, whose
-        # weights are on the devices of all processes, takes it.
+        # An array from the host is bound to no device. So it may go into a call
+        # of the network, whose weights are on the devices of all processes.
         return keras.tree.map_structure(
             lambda value: jax.numpy.asarray(np.asarray(value)), result
         )

@@ -83,7 +83,7 @@ def saving_in_one_process() -> Iterator[None]:
 def own_value(variable: keras.Variable) -> Tensor:
     """The value of a variable, for what one of several processes computes.
 
-    Else all of them would have to compute the same.
+    With the value of all processes, all would have to compute the same.
     """
     value = variable.value
     if jax.process_count() == 1 or value.is_fully_addressable:

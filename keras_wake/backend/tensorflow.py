@@ -64,9 +64,9 @@ _takes_any_size = contextvars.ContextVar("takes_any_size", default=False)
 
 
 def batches_may_shrink() -> bool:
-    """In what `compile` and `compile_split` compile without XLA.
+    """Within `compile` and `compile_split`, if they do not use XLA.
 
-    A training step may be compiled by XLA, if the user says so.
+    Not in a training step: a user may have it compiled by XLA.
     """
     return _takes_any_size.get()
 

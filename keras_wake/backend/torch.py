@@ -62,7 +62,10 @@ def without_gradient(function: Callable) -> Tensor:
 
 
 def recomputed(function: Callable) -> Callable:
-    """As on TensorFlow. A trace would keep everything, so it is given up.
+    """`function`, of which a gradient keeps the arguments only.
+
+    A trace would lose that. So tracing ends with an error, and the network is
+    called untraced.
 
     Raises:
         RuntimeError: While a network is traced.

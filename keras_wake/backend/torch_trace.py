@@ -1,9 +1,10 @@
 """The forward pass of a network on PyTorch, traced for attacks.
 
-An attack calls the network many times, and for small networks most of the time
-is Keras's own, in Python. The operations of one call are written down once and
-repeated without it. (`torch.compile` of the network breaks its graph at each
-layer, and of what is traced here it made nothing faster on a CPU.)
+An attack calls the network many times, and a small network spends most of that
+time in Keras's Python code. So the PyTorch operations of one call are recorded,
+and later calls repeat them without Keras. (`torch.compile` of the network
+breaks its graph at each layer. Of the recorded operations, it was no faster on
+a CPU.)
 """
 
 from collections.abc import Callable
@@ -20,10 +21,10 @@ _TRACED = PerModel()
 
 
 class TracedForward:
-    """A network, of which calls in evaluation mode are traced.
+    """A network whose calls in evaluation mode are traced.
 
-    All else is that of the network. A call changes no variable, and gives
-    gradients of the images, none of the weights.
+    Its attributes are those of the network. A traced call changes no variable,
+    and has gradients with respect to the images, not to the weights.
     """
 
     def __init__(self, reference: Callable) -> None:
@@ -43,8 +44,8 @@ class TracedForward:
         if key not in self._traced:
             try:
                 self._traced[key] = self._trace(images.detach(), values)
-            # Of any operation: those that need more than images and variables,
-            # such as random numbers, and those that decide by values.
+            # Each operation that cannot be traced has its own error: one that
+            # draws random numbers, for example, or decides by values.
             except Exception:
                 self._traced[key] = self._untraced
         return self._traced[key](images, *values)
@@ -62,8 +63,7 @@ class TracedForward:
             with keras.StatelessScope(state_mapping=pairs):
                 return network(images, training=False)
 
-        # With tensors that have no values, nothing can depend on them without
-        # an error.
+        # "fake" tensors have no values, so code that decides by them fails.
         with torch.no_grad():
             return make_fx(forward, tracing_mode="fake")(images, *values)
 

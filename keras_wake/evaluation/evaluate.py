@@ -133,9 +133,9 @@ def _run_attacks(
 
     Args:
         everyone: The samples of all shares.
-        probed: Two passes over the first of these.
-        together: Whether processes share the samples, and the attacks are
-            checked when their shares are joined.
+        probed: The logits of two passes over the first of these.
+        together: Whether processes share the samples. Then warnings about the
+            attacks wait until the shares are joined.
     """
     name, checks = classifier.model.name, settings["checks"]
     with state_file as file:

@@ -1,4 +1,4 @@
-"""What several processes do about an evaluation that they share."""
+"""How several processes share an evaluation."""
 
 import os
 import pathlib
@@ -21,18 +21,19 @@ def share_of_process(
     images: int,
     verbose: int,
 ) -> tuple[int, int]:
-    """The share of this process, and how many shares there are.
+    """The number of this process, and how many shares there are.
 
-    A process whose number is not below that of the shares has none: there are
-    at most as many as images, and one alone, for the first process, where the
-    weights of the processes differ, as by moving statistics of batch norm.
+    There are no more shares than images. Where the weights of the processes
+    differ, as by moving statistics of batch norm, there is one share, for the
+    first process. A process whose number is not below that of the shares has
+    none.
 
     Raises:
         ValueError: If the processes are given different things.
     """
     process, processes = backend.processes(model)
     if verbose and process == 0:
-        # A process that calls alone waits here without an end.
+        # If not all processes call, this one waits here.
         sys.stdout.write(
             f"{processes} processes share this evaluation. Waiting until all "
             "of them have called it.\n"
@@ -45,7 +46,7 @@ def share_of_process(
     found = backend.gather_objects(model, given)
     first, same_weights = found[0], True
     for number, other in enumerate(found):
-        # What the weights change is no reason to refuse.
+        # Other weights, and so other outputs, are no reason to refuse.
         alike = {"weights": first["weights"], "outputs": first["outputs"]}
         words = differences(
             first, {**other, **alike}, ("process 0", f"process {number}")
@@ -79,11 +80,11 @@ def joined(
 
     Args:
         model: The classifier.
-        report: That of the share of this process; None if it has none.
+        report: Of the share of this process; `None` if it has none.
     """
     found = backend.gather_objects(model, report)
     whole = joined_report([each for each in found if each is not None])
-    # Those before have been told.
+    # Each process has warned of the clean images before the attacks.
     before = reliability.of_clean_images(whole.findings)
     after = [finding for finding in whole.findings if finding not in before]
     reliability.warn(after, model.name, stacklevel=4)

@@ -13,10 +13,9 @@ from keras_wake.utils.types import Tensor
 class CheckpointedModel(keras.Model):
     """A network that computes its residual blocks once more for a gradient.
 
-    It is the Functional model of the same arguments: the layers, the variables
-    and their order are the same, and so are the files of weights. A pass that a
-    gradient is taken of keeps what goes into each block, and nothing of what
-    happens in it. A block ends at an `Add` layer.
+    Its layers, variables and files of weights are those of `keras.Model` with
+    the same arguments. For a gradient, only the input of each block is kept,
+    and none of the outputs of layers within it. A block ends at an `Add` layer.
 
     Args:
         inputs: As for `keras.Model`.
@@ -45,11 +44,14 @@ class CheckpointedModel(keras.Model):
 
 @dataclasses.dataclass(frozen=True)
 class _Parts:
-    """The parts of a network; as no list, or Keras would save their layers.
+    """The parts of a network.
+
+    Keras would save the layers of an attribute that is a list, but not these.
 
     Attributes:
         blocks: From the images, or from an `Add` layer, to the next one.
-        head: What follows. It is kept, because the gradient starts there.
+        head: What follows the last block. The gradient starts there, so
+            nothing would be saved by computing it once more.
     """
 
     blocks: list[keras.Model]
@@ -74,9 +76,9 @@ def _without_keeping(
 ) -> Tensor:
     """`block(images)`, of which only the arguments are kept for a gradient.
 
-    What the block updates, as batch norm does, is a result of the function that
-    is called again. If it assigned to a variable, PyTorch and TensorFlow would
-    do so twice, and JAX would lose the value.
+    The function that is called twice returns what the block updates, such as
+    the statistics of batch norm. If it assigned them to the variables, PyTorch
+    and TensorFlow would update twice, and JAX would lose the values.
     """
     trained = block.trainable_variables
     updated = block.non_trainable_variables
@@ -90,7 +92,7 @@ def _without_keeping(
         return outputs, [scope.get_current_value(v) for v in updated]
 
     weights = [keras.ops.convert_to_tensor(v) for v in trained]
-    # The variables change before the second call.
+    # Copies, because the variables change before the second call.
     others = [backend.copy(v) for v in updated]
     outputs, values = backend.recomputed(run)(images, weights, others)
     if training:

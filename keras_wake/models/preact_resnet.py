@@ -49,9 +49,9 @@ def PreActResNet18(
             of the block's input: `"preactivated"`, after batch norm and ReLU,
             or `"raw"`, as it is. Published code has both, and their weights
             look the same. Defaults to `"preactivated"`.
-        gradient_checkpointing: Whether a pass that a gradient is taken of
-            keeps only what goes into each block, and computes the block once
-            more. Weights and logits are the same. Defaults to `False`.
+        gradient_checkpointing: Whether only the input of each block is kept
+            for a gradient, and the block computed once more, to save memory.
+            Weights and logits are the same. Defaults to `False`.
 
     Returns:
         A functional `keras.Model` from float images in [0, 1] to logits

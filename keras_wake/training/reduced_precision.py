@@ -1,9 +1,9 @@
-"""What a training attack runs on in reduced precision: a copy of the student.
+"""A copy of the student in reduced precision, for the attack of training.
 
-An attack needs the direction of a gradient only, and has most of the passes of
-a step. So the copy computes in bfloat16, and the update in what the student
-computes in. The copy has no values of its own that count: every call takes
-those that the student has at that moment.
+An attack has most of the passes of a step, and needs only the direction of a
+gradient. So it runs on a copy that computes in bfloat16, while the update keeps
+the precision of the student. The values of the copy's own variables are not
+used: every call takes those of the student at that moment.
 """
 
 from typing import Any
@@ -25,7 +25,7 @@ _TOLERANCE = 0.1
 class ReducedPrecisionCopy:
     """A function from images to logits: the student, in reduced precision.
 
-    All else, such as its layers, is that of the copy.
+    Its other attributes, such as `layers`, are those of the copy.
 
     Args:
         student: Checked `keras.Model`.
@@ -85,14 +85,14 @@ class ReducedPrecisionCopy:
             return self._network(images, training=training)
 
     def bring_up_to_date(self, copied: tuple[keras.Variable, ...]) -> None:
-        """Takes over attributes of the student that were set since the copy.
+        """Gives the copy the attributes that were set on the student since.
 
         Raises:
             ValueError: If the student has other variables than `copied`.
         """
         teacher_copy.bring_up_to_date(self._student, self._network, copied)
-        # Batch norm that is frozen has no statistics of the batch, also if an
-        # attack calls it in training mode.
+        # Frozen batch norm takes no statistics of the batch, even if an attack
+        # calls the network in training mode.
         for own, other in zip(
             keras_compat.flatten_layers(self._student),
             keras_compat.flatten_layers(self._network),
@@ -104,7 +104,7 @@ class ReducedPrecisionCopy:
 def copy_in(
     dtype: str | None, student: keras.Model, bounds: tuple[float, float]
 ) -> ReducedPrecisionCopy | None:
-    """The copy for an attack in `dtype`; `None` for an attack on the student.
+    """The copy for an attack in `dtype`, or `None` to attack the student.
 
     Raises:
         ValueError: If `dtype` is not one of `ATTACK_DTYPES`, or there is no

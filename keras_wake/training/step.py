@@ -96,7 +96,7 @@ class TrainingStep:
         accuracies: Metric for each kind of images that an objective may see.
         objective: What the student minimises besides distillation.
         attack: What makes adversarial images; `None` for none.
-        reduced: What it attacks in place of the student; `None` for that.
+        reduced: The copy that it attacks; `None` to attack the student.
         temperature: T of the distillation.
         scale_distillation: Whether distillation is multiplied by T².
         seed: Of the attack's random starts.
@@ -131,10 +131,10 @@ class TrainingStep:
         self._replica_state = _ReplicaState()
 
     def bring_copies_up_to_date(self) -> None:
-        """Gives the copies of the student what was set on it since then.
+        """Gives the copies the attributes that were set on the student since.
 
         Raises:
-            ValueError: If the student has got other variables.
+            ValueError: If the student has other variables by now.
         """
         teacher_copy.bring_up_to_date(self.student, self.teacher, self._copied)
         if self.reduced is not None:
