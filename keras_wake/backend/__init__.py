@@ -1,8 +1,10 @@
 """The one place where keras-wake computes with a deep-learning framework.
 
 Everything else is written in `keras.ops`, apart from batches of `tf.data` and
-`copy_` of PyTorch buffers. Each backend is one file. All define the same
-names, for what must differ:
+`copy_` of PyTorch buffers. Each backend has a file of its name, and others
+(`jax_processes.py`, `tensorflow_replicas.py`, `torch_processes.py`,
+`torch_trace.py`) for parts of it. All backends define the same names, for what
+must differ:
 
 - `Trainer`: the training and test step that Keras compiles;
 - `gradient_and_outputs(function, values)`: `function` returns a scalar and a

@@ -80,7 +80,7 @@ def bring_up_to_date(
     teacher: keras.Model,
     copied: tuple[keras.Variable, ...],
 ) -> None:
-    """Takes over attributes of the student that were set since the copy.
+    """Gives the copy the attributes that were set on the student since.
 
     Raises:
         ValueError: If the student has other variables than `copied`, those
