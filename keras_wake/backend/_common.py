@@ -27,13 +27,12 @@ _NO_MEMORY = re.compile(
     "|can't allocate memory",
     re.IGNORECASE,
 )
-_WHAT_TO_LOWER = (
-    "The memory of the device is not enough for a step of {}. Lower "
-    "`batch_size` first. `WakeModel(keep_recovery_copy=False)` does without a "
-    "copy of all weights, and under the policy `mixed_bfloat16` the outputs of "
-    "layers take half as much. The residual networks of `keras_wake.models` "
-    "keep less of them with `gradient_checkpointing=True`. With "
-    "`BackupAndRestore` a run goes on after its last complete epoch."
+_LESS_IN_A_STEP = (
+    "Lower `batch_size` first. `WakeModel(keep_recovery_copy=False)` does "
+    "without a copy of all weights, and under the policy `mixed_bfloat16` the "
+    "outputs of layers take half as much. The residual networks of "
+    "`keras_wake.models` keep less of them with `gradient_checkpointing=True`. "
+    "With `BackupAndRestore` a run goes on after its last complete epoch."
 )
 # How many `cut_gradients_are_zero` blocks are open, in all threads.
 _cut_is_zero = 0
@@ -219,6 +218,28 @@ def saving_in_one_process() -> contextlib.AbstractContextManager:
     return contextlib.nullcontext()
 
 
+@contextlib.contextmanager
+def memory_error_says(what: str, advice: str) -> Iterator[None]:
+    """A block in which a full device raises a `MemoryError` with advice.
+
+    Args:
+        what: What the memory is not enough for.
+        advice: What to lower.
+    """
+    try:
+        yield
+    except Exception as error:
+        # The line that says so; TensorFlow adds a screenful.
+        lines = filter(_NO_MEMORY.search, str(error).splitlines())
+        found = next(lines, None)
+        if found is None or isinstance(error, MemoryError):
+            raise
+        raise MemoryError(
+            f"The memory of the device is not enough for {what}. {advice} "
+            f"({found})"
+        ) from error
+
+
 class CommonTrainer(keras.Model):
     """What the trainers have in common.
 
@@ -255,19 +276,10 @@ class CommonTrainer(keras.Model):
 
     def _guarded(self, function: Callable, phase: str) -> Callable:
         def call(*args: Any) -> Any:
-            try:
+            step = "training" if phase == "train" else "evaluation"
+            with memory_error_says(f"a step of {step}", _LESS_IN_A_STEP):
                 result = function(*args)
                 self.input_guard.after_step(phase)
-            except Exception as error:
-                # The line that says so; TensorFlow adds a screenful.
-                lines = filter(_NO_MEMORY.search, str(error).splitlines())
-                found = next(lines, None)
-                if found is None:
-                    raise
-                step = "training" if phase == "train" else "evaluation"
-                raise MemoryError(
-                    f"{_WHAT_TO_LOWER.format(step)} ({found})"
-                ) from error
             return result
 
         return call

@@ -175,12 +175,7 @@ def processes(model: keras.Model) -> tuple[int, int]:
 
 def gather_objects(model: keras.Model, value: object) -> list[Any]:
     """The `value` of each process, which all have to call this."""
-    _, count = processes(model)
-    if count == 1:
-        return [value]
-    found: list[Any] = [None] * count
-    torch.distributed.all_gather_object(found, value)
-    return found
+    return torch_processes.of_all(value)
 
 
 def jit_by_default() -> bool:

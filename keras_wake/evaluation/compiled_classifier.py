@@ -14,6 +14,7 @@ import hashlib
 import math
 from collections.abc import Callable
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 import keras
 import numpy as np
@@ -198,8 +199,9 @@ class CompiledClassifier:
         parts = []
         for part in self.batches(len(images)):
             if eagerly:
-                found = logits(ops.convert_to_tensor(images[part]))
-                parts.append(ops.convert_to_numpy(found))
+                with _memory_error_says_what_to_lower():
+                    found = logits(ops.convert_to_tensor(images[part]))
+                    parts.append(ops.convert_to_numpy(found))
             else:
                 parts.append(self._run("logits", logits, [images[part]]))
         return np.concatenate(parts)
@@ -311,8 +313,17 @@ class CompiledClassifier:
             ops.convert_to_tensor(array if size == count else array[rows])
             for array in arrays
         ]
-        result = self._compiled[key](*tensors, *scalars)
-        return np.array(ops.convert_to_numpy(result)[:count])
+        with _memory_error_says_what_to_lower():
+            result = ops.convert_to_numpy(
+                self._compiled[key](*tensors, *scalars)
+            )
+        return np.array(result[:count])
+
+
+def _memory_error_says_what_to_lower() -> AbstractContextManager:
+    return backend.memory_error_says(
+        "a batch of the evaluation", "Lower `batch_size`."
+    )
 
 
 def inside(attack: Attack, images: Array, adversarial: Array) -> Array:

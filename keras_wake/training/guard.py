@@ -172,7 +172,11 @@ class InputGuard(keras.callbacks.Callback):
         self._wake_model.start_pass()
         self._good = None  # Frees the memory that the next copy takes.
         if self.keep_recovery_copy:
-            self._good = snapshot.copy(self._wake_model)
+            with backend.memory_error_says(
+                "the copy of all weights that an epoch begins with",
+                "`WakeModel(keep_recovery_copy=False)` does without it.",
+            ):
+                self._good = snapshot.copy(self._wake_model)
         self._passes["train"] = _Pass(self._next_read)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
