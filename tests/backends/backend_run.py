@@ -113,7 +113,9 @@ def trained_here(path):
         return kw.attacks.PGD("l2", 0.6, steps=steps, random_start=False)
 
     ramp = kw.schedules.DistillationRamp(1, 4)
-    model = kw.WakeModel(classifier, pgd(2), eval_attack=pgd(3), schedule=ramp)
+    # The random starts of training are the same on every backend.
+    attack = kw.attacks.PGD("l2", 0.6, steps=2)
+    model = kw.WakeModel(classifier, attack, eval_attack=pgd(3), schedule=ramp)
     model.compile(keras.optimizers.SGD(0.02, momentum=0.9))
     attribution = kw.CrossClassAttribution()
     monitor = kw.CatastrophicOverfitMonitor(
