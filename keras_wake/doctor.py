@@ -203,8 +203,8 @@ def _jit() -> str:
     name, xla = keras.backend.backend(), backend.jit_by_default()
     if name == "torch":
         return (
-            "the network is traced for the attack; no torch.compile, which "
-            "was still compiling a step after two minutes"
+            "no torch.compile, which was still compiling a step after two "
+            "minutes; jit_compile=True traces the network for the attack"
         )
     if name == "jax":
         how = "a loop" if backend.accelerators() else "unrolled: loops are slow"

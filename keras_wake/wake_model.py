@@ -323,8 +323,8 @@ class WakeModel(backend.Trainer):
             metrics: Computed on clean images in `evaluate`.
             jit_compile: `True`, `False` or `"auto"`: XLA on JAX, and on
                 TensorFlow on GPU and TPU, with several replicas for the attack
-                alone; on PyTorch the network is traced for the attack.
-                Defaults to `"auto"`.
+                alone; nothing on PyTorch, where `True` traces the network for
+                the attack. Defaults to `"auto"`.
             **kwargs: As in Keras.
 
         Raises:
@@ -335,7 +335,7 @@ class WakeModel(backend.Trainer):
         self.objective.check_optimizer(optimizer)
         self._jit_compile_given = jit_compile
         jit_compile, jit_attack = self.choose_jit(jit_compile)
-        self.training_step.set_jit_attack(jit_attack)
+        self.training_step.prepare_attack(jit_attack)
         super().compile(
             optimizer=optimizer,
             metrics=metrics,

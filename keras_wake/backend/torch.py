@@ -211,11 +211,11 @@ class Trainer(CommonTrainer):
     jit_by_default = staticmethod(jit_by_default)
 
     def choose_jit(self, given: bool | str) -> tuple[bool, bool]:
-        """The network is traced for the attack, the rest is eager.
+        """`True` traces the network for the attack, the rest is eager.
 
         `torch.compile` of a whole step does not come to an end.
         """
-        return False, bool(given)
+        return False, given is True
 
     def make_train_function(self, force: bool = False) -> Callable | None:
         """As in Keras. Processes start with the variables of the chief."""

@@ -31,6 +31,9 @@ class CheckpointedModel(keras.Model):
         self, inputs: Any, outputs: Any, name: str | None = None, **kwargs: Any
     ) -> None:
         super().__init__(inputs, outputs, name=name, **kwargs)
+        # Its layers cast the weights that they use. What it reads and writes
+        # itself must not be rounded.
+        self.dtype_policy = "float32"
         self._parts = _parts(self)
 
     def call(

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 
 from keras_wake.backend import keras_compat
+from keras_wake.backend.layer_settings import layers_of
 from keras_wake.training import teacher_copy
 from keras_wake.utils import validate
 from keras_wake.utils.types import Tensor
@@ -54,7 +55,7 @@ class ReducedPrecisionCopy:
                 )
         self._network = teacher_copy.copy_of(student, bounds)
         self._network.name = f"{student.name}_{dtype}"
-        for layer in keras_compat.flatten_layers(self._network):
+        for layer in layers_of(self._network):
             layer.dtype_policy = keras.DTypePolicy(f"mixed_{dtype}")
         if not teacher_copy.compute_the_same(
             student, self._network, bounds, _TOLERANCE
@@ -99,6 +100,22 @@ class ReducedPrecisionCopy:
             strict=True,
         ):
             other.trainable = own.trainable
+
+
+def check_attack_for_copy(attack: object) -> None:
+    """Refuses an attack that the copy would weaken.
+
+    Raises:
+        ValueError: If it ascends the KL divergence.
+    """
+    if getattr(attack, "loss", None) == "kl":
+        raise ValueError(
+            'An attack with `loss="kl"`, that of TRADES, ascends the '
+            "difference of two outputs that are nearly equal, which bfloat16 "
+            "rounds: it would be weaker without a word. Pass "
+            'attack_dtype=None, or an attack with `loss="cross_entropy"`. '
+            f"Received: {attack!r} and attack_dtype."
+        )
 
 
 def copy_in(

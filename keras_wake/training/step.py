@@ -24,6 +24,7 @@ from keras_wake.objectives.objective import Objective
 from keras_wake.objectives.objective import WeightPerturbation
 from keras_wake.training import teacher_copy
 from keras_wake.training.guard import BatchGuard
+from keras_wake.training.reduced_precision import check_attack_for_copy
 from keras_wake.training.reduced_precision import ReducedPrecisionCopy
 from keras_wake.training.session import Switches
 from keras_wake.utils.seeds import SampleSeed
@@ -128,6 +129,8 @@ class TrainingStep:
         self.loss = mean("loss")
         self.kd_weight_mean = mean("kd_weight")
         self._copied = tuple(self.student.variables)
+        if self.reduced is not None:
+            check_attack_for_copy(self.attack)
         self._replica_state = _ReplicaState()
 
     def bring_copies_up_to_date(self) -> None:
@@ -140,9 +143,15 @@ class TrainingStep:
         if self.reduced is not None:
             self.reduced.bring_up_to_date(self._copied)
 
-    def set_jit_attack(self, jit: bool) -> None:
-        """Sets whether the attack is compiled by itself in the next step."""
+    def prepare_attack(self, jit: bool) -> None:
+        """Prepares the attack of the next step.
+
+        Args:
+            jit: Whether it is compiled by itself.
+        """
         self.jit_attack = jit
+        if self.reduced is not None:
+            self.reduced.bring_up_to_date(self._copied)
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:

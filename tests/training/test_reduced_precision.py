@@ -235,3 +235,31 @@ def test_a_module_of_pytorch():
     )
     with pytest.raises(ValueError, match="PyTorch module"):
         copy_in("bfloat16", classifier, BOUNDS)
+
+
+@pytest.mark.parametrize("objective", ["trades", kw.objectives.AWP("trades")])
+def test_the_attack_of_trades_is_refused(objective):
+    pgd = kw.attacks.PGD(epsilon=0.1, steps=1)
+    with pytest.raises(ValueError, match='`loss="kl"`, that of TRADES'):
+        kw.WakeModel(network(), pgd, objective, attack_dtype="bfloat16")
+    # As for any objective, the attack may ascend another loss.
+    pgd = kw.attacks.PGD(epsilon=0.1, steps=1, loss="cross_entropy")
+    kw.WakeModel(network(), pgd, objective, attack_dtype="bfloat16")
+
+
+def test_compile_takes_over_what_is_frozen_since():
+    losses = []
+    for freeze_first in (True, False):
+        classifier = network()
+        norm = next(
+            layer
+            for layer in classifier.layers
+            if isinstance(layer, keras.layers.BatchNormalization)
+        )
+        norm.trainable = not freeze_first
+        attack = kw.attacks.PGD(epsilon=0.1, steps=1, training=True)
+        model = kw.WakeModel(classifier, attack, attack_dtype="bfloat16")
+        norm.trainable = False
+        model.compile("sgd")
+        losses.append(model.train_on_batch(*images())[0])
+    assert losses[0] == losses[1]
