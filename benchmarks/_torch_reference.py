@@ -27,39 +27,15 @@ class Block(nn.Module):
         return out + shortcut
 
 
-class PreActResNet18(nn.Module):
-    """The network as published."""
+class PreActivationNet(nn.Module):
+    """A residual network, pre-activated, with as many blocks of each width."""
 
-    def __init__(self, width=64):
+    def __init__(self, first, widths, blocks_of_each):
         super().__init__()
-        self.conv1 = nn.Conv2d(3, width, 3, 1, 1, bias=False)
-        blocks, inputs = [], width
-        for stage in range(4):
-            outputs = width * 2**stage
-            for block in range(2):
-                stride = 2 if stage and not block else 1
-                blocks.append(Block(inputs, outputs, stride))
-                inputs = outputs
-        self.blocks = nn.Sequential(*blocks)
-        self.bn = nn.BatchNorm2d(inputs)
-        self.linear = nn.Linear(inputs, 10)
-        _add_statistics(self)
-
-    def forward(self, x):
-        out = self.blocks(self.conv1((x - self.mean) / self.std))
-        return self.linear(F.relu(self.bn(out)).mean((2, 3)))
-
-
-class WideResNet(nn.Module):
-    """The wide residual network as published."""
-
-    def __init__(self, depth=28, widen_factor=10):
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
-        blocks, inputs = [], 16
-        for group in range(3):
-            outputs = 16 * widen_factor * 2**group
-            for block in range((depth - 4) // 6):
+        self.conv1 = nn.Conv2d(3, first, 3, 1, 1, bias=False)
+        blocks, inputs = [], first
+        for group, outputs in enumerate(widths):
+            for block in range(blocks_of_each):
                 stride = 2 if group and not block else 1
                 blocks.append(Block(inputs, outputs, stride))
                 inputs = outputs
@@ -71,6 +47,17 @@ class WideResNet(nn.Module):
     def forward(self, x):
         out = self.blocks(self.conv1((x - self.mean) / self.std))
         return self.linear(F.relu(self.bn(out)).mean((2, 3)))
+
+
+def PreActResNet18(width=64):
+    """The pre-activation ResNet-18 as published."""
+    return PreActivationNet(width, [width * 2**n for n in range(4)], 2)
+
+
+def WideResNet(depth=28, widen_factor=10):
+    """The wide residual network as published."""
+    widths = [16 * widen_factor * 2**n for n in range(3)]
+    return PreActivationNet(16, widths, (depth - 4) // 6)
 
 
 def _add_statistics(network):

@@ -44,8 +44,9 @@ must differ:
 - `all_finite`: whether tensors have neither NaN nor infinity;
 - `accelerators`: the names of the GPUs and TPUs that the backend sees;
 - `jit_by_default`: whether compilation pays off;
-- `jit(function, network)`: `function(network, ...)` without Python, for the
-  attack of a step that is not compiled as a whole (TensorFlow and PyTorch).
+- `jit(function, network)`: `function(network, ...)` for the attack of a step
+  that is not compiled as a whole: by XLA on TensorFlow, with calls of the
+  network traced on PyTorch. JAX compiles the whole step.
 """
 
 from collections.abc import Callable

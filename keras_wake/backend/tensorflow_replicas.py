@@ -68,6 +68,7 @@ def device_count(model: keras.Model) -> int:
 
 
 def is_multi_worker(strategy: tf.distribute.Strategy) -> bool:
+    """Whether the replicas are in several processes."""
     return isinstance(
         strategy, tf.distribute.MultiWorkerMirroredStrategy
     ) and bool(strategy.cluster_resolver.cluster_spec().as_dict())

@@ -64,8 +64,7 @@ def without_gradient(function: Callable) -> Tensor:
 def recomputed(function: Callable) -> Callable:
     """`function`, of which a gradient keeps the arguments only.
 
-    A trace would lose that. So tracing ends with an error, and the network is
-    called untraced.
+    A trace would lose that, so tracing such a network ends with an error.
 
     Raises:
         RuntimeError: While a network is traced.

@@ -41,10 +41,10 @@ class ReducedPrecisionCopy:
         self, student: keras.Model, dtype: str, bounds: tuple[float, float]
     ) -> None:
         self._student = student
-        refused = keras.layers.TorchModuleWrapper
         for layer in keras_compat.flatten_layers(student):
             quantized = getattr(layer, "quantization_mode", None)
-            if isinstance(layer, refused) or quantized:
+            is_module = isinstance(layer, keras.layers.TorchModuleWrapper)
+            if is_module or quantized:
                 raise ValueError(
                     "`attack_dtype` is for layers of Keras with weights in "
                     "floating point. A PyTorch module and a quantised layer "

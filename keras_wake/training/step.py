@@ -113,7 +113,7 @@ class TrainingStep:
     teacher: keras.Model
     accuracies: dict[str, keras.metrics.Metric]
     objective: Objective
-    attack: Any
+    attack: Attack | None
     reduced: ReducedPrecisionCopy | None
     temperature: float
     scale_distillation: bool
@@ -173,7 +173,7 @@ class TrainingStep:
         self.train_steps.assign_add(1)
         images = {}
         for name in self.objective.inputs:
-            if name == "clean":
+            if name == "clean" or self.attack is None:
                 images[name] = x
                 continue
             seed = SampleSeed(self.seed, 0).substream(self.train_steps)
